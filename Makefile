@@ -1,0 +1,46 @@
+# What people type. Everything runs in .venv, which the first call makes and later calls keep while the build's inputs
+# stay the same:
+#
+#   make demo            poison, train, heal and draw a small run, into runs/demo
+#   make test            the tests
+#   make lint            ruff and mypy
+#   make check-gpu-code  compile the CUDA and Triton kernels for every architecture; needs nvcc, no GPU
+#   make bench           benchmarks of the kernels against the reference
+#   make clean           remove .venv
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.installed
+BUILD_INPUTS := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
+
+.DEFAULT_GOAL := test
+.PHONY: demo test lint check-gpu-code bench clean
+
+demo: $(READY)
+	$(VENV)/bin/potion-fast demo --out runs/demo
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest -q -m "not gpu_code"
+
+lint: $(READY)
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy potion_fast kernels
+
+check-gpu-code: $(READY)
+	$(VENV)/bin/python -m pytest -q -m gpu_code
+
+bench: $(READY)
+	$(VENV)/bin/python -m pytest -q benchmarks --benchmark-only --benchmark-columns=min,median,rounds --benchmark-group-by=group
+
+clean:
+	rm -rf $(VENV)
+
+# pip is quiet, but shows what failed. The version of pip in a new venv may be older than the build needs.
+$(READY): $(BUILD_INPUTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "potion-fast needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing potion-fast and its dependencies into $(VENV) (a few minutes the first time) ..."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

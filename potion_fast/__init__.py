@@ -1,0 +1,28 @@
+"""Remove poison from trained models: importance → thresholds → edits → search.
+
+The public names below stand in the order in which data goes through them.
+"""
+
+from .errors import PotionError, PotionWarning
+from .importances import Importance, Objective, importance, register_objective
+from .percentiles import thresholds
+from .edits import EditPlan
+from .search import Result, Step, ptn_search
+from .unlearning import unlearn
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Importance",
+    "Objective",
+    "importance",
+    "register_objective",
+    "thresholds",
+    "EditPlan",
+    "Result",
+    "Step",
+    "ptn_search",
+    "unlearn",
+    "PotionError",
+    "PotionWarning",
+]

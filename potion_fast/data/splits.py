@@ -1,0 +1,254 @@
+"""The data sets of the experiments: digits (embedded), CIFAR-10, CIFAR-100, and any folder of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torchvision
+from torchvision.datasets.folder import find_classes, make_dataset
+
+from ..errors import DataError
+from . import sources
+from .dataset import PoisonedDataset
+from .sources import FileSource, ImageSource, MemorySource, read_size
+
+if TYPE_CHECKING:
+    from ..poisons import Poison
+
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set as a run uses it. A sample's index is its position in `train` (or `test`), after `train_size`.
+
+    Attributes:
+        classes: names, in the order of the labels.
+        mean, std: per channel, of pixels in [0, 1].
+        channels, size: of every image; size is (height, width).
+        pad: pixels of black border that the random crop may shift an image into.
+        flip: whether augmentation mirrors images left to right.
+    """
+
+    name: str
+    train: ImageSource
+    test: ImageSource
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int
+    size: tuple[int, int]
+    pad: int
+    flip: bool
+
+    def dataset(
+        self,
+        split: str,
+        *,
+        augment: bool = False,
+        poison: Poison | None = None,
+        poisoned: Collection[int] | None = None,
+        trigger_all: bool = False,
+    ) -> PoisonedDataset:
+        """A `PoisonedDataset` over "train" or "test", with this data set's normalisation and augmentation."""
+        if split not in ("train", "test"):
+            raise DataError(f"a split is 'train' or 'test', not {split!r}")
+        if poison is not None and not 0 <= poison.target < len(self.classes):
+            raise DataError(f"target {poison.target} is no label of {self.name}, which has {len(self.classes)} classes")
+        return PoisonedDataset(
+            self.train if split == "train" else self.test,
+            self.mean,
+            self.std,
+            augment=augment,
+            pad=self.pad,
+            flip=self.flip,
+            poison=poison,
+            poisoned=poisoned,
+            trigger_all=trigger_all,
+        )
+
+
+def load_dataset(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    train_size: int | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Splits:
+    """Load a data set by name. Nothing is downloaded.
+
+    Args:
+        name: "digits" (scikit-learn's 8x8 grey digits, embedded), "cifar10", "cifar100" (the published Python files),
+            or "folder" (JPEG or PNG files as train/<class>/<file>, and test/ or, where there is no test/, val/).
+        root: folder of the data; without it the environment variable POTION_FAST_DATA. Digits need none.
+        train_size: keep this many training samples, drawn by `seed`, in the data set's order; None keeps all.
+        image_size: folders only: side of the square that images are scaled to (shorter side) and cropped to (centre).
+        mean, std: normalisation to use in place of the data set's own.
+
+    Raises:
+        DataError: an unknown name, missing or unreadable files, classes that differ between the splits, images of
+            different sizes without `image_size`, or a number out of range.
+    """
+    loaders: dict[str, Callable[[], Splits]] = {
+        "digits": lambda: _digits(train_size, seed),
+        "cifar10": lambda: _cifar("cifar10", torchvision.datasets.CIFAR10, _root(name, root), train_size, seed),
+        "cifar100": lambda: _cifar("cifar100", torchvision.datasets.CIFAR100, _root(name, root), train_size, seed),
+        "folder": lambda: _folder(_root(name, root), train_size, seed, image_size),
+    }
+    if name not in loaders:
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(loaders)}")
+    if image_size is not None and (name != "folder" or image_size < 1):
+        raise DataError(f"image_size={image_size}: only a folder of images can be resized, to one pixel or more")
+    splits = loaders[name]()
+    return _with_normalisation(splits, mean, std)
+
+
+def _digits(train_size: int | None, seed: int) -> Splits:
+    from sklearn.datasets import load_digits  # slow to import, and needed only here
+
+    digits = load_digits()
+    pixels = torch.from_numpy(np.round(digits.images * 255 / 16).astype(np.uint8)).unsqueeze(1)  # [1797, 1, 8, 8]
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+
+    # The split never changes, whatever `seed` is: results on digits can be compared.
+    rng = np.random.default_rng(0)
+    train = []
+    for label in range(10):
+        members = rng.permutation(np.flatnonzero(digits.target == label))
+        train.append(members[: round(0.8 * len(members))])
+    in_train = np.zeros(len(labels), dtype=bool)
+    in_train[np.concatenate(train)] = True
+
+    train_pixels = pixels[in_train].double() / 255
+    keep = np.flatnonzero(in_train)[_subset(int(in_train.sum()), train_size, seed)]
+    return Splits(
+        name="digits",
+        train=MemorySource(pixels[keep], labels[keep]),
+        test=MemorySource(pixels[~in_train], labels[~in_train]),
+        classes=tuple(str(label) for label in range(10)),
+        mean=(round(train_pixels.mean().item(), 4),),
+        std=(round(train_pixels.std().item(), 4),),
+        channels=1,
+        size=(8, 8),
+        pad=1,
+        flip=False,  # a mirrored digit is another shape, and a mirrored 2 no digit at all
+    )
+
+
+def _cifar(
+    name: str, dataset: type[torchvision.datasets.CIFAR10], root: Path, train_size: int | None, seed: int
+) -> Splits:
+    try:
+        parts = [dataset(str(root), train=train, download=False) for train in (True, False)]
+    except Exception as error:  # RuntimeError for missing and changed files, and whatever a broken file leads to
+        raise DataError(
+            f"{root} holds no complete {dataset.base_folder}/ (looked for {dataset.filename} unpacked there; {error}); "
+            "unpack the published archive into that folder or pass another root"
+        ) from error
+    train, test = (
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts
+    )  # [N, 3, 32, 32], [N]
+    keep = _subset(len(train[1]), train_size, seed)
+    return Splits(
+        name=name,
+        train=MemorySource(train[0][keep].contiguous(), train[1][keep]),
+        test=MemorySource(test[0].contiguous(), test[1]),
+        classes=tuple(parts[0].classes),
+        mean=CIFAR_MEAN,
+        std=CIFAR_STD,
+        channels=3,
+        size=(32, 32),
+        pad=4,
+        flip=True,
+    )
+
+
+def _folder(root: Path, train_size: int | None, seed: int, image_size: int | None) -> Splits:
+    train_folder = root / "train"
+    test_folder = root / "test" if (root / "test").is_dir() else root / "val"
+    for folder in (train_folder, test_folder):
+        if not folder.is_dir():
+            raise DataError(
+                f"{root} must hold train/ and test/ (or val/), a folder per class in each; {folder} is missing"
+            )
+    classes, train_paths, train_labels = _list_images(train_folder)
+    test_classes, test_paths, test_labels = _list_images(test_folder)
+    if classes != test_classes:
+        odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
+        raise DataError(f"{train_folder} and {test_folder} hold different classes; only in one of them: {odd}")
+
+    keep = _subset(len(train_paths), train_size, seed)
+    size = (image_size, image_size) if image_size is not None else read_size(train_paths[keep[0]])
+    resize = image_size is not None
+    is_cifar10 = size == (32, 32) and classes == CIFAR10_CLASSES
+    return Splits(
+        name="folder",
+        train=_file_source([train_paths[index] for index in keep], train_labels[keep], size, resize),
+        test=_file_source(test_paths, test_labels, size, resize),
+        classes=classes,
+        mean=CIFAR_MEAN if is_cifar10 else IMAGENET_MEAN,
+        std=CIFAR_STD if is_cifar10 else IMAGENET_STD,
+        channels=3,
+        size=size,
+        pad=min(size) // 8,  # 4 pixels for CIFAR, in proportion for others
+        flip=True,
+    )
+
+
+def _list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
+    """(class names, paths [N], labels int64 [N]), sorted by class and file name."""
+    try:
+        classes, class_to_index = find_classes(str(folder))
+        samples = make_dataset(str(folder), class_to_index, extensions=IMAGE_SUFFIXES)
+    except OSError as error:
+        raise DataError(
+            f"{folder} must hold a folder of {', '.join(IMAGE_SUFFIXES)} files per class: {error}"
+        ) from error
+    return tuple(classes), [Path(path) for path, _ in samples], torch.tensor([label for _, label in samples])
+
+
+def _file_source(paths: list[Path], labels: torch.Tensor, size: tuple[int, int], resize: bool) -> ImageSource:
+    source = FileSource(paths, labels, size, resize)
+    if source.nbytes() <= sources.MEMORY_LIMIT:
+        return source.in_memory()
+    if not resize:
+        source.check_sizes()
+    return source
+
+
+def _subset(n: int, size: int | None, seed: int) -> np.ndarray:  # [size] int64, ascending
+    if size is None:
+        return np.arange(n)
+    if not 1 <= size <= n:
+        raise DataError(f"train_size={size} is out of range: the training split has {n} samples")
+    return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
+
+
+def _root(name: str, root: str | os.PathLike[str] | None) -> Path:
+    root = root if root is not None else os.environ.get("POTION_FAST_DATA")
+    if not root:
+        raise DataError(f"the data set {name!r} needs a folder: pass root or set POTION_FAST_DATA")
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise DataError(f"the data folder {path} is not there; pass another root or set POTION_FAST_DATA")
+    return path
+
+
+def _with_normalisation(splits: Splits, mean: Sequence[float] | None, std: Sequence[float] | None) -> Splits:
+    means = splits.mean if mean is None else tuple(float(m) for m in mean)
+    stds = splits.std if std is None else tuple(float(s) for s in std)
+    if len(means) != splits.channels or len(stds) != splits.channels or not all(s > 0 for s in stds):
+        raise DataError(f"the images need {splits.channels} means and as many positive stds, got {means} and {stds}")
+    return replace(splits, mean=means, std=stds)

@@ -1,0 +1,7 @@
+"""How much each parameter matters to a set of samples: the objectives, the pass over the data, what is stored."""
+
+from .objectives import OBJECTIVES, Objective, register_objective
+from .passes import importance
+from .stored import Importance
+
+__all__ = ["OBJECTIVES", "Importance", "Objective", "importance", "register_objective"]

@@ -1,0 +1,97 @@
+"""The scalar whose gradient says how much a parameter matters to a sample.
+
+Sources: SSD is the Fisher diagonal of *Fast Machine Unlearning Without Retraining Through Selective Synaptic
+Dampening* (Foster, Schoepf, Brintrup), used in eq. 1 of paper A (*Potion*); LF and XLF are paper A's eq. 3 and 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import ImportanceError
+
+Losses = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is differentiated, and what is made of the gradient.
+
+    name          stands in every result and file
+    losses        (outputs [B, ...], labels [B]) -> losses [B], one per sample
+    square        accumulate gradient² (True) or |gradient| (False)
+    needs_labels  whether the losses use the labels
+    """
+
+    name: str
+    losses: Losses
+    square: bool = False
+    needs_labels: bool = False
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
+    """−log softmax(f(x))[y] of every sample: [B, C], [B] -> [B]."""
+    return F.cross_entropy(outputs, labels, reduction="none")
+
+
+def squared_norm(outputs: Tensor, labels: Tensor) -> Tensor:
+    """‖f(x)‖₂² of every sample (eq. 3): [B, ...] -> [B]."""
+    return outputs.flatten(1).square().sum(1)
+
+
+def norm(outputs: Tensor, labels: Tensor) -> Tensor:
+    """‖f(x)‖₂ of every sample (eq. 4, w = 1): [B, ...] -> [B]. Where f(x) = 0 the gradient is 0."""
+    return torch.linalg.vector_norm(outputs.flatten(1), dim=1)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "ssd": Objective("ssd", cross_entropy, square=True, needs_labels=True),
+    "lf": Objective("lf", squared_norm),
+    "xlf": Objective("xlf", norm),
+}
+
+
+def register_objective(objective: Objective) -> None:
+    """Make an objective known by its name. Raises ImportanceError where the name is taken."""
+    if objective.name in OBJECTIVES:
+        raise ImportanceError(f"an objective named {objective.name!r} is registered already; choose another name")
+    OBJECTIVES[objective.name] = objective
+
+
+def norm_power(w: float) -> Objective:
+    """‖f(x)‖₂^w (eq. 4), w > 0. A sample with f(x) = 0 contributes 0 for every w, as it does for w = 1."""
+    if not w > 0:
+        raise ImportanceError(f"the exponent w of eq. 4 must be above 0, not {w}")
+
+    def losses(outputs: Tensor, labels: Tensor) -> Tensor:
+        length = norm(outputs, labels)  # [B]
+        positive = length > 0
+        return torch.where(positive, length, 1.0) ** w * positive  # 0^(w-1) is infinite for w < 1: keep it out
+
+    return Objective(f"l2^{w:g}", losses)
+
+
+def resolve(objective: str | Losses | Objective | None, w: float | None) -> Objective:
+    """The objective that a caller means by a name, an exponent w, a callable or an Objective; XLF by default."""
+    if w is not None:
+        if objective is not None:
+            raise ImportanceError("give either an objective or an exponent w, not both")
+        return norm_power(w)
+    if objective is None:
+        objective = "xlf"
+    if isinstance(objective, Objective):
+        return objective
+    if isinstance(objective, str):
+        if objective not in OBJECTIVES:
+            known = ", ".join(OBJECTIVES)
+            raise ImportanceError(f"unknown objective {objective!r}; choose one of {known}, or register your own")
+        return OBJECTIVES[objective]
+    if callable(objective):
+        name = getattr(objective, "__qualname__", type(objective).__qualname__)
+        return Objective(f"{objective.__module__}.{name}", objective)
+    raise ImportanceError(f"an objective is a name, a callable or an Objective, not {type(objective).__name__}")

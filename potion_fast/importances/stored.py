@@ -1,0 +1,169 @@
+"""What a pass over the data leaves behind: sums over its groups in one flat buffer, and what they are sums of."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import FileError, ImportanceError, PotionWarning
+from ..files import written_whole
+from ..modes import GroupSize
+
+FORMAT = "potion_fast.importance/1"
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that importances are taken of: all that require a gradient, tied ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def fingerprint(model: nn.Module) -> str:
+    """CRC-32 of the trainable parameters' names and bytes: tells one set of weights from another."""
+    code = 0
+    for name, parameter in trainable(model).items():
+        data = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        code = zlib.crc32(data.numpy(), zlib.crc32(name.encode(), code))
+    return f"{code:08x}"
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Importances Ω (paper A, eq. 3 and 4) or 𝕀 (eq. 1) of n parameters over a set of samples.
+
+    sums         [n] float32 or float64: the sum over all groups of |gradient| or gradient²
+    shapes       parameter name -> shape, in the order of the buffer
+    samples      samples seen
+    terms        groups summed; equal to `samples` where group_size is 1
+    objective    name of the objective
+    group_size   samples per group, or "batch"
+    fingerprint  of the weights that they were computed on
+
+    `importance[name]` is the mean over the groups, in the parameter's shape.
+    """
+
+    sums: Tensor
+    shapes: dict[str, tuple[int, ...]]
+    samples: int
+    terms: int
+    objective: str
+    group_size: GroupSize
+    fingerprint: str
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean over the groups, [n], in the dtype of the sums; made once."""
+        return self.sums / self.terms
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Mean importance of one parameter, in its shape: a view. KeyError where there is no such parameter."""
+        for other, part in self.parts():
+            if other == name:
+                return self.mean[part].view(self.shapes[name])
+        raise KeyError(f"no importance for a parameter named {name!r}")
+
+    def parts(self) -> Iterator[tuple[str, slice]]:
+        """Each parameter's name and its place in the buffer."""
+        start = 0
+        for name, shape in self.shapes.items():
+            stop = start + torch.Size(shape).numel()
+            yield name, slice(start, stop)
+            start = stop
+
+    def to(self, device: torch.device | str) -> Importance:
+        """The same importances on another device."""
+        return replace(self, sums=self.sums.to(device))
+
+    def merge(self, other: Importance) -> Importance:
+        """What one pass over both sets of samples would give: sums, samples and terms add up.
+
+        Exact wherever groups do not cross the boundary: always for group_size 1; for m samples where this pass's
+        number of samples is a multiple of m; for "batch" where it ended with a whole batch. Otherwise this pass's
+        last group stays smaller than the others, and a PotionWarning says so (for "batch" it always does, as
+        the batch size is not known). Raises ImportanceError for importances of another model, objective or group size.
+        """
+        self.check_same(other)
+        if self.group_size == "batch":
+            warnings.warn(
+                'merging importances of group_size="batch" is exact only at batch boundaries', PotionWarning, stacklevel=2
+            )
+        elif self.samples % self.group_size:
+            warnings.warn(
+                f"merging after {self.samples} samples, not a multiple of the group size {self.group_size}: the last "
+                "group of the first pass stays smaller than the others",
+                PotionWarning,
+                stacklevel=2,
+            )
+        return replace(
+            self,
+            sums=self.sums + other.sums.to(self.sums.device),
+            samples=self.samples + other.samples,
+            terms=self.terms + other.terms,
+        )
+
+    def check_same(self, other: Importance) -> None:
+        """Raise ImportanceError unless both are of the same model, weights, objective, group size and dtype."""
+        if self.shapes != other.shapes:
+            raise ImportanceError(f"importances of two different models: {_first_difference(self.shapes, other.shapes)}")
+        for what in ("objective", "group_size", "fingerprint"):
+            mine, others = getattr(self, what), getattr(other, what)
+            if mine != others:
+                meaning = "weights (fingerprint)" if what == "fingerprint" else what
+                raise ImportanceError(f"importances of different {meaning}: {mine} and {others}; compute both alike")
+        if self.sums.dtype != other.sums.dtype:
+            raise ImportanceError(f"importances of different dtype: {self.sums.dtype} and {other.sums.dtype}")
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise ImportanceError unless these importances were computed on this model with these weights."""
+        shapes = {name: tuple(parameter.shape) for name, parameter in trainable(model).items()}
+        if self.shapes != shapes:
+            raise ImportanceError(f"importances of another model: {_first_difference(self.shapes, shapes)}")
+        if self.fingerprint != fingerprint(model):
+            raise ImportanceError(
+                "the model's weights are not those that the importances were computed on; compute them again"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file: the sums, and all else as JSON metadata. Raises FileError; no half file is left."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "sums"}
+        metadata = {"format": FORMAT, "importance": json.dumps({**fields, "shapes": list(self.shapes.items())})}
+        with written_whole(path) as temporary:
+            save_file({"sums": self.sums.contiguous()}, temporary, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Importance:
+        """Read what `save` wrote. Raises FileError for a file that is missing, truncated or foreign."""
+        if not Path(path).is_file():
+            raise FileError(f"no importances at {path}")
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise FileError(f"{path} holds no importances of format {FORMAT}")
+                fields: dict[str, Any] = json.loads(metadata["importance"])
+                fields["shapes"] = {name: tuple(shape) for name, shape in fields["shapes"]}
+                loaded = cls(sums=file.get_tensor("sums"), **fields)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{path} cannot be read as importances, it may be truncated: {error}") from error
+        if loaded.sums.shape != (sum(torch.Size(shape).numel() for shape in loaded.shapes.values()),):
+            raise FileError(f"{path}: {loaded.sums.numel()} sums do not fit the parameters it names")
+        return loaded
+
+
+def _first_difference(mine: dict[str, tuple[int, ...]], others: dict[str, tuple[int, ...]]) -> str:
+    for name in [*mine, *others]:
+        if mine.get(name) != others.get(name):
+            shapes = (str(list(s)) if (s := side.get(name)) is not None else "missing" for side in (mine, others))
+            return f"parameter {name!r} is {' and '.join(shapes)}"
+    return "their parameters come in another order"

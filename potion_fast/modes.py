@@ -1,0 +1,51 @@
+"""The three sets of defaults: what the public code does, what the paper prints, and what measured best.
+
+A mode only fills in what the caller left out. The rows on which paper A (*Potion*) and its public code disagree and
+that change a result are the fields below; all other differences between them are misprints, named where they occur.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import SearchError
+
+GroupSize = int | Literal["batch"]
+ModeName = Literal["default", "reference", "paper"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Defaults of one mode.
+
+    group_size           samples whose loss is averaged before |gradient| or gradient² is taken
+    b_start              the search starts at s = b_start · |S_f| / |S_tr|
+    strict               stop at accuracy < ρ · acc₀ (True) or ≤ ρ · acc₀ (False)
+    retain_holds_forget  the retain loader holds all of S_tr (True) or S_tr without S_f (False)
+    unlearnt_step        where acc₀ = 0: apply the first step all the same (True) or leave the model alone (False)
+    augmented_forget     S_f is evaluated as it was trained on, with random augmentation (True) or as stored (False)
+    keep                 the epoch of a training that is kept: the last, or the best on the test or a validation set
+    """
+
+    group_size: GroupSize
+    b_start: float
+    strict: bool
+    retain_holds_forget: bool
+    unlearnt_step: bool
+    augmented_forget: bool
+    keep: Literal["last", "test", "validation"]
+
+
+MODES: dict[str, Mode] = {
+    "default": Mode(1, 1 / 25, False, False, False, False, "last"),
+    "reference": Mode("batch", 1 / 25, False, False, True, True, "test"),
+    "paper": Mode(1, 25.0, True, True, False, False, "validation"),
+}
+
+
+def mode_named(name: str) -> Mode:
+    """The mode of that name; SearchError where there is none."""
+    if name not in MODES:
+        raise SearchError(f"unknown mode {name!r}; choose one of {', '.join(MODES)}")
+    return MODES[name]

@@ -1,0 +1,390 @@
+"""Each operation's schema, its checks, and the choice of the kernel that runs it.
+
+`reference.py` defines what every operation computes; the kernels give the same bits, faster. A CUDA tensor goes to the
+compiled CUDA kernel, else to Triton, else to the reference; a CPU tensor to C++, else to the reference. The environment
+variable POTION_FAST_BACKEND (reference, cpu, cuda or triton) overrides the choice for the operations that have such a
+kernel, and raises BackendError where the build or the device lacks it. It is read at every call.
+
+Kernels see raw pointers, so everything is checked here first. What is written must be contiguous and must not share
+memory with what is read; what is only read may have any strides.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from potion_fast import reference
+from potion_fast.errors import BackendError, ImportanceError
+
+BACKENDS = ("reference", "cpu", "cuda", "triton")
+_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+
+native: Any = None  # potion_fast._native, or None where the install had no compiler
+native_problem = ""  # why it is None
+try:
+    native = importlib.import_module("potion_fast._native")
+except ModuleNotFoundError:
+    native_problem = "the native module was not built: the installation found no C++ compiler"
+except ImportError as error:
+    native_problem = f"the native module does not load: {error}"
+if native is None and os.environ.get("POTION_FAST_REQUIRE_NATIVE") == "1":
+    raise BackendError(
+        f"POTION_FAST_REQUIRE_NATIVE=1, but {native_problem}. Reinstall potion-fast with a C++ compiler."
+    )
+
+
+# --- The operations -------------------------------------------------------------------------------------------------
+
+
+def accumulate(sums: Tensor, gradients: Sequence[Tensor], square: bool = False) -> None:
+    """Add |g|, or g² if `square`, of every gradient to the flat buffer `sums`, in place.
+
+    sums       [n] float32 or float64, contiguous
+    gradients  tensors of the same dtype and device whose sizes add up to n, in the order of the buffer
+
+    Raises ImportanceError for tensors that do not fit together, BackendError for a backend that is not there.
+    """
+    torch.ops.potion_fast.accumulate(sums, list(gradients), square)
+
+
+def select(forget: Tensor, retain: Tensor, percentiles: Sequence[float]) -> Tensor:
+    """α_k, the percentile p_k of Ω_f / Ω_r over the elements where the ratio is finite.
+
+    forget, retain  [n] float32, mean importances
+    percentiles     K numbers in [0, 100]
+    returns         [K] float32; NaN where no ratio is finite
+
+    Raises ImportanceError for tensors that do not fit together or a percentile out of range.
+    """
+    return torch.ops.potion_fast.select(forget, retain, [float(p) for p in percentiles])
+
+
+def dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float = 1.0) -> None:
+    """θ ← θ · min(λ · Ω_r / Ω_f, 1) wherever Ω_f > α · Ω_r, in place.
+
+    weights           [n] float32, contiguous
+    forget, retain    [n] float32, mean importances
+    alpha, dampening  α and λ, rounded to float32
+
+    Raises ImportanceError for tensors that do not fit together, BackendError for a backend that is not there.
+    """
+    torch.ops.potion_fast.dampen(weights, forget, retain, float(alpha), float(dampening))
+
+
+def dampen_many(weights: Tensor, forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float = 1.0) -> Tensor:
+    """K dampened copies of the weights, one per α; `weights` stay as they are.
+
+    weights, forget, retain  [n] float32
+    alphas                   [K] float32
+    returns                  [K, n] float32
+
+    Raises ImportanceError for tensors that do not fit together.
+    """
+    return torch.ops.potion_fast.dampen_many(weights, forget, retain, alphas, float(dampening))
+
+
+# --- The choice of a backend ----------------------------------------------------------------------------------------
+
+
+class Choice(NamedTuple):
+    """The backend that runs an operation on a device, and why it is that one."""
+
+    backend: str
+    reason: str
+
+
+def chosen(op: str, device: torch.device | str) -> Choice:
+    """The backend that a call of `op` on `device` uses now.
+
+    Raises BackendError if POTION_FAST_BACKEND asks for one that is unknown or not there.
+    """
+    device = torch.device(device)
+    asked = os.environ.get("POTION_FAST_BACKEND", "")
+    if asked and asked not in BACKENDS:
+        raise BackendError(f"POTION_FAST_BACKEND={asked} is unknown; it can be {', '.join(BACKENDS)}.")
+    if asked and asked in _KERNELS[op]:
+        if problem := missing(asked, device):
+            raise BackendError(f"POTION_FAST_BACKEND={asked} cannot run {op} on {device}: {problem}.")
+        return Choice(asked, "POTION_FAST_BACKEND asks for it")
+    passed_over: list[str] = []
+    for backend in _PREFERENCE.get(device.type, ("reference",)):
+        if backend not in _KERNELS[op]:
+            continue
+        problem = missing(backend, device)
+        if not problem:
+            return Choice(backend, "; ".join(passed_over) or _default_reason(op, backend, device))
+        passed_over.append(f"no {backend}: {problem}")
+    raise AssertionError("the reference runs everywhere")
+
+
+def _default_reason(op: str, backend: str, device: torch.device) -> str:
+    if backend != "reference":
+        return f"first choice on {device.type}"
+    return f"{op} has no other kernel" if set(_KERNELS[op]) == {"reference"} else f"no kernel for {device.type}"
+
+
+@functools.cache
+def missing(backend: str, device: torch.device) -> str:
+    """Why `backend` cannot run on `device`; empty if it can. Found out once per process."""
+    if backend == "cpu":
+        if device.type != "cpu":
+            return "the C++ kernels take CPU tensors"
+        return native_problem
+    if backend == "cuda":
+        if device.type != "cuda":
+            return "the CUDA kernels take CUDA tensors"
+        if native is None:
+            return native_problem
+        if not native.cuda:
+            return "this build has no CUDA kernels, because the installation found no working nvcc"
+        with torch.cuda.device(device):
+            return native.cuda_problem()
+    if backend == "triton":
+        return _triton_missing(device)
+    return ""
+
+
+def _triton_missing(device: torch.device) -> str:
+    try:
+        importlib.import_module("triton")
+        kernels = importlib.import_module("potion_fast.kernels")
+    except ImportError as error:
+        return f"Triton cannot be imported ({error})"
+    if kernels.interpreted():
+        return "" if device.type in ("cpu", "cuda") else "Triton's interpreter takes CPU and CUDA tensors"
+    if device.type == "cpu":
+        return "Triton runs CPU tensors only in its interpreter: set TRITON_INTERPRET=1 before Python starts"
+    if device.type != "cuda":
+        return "the Triton kernels take CUDA tensors"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "Triton needs a GPU of compute capability 8.0 or newer"
+    # Triton compiles a small C module for every kernel that it launches.
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs gcc or clang on the path, or CC set"
+    if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+        return "Triton needs the headers of Python (python3-dev)"
+    return ""
+
+
+# --- The kernels ----------------------------------------------------------------------------------------------------
+
+
+def _accumulate_cpu(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
+    pointers, sizes = [g.data_ptr() for g in gradients], [g.numel() for g in gradients]
+    native.accumulate_cpu(
+        sums.data_ptr(), pointers, sizes, sums.dtype == torch.float64, square, torch.get_num_threads()
+    )
+
+
+def _accumulate_cuda(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
+    pointers, sizes = [g.data_ptr() for g in gradients], [g.numel() for g in gradients]
+    with torch.cuda.device(sums.device):
+        native.accumulate_cuda(sums.data_ptr(), pointers, sizes, sums.dtype == torch.float64, square, _stream(sums))
+
+
+def _accumulate_triton(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
+    importlib.import_module("potion_fast.kernels.accumulate").accumulate(sums, gradients, square)
+
+
+def _dampen_cpu(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
+    pointers = weights.data_ptr(), forget.data_ptr(), retain.data_ptr()
+    native.dampen_cpu(*pointers, weights.numel(), alpha, dampening, torch.get_num_threads())
+
+
+def _dampen_cuda(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
+    pointers = weights.data_ptr(), forget.data_ptr(), retain.data_ptr()
+    with torch.cuda.device(weights.device):
+        native.dampen_cuda(*pointers, weights.numel(), alpha, dampening, _stream(weights))
+
+
+def _dampen_triton(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
+    importlib.import_module("potion_fast.kernels.dampen").dampen(weights, forget, retain, alpha, dampening)
+
+
+def _stream(tensor: Tensor) -> int:
+    return torch.cuda.current_stream(tensor.device).cuda_stream
+
+
+_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
+    "accumulate": {
+        "reference": reference.accumulate,
+        "cpu": _accumulate_cpu,
+        "cuda": _accumulate_cuda,
+        "triton": _accumulate_triton,
+    },
+    "select": {"reference": reference.select},
+    "dampen": {
+        "reference": reference.dampen,
+        "cpu": _dampen_cpu,
+        "cuda": _dampen_cuda,
+        "triton": _dampen_triton,
+    },
+    "dampen_many": {"reference": reference.dampen_many},
+}
+OPS = tuple(_KERNELS)
+
+
+# --- Checks ---------------------------------------------------------------------------------------------------------
+# Those on shapes, dtypes and devices also run while torch.compile traces; those on memory only before a kernel.
+
+
+def _check_flat(op: str, **tensors: Tensor) -> None:
+    """Flat float32 tensors of one size on one device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise ImportanceError(f"{op}: {name} is {tensor.dtype}; convert it to torch.float32.")
+        if tensor.dim() != 1 or tensor.layout != torch.strided:
+            raise ImportanceError(f"{op}: {name} is {_kind(tensor)}; pass a flat, dense tensor.")
+        if tensor.device != first.device:
+            raise ImportanceError(f"{op}: {first_name} is on {first.device}, {name} on {tensor.device}; move one.")
+        if tensor.numel() != first.numel():
+            raise ImportanceError(
+                f"{op}: {first_name} has {first.numel()} elements, {name} {tensor.numel()}; they must be equal."
+            )
+
+
+def _check_accumulate(sums: Tensor, gradients: list[Tensor]) -> None:
+    if sums.dtype not in (torch.float32, torch.float64):
+        raise ImportanceError(f"accumulate: sums is {sums.dtype}; use torch.float32 or torch.float64.")
+    if sums.dim() != 1 or sums.layout != torch.strided:
+        raise ImportanceError(f"accumulate: sums is {_kind(sums)}; pass a flat, dense tensor.")
+    for i, gradient in enumerate(gradients):
+        if gradient.dtype != sums.dtype:
+            raise ImportanceError(f"accumulate: gradient {i} is {gradient.dtype}, sums {sums.dtype}; convert one.")
+        if gradient.device != sums.device:
+            raise ImportanceError(f"accumulate: gradient {i} is on {gradient.device}, sums on {sums.device}; move one.")
+        if gradient.layout != torch.strided:
+            raise ImportanceError(f"accumulate: gradient {i} is {_kind(gradient)}; convert it with to_dense().")
+    total = sum(gradient.numel() for gradient in gradients)
+    if total != sums.numel():
+        raise ImportanceError(
+            f"accumulate: sums has {sums.numel()} elements, the gradients {total}; pass one gradient per parameter."
+        )
+
+
+def _check_alphas(weights: Tensor, alphas: Tensor) -> None:
+    if alphas.dtype != torch.float32 or alphas.dim() != 1 or alphas.device != weights.device:
+        raise ImportanceError(
+            f"dampen_many: alphas is {alphas.dtype}, {_kind(alphas)}, on {alphas.device}; "
+            f"pass K flat float32 numbers on {weights.device}."
+        )
+
+
+def _check_percentiles(percentiles: list[float]) -> None:
+    for p in percentiles:
+        if not 0 <= p <= 100:
+            raise ImportanceError(f"select: percentile {p} is not in [0, 100].")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"of shape {list(tensor.shape)}" if tensor.layout == torch.strided else str(tensor.layout)
+
+
+def _check_memory(op: str, name: str, written: Tensor, read: Iterable[tuple[str, Tensor]]) -> None:
+    """`written` may be written in place: contiguous, not tracked by autograd, apart from all that is read."""
+    if not written.is_contiguous():
+        raise ImportanceError(f"{op}: {name} is written in place and must be contiguous; its strides are not.")
+    if written.requires_grad and torch.is_grad_enabled():
+        raise ImportanceError(f"{op}: {name} requires gradients and is written in place; call under torch.no_grad().")
+    begin, end = _span(written)
+    for read_name, tensor in read:
+        read_begin, read_end = _span(tensor)
+        if begin < read_end and read_begin < end:
+            raise ImportanceError(f"{op}: {read_name} shares memory with {name}, which is written; pass a copy.")
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """The addresses [first, last) between which the elements lie."""
+    if tensor.numel() == 0:
+        return 0, 0
+    if tensor.is_contiguous():
+        last = tensor.numel() - 1
+    else:
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    begin = tensor.data_ptr()
+    return begin, begin + (last + 1) * tensor.element_size()
+
+
+# --- Registration with PyTorch --------------------------------------------------------------------------------------
+
+
+def _kernel(op: str, device: torch.device) -> Callable[..., Any]:
+    return _KERNELS[op][chosen(op, device).backend]
+
+
+def _accumulate(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
+    _check_accumulate(sums, gradients)
+    _check_memory("accumulate", "sums", sums, ((f"gradient {i}", g) for i, g in enumerate(gradients)))
+    _kernel("accumulate", sums.device)(sums, [g.contiguous() for g in gradients], square)
+    torch.autograd.graph.increment_version(sums)
+
+
+def _select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
+    _check_flat("select", forget=forget, retain=retain)
+    _check_percentiles(percentiles)
+    return _kernel("select", forget.device)(forget.contiguous(), retain.contiguous(), percentiles)
+
+
+def _dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
+    _check_flat("dampen", weights=weights, forget=forget, retain=retain)
+    _check_memory("dampen", "weights", weights, (("forget", forget), ("retain", retain)))
+    _kernel("dampen", weights.device)(weights, forget.contiguous(), retain.contiguous(), alpha, dampening)
+    torch.autograd.graph.increment_version(weights)
+
+
+def _dampen_many(weights: Tensor, forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> Tensor:
+    _check_flat("dampen_many", weights=weights, forget=forget, retain=retain)
+    _check_alphas(weights, alphas)
+    read = (tensor.contiguous() for tensor in (weights, forget, retain, alphas))
+    return _kernel("dampen_many", weights.device)(*read, dampening)
+
+
+def _fake_accumulate(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
+    _check_accumulate(sums, gradients)
+
+
+def _fake_select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
+    _check_flat("select", forget=forget, retain=retain)
+    _check_percentiles(percentiles)
+    return forget.new_empty(len(percentiles))
+
+
+def _fake_dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
+    _check_flat("dampen", weights=weights, forget=forget, retain=retain)
+
+
+def _fake_dampen_many(weights: Tensor, forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> Tensor:
+    _check_flat("dampen_many", weights=weights, forget=forget, retain=retain)
+    _check_alphas(weights, alphas)
+    return weights.new_empty(alphas.shape[0], weights.shape[0])
+
+
+_library = torch.library.Library("potion_fast", "DEF")
+for _schema, _implementation, _fake in (
+    ("accumulate(Tensor(a!) sums, Tensor[] gradients, bool square) -> ()", _accumulate, _fake_accumulate),
+    ("select(Tensor forget, Tensor retain, float[] percentiles) -> Tensor", _select, _fake_select),
+    (
+        "dampen(Tensor(a!) weights, Tensor forget, Tensor retain, float alpha, float dampening) -> ()",
+        _dampen,
+        _fake_dampen,
+    ),
+    (
+        "dampen_many(Tensor weights, Tensor forget, Tensor retain, Tensor alphas, float dampening) -> Tensor",
+        _dampen_many,
+        _fake_dampen_many,
+    ),
+):
+    _name = _schema.partition("(")[0]
+    _library.define(_schema)
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"potion_fast::{_name}", _fake, lib=_library)

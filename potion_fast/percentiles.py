@@ -1,0 +1,74 @@
+"""Thresholds: percentiles of the ratios Ω_f / Ω_r (paper A, eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import ops
+from .errors import ImportanceError, SearchError
+from .importances import Importance
+
+
+def percentile_of(s: float) -> float:
+    """p = 100 − ln(1 + 100 · s), in float64 (eq. 7; the paper does not name the base, the public code's is e).
+
+    Not log1p: the last bits decide which weights are selected.
+    """
+    return float(100 - np.log(np.float64(1 + 100 * s)))
+
+
+def schedule(share: float, b_start: float, s_step: float) -> Iterator[tuple[float, float]]:
+    """The endless sequence (s, p) of a PTN search: s = share · b_start, then s ← s · s_step (algorithm 1).
+
+    share    |S_f| / |S_tr|, in (0, 1]
+    b_start  above 0; below 1 the share is divided by 1 / b_start, so that 1/25 gives the bits of the public code's ÷ 25
+    s_step   above 1
+
+    Raises SearchError for a share out of range.
+    """
+    if not 0 < share <= 1:
+        raise SearchError(f"the forget set's share of the training data must be in (0, 1], not {share}")
+    s = share * b_start if b_start >= 1 else share / (1 / b_start)
+    return _growing(s, s_step)
+
+
+def _growing(s: float, s_step: float) -> Iterator[tuple[float, float]]:
+    while (p := percentile_of(s)) >= 0:
+        yield s, p
+        s *= s_step
+
+
+def thresholds(forget: Importance, retain: Importance, percentiles: Sequence[float] | Tensor) -> Tensor:
+    """α_k, the percentiles p_k of Ω_f / Ω_r over all parameters where that ratio is finite (eq. 7).
+
+    forget, retain  importances of the same model, weights, objective and group size
+    percentiles     K numbers in [0, 100]
+    returns         [K] float32 on the importances' device, by linear interpolation, bit-equal to NumPy's nanpercentile
+                    of the float32 ratios at a float64 percentile; NaN where no ratio is finite
+
+    Raises ImportanceError for importances that do not belong together or are not finite, SearchError for percentiles
+    out of range.
+    """
+    wanted = [float(p) for p in percentiles]
+    for p in wanted:
+        if not 0 <= p <= 100:
+            raise SearchError(f"percentiles lie in [0, 100], not {p}")
+    f, o = paired_means(forget, retain)
+    return ops.select(f, o, wanted)
+
+
+def paired_means(forget: Importance, retain: Importance) -> tuple[Tensor, Tensor]:
+    """Mean Ω_f and Ω_r as flat float32 buffers [n], checked to belong together, to be finite and not negative."""
+    forget.check_same(retain)
+    means = []
+    for importance, which in ((forget, "forget"), (retain, "retain")):
+        mean = importance.mean.to(device=forget.sums.device, dtype=torch.float32)
+        if not (torch.isfinite(mean) & (mean >= 0)).all():
+            bad = next(name for name, part in importance.parts() if not (mean[part].isfinite() & (mean[part] >= 0)).all())
+            raise ImportanceError(f"the {which} importances of parameter {bad!r} are negative or not finite in float32")
+        means.append(mean)
+    return means[0], means[1]

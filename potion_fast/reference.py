@@ -1,0 +1,78 @@
+"""Every operation in plain PyTorch: the definition that each kernel is tested against, and the fallback.
+
+Written to be read, not to be fast. Paper A is *Potion: Towards Poison Unlearning* (Schoepf, Foster, Brintrup);
+equation numbers are that paper's. All tensors of one call live on one device.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def accumulate(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
+    """Add |g| (eq. 3 and 4) or g² (the Fisher diagonal of eq. 1) of every parameter to the flat `sums`, in place.
+
+    sums       [n] float32 or float64
+    gradients  tensors of that dtype whose sizes add up to n, in the order of the buffer
+    """
+    start = 0
+    for gradient in gradients:
+        flat = gradient.reshape(-1)  # [numel]
+        sums[start : start + flat.numel()] += flat * flat if square else flat.abs()
+        start += flat.numel()
+
+
+def select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
+    """α_k, the percentile p_k of the ratios Ω_f / Ω_r over the elements where the ratio is finite (eq. 7).
+
+    forget, retain  [n] float32, mean importances
+    percentiles     K numbers in [0, 100]; rank and interpolation are done in float64, as NumPy does for a float64 p
+    returns         [K] float32; NaN where no ratio is finite
+
+    Equation 7 is printed with the sizes |S_tr| / |S_f|; only the ratio of the importances agrees with eq. 1.
+    """
+    ratio = forget / retain  # [n], IEEE division
+    ratio = ratio[torch.isfinite(ratio)]  # 0/0, x/0 and overflow have no rank
+    if ratio.numel() == 0:
+        return torch.full((len(percentiles),), torch.nan, dtype=torch.float32, device=forget.device)
+    ratio = ratio.sort().values
+    rank = (ratio.numel() - 1) * (np.asarray(percentiles, dtype=np.float64) / 100)  # [K]
+    low = np.floor(rank)
+    weight = torch.from_numpy(rank - low).to(ratio.device)  # [K] float64
+    index = torch.from_numpy(low.astype(np.int64)).to(ratio.device)
+    a = ratio[index]
+    b = ratio[(index + 1).clamp(max=ratio.numel() - 1)]
+    gap = (b - a).double()  # the difference is rounded to float32 first
+    alphas = torch.where(weight < 0.5, a.double() + gap * weight, b.double() - gap * (1 - weight))
+    return alphas.float()
+
+
+def dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
+    """θ ← θ · min(λ · Ω_r / Ω_f, 1) wherever Ω_f > α · Ω_r, in place (eq. 1).
+
+    weights, forget, retain  [n] float32
+    alpha, dampening         α and λ, used as float32
+
+    The product α · Ω_r decides, not the ratio: the two differ at the edge. x/0 is always selected and becomes 0,
+    0/0 never is. Algorithm 1, line 8 is printed as min(factor · θ, θ), which leaves negative weights undampened;
+    the factor is capped instead.
+    """
+    selected = forget > torch.tensor(alpha, dtype=torch.float32, device=retain.device) * retain
+    scale = torch.tensor(dampening, dtype=torch.float32, device=retain.device) * retain
+    factor = (scale / forget).clamp(max=1)
+    weights.copy_(torch.where(selected, weights * factor, weights))
+
+
+def dampen_many(weights: Tensor, forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> Tensor:
+    """K dampened copies of the weights, one per α (eq. 1).
+
+    weights, forget, retain  [n] float32
+    alphas                   [K] float32
+    returns                  [K, n] float32
+    """
+    copies = weights.expand(alphas.numel(), -1).clone()  # [K, n]
+    for copy, alpha in zip(copies, alphas.tolist(), strict=True):
+        dampen(copy, forget, retain, alpha, dampening)
+    return copies

@@ -1,0 +1,80 @@
+"""The whole method on one page: importance → thresholds → edits → search (paper A, *Potion*)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from torch import nn
+
+from .importances import Importance, Objective, importance
+from .importances.objectives import Losses
+from .modes import GroupSize, mode_named
+from .search import Result, check_options, ptn_search
+
+
+def unlearn(
+    model: nn.Module,
+    retain_loader: Iterable[object],
+    forget_loader: Iterable[object],
+    objective: str | Losses | Objective | None = None,
+    *,
+    w: float | None = None,
+    mode: str = "default",
+    group_size: GroupSize | None = None,
+    retain: Importance | None = None,
+    rho: float = 0.2,
+    b_start: float | None = None,
+    s_step: float = 1.1,
+    max_steps: int = 500,
+    strict: bool | None = None,
+    retain_holds_forget: bool | None = None,
+    evaluation_loader: Iterable[object] | None = None,
+    inplace: bool = False,
+    progress: bool = False,
+) -> Result:
+    """Remove from a trained model what the found poisoned samples taught it (paper A).
+
+    model                any nn.Module with float32 weights; a copy is healed unless `inplace`
+    retain_loader        the training data as the model was trained on it, batches (input, label, ...): without S_f in
+                         the default and the reference mode, all of it in mode "paper" (`retain_holds_forget`)
+    forget_loader        S_f, the poisoned samples that were found, with the labels they were trained with
+    objective, w, group_size           see `importance`; XLF and groups of one sample by default
+    retain               importances of the training data computed before; the retain loader is then not read
+    rho, b_start, s_step, max_steps, strict, evaluation_loader, inplace   see `ptn_search`
+    mode                 "default", "reference" (the public code) or "paper" (as printed): fills in what is left None
+
+    Returns the model, the trace of every step and why it stopped, see `Result`.
+
+    Raises ImportanceError, SearchError, ModelError, DataError; the caller's model is then as it was.
+    """
+    size = mode_named(mode).group_size if group_size is None else group_size
+    check_options(rho, b_start, s_step, max_steps)
+    seconds = {}
+    start = time.perf_counter()
+    forget = importance(model, forget_loader, objective, w=w, group_size=size, progress=progress)  # the cheap one first
+    seconds["forget"] = time.perf_counter() - start
+    if retain is None:
+        start = time.perf_counter()
+        retain = importance(model, retain_loader, objective, w=w, group_size=size, progress=progress)
+        seconds["retain"] = time.perf_counter() - start
+    forget.check_same(retain)
+
+    result = ptn_search(
+        model,
+        forget,
+        retain,
+        forget_loader,
+        rho=rho,
+        mode=mode,
+        b_start=b_start,
+        s_step=s_step,
+        max_steps=max_steps,
+        strict=strict,
+        retain_holds_forget=retain_holds_forget,
+        evaluation_loader=evaluation_loader,
+        inplace=inplace,
+        progress=progress,
+    )
+    result.seconds = {**seconds, **result.seconds}
+    return result

@@ -1,0 +1,172 @@
+"""The training loop: its schedule, what it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from potion_fast.data import load_dataset, make_loader
+from potion_fast.errors import DataError, ModelError
+from potion_fast.metrics import accuracy, predict
+from potion_fast.models import create_model
+from potion_fast.training import lr_factor, seed_everything, train
+
+Batches = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def batches(count: int = 3, size: int = 4) -> Batches:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.randn(size, 5, generator=generator), torch.randint(0, 3, (size,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(5, 3)
+
+
+def test_learning_rate_warms_up_then_falls_to_a_fifth():
+    factors = [lr_factor(step, 4000) for step in range(4000)]
+    assert factors[:2] == [1 / 41, 2 / 41]
+    assert factors[39] == 40 / 41
+    assert factors[40] == 1.0
+    assert factors[41] == pytest.approx(1 - 1 / 5000)
+    assert factors[-1] == pytest.approx(0.208, abs=5e-4)
+    assert lr_factor(0, 50) == 1.0  # below 100 iterations there is no warm-up
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 7])
+def test_steps_are_those_of_sgd_with_the_schedule_written_out(model: nn.Module, iterations: int):
+    data = batches()
+    expected = copy.deepcopy(model)
+    velocity = [torch.zeros_like(parameter) for parameter in expected.parameters()]
+    for step in range(iterations):
+        images, labels = data[step % 3]
+        loss = nn.functional.cross_entropy(expected(images), labels)
+        gradients = torch.autograd.grad(loss, list(expected.parameters()))
+        with torch.no_grad():
+            for parameter, gradient, v in zip(expected.parameters(), gradients, velocity, strict=True):
+                v.mul_(0.9).add_(gradient + 0.01 * parameter)  # weight decay on weight and bias
+                parameter.sub_(0.1 * lr_factor(step, iterations) * v)
+    report = train(model, data, iterations=iterations, lr=0.1, momentum=0.9, weight_decay=0.01)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert report.epochs[-1].iterations == iterations
+    assert report.epochs[-1].lr == pytest.approx(0.1 * lr_factor(iterations - 1, iterations))
+    assert len(report.epochs) == -(-iterations // 3)
+
+
+def test_reported_loss_is_the_mean_over_samples(model: nn.Module):
+    data = [*batches(1, size=4), *batches(1, size=1)]
+    losses = [nn.functional.cross_entropy(model(x), y).item() for x, y in data]
+    report = train(model, data, iterations=2, lr=0.0)
+    assert report.epochs[0].loss == pytest.approx((4 * losses[0] + losses[1]) / 5)
+
+
+def test_best_epoch_is_kept_and_last_is_the_default(model: nn.Module):
+    snapshots = []
+
+    def evaluate(current: nn.Module) -> float:
+        assert not current.training
+        snapshots.append(copy.deepcopy(current.state_dict()))
+        return [0.2, 0.8, 0.8, 0.5][len(snapshots) - 1]
+
+    other = copy.deepcopy(model)
+    report = train(model, batches(), iterations=12, evaluate=evaluate, keep="best")
+    assert report.kept == 1
+    assert [epoch.accuracy for epoch in report.epochs] == [0.2, 0.8, 0.8, 0.5]
+    assert torch.equal(model.weight, snapshots[1]["weight"])
+    assert not torch.equal(model.weight, snapshots[3]["weight"])
+
+    report = train(other, batches(), iterations=12)
+    assert report.kept == 3
+    assert torch.equal(other.weight, snapshots[3]["weight"])
+
+
+def test_batch_norm_statistics_belong_to_the_best_epoch():
+    model = nn.BatchNorm1d(5)
+    accuracies = iter([1.0, 0.0])
+    train(model, [(x, y) for x, y in batches()], iterations=6, evaluate=lambda _: next(accuracies), keep="best")
+    assert model.num_batches_tracked == 3
+
+
+def test_evaluation_in_between_does_not_freeze_training():
+    modes = []
+
+    class Probe(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            modes.append(self.training)
+            return super().forward(x)
+
+    train(Probe(5, 3), batches(), iterations=6, evaluate=lambda m: float(m(torch.zeros(1, 5)).sum() > 0))
+    assert modes == [True, True, True, False, True, True, True, False]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_training(model: nn.Module, value: float):
+    data = batches(60)
+    data[3][0][0, 0] = value
+    seen = []
+    with pytest.raises(ModelError, match="not finite at iteration 50"):
+        train(model, (seen.append(i) or batch for i, batch in enumerate(data)), iterations=60)
+    assert len(seen) == 50
+
+
+def test_impossible_trainings_are_refused(model: nn.Module):
+    with pytest.raises(DataError, match="no batch"):
+        train(model, [], iterations=1)
+    with pytest.raises(DataError, match="iterations=0"):
+        train(model, batches(), iterations=0)
+    with pytest.raises(ModelError, match="CUDA"):
+        train(model, batches(), iterations=1, amp=True)
+    with pytest.raises(ValueError, match="evaluate"):
+        train(model, batches(), iterations=1, keep="best")
+    with pytest.raises(ValueError, match="keep='first'"):
+        train(model, batches(), iterations=1, keep="first")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_mixed_precision_is_the_default_on_a_gpu():
+    model, dtypes = nn.Linear(5, 3).cuda(), []
+    model.register_forward_hook(lambda _, __, output: dtypes.append(output.dtype))
+    report = train(model, batches(), iterations=30, lr=0.1)
+    train(model, batches(), iterations=1, amp=False)
+    assert dtypes == [torch.float16] * 30 + [torch.float32]
+    assert report.epochs[-1].loss < report.epochs[0].loss
+
+
+def test_seed_everything_repeats_numpy_and_torch():
+    draws = []
+    for _ in range(2):
+        seed_everything(4)
+        draws.append((np.random.rand(), torch.rand(1).item()))
+    assert draws[0] == draws[1]
+
+
+def test_progress_bar_is_drawn_only_when_asked_for(model: nn.Module, capsys: pytest.CaptureFixture[str]):
+    train(model, batches(), iterations=3)
+    assert capsys.readouterr().err == ""
+    train(model, batches(), iterations=3, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_small_cnn_learns_digits_and_runs_repeat():
+    splits = load_dataset("digits")
+    test_loader = make_loader(splits.dataset("test"), batch_size=359, shuffle=False, seed=0)
+    outputs = []
+    for _ in range(2):
+        seed_everything(0)
+        model = create_model("small_cnn", 10, 1, width=8)
+        loader = make_loader(splits.dataset("train", augment=True), batch_size=64, shuffle=True, seed=0)
+        report = train(model, loader, iterations=10 * len(loader), lr=0.05)
+        assert report.epochs[-1].loss < report.epochs[0].loss
+        outputs.append(predict(model, test_loader))
+    assert accuracy(*outputs[0]) >= 0.93
+    assert torch.equal(outputs[0][0], outputs[1][0])

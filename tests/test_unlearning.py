@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import potion_fast as pf
+from potion_fast.errors import DataError, ImportanceError, SearchError
+from toys import Blobs, assert_same_weights, weights
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    return Blobs()
+
+
+class Unread:
+    def __iter__(self):
+        raise AssertionError("this loader must not be read")
+
+
+@pytest.mark.parametrize("objective", ["xlf", "lf", "ssd"])
+def test_the_whole_method_in_one_call_is_its_parts_in_a_row(blobs, objective):
+    original = weights(blobs.model)
+    result = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), objective)
+    forget = pf.importance(blobs.model, blobs.forget(), objective)
+    retain = pf.importance(blobs.model, blobs.retain(), objective)
+    parts = pf.ptn_search(blobs.model, forget, retain, blobs.forget())
+    assert_same_weights(result.model, weights(parts.model))
+    assert_same_weights(blobs.model, original)
+    assert (result.objective, result.mode, result.group_size) == (objective, "default", 1)
+    assert set(result.seconds) == {"forget", "retain", "search"}
+
+
+@pytest.mark.parametrize(("mode", "group_size"), [("default", 1), ("reference", "batch"), ("paper", 1)])
+def test_the_mode_sets_the_group_size_and_an_argument_wins(blobs, mode, group_size):
+    result = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), mode=mode)
+    assert (result.mode, result.group_size) == (mode, group_size)
+    assert pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), mode=mode, group_size=4).group_size == 4
+
+
+def test_retain_importances_computed_before_are_used(blobs):
+    retain = pf.importance(blobs.model, blobs.retain())
+    result = pf.unlearn(blobs.model, Unread(), blobs.forget(), retain=retain)
+    assert_same_weights(result.model, weights(pf.unlearn(blobs.model, blobs.retain(), blobs.forget()).model))
+    assert "retain" not in result.seconds
+    with pytest.raises(ImportanceError, match="objective"):
+        pf.unlearn(blobs.model, Unread(), blobs.forget(), "lf", retain=retain)
+    with pytest.raises(ImportanceError, match="group_size"):
+        pf.unlearn(blobs.model, Unread(), blobs.forget(), group_size=2, retain=retain)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"rho": 2}, SearchError, "ρ"),
+        ({"mode": "x"}, SearchError, "mode"),
+        ({"objective": "x"}, ImportanceError, "objective"),
+        ({"group_size": 0}, ImportanceError, "group_size"),
+        ({"forget_loader": []}, DataError, "no samples"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_pass_over_the_training_data(blobs, options, error, match):
+    with pytest.raises(error, match=match):
+        pf.unlearn(blobs.model, Unread(), **{"forget_loader": blobs.forget(), **options})
+
+
+def test_in_place_the_callers_model_is_healed_and_kept_in_its_mode(blobs):
+    model = copy.deepcopy(blobs.model).train()
+    result = pf.unlearn(model, blobs.retain(), blobs.forget(), inplace=True)
+    assert result.model is model and model.training
+    assert not torch.equal(model[0].weight, blobs.model[0].weight)
