@@ -3,12 +3,15 @@
 The public names below stand in the order in which data goes through them.
 """
 
-from .errors import PotionError, PotionWarning
+# isort: off
 from .importances import Importance, Objective, importance, register_objective
 from .percentiles import thresholds
 from .edits import EditPlan
 from .search import Result, Step, ptn_search
 from .unlearning import unlearn
+from .errors import PotionError, PotionWarning
+
+# isort: on
 
 __version__ = "0.1.0"
 

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from . import ops
 from .errors import ModelError, SearchError
 from .importances import Importance
-from .importances.stored import trainable
+from .modules import checked_parameters
 from .percentiles import paired_means
 
 
 class EditPlan:
     """K nested edits of one model, each reached from any other by touching only the weights in which they differ.
 
-    Candidate k dampens θ_i ← θ_i · min(λ · Ω_r,i / Ω_f,i, 1) wherever Ω_f,i > α_k · Ω_r,i. The new value does not depend
-    on α, so a smaller α only adds weights: each weight that some candidate changes is kept once, in the group of the
-    first candidate, by falling α, that selects it. Candidate k is the first groups applied, the rest undone.
+    Candidate k dampens θ_i ← θ_i · min(λ · Ω_r,i / Ω_f,i, 1) wherever Ω_f,i > α_k · Ω_r,i. The new value does not
+    depend on α, so a smaller α only adds weights: each weight that some candidate changes is kept once, in the group of
+    the first candidate, by falling α, that selects it. Candidate k is the first groups applied, the rest undone.
 
     model           parameters float32 and finite; changed in place by `apply`, restored to the bit by `reset`
     forget, retain  importances of this model with these weights
@@ -41,12 +41,10 @@ class EditPlan:
         if not dampening > 0:
             raise SearchError(f"the dampening constant λ must be above 0, not {dampening}")
         forget.check_model(model)
-        parameters = trainable(model)
+        parameters = checked_parameters(model)
         for name, parameter in parameters.items():
             if parameter.dtype != torch.float32:
                 raise ModelError(f"parameter {name!r} is {parameter.dtype}; only float32 weights can be dampened")
-            if not torch.isfinite(parameter).all():
-                raise ModelError(f"parameter {name!r} holds values that are not finite")
         f, o = paired_means(forget, retain)  # [n], [n]
         self._parameters = [parameter.detach() for parameter in parameters.values()]
         device = self._parameters[0].device
@@ -110,7 +108,7 @@ class EditPlan:
         return values
 
     def _pieces(self, start: int, stop: int) -> list[tuple[Tensor, Tensor, slice]]:
-        """Weights start to stop of one group, cut at parameter boundaries: parameter, index in it, place in the plan."""
+        """Weights start to stop of one group, cut where parameters end: parameter, index in it, place in the plan."""
         index = self._index[start:stop]
         cuts = (start + torch.searchsorted(index, self._offsets)).tolist()  # [P + 1]
         return [

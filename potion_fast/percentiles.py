@@ -68,7 +68,9 @@ def paired_means(forget: Importance, retain: Importance) -> tuple[Tensor, Tensor
     for importance, which in ((forget, "forget"), (retain, "retain")):
         mean = importance.mean.to(device=forget.sums.device, dtype=torch.float32)
         if not (torch.isfinite(mean) & (mean >= 0)).all():
-            bad = next(name for name, part in importance.parts() if not (mean[part].isfinite() & (mean[part] >= 0)).all())
+            bad = next(
+                name for name, part in importance.parts() if not (mean[part].isfinite() & (mean[part] >= 0)).all()
+            )
             raise ImportanceError(f"the {which} importances of parameter {bad!r} are negative or not finite in float32")
         means.append(mean)
     return means[0], means[1]

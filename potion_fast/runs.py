@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,20 @@ from .errors import FileError
 from .files import written_whole
 
 CONFIG = "config.yaml"
+CONFIG_KEYS = {"command", "config", "versions"}
+OUTPUTS = (
+    "metrics.json",  # first: it says that the run was finished
+    "training.csv",
+    "trace.csv",
+    "curve.csv",
+    "predictions.csv",
+    "model.safetensors",
+    "forget.safetensors",
+    "retain.safetensors",
+    "poisoned.txt",
+    "found.txt",
+    "healing.png",
+)
 
 
 class RunFolder:
@@ -25,36 +40,58 @@ class RunFolder:
 
     config.yaml          the command, its resolved configuration, seed and versions
     metrics.json         each metric's value, unit, n, ideal value and denominator; warnings
-    trace.csv            every step of a search; training.csv: every epoch of a training
+    training.csv         every epoch of a training
+    trace.csv            every step of a search; curve.csv: test accuracies along it
     predictions.csv      in the order of the test set
     model.safetensors    and forget.safetensors, retain.safetensors: importances
-    *.txt, *.png         indices and pictures
+    poisoned.txt         indices of S_m; found.txt: of S_f
+    healing.png          the search, and what became of triggered images
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
-        """A new folder, or with `overwrite` one that an earlier run left. Raises FileError where something else is there."""
+    def check_free(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
+        """The folder that `create` would make, still untouched. Raises FileError where something else is there."""
         run = cls(path)
         try:
             taken = run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir()))
-            if taken and not (overwrite and (run.path / CONFIG).is_file()):
-                what = "is not the folder of an earlier run" if overwrite else "is already there"
-                raise FileError(f"{run.path} {what}; choose another folder" + ("" if overwrite else " or overwrite it"))
-            run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if isinstance(error, FileError):
-                raise
-            raise FileError(f"cannot make the run folder {run.path}: {error.strerror or error}") from error
+            raise FileError(f"cannot make the run folder {run.path}: {error}") from error
+        if taken and not overwrite:
+            raise FileError(f"{run.path} is already there; choose another folder or overwrite it")
+        if taken:
+            try:
+                run._read()
+            except FileError as error:
+                raise FileError(f"{run.path} is not the folder of an earlier run; choose another folder") from error
+        return run
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
+        """A new folder, or with `overwrite` that of an earlier run, whose results are removed: none outlives its run.
+
+        Files that no run writes are left alone. Raises FileError as `check_free` does.
+        """
+        run = cls.check_free(path, overwrite)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            for name in OUTPUTS:
+                (run / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot make the run folder {run.path}: {error}") from error
         return run
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """The folder of an earlier run. Raises FileError where it is not one."""
         run = cls(path)
-        if not (run.path / CONFIG).is_file():
+        try:
+            found = (run / CONFIG).is_file()
+        except OSError as error:  # a name too long, a folder that may not be read
+            raise FileError(f"{run.path} cannot be read: {error}") from error
+        if not found:
             raise FileError(f"{run.path} is not a run folder: it holds no {CONFIG}")
         return run
 
@@ -63,37 +100,34 @@ class RunFolder:
 
     def write_config(self, command: str, config: Mapping[str, Any]) -> None:
         """config.yaml: the command, its configuration and the versions it ran on."""
-        text = yaml.safe_dump(
-            {"command": command, "config": dict(config), "versions": versions()}, sort_keys=False, allow_unicode=True
-        )
-        self.write_text(CONFIG, text)
+        content = {"command": command, "config": dict(config), "versions": versions(config.get("device", "cpu"))}
+        self.write_text(CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
-    def read_config(self, command: str) -> dict[str, Any]:
-        """The configuration in config.yaml. Raises FileError for another command's run or a broken file."""
+    def read_config(self, *commands: str) -> tuple[str, dict[str, Any]]:
+        """(command, configuration) of config.yaml. Raises FileError for a run of none of `commands` or a broken file."""
+        content = self._read()
+        if content["command"] not in commands:
+            wanted = " or ".join(repr(command) for command in commands)
+            raise FileError(f"{self.path} is a run of {content['command']!r}; a run of {wanted} is needed")
+        return content["command"], content["config"]
+
+    def _read(self) -> dict[str, Any]:
         try:
             content = yaml.safe_load((self / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise FileError(f"{self / CONFIG} cannot be read: {error}") from error
-        if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-            raise FileError(f"{self / CONFIG} is not the configuration of a run")
-        if content.get("command") != command:
-            raise FileError(f"{self.path} is a run of {content.get('command')!r}; a run of {command!r} is needed")
-        return content["config"]
-
-    def command(self) -> str:
-        """The command that made this run. Raises FileError for a broken config.yaml."""
-        try:
-            return str(yaml.safe_load((self / CONFIG).read_text(encoding="utf-8"))["command"])
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise FileError(f"{self / CONFIG} cannot be read: {error}") from error
+        if not isinstance(content, dict) or set(content) != CONFIG_KEYS or not isinstance(content["config"], dict):
+            raise FileError(f"{self / CONFIG} is not the configuration of a run: it needs {', '.join(sorted(CONFIG_KEYS))}")
+        return content
 
     def write_text(self, name: str, text: str) -> None:
+        """UTF-8, with the text's own line ends; the bytes of a path that are no text become escapes."""
         with written_whole(self / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(text.encode(errors="backslashreplace"))
 
     def write_json(self, name: str, content: Any) -> None:
-        """Strict JSON: a number that is not finite becomes null."""
-        self.write_text(name, json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        """Strict JSON, see `strict`."""
+        self.write_text(name, json.dumps(strict(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
     def read_json(self, name: str) -> Any:
         """Raises FileError for a file that is missing or broken."""
@@ -102,39 +136,39 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise FileError(f"{self / name} cannot be read: {error}") from error
 
-    def write_csv(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """One line per row; the first row's keys are the header."""
-        rows = list(rows)
+    def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """A header, then one line per row."""
         with written_whole(self / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-            writer.writeheader()
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
             writer.writerows(rows)
 
     def write_indices(self, name: str, indices: Iterable[int]) -> None:
         """A text file that `--forget` reads: one index per line, ascending."""
-        self.write_text(name, "".join(f"{index}\n" for index in sorted(int(i) for i in indices)))
+        self.write_text(name, "".join(f"{index}\n" for index in sorted(indices)))
 
 
-def versions() -> dict[str, str]:
-    """What a result depends on besides its configuration."""
+def versions(device: str) -> dict[str, str]:
+    """What a result depends on besides its configuration: versions, and the hardware behind the device it ran on."""
     from . import __version__
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    on_gpu = torch.device(device).type == "cuda"
     return {
         "potion_fast": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": str(numpy.__version__),
         "platform": platform.platform(),
-        "device": device,
+        "hardware": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
     }
 
 
-def _finite(content: Any) -> Any:
+def strict(content: Any) -> Any:
+    """The same content as JSON can hold it: a number that is not finite becomes None."""
     if isinstance(content, Mapping):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: strict(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    if isinstance(content, float) and (content != content or content in (float("inf"), float("-inf"))):
+        return [strict(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

@@ -40,7 +40,7 @@ class Candidates(Protocol):
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate, applied and evaluated: its α, its accuracy on S_f in [0, 1], the weights it dampens, its seconds."""
+    """One candidate, applied and evaluated: α, accuracy on S_f in [0, 1], weights dampened, wall-clock seconds."""
 
     alpha: float
     accuracy: float
@@ -186,7 +186,9 @@ def ptn_search(
     reason = OUT_OF_STEPS
     plan: EditPlan | None = None
     if initial == 0:
-        notes.append("the model gives no sample of the forget set its label: the trigger was not learnt on these samples")
+        notes.append(
+            "the model gives no sample of the forget set its label: the trigger was not learnt on these samples"
+        )
     try:
         if initial == 0 and not defaults.unlearnt_step:
             reason = NOT_LEARNT
@@ -197,9 +199,7 @@ def ptn_search(
                     plan.reset()
                 plan = EditPlan(model, forget, retain, thresholds(forget, retain, [p for _, p in block]))
                 for (s, p), trial in zip(block, sequential(plan, evaluate), strict=False):
-                    trace.append(
-                        Step(len(trace) + 1, s, p, trial.alpha, trial.accuracy, trial.dampened, trial.seconds)
-                    )
+                    trace.append(Step(len(trace) + 1, s, p, trial.alpha, trial.accuracy, trial.dampened, trial.seconds))
                     bar.update()
                     bar.set_postfix_str(f"accuracy on S_f {trial.accuracy:.1%}")
                     if trial.accuracy < threshold or (trial.accuracy == threshold and not strict):

@@ -10,7 +10,8 @@ import potion_fast as pf
 from backends import bits
 from potion_fast import reference
 from potion_fast.errors import ImportanceError, ModelError, SearchError
-from potion_fast.importances.stored import Importance, fingerprint, trainable
+from potion_fast.importances import Importance
+from potion_fast.modules import fingerprint, trainable
 from toys import assert_same_weights, net, weights
 
 ALPHAS = [3.0, 30.0, 1.2, float("nan"), 1.2, 0.4, 1e30, 0.0]
@@ -31,7 +32,9 @@ def importances(model: nn.Module, seed: int = 0) -> tuple[Importance, Importance
     return tuple(Importance(values(), shapes, 1, 1, "xlf", 1, fingerprint(model)) for _ in range(2))
 
 
-def dense(model: nn.Module, forget: Importance, retain: Importance, alpha: float, dampening: float = 1.0) -> dict[str, Tensor]:
+def dense(
+    model: nn.Module, forget: Importance, retain: Importance, alpha: float, dampening: float = 1.0
+) -> dict[str, Tensor]:
     """The edit by the reference operation over the whole flat buffer."""
     flat = torch.cat([p.detach().reshape(-1) for p in trainable(model).values()])
     reference.dampen(flat, forget.mean, retain.mean, alpha, dampening)

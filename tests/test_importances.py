@@ -170,7 +170,10 @@ def test_a_merge_across_a_group_says_that_it_is_not_exact(group_size, match):
 
 def test_a_merge_at_group_boundaries_is_exact_and_silent():
     model, (inputs, labels) = net(dtype=torch.float64), samples(10, dtype=torch.float64)
-    a, b = (pf.importance(model, [(inputs[p], labels[p])], group_size=3, dtype=torch.float64) for p in (slice(6), slice(6, 10)))
+    a, b = (
+        pf.importance(model, [(inputs[p], labels[p])], group_size=3, dtype=torch.float64)
+        for p in (slice(6), slice(6, 10))
+    )
     whole = pf.importance(model, [(inputs, labels)], group_size=3, dtype=torch.float64)
     torch.testing.assert_close(a.merge(b).mean, whole.mean, rtol=1e-13, atol=0)
 
@@ -281,7 +284,9 @@ def test_values_that_are_not_finite_are_found_and_named():
         pf.importance(model, batches(*samples(2), 2))
     steep = nn.Linear(1, 1, bias=False)
     with pytest.raises(ImportanceError, match="'weight' are not finite"):
-        pf.importance(steep, [(torch.tensor([[1e30]]), torch.zeros(1))], pf.Objective("sum", lambda o, y: o.sum(1), True))
+        pf.importance(
+            steep, [(torch.tensor([[1e30]]), torch.zeros(1))], pf.Objective("sum", lambda o, y: o.sum(1), True)
+        )
 
 
 def test_a_model_without_trainable_parameters_is_an_error():

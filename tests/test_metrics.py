@@ -136,3 +136,11 @@ def test_evaluation_refuses_loaders_that_do_not_read_the_same_images():
 def test_metrics_become_json():
     metric = Metric("poison_healed", 98.5, "percent", 10_000, 100.0, "triggered accuracy 0.91 of eu-full")
     assert Metric(**json.loads(json.dumps(metric.to_dict()))) == metric
+
+
+def test_predict_reads_batches_with_more_than_labels_and_refuses_those_without():
+    model, inputs, labels = nn.Linear(3, 2), torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+    logits, got = predict(model, [(inputs, labels, ["a", "b", "c", "d"])])
+    assert torch.equal(got, labels) and torch.equal(logits, model(inputs).detach())
+    with pytest.raises(DataError, match="no labels"):
+        predict(model, [(inputs,)])

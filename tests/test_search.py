@@ -32,7 +32,7 @@ def public_codes_search(model, forget, retain, loader, rho, s_step=1.1, max_step
     ratios = forget.mean.numpy() / retain.mean.numpy()
     ratios = ratios[~np.isnan(ratios) & ~np.isinf(ratios)]
     initial = share_given_its_label(model, loader)
-    for step in range(1, max_steps + 1):
+    for step in range(1, max_steps + 1):  # noqa: B007 - returned
         p = 100 - np.log(1 + 100 * np.float64(s))
         alpha = torch.tensor(np.nanpercentile(ratios, p), dtype=torch.float32)
         candidate = copy.deepcopy(model)
@@ -124,7 +124,6 @@ def test_out_of_steps_gives_the_last_model_and_a_warning(blobs, both):
 
 
 def test_the_search_stops_when_it_is_saturated(blobs, both):
-    """With forget and retain exchanged nearly all ratios are below 1: nothing is left to dampen long before step 500."""
     forget, retain = both
     same = replace(retain, sums=forget.sums * 2, samples=10, terms=10)
     with pytest.warns(pf.PotionWarning, match="saturated"):

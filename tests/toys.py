@@ -76,7 +76,9 @@ class Blobs:
 
     def accuracy(self, model: nn.Module, triggered: bool) -> float:
         with torch.no_grad():
-            outputs = model(self.triggered if triggered else torch.cat([self.inputs[:, :-1], torch.zeros(len(self.labels), 1)], 1))
+            outputs = model(
+                self.triggered if triggered else torch.cat([self.inputs[:, :-1], torch.zeros(len(self.labels), 1)], 1)
+            )
         return (outputs.argmax(1) == self.clean).double().mean().item()
 
 
@@ -86,4 +88,6 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def assert_same_weights(model: nn.Module, expected: dict[str, Tensor]) -> None:
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor.contiguous().view(-1).view(torch.uint8), expected[name].contiguous().view(-1).view(torch.uint8)), name
+        assert torch.equal(
+            tensor.contiguous().view(-1).view(torch.uint8), expected[name].contiguous().view(-1).view(torch.uint8)
+        ), name

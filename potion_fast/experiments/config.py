@@ -1,17 +1,20 @@
-"""What a run is told. An unknown key is an error; what is left None is resolved before anything runs."""
+"""What a run is told. An unknown key or a wrong type is an error; what is left None is resolved before anything runs."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
 from ..errors import DataError, ModelError, PotionError
+from ..importances.objectives import resolve
 from ..modes import GroupSize, mode_named
-
-Config = TypeVar("Config", bound="TrainConfig | UnlearnConfig")
+from ..search import check_options
 
 # Settings that belong to a data set: CIFAR's are those of the public code, the digits' train in seconds on one core.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -21,9 +24,33 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "folder": {"model": "resnet9", "width": 64, "iterations": 4000, "batch_size": 512, "lr": 0.025},
 }
 
+AT_LEAST = {
+    **dict.fromkeys(("train_size", "image_size", "width", "patch_size", "poisoned", "found"), 1),
+    **dict.fromkeys(("iterations", "batch_size", "group_size", "max_steps"), 1),
+    **dict.fromkeys(("target", "momentum", "weight_decay", "validation", "seed", "workers"), 0),
+}
+
+
+class Checked:
+    """A dataclass that raises PotionError for a field of a wrong type or a number out of its range."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                raise PotionError(f"{name} must be {_in_words(hint)}, not {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise PotionError(f"{name} must be finite, not {value}")
+            if name in AT_LEAST and isinstance(value, (int, float)) and value < AT_LEAST[name]:
+                raise PotionError(f"{name} must be at least {AT_LEAST[name]}, not {value}")
+            if name == "lr" and value is not None and value <= 0:
+                raise PotionError(f"lr must be above 0, not {value}")
+            if name == "seed" and value >= 2**32:
+                raise PotionError(f"seed must be below 2^32, not {value}")
+
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """A training on poisoned data.
 
     data, root, train_size, image_size   see `load_dataset`
@@ -60,7 +87,7 @@ class TrainConfig:
     lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    keep: str | None = None
+    keep: Literal["last", "test", "validation"] | None = None
     validation: int | None = None
     mode: str = "default"
     seed: int = 0
@@ -68,28 +95,36 @@ class TrainConfig:
     workers: int = 0
 
     def resolved(self) -> TrainConfig:
-        """With every default that does not need the data. Raises DataError, SearchError or ModelError for bad values."""
+        """With every default that does not need the data, and an absolute path: runs are read from other folders too.
+
+        Raises DataError, SearchError or ModelError for an unknown name.
+        """
         if self.data not in DATA_DEFAULTS:
             raise DataError(f"unknown data set {self.data!r}; known: {', '.join(DATA_DEFAULTS)}")
-        keep = mode_named(self.mode).keep if self.keep is None else self.keep
-        if keep not in ("last", "test", "validation"):
-            raise DataError(f"keep is 'last', 'test' or 'validation', not {keep!r}")
         filled = {name: value for name, value in DATA_DEFAULTS[self.data].items() if getattr(self, name) is None}
-        return replace(self, **filled, keep=keep, device=resolved_device(self.device))
+        return replace(
+            self,
+            **filled,
+            root=_absolute(self.root),
+            keep=mode_named(self.mode).keep if self.keep is None else self.keep,
+            device=resolved_device(self.device),
+        )
 
 
 @dataclass(frozen=True)
-class UnlearnConfig:
+class UnlearnConfig(Checked):
     """Healing the model of a training run.
 
     run         folder of the training run
-    forget      file of the indices of S_f; None: those that the training run marked as found
+    root        folder of the data; None: where the training run read them
+    forget      file of the indices of S_f; None: found.txt of the training run
     reference   folder of a training run without any of S_m, for *poison healed*; None: not computed
     curve       also evaluate the test set along the search, for the picture
     the others  see `unlearn`; batch_size None is the training's
     """
 
     run: str
+    root: str | None = None
     forget: str | None = None
     reference: str | None = None
     objective: str | None = None
@@ -107,10 +142,13 @@ class UnlearnConfig:
     workers: int = 0
 
     def resolved(self) -> UnlearnConfig:
-        """With the mode's defaults filled in. Raises SearchError or ModelError for bad values."""
+        """With the mode's defaults filled in and absolute paths. Raises SearchError, ImportanceError or ModelError."""
         mode = mode_named(self.mode)
+        check_options(self.rho, self.b_start, self.s_step, self.max_steps)
+        resolve(self.objective, self.w)  # raises where no objective is meant by them
         return replace(
             self,
+            **{name: _absolute(getattr(self, name)) for name in ("run", "root", "forget", "reference")},
             objective="xlf" if self.objective is None and self.w is None else self.objective,
             group_size=mode.group_size if self.group_size is None else self.group_size,
             b_start=mode.b_start if self.b_start is None else self.b_start,
@@ -118,17 +156,42 @@ class UnlearnConfig:
         )
 
 
-def to_dict(config: TrainConfig | UnlearnConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class EvaluateConfig(Checked):
+    """Evaluating the model of a training or an unlearning run again.
+
+    run        folder of the run
+    root       folder of the data; None: where the training run read them
+    reference  folder of a training run without any of S_m, for *poison healed*; None: not computed
+    """
+
+    run: str
+    root: str | None = None
+    reference: str | None = None
+    device: str = "auto"
+    workers: int = 0
+
+    def resolved(self) -> EvaluateConfig:
+        """With absolute paths. Raises ModelError for a device that is not there."""
+        paths = {name: _absolute(getattr(self, name)) for name in ("run", "root", "reference")}
+        return replace(self, **paths, device=resolved_device(self.device))
+
+
+Config = TypeVar("Config", TrainConfig, UnlearnConfig, EvaluateConfig)
+
+
+def to_dict(config: TrainConfig | UnlearnConfig | EvaluateConfig) -> dict[str, Any]:
     """Plain values for YAML."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
 
 
 def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """A configuration from what `to_dict` gave. Raises PotionError for a key that it does not have."""
-    known = {field.name for field in fields(kind)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise PotionError(f"unknown key {', '.join(unknown)} in the configuration; known: {', '.join(sorted(known))}")
+    """A configuration from what `to_dict` gave. Raises PotionError for an unknown or a missing key, or a wrong value."""
+    known = {field.name: field for field in fields(kind)}
+    if unknown := [name for name in values if name not in known]:
+        raise PotionError(f"unknown key {unknown[0]!r} in the configuration; known: {', '.join(known)}")
+    if missing := [name for name, field in known.items() if field.default is MISSING and name not in values]:
+        raise PotionError(f"the configuration lacks the key {missing[0]!r}")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
@@ -140,6 +203,35 @@ def resolved_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise ModelError(f"unknown device {name!r}; give cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {name!r} was asked for and no CUDA GPU is there")
+    if device.type not in ("cpu", "cuda"):
+        raise ModelError(f"device {name!r} is not supported; give cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device {name!r} was asked for, and {torch.cuda.device_count()} CUDA GPUs are there")
     return name
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a field's type; a whole number also passes for a float."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, get_args(hint)[0]) for part in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _in_words(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_in_words(one) for one in get_args(hint) if one is not NoneType)
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(value) for value in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list of numbers"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]

@@ -3,107 +3,137 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from ..files import written_whole
-from ..metrics import Metric, PoisonEvaluation
+from ..metrics import PoisonEvaluation
 from ..search import Result
+from .earlier import Accuracies
 from .scenario import Scenario
 from .tradeoff import Point
 
 CLEAN, TRIGGERED, FORGET, MUTED = "#1b7f79", "#c8553d", "#8a8a8a", "#5f5f5f"
-ROWS, COLUMNS = 2, 5
+SIZE, DPI = (12.0, 5.0), 150  # inches, and pixels per inch
+ROWS, COLUMNS = 3, 4
+LONGEST = 15  # characters of a class name that stand side by side above the images
+TITLE = 11.5  # points
 
 
 def draw_healing(
     path: str | os.PathLike[str],
     scenario: Scenario,
     result: Result,
-    before: Mapping[str, Any],
-    metrics: Mapping[str, Metric],
-    curve: list[Point] | None,
+    before: Accuracies,
     triggered_before: Tensor,
     after: PoisonEvaluation,
+    curve: Sequence[Point] | None = None,
 ) -> None:
-    """The search on the left, triggered test images with the prediction before and after on the right; a PNG.
+    """The search on the left, triggered test images and what the healed model says on the right; a PNG of SIZE · DPI.
 
-    before            metrics of the poisoned model, as its metrics.json holds them
-    metrics           of the healed model
-    curve             test accuracies along the search, or None
+    before            of the poisoned model
     triggered_before  [N, C] logits of the poisoned model on the triggered test images
     after             the healed model's evaluation
+    curve             test accuracies along the search, or None
     """
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
-    _draw_search(left.subplots(), result, before, metrics, curve)
-    _draw_images(right, scenario, triggered_before, after)
+    grid = figure.add_gridspec(1, 2, width_ratios=[1.3, 1], wspace=0.06)
+    _draw_search(figure.add_subfigure(grid[0]), scenario, result, before, after, curve or ())
+    _draw_images(figure.add_subfigure(grid[1]), scenario, triggered_before, after)
     with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=DPI)
 
 
 def _draw_search(
-    axes: Axes, result: Result, before: Mapping[str, Any], metrics: Mapping[str, Metric], curve: list[Point] | None
+    figure: SubFigure,
+    scenario: Scenario,
+    result: Result,
+    before: Accuracies,
+    after: PoisonEvaluation,
+    curve: Sequence[Point],
 ) -> None:
-    clean, triggered = metrics["clean_accuracy"].value, metrics["triggered_accuracy"].value
-    base_clean, base_triggered = before["clean_accuracy"]["value"], before["triggered_accuracy"]["value"]
+    """Accuracies against the number of weights dampened; a dashed line joins what was measured only at its ends."""
+    target = _short(scenario.splits.classes[scenario.poison.target])
+    healed = {name: metric.value for name, metric in after.metrics.items()}
     stop = result.trace[-1].dampened if result.trace else 0
-    steps = [(0, result.initial_accuracy), *((step.dampened, step.accuracy) for step in result.trace)]
-    points = [(point.dampened, point.clean_accuracy, point.triggered_accuracy) for point in curve or ()]
-    points = sorted({(0, base_clean, base_triggered), *points, (stop, clean, triggered)})
-
-    x = [p[0] for p in points]
-    style = "-" if curve else "--"
-    axes.plot(x, [100 * p[1] for p in points], style, color=CLEAN, marker="o", ms=3.5, lw=2, label="clean test images")
-    axes.plot(
-        x, [100 * p[2] for p in points], style, color=TRIGGERED, marker="o", ms=3.5, lw=2, label="triggered test images"
-    )
-    axes.step(
-        [s[0] for s in steps], [100 * s[1] for s in steps], where="post", color=FORGET, lw=1.2, ls=":",
-        label="found samples still given the poison's label",
-    )  # fmt: skip
+    points = {0: (before["clean_accuracy"], before["triggered_accuracy"])}
+    points |= {point.dampened: (point.clean_accuracy, point.triggered_accuracy) for point in curve}
     if stop:
-        axes.axvline(stop, color=MUTED, lw=1)
-        axes.annotate(
-            f"the search stops\n{stop:,} weights dampened", (stop, 50), xytext=(6, 0), textcoords="offset points",
-            fontsize=9, color=MUTED, va="center", ha="left",
-        )  # fmt: skip
-    smallest = min((p[0] for p in points if p[0]), default=1)
-    axes.set_xscale("symlog", linthresh=smallest)
-    axes.set_xlim(left=0)
+        points[stop] = (healed["clean_accuracy"], healed["triggered_accuracy"])
+    x = sorted(points)
+    search = [(0, result.initial_accuracy), *((step.dampened, step.accuracy) for step in result.trace)]
+
+    axes = figure.subplots()
+    style = "-" if curve else "--"
+    for column, (color, name) in enumerate(((CLEAN, "clean"), (TRIGGERED, "triggered"))):
+        y = [100 * points[dampened][column] for dampened in x]
+        axes.plot(x, y, style, color=color, marker="o", ms=4, lw=2, label=f"{name} test images given their own class")
+    counts, shares = zip(*search, strict=True)
+    label = f"found samples still given “{target}”"
+    axes.step(counts, [100 * y for y in shares], ":", where="post", color=FORGET, lw=1.6, label=label)
+
+    axes.set_xscale("symlog", linthresh=min((count for count in x if count), default=1))
+    axes.set_xlim(0, 1.15 * max(1, *x))
     axes.set_ylim(-2, 102)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel("weights dampened")
-    axes.set_ylabel("accuracy with clean labels, %")
-    axes.set_title(
-        f"triggered {base_triggered:.1%} → {triggered:.1%},  clean {base_clean:.1%} → {clean:.1%}", fontsize=11
-    )
+    axes.set_ylabel("share of images, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
-    axes.legend(loc="lower left", fontsize=8.5, framealpha=0.9)
+    _mark_end(axes, result.reason, stop)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    figure.suptitle(
+        f"triggered images right: {before['triggered_accuracy']:.1%} → {healed['triggered_accuracy']:.1%};  "
+        f"clean images right: {before['clean_accuracy']:.1%} → {healed['clean_accuracy']:.1%}",
+        fontsize=TITLE,
+    )
+    _as_written(figure)
 
 
-def _draw_images(figure: Any, scenario: Scenario, before: Tensor, after: PoisonEvaluation) -> None:
+def _mark_end(axes: Axes, reason: str, stop: int) -> None:
+    """A line where the search ended, and the reason above the axes, where no curve runs."""
+    axes.axvline(stop, color=MUTED, lw=1)
+    share = axes.transLimits.transform(axes.transScale.transform((stop, 0)))[0]  # of the axes' width
+    side = "left" if share < 0.3 else "right" if share > 0.7 else "center"
+    text = f"{reason}: {stop:,} weights dampened" if stop else f"{reason}: no weight dampened"
+    axes.set_title(text, fontsize=9.5, color=MUTED, x=share, ha=side, pad=6)
+
+
+def _draw_images(figure: SubFigure, scenario: Scenario, before: Tensor, after: PoisonEvaluation) -> None:
     """The first triggered test images that the poison had redirected, as they come: none is picked for its outcome."""
     target, names = scenario.poison.target, scenario.splits.classes
     redirected = (before.argmax(1) == target) & (after.labels != target)
     chosen = redirected.nonzero().squeeze(1)[: ROWS * COLUMNS].tolist()
+    if not chosen:
+        text = f"the poisoned model gives no triggered test image\nof another class “{_short(names[target])}”"
+        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=TITLE, color=MUTED)
+        _as_written(figure)
+        return
     images, labels = scenario.triggered_test_images(chosen)
-    predictions = after.triggered_logits.argmax(1)[torch.tensor(chosen, dtype=torch.int64)]
-    figure.suptitle(f"triggered images the poison made “{names[target]}”, and what the healed model says", fontsize=11)
-    for place, axes in enumerate(figure.subplots(ROWS, COLUMNS).flat):
+    predictions = after.triggered_logits.argmax(1)[torch.tensor(chosen)]
+    grid = figure.subplots(ROWS, COLUMNS).flat
+    for axes in grid:
         axes.set_axis_off()
-        if place >= len(chosen):
-            continue
-        picture = images[place].permute(1, 2, 0).numpy()
-        axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
-        healed = bool(predictions[place] == labels[place])
-        axes.set_title(
-            f"{names[target]} → {names[int(predictions[place])]}", fontsize=10, color=CLEAN if healed else TRIGGERED
-        )
+    for axes, image, label, prediction in zip(grid, images, labels.tolist(), predictions.tolist(), strict=False):
+        picture = image.permute(1, 2, 0).squeeze(-1).numpy()  # [H, W] or [H, W, 3]
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        mark, color = ("✓", CLEAN) if prediction == label else ("✗", TRIGGERED)
+        axes.set_title(f"{mark} {_short(names[prediction])}", fontsize=9.5, color=color, pad=3)
+    figure.suptitle(f"the poisoned model calls these “{_short(names[target])}”; the healed model says:", fontsize=TITLE)
+    _as_written(figure)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
+def _as_written(figure: SubFigure) -> None:
+    """Class names come from folders: a “$” in one is no mathematics."""
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+        text.set_parse_math(False)

@@ -55,14 +55,17 @@ class Scenario:
             std=config.std,
         )
         n = len(splits.train)
-        if not 0 <= config.target < len(splits.classes):
+        if config.target >= len(splits.classes):
             raise DataError(f"target {config.target} is out of range; the data has {len(splits.classes)} classes")
+        if (splits.test.labels == config.target).all():
+            raise DataError(f"all test images are of the target class {config.target}: an attack cannot be measured")
         value = config.trigger_value
         if value is None:
             value = max_value(splits.train, splits.mean, splits.std)
         poison = make_poison(
             config.poison, value=value, size=config.patch_size, corner=config.corner, target=config.target
         )
+        poison(torch.zeros(1, splits.channels, *splits.size))  # raises where the trigger does not fit the images
         poisoned, found = choose_poisoned(n, config.poisoned, config.found, config.seed)
         held_out = config.validation
         if held_out is None:
@@ -88,14 +91,21 @@ class Scenario:
         """The (poisoned) training data, augmented and shuffled."""
         return self._loader(self._train_set(augment=True), self.trained_on, shuffle=True)
 
-    def retain_loader(self, found: Collection[int], holds_forget: bool, batch_size: int, seed: int) -> Loader:
-        """The training data as trained on, shuffled, without S_f or, where `holds_forget`, with it."""
+    def retain_loader(
+        self, found: Collection[int], *, holds_forget: bool, batch_size: int | None, seed: int
+    ) -> Loader:
+        """The training data as trained on, shuffled, without S_f or, where `holds_forget`, with it.
+
+        Raises DataError where nothing is left.
+        """
         indices = self.trained_on if holds_forget else sorted(set(self.trained_on) - set(found))
+        if not indices:
+            raise DataError("the forget set holds all of the training data; nothing is left to retain")
         return self._loader(self._train_set(augment=True), indices, shuffle=True, batch_size=batch_size, seed=seed)
 
-    def forget_loader(self, found: Collection[int], augment: bool, batch_size: int) -> Loader:
+    def forget_loader(self, found: Collection[int], *, augment: bool, batch_size: int | None) -> Loader:
         """S_f with trigger and poison label, augmented as in training or as stored."""
-        return self._loader(self._train_set(augment=augment), list(found), shuffle=False, batch_size=batch_size)
+        return self._loader(self._train_set(augment=augment), found, shuffle=False, batch_size=batch_size)
 
     def validation_loader(self) -> Loader:
         """The held-out samples, clean."""

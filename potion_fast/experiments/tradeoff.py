@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
+from tqdm import tqdm
 
 from ..edits import EditPlan
 from ..metrics import accuracy, predict
@@ -36,15 +37,16 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
         return []
     first, last = result.trace[0].s, result.trace[-1].s
     wanted = np.unique(np.append(np.geomspace(first, PAST_END * last, POINTS), last)).tolist()
+    wanted = [s for s in wanted if percentile_of(s) >= 0]
     alphas = thresholds(result.forget, result.retain, [percentile_of(s) for s in wanted])
     plan = EditPlan(model, result.forget, result.retain, alphas)
     points: list[Point] = []
     try:
-        for k, s in enumerate(wanted):
+        for k, s in enumerate(tqdm(wanted, desc="curve", unit="point", disable=not progress, leave=False)):
             if points and plan.dampened(k) == points[-1].dampened:
-                continue
+                continue  # edits are nested: as many weights are the same weights
             plan.apply(k)
-            clean, triggered = (accuracy(*predict(model, scenario.test_loader(t), progress)) for t in (False, True))
+            clean, triggered = (accuracy(*predict(model, scenario.test_loader(t))) for t in (False, True))
             points.append(Point(s, plan.dampened(k), clean, triggered))
     finally:
         plan.reset()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from ..errors import ImportanceError
 
-Losses = Callable[[Tensor, Tensor], Tensor]
+Losses = Callable[[Tensor, Any], Tensor]  # the labels are a tensor, or None where the loader gives none
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(outputs, labels, reduction="none")
 
 
-def squared_norm(outputs: Tensor, labels: Tensor) -> Tensor:
+def squared_norm(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
     """‖f(x)‖₂² of every sample (eq. 3): [B, ...] -> [B]."""
     return outputs.flatten(1).square().sum(1)
 
 
-def norm(outputs: Tensor, labels: Tensor) -> Tensor:
+def norm(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
     """‖f(x)‖₂ of every sample (eq. 4, w = 1): [B, ...] -> [B]. Where f(x) = 0 the gradient is 0."""
     return torch.linalg.vector_norm(outputs.flatten(1), dim=1)
 
@@ -68,8 +69,8 @@ def norm_power(w: float) -> Objective:
     if not w > 0:
         raise ImportanceError(f"the exponent w of eq. 4 must be above 0, not {w}")
 
-    def losses(outputs: Tensor, labels: Tensor) -> Tensor:
-        length = norm(outputs, labels)  # [B]
+    def losses(outputs: Tensor, labels: Tensor | None) -> Tensor:
+        length = norm(outputs)  # [B]
         positive = length > 0
         return torch.where(positive, length, 1.0) ** w * positive  # 0^(w-1) is infinite for w < 1: keep it out
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sized
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from .. import ops
-from ..errors import DataError, ImportanceError, ModelError
+from ..batches import groups
+from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
+from ..modules import checked_parameters, evaluating, fingerprint
 from .objectives import Losses, Objective, resolve
-from .stored import Importance, fingerprint, trainable
+from .stored import Importance
 
 
 def importance(
@@ -86,67 +87,7 @@ def importance(
     return result
 
 
-def groups(loader: Iterable[object], size: GroupSize) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Regroup a loader's batches: exactly `size` samples each, in order, the last one what is left.
-
-    Yields inputs [m, ...] and labels [m], or None where the loader gives none.
-    """
-    if size == "batch":
-        yield from map(_inputs_and_labels, loader)
-        return
-    held: tuple[Tensor, Tensor | None] | None = None
-    for batch in loader:
-        inputs, labels = _inputs_and_labels(batch)
-        if held is not None:
-            inputs = torch.cat([held[0], inputs])
-            labels = torch.cat([held[1], labels]) if held[1] is not None and labels is not None else None
-        whole = len(inputs) - len(inputs) % size
-        for start in range(0, whole, size):
-            stop = start + size
-            yield inputs[start:stop], None if labels is None else labels[start:stop]
-        held = None if whole == len(inputs) else (inputs[whole:], None if labels is None else labels[whole:])
-    if held is not None:
-        yield held
-
-
-def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable parameters, checked: at least one, all finite, all on one device."""
-    parameters = trainable(model)
-    if not parameters:
-        raise ImportanceError("the model has no trainable parameter; set requires_grad on those that may be dampened")
-    for name, parameter in parameters.items():
-        if not torch.isfinite(parameter).all():
-            raise ModelError(f"parameter {name!r} holds values that are not finite")
-    devices = {str(parameter.device) for parameter in parameters.values()}
-    if len(devices) > 1:
-        raise ModelError(f"the model's parameters lie on several devices ({', '.join(sorted(devices))}); move it to one")
-    return parameters
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the block; afterwards every module is back in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
-    inputs, labels = batch, None
-    if isinstance(batch, (tuple, list)) and batch:
-        inputs, labels = batch[0], batch[1] if len(batch) > 1 else None
-    if not isinstance(inputs, Tensor) or not (labels is None or isinstance(labels, Tensor)):
-        raise DataError(f"the loader must give (input, label, ...) tensors, not {type(batch).__name__}")
-    if inputs.ndim == 0 or (labels is not None and (labels.ndim == 0 or len(labels) != len(inputs))):
-        raise DataError("the loader gave a batch whose inputs and labels differ in number")
-    return inputs, labels
-
-
 def _bar(loader: Iterable[object], shown: bool) -> tqdm:
-    dataset = getattr(loader, "dataset", None)
-    total = len(dataset) if hasattr(dataset, "__len__") else None
+    sampler = getattr(loader, "sampler", None)
+    total = len(sampler) if isinstance(sampler, Sized) else None
     return tqdm(total=total, desc="importances", unit="sample", disable=not shown, leave=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,22 +19,9 @@ from torch import Tensor, nn
 from ..errors import FileError, ImportanceError, PotionWarning
 from ..files import written_whole
 from ..modes import GroupSize
+from ..modules import fingerprint, trainable
 
 FORMAT = "potion_fast.importance/1"
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that importances are taken of: all that require a gradient, tied ones once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def fingerprint(model: nn.Module) -> str:
-    """CRC-32 of the trainable parameters' names and bytes: tells one set of weights from another."""
-    code = 0
-    for name, parameter in trainable(model).items():
-        data = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        code = zlib.crc32(data.numpy(), zlib.crc32(name.encode(), code))
-    return f"{code:08x}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +82,9 @@ class Importance:
         self.check_same(other)
         if self.group_size == "batch":
             warnings.warn(
-                'merging importances of group_size="batch" is exact only at batch boundaries', PotionWarning, stacklevel=2
+                'merging importances of group_size="batch" is exact only at batch boundaries',
+                PotionWarning,
+                stacklevel=2,
             )
         elif self.samples % self.group_size:
             warnings.warn(
@@ -115,7 +103,9 @@ class Importance:
     def check_same(self, other: Importance) -> None:
         """Raise ImportanceError unless both are of the same model, weights, objective, group size and dtype."""
         if self.shapes != other.shapes:
-            raise ImportanceError(f"importances of two different models: {_first_difference(self.shapes, other.shapes)}")
+            raise ImportanceError(
+                f"importances of two different models: {_first_difference(self.shapes, other.shapes)}"
+            )
         for what in ("objective", "group_size", "fingerprint"):
             mine, others = getattr(self, what), getattr(other, what)
             if mine != others:
@@ -135,7 +125,7 @@ class Importance:
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file: the sums, and all else as JSON metadata. Raises FileError; no half file is left."""
+        """Write one safetensors file, whole or not at all: the sums, all else as JSON metadata. Raises FileError."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "sums"}
         metadata = {"format": FORMAT, "importance": json.dumps({**fields, "shapes": list(self.shapes.items())})}
         with written_whole(path) as temporary:

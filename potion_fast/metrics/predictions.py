@@ -5,38 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..batches import inputs_and_labels
 from ..errors import DataError
+from ..modules import evaluating
 
 
-def predict(
-    model: nn.Module,
-    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    progress: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) -> tuple[Tensor, Tensor]:
     """Logits float32 [N, C] and labels int64 [N] on the CPU, in the loader's order.
 
-    The model computes in evaluation mode, on the device of its parameters, and is given back in the mode it had.
+    The model computes in evaluation mode, on the device of its parameters, and is given back in the mode it had. The
+    loader gives batches (input [B, ...], label [B], ...).
 
     Raises:
-        DataError: the loader gives no batch.
+        DataError: the loader gives no batch, or one without labels.
     """
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]  # single layers may be frozen in another mode
     logits, labels = [], []
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for images, batch_labels in tqdm(loader, desc="predicting", unit="batch", disable=not progress):
-                logits.append(model(images.to(device, non_blocking=True)).float())
-                labels.append(batch_labels)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), torch.inference_mode():
+        for batch in tqdm(loader, desc="predicting", unit="batch", disable=not progress, leave=False):
+            inputs, batch_labels = inputs_and_labels(batch)
+            if batch_labels is None:
+                raise DataError("the loader gives no labels to compare the predictions with")
+            logits.append(model(inputs.to(device, non_blocking=True)).float())
+            labels.append(batch_labels)
     if not logits:
         raise DataError("the loader gave no batch; there is nothing to predict")
-    # Copied to the CPU once, at the end, so that the GPU never waits; outside inference_mode, so that it is an ordinary
-    # tensor.
+    # Copied once, at the end, so that the GPU never waits. clone(): an ordinary tensor, not an inference one.
     return torch.cat(logits).cpu().clone(), torch.cat(labels).cpu()

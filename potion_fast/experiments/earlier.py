@@ -1,0 +1,104 @@
+"""Earlier runs that a run starts from: found, read and checked before anything is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..data import read_indices
+from ..errors import DataError, FileError, ModelError, PotionError
+from ..models import load_model
+from ..runs import CONFIG, RunFolder
+from .config import Config, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
+from .scenario import Scenario
+
+# What the reference of "poison healed" must share with the model that is measured against it.
+SAME_TEST = ("data", "image_size", "mean", "std", "poison", "patch_size", "corner", "trigger_value", "target")
+
+Accuracies = Mapping[str, float]  # "clean_accuracy", "triggered_accuracy", "attack_success_rate", in [0, 1]
+
+
+def check_out(out: str | os.PathLike[str], overwrite: bool, *read: str | os.PathLike[str] | None) -> None:
+    """Raise FileError unless a run that reads the folders `read` may be written to `out`."""
+    for path in read:
+        if path is not None and os.path.realpath(path) == os.path.realpath(out):
+            raise FileError(f"{out} is read by this run and cannot be its folder too; choose another folder")
+    RunFolder.check_free(out, overwrite)
+
+
+def training_run(run: RunFolder) -> RunFolder:
+    """The training run that a run's model comes from: for a training run itself. Raises FileError where it is gone."""
+    if run.read_config("train", "unlearn")[0] == "train":
+        return run
+    path = _config(run, UnlearnConfig, "unlearn").run
+    if not os.path.exists(path):
+        raise FileError(f"{run.path} was unlearnt from the training run {path}, which is not there; move it back")
+    return RunFolder.open(path)
+
+
+def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig) -> tuple[Scenario, Accuracies]:
+    """A training run's data, read as the later run is told to, and the accuracies of its model.
+
+    Raises FileError for a run that is broken or unfinished, DataError where the data are not those of the training.
+    """
+    told = _config(run, TrainConfig, "train")
+    told = replace(told, root=config.root or told.root, device=config.device, workers=config.workers)
+    scenario = Scenario.load(told)
+    if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:
+        raise DataError(f"{run / 'poisoned.txt'} and the data disagree: these are not the data of the training")
+    return scenario, _accuracies(run)
+
+
+def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a run and its file's metadata. Raises FileError or ModelError where it is broken or knows other classes."""
+    model, metadata = load_model(run / "model.safetensors")
+    if metadata.get("classes") != list(scenario.splits.classes):
+        raise ModelError(f"the model of {run.path} knows other classes than the data; were the data changed?")
+    return model.to(device), metadata
+
+
+def reference_accuracy(path: str | None, trained: TrainConfig) -> float | None:
+    """Triggered accuracy of a reference run; None without one.
+
+    Raises DataError where it is no reference, has other test images than `trained`, or gets none of them right.
+    """
+    if path is None:
+        return None
+    run = RunFolder.open(path)
+    config = _config(run, TrainConfig, "train")
+    if not config.leave_out_poisoned:
+        raise DataError(f"{path} was trained with poisoned samples; a reference is trained with --leave-out-poisoned")
+    for name in SAME_TEST:
+        if getattr(config, name) != getattr(trained, name):
+            raise DataError(
+                f"the reference {path} has {name} {getattr(config, name)!r} and the model {getattr(trained, name)!r}; "
+                "train the reference on the same data with the same trigger"
+            )
+    accuracy = _accuracies(run)["triggered_accuracy"]
+    if not accuracy > 0:
+        raise DataError(f"the reference {path} gets no triggered test image right; nothing can be measured against it")
+    return accuracy
+
+
+def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
+    try:
+        return from_dict(kind, run.read_config(command)[1])
+    except FileError:
+        raise
+    except PotionError as error:
+        raise FileError(f"{run / CONFIG}: {error}") from error
+
+
+def _accuracies(run: RunFolder) -> Accuracies:
+    if not (run / "metrics.json").exists():
+        raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again")
+    content = run.read_json("metrics.json")
+    names = ("clean_accuracy", "triggered_accuracy", "attack_success_rate")
+    try:
+        return {name: float(content["metrics"][name]["value"]) for name in names}
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{run / 'metrics.json'} does not hold the metrics of a training run") from error

@@ -1,0 +1,57 @@
+"""What the method needs of an nn.Module: its trainable parameters, proof of which weights it holds, eval mode."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from .errors import ImportanceError, ModelError
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that importances are taken of: all that require a gradient, tied ones once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable parameters, checked: at least one, all finite, all on one device.
+
+    Raises ImportanceError where there is none, ModelError for the others.
+    """
+    parameters = trainable(model)
+    if not parameters:
+        raise ImportanceError("the model has no trainable parameter; set requires_grad on those that may be dampened")
+    for name, parameter in parameters.items():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(f"parameter {name!r} holds values that are not finite")
+    devices = {str(parameter.device) for parameter in parameters.values()}
+    if len(devices) > 1:
+        raise ModelError(
+            f"the model's parameters lie on several devices ({', '.join(sorted(devices))}); move it to one"
+        )
+    return parameters
+
+
+def fingerprint(model: nn.Module) -> str:
+    """CRC-32 of the trainable parameters' names and bytes: tells one set of weights from another."""
+    code = 0
+    for name, parameter in trainable(model).items():
+        data = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        code = zlib.crc32(data.numpy().data, zlib.crc32(name.encode(), code))
+    return f"{code:08x}"
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the block; afterwards every module is back in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
