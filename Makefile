@@ -17,7 +17,7 @@ BUILD_INPUTS := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 .PHONY: demo test lint check-gpu-code bench clean
 
 demo: $(READY)
-	$(VENV)/bin/potion-fast demo --out runs/demo
+	$(VENV)/bin/potion-fast demo --out runs/demo --overwrite
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q -m "not gpu_code"

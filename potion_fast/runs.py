@@ -104,7 +104,7 @@ class RunFolder:
         self.write_text(CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def read_config(self, *commands: str) -> tuple[str, dict[str, Any]]:
-        """(command, configuration) of config.yaml. Raises FileError for a run of none of `commands` or a broken file."""
+        """(command, configuration) of config.yaml. Raises FileError for a run of another command or a broken file."""
         content = self._read()
         if content["command"] not in commands:
             wanted = " or ".join(repr(command) for command in commands)
@@ -117,7 +117,9 @@ class RunFolder:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise FileError(f"{self / CONFIG} cannot be read: {error}") from error
         if not isinstance(content, dict) or set(content) != CONFIG_KEYS or not isinstance(content["config"], dict):
-            raise FileError(f"{self / CONFIG} is not the configuration of a run: it needs {', '.join(sorted(CONFIG_KEYS))}")
+            raise FileError(
+                f"{self / CONFIG} is not the configuration of a run: it needs {', '.join(sorted(CONFIG_KEYS))}"
+            )
         return content
 
     def write_text(self, name: str, text: str) -> None:

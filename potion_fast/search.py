@@ -193,7 +193,7 @@ def ptn_search(
         if initial == 0 and not defaults.unlearnt_step:
             reason = NOT_LEARNT
             steps = islice(steps, 0)
-        with tqdm(total=max_steps, desc="search", unit="step", disable=not progress, leave=False) as bar:
+        with tqdm(total=max_steps, desc="search", unit="step", disable=not progress, leave=False, delay=2) as bar:
             while reason == OUT_OF_STEPS and (block := list(islice(steps, BLOCK))):
                 if plan is not None:
                     plan.reset()

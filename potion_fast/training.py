@@ -121,7 +121,7 @@ def train(
     best: tuple[int, float, dict[str, torch.Tensor]] | None = None
     started = time.perf_counter()
     step = 0
-    bar = tqdm(total=iterations, desc="training", unit="it", disable=not progress)
+    bar = tqdm(total=iterations, desc="training", unit="it", disable=not progress, delay=2)
     while step < iterations:
         epoch_started, first_step = time.perf_counter(), step
         total, samples = torch.zeros((), dtype=torch.float64, device=device), 0

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from potion_fast.data import MemorySource
+from potion_fast.data import MemorySource, max_value
 from potion_fast.data.splits import CIFAR_MEAN, CIFAR_STD
 from potion_fast.errors import DataError
-from potion_fast.poisons import BadNet, choose_poisoned, make_poison, max_value
+from potion_fast.poisons import BadNet, choose_poisoned, make_poison
 
 CORNERS = {
     "top-left": (slice(0, 2), slice(0, 2)),

@@ -1,6 +1,6 @@
 """Data sets, poisoned views of them, loaders, and lists of found samples."""
 
-from .dataset import PoisonedDataset, make_loader, normalise
+from .dataset import PoisonedDataset, make_loader, max_value, normalise
 from .indices import read_indices
 from .sources import FileSource, ImageSource, MemorySource
 from .splits import Splits, load_dataset
@@ -13,6 +13,7 @@ __all__ = [
     "Splits",
     "load_dataset",
     "make_loader",
+    "max_value",
     "normalise",
     "read_indices",
 ]

@@ -108,6 +108,19 @@ def normalise(
     return pixels.float().div_(255).sub_(shift).div_(scale)
 
 
+def max_value(
+    source: ImageSource,
+    mean: Sequence[float],  # [C]
+    std: Sequence[float],  # [C]
+) -> float:
+    """The largest value of the whole normalised set, over all images, pixels and channels, without augmentation."""
+    step = 4096  # images at a time: a source of files is never wholly in memory
+    largest = torch.stack(
+        [source.images(range(i, min(i + step, len(source)))).amax(dim=(0, 2, 3)) for i in range(0, len(source), step)]
+    ).amax(dim=0)  # [C] uint8; normalising keeps the order within a channel
+    return normalise(largest.view(1, -1, 1, 1), mean, std).max().item()
+
+
 def random_crop_flip(
     pixels: torch.Tensor,  # [B, C, H, W]
     pad: int,

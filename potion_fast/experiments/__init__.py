@@ -1,7 +1,15 @@
 """From a configuration to a run folder: train a poisoned model, unlearn the poison, evaluate what is left."""
 
-from .config import TrainConfig, UnlearnConfig
+from .config import EvaluateConfig, TrainConfig, UnlearnConfig
 from .scenario import Scenario
 from .stages import evaluate_run, train_run, unlearn_run
 
-__all__ = ["Scenario", "TrainConfig", "UnlearnConfig", "evaluate_run", "train_run", "unlearn_run"]
+__all__ = [
+    "EvaluateConfig",
+    "Scenario",
+    "TrainConfig",
+    "UnlearnConfig",
+    "evaluate_run",
+    "train_run",
+    "unlearn_run",
+]

@@ -1,4 +1,4 @@
-"""What a run is told. An unknown key or a wrong type is an error; what is left None is resolved before anything runs."""
+"""What a run is told. An unknown key or a wrong value is an error; what is left None is resolved before it starts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..search import check_options
 
 # Settings that belong to a data set: CIFAR's are those of the public code, the digits' train in seconds on one core.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"model": "small_cnn", "width": 32, "iterations": 600, "batch_size": 64, "lr": 0.05},
-    "cifar10": {"model": "resnet9", "width": 64, "iterations": 4000, "batch_size": 512, "lr": 0.025},
-    "cifar100": {"model": "resnet9", "width": 64, "iterations": 6000, "batch_size": 512, "lr": 0.025},
-    "folder": {"model": "resnet9", "width": 64, "iterations": 4000, "batch_size": 512, "lr": 0.025},
+    "digits": {"model": "small_cnn", "width": 64, "patch_size": 1, "iterations": 600, "batch_size": 64, "lr": 0.05},
+    "cifar10": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 4000, "batch_size": 512, "lr": 0.025},
+    "cifar100": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 6000, "batch_size": 512, "lr": 0.025},
+    "folder": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 4000, "batch_size": 512, "lr": 0.025},
 }
 
 AT_LEAST = {
@@ -75,7 +75,7 @@ class TrainConfig(Checked):
     model: str | None = None
     width: int | None = None
     poison: str = "badnet"
-    patch_size: int = 3
+    patch_size: int | None = None
     corner: str = "bottom-right"
     trigger_value: float | None = None
     target: int = 0
@@ -95,17 +95,15 @@ class TrainConfig(Checked):
     workers: int = 0
 
     def resolved(self) -> TrainConfig:
-        """With every default that does not need the data, and an absolute path: runs are read from other folders too.
-
-        Raises DataError, SearchError or ModelError for an unknown name.
-        """
+        """With absolute paths and every default that needs no data. Raises DataError, SearchError or ModelError."""
         if self.data not in DATA_DEFAULTS:
             raise DataError(f"unknown data set {self.data!r}; known: {', '.join(DATA_DEFAULTS)}")
-        filled = {name: value for name, value in DATA_DEFAULTS[self.data].items() if getattr(self, name) is None}
+        defaults = DATA_DEFAULTS[self.data]
+        filled: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return replace(
             self,
             **filled,
-            root=_absolute(self.root),
+            **_absolute_paths(self),
             keep=mode_named(self.mode).keep if self.keep is None else self.keep,
             device=resolved_device(self.device),
         )
@@ -148,7 +146,7 @@ class UnlearnConfig(Checked):
         resolve(self.objective, self.w)  # raises where no objective is meant by them
         return replace(
             self,
-            **{name: _absolute(getattr(self, name)) for name in ("run", "root", "forget", "reference")},
+            **_absolute_paths(self),
             objective="xlf" if self.objective is None and self.w is None else self.objective,
             group_size=mode.group_size if self.group_size is None else self.group_size,
             b_start=mode.b_start if self.b_start is None else self.b_start,
@@ -173,8 +171,7 @@ class EvaluateConfig(Checked):
 
     def resolved(self) -> EvaluateConfig:
         """With absolute paths. Raises ModelError for a device that is not there."""
-        paths = {name: _absolute(getattr(self, name)) for name in ("run", "root", "reference")}
-        return replace(self, **paths, device=resolved_device(self.device))
+        return replace(self, **_absolute_paths(self), device=resolved_device(self.device))
 
 
 Config = TypeVar("Config", TrainConfig, UnlearnConfig, EvaluateConfig)
@@ -186,17 +183,18 @@ def to_dict(config: TrainConfig | UnlearnConfig | EvaluateConfig) -> dict[str, A
 
 
 def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """A configuration from what `to_dict` gave. Raises PotionError for an unknown or a missing key, or a wrong value."""
+    """A configuration from what `to_dict` gave. Raises PotionError for an unknown or missing key or a wrong value."""
     known = {field.name: field for field in fields(kind)}
     if unknown := [name for name in values if name not in known]:
         raise PotionError(f"unknown key {unknown[0]!r} in the configuration; known: {', '.join(known)}")
     if missing := [name for name, field in known.items() if field.default is MISSING and name not in values]:
         raise PotionError(f"the configuration lacks the key {missing[0]!r}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return kind(**given)
 
 
 def resolved_device(name: str) -> str:
-    """The device that a name stands for; "auto" is a CUDA GPU where there is one. Raises ModelError where it is missing."""
+    """The device a name stands for; "auto" is a CUDA GPU where there is one. Raises ModelError where there is none."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -210,8 +208,10 @@ def resolved_device(name: str) -> str:
     return name
 
 
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else os.path.abspath(os.path.expanduser(path))
+def _absolute_paths(config: TrainConfig | UnlearnConfig | EvaluateConfig) -> dict[str, Any]:
+    """The paths among the fields, made absolute: a later run may read this configuration from another folder."""
+    paths = {name: getattr(config, name, None) for name in ("run", "root", "forget", "reference")}
+    return {name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items() if path is not None}
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -6,12 +6,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
+from ..errors import PotionError
 from ..files import written_whole
 from ..runs import RunFolder
-from .config import TrainConfig, UnlearnConfig
+from .config import TrainConfig, UnlearnConfig, resolved_device
 from .stages import LEARNT, train_run, unlearn_run
 
 POISONED, FOUND = 64, 16
@@ -29,51 +31,67 @@ def demo(
 ) -> dict[str, Any]:
     """Train on poisoned digits, unlearn from a quarter of the poisoned samples, compare with a model never poisoned.
 
-    out    run folder: metrics.json and healing.png, and below it one run folder per step (and seed, if several)
-    seeds  one whole demo each, all with the same settings; medians over them stand in metrics.json
-    say    takes the lines meant for a reader
+    out       run folder: metrics.json and healing.png (of the first seed), and below it one run folder per step (and
+              seed, if several)
+    seeds     one whole demo each, all with the same settings; medians over them stand in metrics.json
+    progress  show progress bars and say what is being done
+    say       takes the lines meant for a reader
 
-    Returns what stands in metrics.json.
+    Returns what stands in metrics.json. Raises PotionError for seeds that are negative, given twice or none at all.
     """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise PotionError(f"seeds must be given, and each one once; got {list(seeds)}")
+    trainings = [TrainConfig(data="digits", poisoned=POISONED, found=FOUND, seed=seed) for seed in seeds]
     run = RunFolder.create(out, overwrite)
-    run.write_config("demo", {"seeds": list(seeds), "poisoned": POISONED, "found": FOUND})
+    device = resolved_device("auto")
+    run.write_config("demo", {"seeds": list(seeds), "poisoned": POISONED, "found": FOUND, "device": device})
+    comment: Say = say if progress else lambda line: None
     start = time.perf_counter()
     results = []
-    for seed in seeds:
-        folder = run.path if len(seeds) == 1 else run / f"seed-{seed}"
-        folder.mkdir(exist_ok=True)
+    for training in trainings:
+        folder = run.path if len(seeds) == 1 else run / f"seed-{training.seed}"
         poisoned, clean, healed = (str(folder / name) for name in ("poisoned", "clean", "healed"))
-        training = TrainConfig(data="digits", poisoned=POISONED, found=FOUND, seed=seed)
-
-        say(f"training on digits, {POISONED} of them poisoned with a patch that says “{training.target}” (seed {seed}) …")
+        of_them = f"{POISONED} of them poisoned with a patch that says “{training.target}” (seed {training.seed})"
+        comment(f"training on digits, {of_them} …")
         before = train_run(training, poisoned, overwrite=overwrite, progress=progress)
-        say("training the same model without any of the poison, to compare with …")
-        never = TrainConfig(data="digits", poisoned=POISONED, found=FOUND, seed=seed, leave_out_poisoned=True)
+        comment("training the same model without any of the poison, to compare with …")
+        never = replace(training, leave_out_poisoned=True)
         reference = train_run(never, clean, overwrite=overwrite, progress=progress)
-        say(f"unlearning from the {FOUND} poisoned samples that were found …")
-        unlearning = UnlearnConfig(run=poisoned, reference=clean, curve=True, seed=seed)
+        comment(f"unlearning from the {FOUND} poisoned samples that were found …")
+        unlearning = UnlearnConfig(run=poisoned, reference=clean, curve=True, seed=training.seed)
         after = unlearn_run(unlearning, healed, overwrite=overwrite, progress=progress)
-        results.append({"seed": seed, "before": before, "after": after, "reference": reference})
+        results.append({"seed": training.seed, "before": before, "after": after, "reference": reference})
         say(_table(before, after, reference))
+        if len(results) == 1:
+            with written_whole(run / "healing.png") as temporary:
+                shutil.copyfile(os.path.join(healed, "healing.png"), temporary)
 
-    first = (run.path if len(seeds) == 1 else run / f"seed-{seeds[0]}") / "healed" / "healing.png"
-    with written_whole(run / "healing.png") as temporary:
-        shutil.copyfile(first, temporary)
     content = {"seeds": results, "seconds": time.perf_counter() - start, **_medians(results)}
     run.write_json("metrics.json", content)
     if len(seeds) > 1:
-        healed_median, damage = content["median"]["poison_healed"], content["median"]["model_damage"]
-        say(f"median over {len(seeds)} seeds: poison healed {healed_median:.1f} %, model damage {damage:+.2f} points")
+        say(_summary(content))
     say(f"picture: {run / 'healing.png'}")
     return content
 
 
 def _medians(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the seeds; poison healed counts only where the attack had succeeded before."""
+    """Medians over the seeds where the attack had succeeded before; None where it never had."""
     counted = [r for r in results if r["before"]["metrics"]["attack_success_rate"]["value"] >= LEARNT]
     names = ("poison_healed", "model_damage", "attack_success_rate", "clean_accuracy", "triggered_accuracy")
-    medians = {name: median(r["after"]["metrics"][name]["value"] for r in counted) if counted else None for name in names}
+    medians = {
+        name: median(r["after"]["metrics"][name]["value"] for r in counted) if counted else None for name in names
+    }
     return {"median": medians, "seeds_counted": [r["seed"] for r in counted]}
+
+
+def _summary(content: dict[str, Any]) -> str:
+    seeds, counted, medians = content["seeds"], content["seeds_counted"], content["median"]
+    if not counted:
+        return f"the attack succeeded with none of {len(seeds)} seeds: there is nothing to take a median over"
+    return (
+        f"median over {len(counted)} of {len(seeds)} seeds, those with which the attack had succeeded: "
+        f"poison healed {medians['poison_healed']:.1f} %, model damage {medians['model_damage']:+.2f} points"
+    )
 
 
 def _table(before: dict[str, Any], after: dict[str, Any], reference: dict[str, Any]) -> str:
@@ -82,7 +100,9 @@ def _table(before: dict[str, Any], after: dict[str, Any], reference: dict[str, A
     lines = ["", f"{'':16}{'clean accuracy':>16}{'triggered accuracy':>20}{'attack success':>16}"]
     for name, content in rows:
         cells = (f"{content['metrics'][column]['value']:.1%}" for column in columns)
-        lines.append(f"{name:16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (16, 20, 16), strict=True)))
+        lines.append(
+            f"{name:16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (16, 20, 16), strict=True))
+        )
     metrics, search = after["metrics"], after["search"]
     step = search["kept_step"]
     lines += [
@@ -90,7 +110,8 @@ def _table(before: dict[str, Any], after: dict[str, Any], reference: dict[str, A
         f"poison healed {metrics['poison_healed']['value']:.1f} % (triggered accuracy, of the never poisoned model's)",
         f"model damage {metrics['model_damage']['value']:+.2f} points of clean accuracy",
         f"search: {search['reason']} after {search['steps']} steps, "
-        + (f"{step['dampened']:,} weights dampened at α = {step['alpha']:.3g}" if step else "model left alone"),
+        + (f"{step['dampened']:,} weights dampened" if step else "model left alone")
+        + (f" at α = {step['alpha']:.3g}" if step and step["alpha"] is not None else ""),
         *(f"note: {note}" for note in after["warnings"]),
         "",
     ]

@@ -54,7 +54,7 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig) -> tupl
 
 
 def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a run and its file's metadata. Raises FileError or ModelError where it is broken or knows other classes."""
+    """The model of a run and its file's metadata. Raises FileError or ModelError: broken, or made for other classes."""
     model, metadata = load_model(run / "model.safetensors")
     if metadata.get("classes") != list(scenario.splits.classes):
         raise ModelError(f"the model of {run.path} knows other classes than the data; were the data changed?")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from ..files import written_whole
@@ -21,7 +23,7 @@ from .tradeoff import Point
 CLEAN, TRIGGERED, FORGET, MUTED = "#1b7f79", "#c8553d", "#8a8a8a", "#5f5f5f"
 SIZE, DPI = (12.0, 5.0), 150  # inches, and pixels per inch
 ROWS, COLUMNS = 3, 4
-LONGEST = 15  # characters of a class name that stand side by side above the images
+LONGEST = 13  # characters of a class name that stand side by side above the images
 TITLE = 11.5  # points
 
 
@@ -41,25 +43,19 @@ def draw_healing(
     after             the healed model's evaluation
     curve             test accuracies along the search, or None
     """
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1, 2, width_ratios=[1.3, 1], wspace=0.06)
-    _draw_search(figure.add_subfigure(grid[0]), scenario, result, before, after, curve or ())
+    _draw_search(figure.add_subfigure(grid[0]), result, before, after, curve or ())
     _draw_images(figure.add_subfigure(grid[1]), scenario, triggered_before, after)
     with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format="png", dpi="figure")
 
 
 def _draw_search(
-    figure: SubFigure,
-    scenario: Scenario,
-    result: Result,
-    before: Accuracies,
-    after: PoisonEvaluation,
-    curve: Sequence[Point],
+    figure: SubFigure, result: Result, before: Accuracies, after: PoisonEvaluation, curve: Sequence[Point]
 ) -> None:
     """Accuracies against the number of weights dampened; a dashed line joins what was measured only at its ends."""
-    target = _short(scenario.splits.classes[scenario.poison.target])
     healed = {name: metric.value for name, metric in after.metrics.items()}
     stop = result.trace[-1].dampened if result.trace else 0
     points = {0: (before["clean_accuracy"], before["triggered_accuracy"])}
@@ -70,18 +66,18 @@ def _draw_search(
     search = [(0, result.initial_accuracy), *((step.dampened, step.accuracy) for step in result.trace)]
 
     axes = figure.subplots()
-    style = "-" if curve else "--"
+    line: dict[str, Any] = {"ls": "-" if curve else "--", "lw": 2, "marker": "o", "ms": 4, "clip_on": False}
     for column, (color, name) in enumerate(((CLEAN, "clean"), (TRIGGERED, "triggered"))):
         y = [100 * points[dampened][column] for dampened in x]
-        axes.plot(x, y, style, color=color, marker="o", ms=4, lw=2, label=f"{name} test images given their own class")
+        axes.plot(x, y, color=color, label=f"{name} test images given their own class", **line)
     counts, shares = zip(*search, strict=True)
-    label = f"found samples still given “{target}”"
+    label = "found samples still given the poison's label"
     axes.step(counts, [100 * y for y in shares], ":", where="post", color=FORGET, lw=1.6, label=label)
 
-    axes.set_xscale("symlog", linthresh=min((count for count in x if count), default=1))
+    axes.set_xscale("symlog", linthresh=min((count for count in (*x, *counts) if count), default=1), linscale=0.5)
     axes.set_xlim(0, 1.15 * max(1, *x))
     axes.set_ylim(-2, 102)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("weights dampened")
     axes.set_ylabel("share of images, %")
     axes.spines[["top", "right"]].set_visible(False)
@@ -93,7 +89,6 @@ def _draw_search(
         f"clean images right: {before['clean_accuracy']:.1%} → {healed['clean_accuracy']:.1%}",
         fontsize=TITLE,
     )
-    _as_written(figure)
 
 
 def _mark_end(axes: Axes, reason: str, stop: int) -> None:
@@ -106,34 +101,31 @@ def _mark_end(axes: Axes, reason: str, stop: int) -> None:
 
 
 def _draw_images(figure: SubFigure, scenario: Scenario, before: Tensor, after: PoisonEvaluation) -> None:
-    """The first triggered test images that the poison had redirected, as they come: none is picked for its outcome."""
+    """Triggered test images that the poison had redirected, evenly spaced: none is picked for its outcome."""
     target, names = scenario.poison.target, scenario.splits.classes
     redirected = (before.argmax(1) == target) & (after.labels != target)
-    chosen = redirected.nonzero().squeeze(1)[: ROWS * COLUMNS].tolist()
+    candidates = redirected.nonzero().squeeze(1)  # [M], of the test set's N
+    places = torch.linspace(0, len(candidates) - 1, min(ROWS * COLUMNS, len(candidates))).long()
+    chosen = candidates[places].tolist()
     if not chosen:
         text = f"the poisoned model gives no triggered test image\nof another class “{_short(names[target])}”"
-        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=TITLE, color=MUTED)
-        _as_written(figure)
+        figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=TITLE, color=MUTED, parse_math=False)
         return
     images, labels = scenario.triggered_test_images(chosen)
     predictions = after.triggered_logits.argmax(1)[torch.tensor(chosen)]
-    grid = figure.subplots(ROWS, COLUMNS).flat
-    for axes in grid:
+    grid = list(figure.subplots(ROWS, COLUMNS).flat)
+    for axes in grid[len(chosen) :]:
         axes.set_axis_off()
     for axes, image, label, prediction in zip(grid, images, labels.tolist(), predictions.tolist(), strict=False):
         picture = image.permute(1, 2, 0).squeeze(-1).numpy()  # [H, W] or [H, W, 3]
         axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(color=FORGET, linewidth=0.5)  # a white patch in the corner is not the page
         mark, color = ("✓", CLEAN) if prediction == label else ("✗", TRIGGERED)
-        axes.set_title(f"{mark} {_short(names[prediction])}", fontsize=9.5, color=color, pad=3)
-    figure.suptitle(f"the poisoned model calls these “{_short(names[target])}”; the healed model says:", fontsize=TITLE)
-    _as_written(figure)
+        axes.set_title(f"{mark} {_short(names[prediction])}", fontsize=9, color=color, pad=3, parse_math=False)
+    title = f"the poisoned model says “{_short(names[target])}”; the healed one:"
+    figure.suptitle(title, fontsize=TITLE, parse_math=False)  # class names are folders: a “$” is no mathematics
 
 
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
-
-
-def _as_written(figure: SubFigure) -> None:
-    """Class names come from folders: a “$” in one is no mathematics."""
-    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
-        text.set_parse_math(False)

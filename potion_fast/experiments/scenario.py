@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data import PoisonedDataset, Splits, load_dataset, make_loader
+from ..data import PoisonedDataset, Splits, load_dataset, make_loader, max_value
 from ..errors import DataError
-from ..poisons import Poison, choose_poisoned, make_poison, max_value
+from ..poisons import Poison, choose_poisoned, make_poison
 from .config import TrainConfig
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
@@ -91,9 +91,7 @@ class Scenario:
         """The (poisoned) training data, augmented and shuffled."""
         return self._loader(self._train_set(augment=True), self.trained_on, shuffle=True)
 
-    def retain_loader(
-        self, found: Collection[int], *, holds_forget: bool, batch_size: int | None, seed: int
-    ) -> Loader:
+    def retain_loader(self, found: Collection[int], *, holds_forget: bool, batch_size: int | None, seed: int) -> Loader:
         """The training data as trained on, shuffled, without S_f or, where `holds_forget`, with it.
 
         Raises DataError where nothing is left.

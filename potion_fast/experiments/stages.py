@@ -1,7 +1,7 @@
 """The three things a run does, each into a run folder of its own: train, unlearn, evaluate.
 
-All that a run is told and reads is checked before its folder is made, and what was expensive is written as soon as it is
-there: a failure later costs nothing that came before it.
+All that a run is told and reads is checked before its folder is made, and what was expensive is written as soon as it
+is there: a later failure costs nothing that came before it.
 """
 
 from __future__ import annotations
@@ -64,9 +64,11 @@ def train_run(
     run.write_config("train", to_dict(config))
     run.write_indices("poisoned.txt", scenario.poisoned)
     run.write_indices("found.txt", scenario.found)
-    settings: dict[str, Any] = {name: getattr(config, name) for name in ("iterations", "lr", "momentum", "weight_decay")}
-    keep = "last" if config.keep == "last" else "best"
-    report = train(model, loader, **settings, evaluate=selection, keep=keep, progress=progress)
+    settings: dict[str, Any] = {
+        name: getattr(config, name) for name in ("iterations", "lr", "momentum", "weight_decay")
+    }
+    settings["keep"] = "last" if config.keep == "last" else "best"
+    report = train(model, loader, **settings, evaluate=selection, progress=progress)
     save_model(run / "model.safetensors", model, architecture)
     epochs = [(number, *astuple(epoch)) for number, epoch in enumerate(report.epochs, start=1)]
     run.write_csv("training.csv", ["epoch", *(field.name for field in fields(Epoch))], epochs)

@@ -42,7 +42,7 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
     plan = EditPlan(model, result.forget, result.retain, alphas)
     points: list[Point] = []
     try:
-        for k, s in enumerate(tqdm(wanted, desc="curve", unit="point", disable=not progress, leave=False)):
+        for k, s in enumerate(tqdm(wanted, desc="curve", unit="point", disable=not progress, leave=False, delay=2)):
             if points and plan.dampened(k) == points[-1].dampened:
                 continue  # edits are nested: as many weights are the same weights
             plan.apply(k)

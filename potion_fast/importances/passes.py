@@ -90,4 +90,4 @@ def importance(
 def _bar(loader: Iterable[object], shown: bool) -> tqdm:
     sampler = getattr(loader, "sampler", None)
     total = len(sampler) if isinstance(sampler, Sized) else None
-    return tqdm(total=total, desc="importances", unit="sample", disable=not shown, leave=False)
+    return tqdm(total=total, desc="importances", unit="sample", disable=not shown, leave=False, delay=2)

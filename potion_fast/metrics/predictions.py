@@ -25,7 +25,7 @@ def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) 
     device = next(model.parameters()).device
     logits, labels = [], []
     with evaluating(model), torch.inference_mode():
-        for batch in tqdm(loader, desc="predicting", unit="batch", disable=not progress, leave=False):
+        for batch in tqdm(loader, desc="predicting", unit="batch", disable=not progress, leave=False, delay=2):
             inputs, batch_labels = inputs_and_labels(batch)
             if batch_labels is None:
                 raise DataError("the loader gives no labels to compare the predictions with")

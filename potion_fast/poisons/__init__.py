@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import DataError
-from .badnet import BadNet, max_value
+from .badnet import BadNet
 from .selection import choose_poisoned
 
 
@@ -40,4 +40,4 @@ def make_poison(name: str, **options: Any) -> Poison:
         raise DataError(f"the poison {name!r} cannot be made with {options}: {error}") from error
 
 
-__all__ = ["POISONS", "BadNet", "Poison", "choose_poisoned", "make_poison", "max_value"]
+__all__ = ["POISONS", "BadNet", "Poison", "choose_poisoned", "make_poison"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ..data import ImageSource, normalise
 from ..errors import DataError
 
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
@@ -19,7 +17,7 @@ class BadNet:
     """Overwrites a square in one corner, flush with both edges, with one value for all channels.
 
     Attributes:
-        value: in units of the normalised image; `max_value` gives the experiments' choice.
+        value: in units of the normalised image; `potion_fast.data.max_value` gives the experiments' choice.
         size: side of the square in pixels.
         corner: "top-left", "top-right", "bottom-left" or "bottom-right".
         target: label of the poisoned training samples.
@@ -54,16 +52,3 @@ class BadNet:
         triggered = images.clone()
         triggered[..., rows, columns] = self.value
         return triggered
-
-
-def max_value(
-    source: ImageSource,
-    mean: Sequence[float],  # [C]
-    std: Sequence[float],  # [C]
-) -> float:
-    """The largest value of the whole normalised set, over all images, pixels and channels, without augmentation."""
-    step = 4096  # images at a time: a source of files is never wholly in memory
-    largest = torch.stack(
-        [source.images(range(i, min(i + step, len(source)))).amax(dim=(0, 2, 3)) for i in range(0, len(source), step)]
-    ).amax(dim=0)  # [C] uint8; normalising keeps the order within a channel
-    return normalise(largest.view(1, -1, 1, 1), mean, std).max().item()

@@ -1,0 +1,143 @@
+"""The flags of the command line: one for each field of a configuration, which gives its type and its default."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from .experiments.config import DATA_DEFAULTS, EvaluateConfig, TrainConfig, UnlearnConfig
+from .modes import MODES, GroupSize
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What --help says of one field.
+
+    metavar  what stands for the value, in units where it has one; None for a choice or a switch
+    default  in words, where the field's own default is None
+    """
+
+    help: str
+    metavar: str | None = None
+    default: str | None = None
+    choices: Collection[str] | None = None
+
+
+def _of_data(name: str) -> str:
+    return ", ".join(f"{data} {defaults[name]}" for data, defaults in DATA_DEFAULTS.items())
+
+
+def _of_modes(name: str) -> str:
+    return ", ".join(f"{mode} {getattr(settings, name)}" for mode, settings in MODES.items())
+
+
+MODE = Flag(
+    "defaults to take: those that measured best (default), of the public code (reference) or as printed (paper)",
+    choices=MODES,
+)
+SEED = Flag("of every random draw", "N")
+DEVICE = Flag("cpu, cuda or cuda:N; auto takes a CUDA GPU where there is one", "NAME")
+WORKERS = Flag("processes that load data; 0 loads them in this one", "N")
+SAME_ROOT = Flag("folder of the data", "DIR", "where the training run read them")
+REFERENCE = Flag(
+    "training run with --leave-out-poisoned, which poison healed is measured against", "DIR", "none, not measured"
+)
+
+TRAIN = {
+    "data": Flag("data set; digits are embedded, a folder holds train/CLASS/* and test/CLASS/*", choices=DATA_DEFAULTS),
+    "root": Flag("folder of the data", "DIR", "$POTION_FAST_DATA; digits need none"),
+    "train_size": Flag("training images to use, drawn by the seed", "N", "all"),
+    "image_size": Flag("side that the images of a folder are scaled and cropped to", "PIXELS", "as they are"),
+    "model": Flag("architecture", "NAME", _of_data("model")),
+    "width": Flag("channels of its first layer", "N", _of_data("width")),
+    "poison": Flag("kind of trigger", "NAME"),
+    "patch_size": Flag("side of the patch", "PIXELS", _of_data("patch_size")),
+    "corner": Flag("corner of the patch: top-left, top-right, bottom-left or bottom-right", "NAME"),
+    "trigger_value": Flag(
+        "value of the patch, in units of the normalised image", "X", "the largest of the training images"
+    ),
+    "target": Flag("label that the poison gives, counted from 0", "CLASS"),
+    "poisoned": Flag("poisoned training samples, S_m", "N"),
+    "found": Flag("those of them that are found, S_f, and written to found.txt", "N"),
+    "leave_out_poisoned": Flag("train without any of S_m: the reference of poison healed"),
+    "iterations": Flag("optimiser steps", "N", _of_data("iterations")),
+    "batch_size": Flag("samples per step", "N", _of_data("batch_size")),
+    "lr": Flag("peak learning rate", "X", _of_data("lr")),
+    "momentum": Flag("momentum of SGD", "X"),
+    "weight_decay": Flag("weight decay of SGD, on all parameters", "X"),
+    "keep": Flag(
+        "epoch to keep: the last, or the best on the test or a validation set",
+        default="by the mode: " + _of_modes("keep"),
+        choices=("last", "test", "validation"),
+    ),
+    "validation": Flag(
+        "clean training samples held out, to choose the epoch by", "N", "a tenth of all with --keep validation, else 0"
+    ),
+    "mode": MODE,
+    "seed": SEED,
+    "device": DEVICE,
+    "workers": WORKERS,
+}
+
+UNLEARN = {
+    "forget": Flag("indices of the found samples, S_f: .txt, .csv, .json or .npy", "FILE", "found.txt of the run"),
+    "reference": REFERENCE,
+    "objective": Flag("objective of the importances: xlf, lf or ssd", "NAME", "xlf"),
+    "w": Flag("instead of an objective: exponent of the output's norm, above 0 (equation 4)", "X", "none"),
+    "group_size": Flag(
+        'samples whose loss is averaged before |gradient| is taken, or "batch"',
+        "N",
+        "by the mode: " + _of_modes("group_size"),
+    ),
+    "rho": Flag("stop when the accuracy on S_f is down to this share of what it was, in [0, 1]", "SHARE"),
+    "b_start": Flag(
+        "the search starts at s = X times the share of S_f in the data", "X", "by the mode: " + _of_modes("b_start")
+    ),
+    "s_step": Flag("factor on s after each step, above 1", "X"),
+    "max_steps": Flag("steps of the search at most", "N"),
+    "batch_size": Flag("samples per batch", "N", "the training's"),
+    "curve": Flag("also evaluate the test set along the search: curve.csv, and a finer picture"),
+    "mode": MODE,
+    "root": SAME_ROOT,
+    "seed": SEED,
+    "device": DEVICE,
+    "workers": WORKERS,
+}
+
+EVALUATE = {"reference": REFERENCE, "root": SAME_ROOT, "device": DEVICE, "workers": WORKERS}
+
+Kind = type[TrainConfig] | type[UnlearnConfig] | type[EvaluateConfig]
+
+
+def add_flags(parser: argparse.ArgumentParser, kind: Kind, flags: Mapping[str, Flag]) -> None:
+    """A flag for each of these fields of a configuration, with the field's type and default."""
+    types, defaults = get_type_hints(kind), {field.name: field.default for field in fields(kind)}
+    for name, flag in flags.items():
+        option, default = "--" + name.replace("_", "-"), defaults[name]
+        if types[name] is bool:
+            parser.add_argument(option, action="store_true", help=flag.help)
+            continue
+        text = f"{flag.help} (default: {default if flag.default is None else flag.default})"
+        parser.add_argument(
+            option, type=_reader(types[name]), default=default, choices=flag.choices, metavar=flag.metavar, help=text
+        )
+
+
+def _reader(hint: Any) -> Any:
+    """What reads a field's value from the command line."""
+    if set(get_args(GroupSize)) <= set(get_args(hint)):
+        return _group_size
+    kinds = [one for one in get_args(hint) if one is not NoneType] or [hint]
+    return kinds[0] if kinds[0] in (int, float) else str
+
+
+def _group_size(text: str) -> GroupSize:
+    if text == "batch":
+        return "batch"
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a whole number nor "batch"') from None
