@@ -160,9 +160,20 @@ def versions(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": str(numpy.__version__),
-        "platform": platform.platform(),
-        "hardware": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        "platform": f"{platform.system()} {platform.machine()}",
+        "hardware": torch.cuda.get_device_name(device) if on_gpu else _cpu(),
     }
+
+
+def _cpu() -> str:
+    """The processor's name, where the system tells it, and the threads that torch uses."""
+    name = platform.processor() or "CPU"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass  # not Linux
+    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} threads"
 
 
 def strict(content: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .edits import EditPlan
 from .errors import PotionWarning, SearchError
@@ -20,6 +20,7 @@ from .importances import Importance
 from .metrics import accuracy, predict
 from .modes import GroupSize, mode_named
 from .percentiles import schedule, thresholds
+from .progress import bar
 
 BLOCK = 64  # thresholds computed at a time
 
@@ -120,10 +121,10 @@ def check_options(rho: float, b_start: float | None, s_step: float, max_steps: i
     """Raise SearchError for a value out of range, before any work is done."""
     if not 0 <= rho <= 1:
         raise SearchError(f"ρ must be in [0, 1], not {rho}")
-    if b_start is not None and not b_start > 0:
-        raise SearchError(f"b_start must be above 0, not {b_start}")
-    if not s_step > 1:
-        raise SearchError(f"s_step must be above 1, not {s_step}")
+    if b_start is not None and not 0 < b_start < math.inf:
+        raise SearchError(f"b_start must be above 0 and finite, not {b_start}")
+    if not 1 < s_step < math.inf:
+        raise SearchError(f"s_step must be above 1 and finite, not {s_step}")
     if max_steps < 1:
         raise SearchError(f"max_steps must be at least 1, not {max_steps}")
 
@@ -193,15 +194,15 @@ def ptn_search(
         if initial == 0 and not defaults.unlearnt_step:
             reason = NOT_LEARNT
             steps = islice(steps, 0)
-        with tqdm(total=max_steps, desc="search", unit="step", disable=not progress, leave=False, delay=2) as bar:
+        with bar(total=max_steps, what="search", unit="step", shown=progress) as steps_done:
             while reason == OUT_OF_STEPS and (block := list(islice(steps, BLOCK))):
                 if plan is not None:
                     plan.reset()
                 plan = EditPlan(model, forget, retain, thresholds(forget, retain, [p for _, p in block]))
                 for (s, p), trial in zip(block, sequential(plan, evaluate), strict=False):
                     trace.append(Step(len(trace) + 1, s, p, trial.alpha, trial.accuracy, trial.dampened, trial.seconds))
-                    bar.update()
-                    bar.set_postfix_str(f"accuracy on S_f {trial.accuracy:.1%}")
+                    steps_done.update()
+                    steps_done.set_postfix_str(f"accuracy on S_f {trial.accuracy:.1%}")
                     if trial.accuracy < threshold or (trial.accuracy == threshold and not strict):
                         reason = THRESHOLD_PASSED
                         break

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from .errors import DataError, ModelError
+from .progress import bar
 
 CHECK_EVERY = 50  # iterations between looks at the loss: each look waits for the GPU
 
@@ -121,7 +121,7 @@ def train(
     best: tuple[int, float, dict[str, torch.Tensor]] | None = None
     started = time.perf_counter()
     step = 0
-    bar = tqdm(total=iterations, desc="training", unit="it", disable=not progress, delay=2)
+    steps = bar(total=iterations, what="training", unit="it", shown=progress)
     while step < iterations:
         epoch_started, first_step = time.perf_counter(), step
         total, samples = torch.zeros((), dtype=torch.float64, device=device), 0
@@ -140,10 +140,10 @@ def train(
             total += loss.detach() * len(labels)
             samples += len(labels)
             step += 1
-            bar.update()
+            steps.update()
             if step % CHECK_EVERY == 0:
                 _check_loss(total, step)
-                bar.set_postfix(loss=f"{total.item() / samples:.3f}", refresh=False)
+                steps.set_postfix(loss=f"{total.item() / samples:.3f}", refresh=False)
             if step == iterations:
                 break
         if step == first_step:
@@ -158,7 +158,7 @@ def train(
         rate = optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - epoch_started
         epochs.append(Epoch(step, total.item() / samples, accuracy, rate, seconds))
-    bar.close()
+    steps.close()
     if best is not None:
         model.load_state_dict(best[2])
     model.eval()

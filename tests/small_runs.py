@@ -9,7 +9,8 @@ import pytest
 
 from potion_fast.experiments import TrainConfig, UnlearnConfig, train_run, unlearn_run
 
-TINY: dict[str, Any] = {"width": 4, "iterations": 60, "device": "cpu"}
+# Few samples and a large patch, so that the trigger is learnt and unlearnt in a second.
+TINY: dict[str, Any] = {"train_size": 500, "width": 4, "iterations": 60, "patch_size": 3, "device": "cpu"}
 
 
 @pytest.fixture(scope="session")

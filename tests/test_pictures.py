@@ -59,14 +59,15 @@ def draw(path: Path, scenario: Scenario, steps: list[tuple[int, float]], redirec
 
 
 def texts_outside(figure: Figure) -> list[str]:
-    """Texts that the edge of the figure cuts off."""
+    """Texts that run out of their half of the figure."""
     ticks = {label for axes in figure.findobj(Axes) for label in (*axes.get_xticklabels(), *axes.get_yticklabels())}
     outside = []
-    for text in figure.findobj(Text):
-        box = text.get_window_extent()
-        cut = box.x0 < -1 or box.y0 < -1 or box.x1 > PIXELS[0] + 1 or box.y1 > PIXELS[1] + 1
-        if text.get_text() and text not in ticks and cut:  # ticks past an axis' end exist and are not drawn
-            outside.append(text.get_text())
+    for half in figure.subfigs:
+        for text in half.findobj(Text):
+            box, edge = text.get_window_extent(), half.bbox
+            cut = box.x0 < edge.x0 - 1 or box.y0 < edge.y0 - 1 or box.x1 > edge.x1 + 1 or box.y1 > edge.y1 + 1
+            if text.get_text() and text not in ticks and cut:  # ticks past an axis' end exist and are not drawn
+                outside.append(text.get_text())
     return outside
 
 

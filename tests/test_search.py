@@ -198,6 +198,8 @@ def test_the_modes_start_where_their_sources_do(blobs, both):
         ({"rho": 1.1}, "ρ"),
         ({"rho": float("nan")}, "ρ"),
         ({"s_step": 1.0}, "s_step"),
+        ({"s_step": float("inf")}, "s_step"),
+        ({"b_start": float("inf")}, "b_start"),
         ({"b_start": 0.0}, "b_start"),
         ({"max_steps": 0}, "max_steps"),
         ({"mode": "best"}, "default, reference, paper"),

@@ -115,7 +115,7 @@ def _draw_images(figure: SubFigure, scenario: Scenario, before: Tensor, after: P
     predictions = after.triggered_logits.argmax(1)[torch.tensor(chosen)]
     grid = list(figure.subplots(ROWS, COLUMNS).flat)
     for axes in grid[len(chosen) :]:
-        axes.set_axis_off()
+        axes.remove()
     for axes, image, label, prediction in zip(grid, images, labels.tolist(), predictions.tolist(), strict=False):
         picture = image.permute(1, 2, 0).squeeze(-1).numpy()  # [H, W] or [H, W, 3]
         axes.imshow(picture, cmap="gray", vmin=0, vmax=1)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
 
 from ..edits import EditPlan
 from ..metrics import accuracy, predict
 from ..percentiles import percentile_of, thresholds
+from ..progress import bar
 from ..search import Result
 from .scenario import Scenario
 
@@ -42,7 +42,7 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
     plan = EditPlan(model, result.forget, result.retain, alphas)
     points: list[Point] = []
     try:
-        for k, s in enumerate(tqdm(wanted, desc="curve", unit="point", disable=not progress, leave=False, delay=2)):
+        for k, s in enumerate(bar(wanted, what="curve", unit="point", shown=progress)):
             if points and plan.dampened(k) == points[-1].dampened:
                 continue  # edits are nested: as many weights are the same weights
             plan.apply(k)

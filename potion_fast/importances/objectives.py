@@ -6,6 +6,7 @@ Dampening* (Foster, Schoepf, Brintrup), used in eq. 1 of paper A (*Potion*); LF 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -66,8 +67,8 @@ def register_objective(objective: Objective) -> None:
 
 def norm_power(w: float) -> Objective:
     """‖f(x)‖₂^w (eq. 4), w > 0. A sample with f(x) = 0 contributes 0 for every w, as it does for w = 1."""
-    if not w > 0:
-        raise ImportanceError(f"the exponent w of eq. 4 must be above 0, not {w}")
+    if not 0 < w < math.inf:
+        raise ImportanceError(f"the exponent w of eq. 4 must be above 0 and finite, not {w}")
 
     def losses(outputs: Tensor, labels: Tensor | None) -> Tensor:
         length = norm(outputs)  # [B]

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sized
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from .. import ops
 from ..batches import groups
 from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
 from ..modules import checked_parameters, evaluating, fingerprint
+from ..progress import bar
 from .objectives import Losses, Objective, resolve
 from .stored import Importance
 
@@ -56,8 +56,11 @@ def importance(
     device = next(iter(parameters.values())).device
     sums = torch.zeros(sum(p.numel() for p in parameters.values()), dtype=dtype, device=device)
 
+    sampler = getattr(loader, "sampler", None)
+    total = len(sampler) if isinstance(sampler, Sized) else None
+    samples_done = bar(total=total, what="importances", unit="sample", shown=progress)
     samples = terms = 0
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad(), _bar(loader, progress) as bar:
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad(), samples_done:
         for inputs, labels in groups(loader, group_size):
             if labels is None and chosen.needs_labels:
                 raise DataError(f"the objective {chosen.name!r} needs labels and the loader gives none")
@@ -75,7 +78,7 @@ def importance(
             ops.accumulate(sums, [gradient.to(dtype) for gradient in gradients], square=chosen.square)
             samples += len(inputs)
             terms += 1
-            bar.update(len(inputs))
+            samples_done.update(len(inputs))
     if samples == 0:
         raise DataError("the loader gave no samples; importances need at least one")
 
@@ -85,9 +88,3 @@ def importance(
         if not torch.isfinite(sums[part]).all():
             raise ImportanceError(f"the importances of parameter {name!r} are not finite: its gradient overflowed")
     return result
-
-
-def _bar(loader: Iterable[object], shown: bool) -> tqdm:
-    sampler = getattr(loader, "sampler", None)
-    total = len(sampler) if isinstance(sampler, Sized) else None
-    return tqdm(total=total, desc="importances", unit="sample", disable=not shown, leave=False, delay=2)

@@ -21,7 +21,7 @@ from ..files import written_whole
 from ..modes import GroupSize
 from ..modules import fingerprint, trainable
 
-FORMAT = "potion_fast.importance/1"
+FILE_KEY = "potion_fast.importance"  # the entry of the safetensors metadata that marks a file as ours
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Importance:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all: the sums, all else as JSON metadata. Raises FileError."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "sums"}
-        metadata = {"format": FORMAT, "importance": json.dumps({**fields, "shapes": list(self.shapes.items())})}
+        metadata = {FILE_KEY: json.dumps({**fields, "shapes": list(self.shapes.items())})}
         with written_whole(path) as temporary:
             save_file({"sums": self.sums.contiguous()}, temporary, metadata)
 
@@ -138,10 +138,10 @@ class Importance:
             raise FileError(f"no importances at {path}")
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise FileError(f"{path} holds no importances of format {FORMAT}")
-                fields: dict[str, Any] = json.loads(metadata["importance"])
+                text = (file.metadata() or {}).get(FILE_KEY)
+                if text is None:
+                    raise FileError(f"{path} holds no importances")
+                fields: dict[str, Any] = json.loads(text)
                 fields["shapes"] = {name: tuple(shape) for name, shape in fields["shapes"]}
                 loaded = cls(sums=file.get_tensor("sums"), **fields)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

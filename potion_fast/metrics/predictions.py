@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..batches import inputs_and_labels
 from ..errors import DataError
 from ..modules import evaluating
+from ..progress import bar
 
 
 def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) -> tuple[Tensor, Tensor]:
@@ -25,7 +25,7 @@ def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) 
     device = next(model.parameters()).device
     logits, labels = [], []
     with evaluating(model), torch.inference_mode():
-        for batch in tqdm(loader, desc="predicting", unit="batch", disable=not progress, leave=False, delay=2):
+        for batch in bar(loader, what="predicting", unit="batch", shown=progress):
             inputs, batch_labels = inputs_and_labels(batch)
             if batch_labels is None:
                 raise DataError("the loader gives no labels to compare the predictions with")

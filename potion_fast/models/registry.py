@@ -60,10 +60,7 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: dict[st
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     _check_tensors(_skeleton(metadata), tensors, "the model")
     with written_whole(path) as temporary:
-        try:
-            safetensors.torch.save_file(tensors, temporary, {FILE_KEY: json.dumps(metadata)})
-        except safetensors.SafetensorError as error:
-            raise FileError(f"cannot write {path}: {error}") from error
+        safetensors.torch.save_file(tensors, temporary, {FILE_KEY: json.dumps(metadata)})
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Builds on a CUDA machine, proves the kernels right there, then measures them. Needs no network.
+#
+#   benchmarks/gpu.sh OUT [STAGE ...]
+#
+# OUT    gets one log per stage, doctor.json, machine.csv and benchmarks.json, each as soon as it is there
+# STAGE  build, tests, sanitizer, benchmarks; all of them in this order by default. Correctness comes first, so a run
+#        that is cut off has told what matters most. A stage that fails does not stop the next ones, but the script
+#        then ends with 1.
+#
+# python3 must have torch, timm, safetensors, scikit-build-core, pybind11, pytest, pytest-benchmark and hypothesis.
+set -uo pipefail
+out=${1:?usage: benchmarks/gpu.sh OUT [STAGE ...]}
+shift
+stages=("$@")
+[ ${#stages[@]} -gt 0 ] || stages=(build tests sanitizer benchmarks)
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+cd "$(dirname "$0")/.." || exit 1
+export PYTHONUNBUFFERED=1
+failed=0
+
+step() { # seconds, log, command
+  echo "== $2: ${*:3}"
+  timeout "$1" "${@:3}" > "$out/$2.log" 2>&1
+  local status=$?
+  tail -n 3 "$out/$2.log"
+  [ $status -eq 0 ] || { echo "== $2 failed with $status"; failed=1; }
+}
+
+build() {
+  POTION_FAST_REQUIRE_NATIVE=1 POTION_FAST_CUDA=ON step 180 build \
+    python3 -m pip install --no-build-isolation --no-deps --quiet --editable .
+  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv > "$out/machine.csv"
+  python3 -m potion_fast.cli doctor --json > "$out/doctor.json" || failed=1
+}
+
+tests() { # whatever runs a kernel, on every backend that this machine has
+  step 240 tests python3 -m pytest -q -m "not gpu_code" tests/test_ops.py tests/test_accumulate.py \
+    tests/test_dampen.py tests/test_select.py tests/test_edits.py tests/test_unlearning.py tests/test_training.py
+}
+
+sanitizer() { # memory errors in the compiled CUDA kernels
+  step 150 sanitizer compute-sanitizer --tool memcheck --error-exitcode 9 \
+    python3 -m pytest -q -k "cuda" tests/test_accumulate.py tests/test_dampen.py
+}
+
+benchmarks() {
+  step 120 benchmarks python3 -m pytest -q benchmarks --benchmark-only --benchmark-json "$out/benchmarks.json"
+}
+
+for stage in "${stages[@]}"; do
+  case $stage in
+    build | tests | sanitizer | benchmarks) "$stage" ;;
+    *) echo "unknown stage $stage; choose build, tests, sanitizer or benchmarks" >&2; exit 2 ;;
+  esac
+done
+exit $failed
