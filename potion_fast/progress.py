@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,5 +14,6 @@ DELAY = 2.0  # seconds before a bar shows: what is quicker needs none
 def bar(
     iterable: Iterable[Any] | None = None, *, what: str, unit: str, shown: bool, total: int | None = None
 ) -> tqdm[Any]:
-    """A bar over an iterable, or one to `update()` by hand; nothing at all unless `shown`."""
-    return tqdm(iterable, desc=what, unit=unit, total=total, disable=not shown, delay=DELAY, leave=False)
+    """A bar over an iterable, or one to `update()` by hand; nothing unless `shown` on a terminal."""
+    hidden = not (shown and sys.stderr.isatty())
+    return tqdm(iterable, desc=what, unit=unit, total=total, disable=hidden, delay=DELAY, leave=False)

@@ -202,7 +202,7 @@ def ptn_search(
                 for (s, p), trial in zip(block, sequential(plan, evaluate), strict=False):
                     trace.append(Step(len(trace) + 1, s, p, trial.alpha, trial.accuracy, trial.dampened, trial.seconds))
                     steps_done.update()
-                    steps_done.set_postfix_str(f"accuracy on S_f {trial.accuracy:.1%}")
+                    steps_done.set_postfix_str(f"accuracy on S_f {trial.accuracy:.1%}", refresh=False)
                     if trial.accuracy < threshold or (trial.accuracy == threshold and not strict):
                         reason = THRESHOLD_PASSED
                         break

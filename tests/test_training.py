@@ -156,6 +156,9 @@ def test_progress_bar_is_drawn_only_when_asked_for_and_only_of_what_takes_second
     train(model, batches(), iterations=3)
     train(model, batches(), iterations=3, progress=True)
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    train(model, batches(), iterations=3, progress=True)
+    assert capsys.readouterr().err == ""
     monkeypatch.setattr("potion_fast.progress.DELAY", 0)
     train(model, batches(), iterations=3, progress=True)
     assert "training" in capsys.readouterr().err
