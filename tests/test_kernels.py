@@ -150,8 +150,8 @@ def test_cuda_compiles_without_spills(tmp_path: Path, record: Callable[[str], No
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-DCMAKE_CUDA_FLAGS=--keep --keep-dir={tmp_path}",
     ]
-    run(["cmake", "-S", ROOT, "-B", tmp_path, *options])
-    report = run(["cmake", "--build", tmp_path, "--target", "potion_cuda"])
+    run([sys.executable, "-m", "cmake", "-S", ROOT, "-B", tmp_path, *options])
+    report = run([sys.executable, "-m", "cmake", "--build", tmp_path, "--target", "potion_cuda"])
     kernels = re.findall(
         r"Compiling entry function '(\w+)' for '(sm_\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
         r"(\d+) bytes spill loads.*?Used (\d+) registers",
