@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +51,8 @@ class EditPlan:
         device = self._parameters[0].device
         f, o = f.to(device), o.to(device)
         self.alphas = torch.as_tensor(alphas, dtype=torch.float32, device=device)  # [K]
-        sizes = torch.tensor([0] + [parameter.numel() for parameter in self._parameters], device=device)
-        self._offsets = sizes.cumsum(0)  # [P + 1]
+        sizes = (parameter.numel() for parameter in self._parameters)
+        self._offsets = torch.tensor([0, *accumulate(sizes)], device=device)  # [P + 1]
 
         index = _changed(f, o, self.alphas, dampening)  # [m], ascending
         f, o = f[index], o[index]
@@ -97,7 +98,7 @@ class EditPlan:
         first, last = sorted((self._applied, groups))
         for group in range(first, last):
             for parameter, index, part in self._pieces(self._starts[group], self._starts[group + 1]):
-                parameter.put_(index, values[part])
+                _write(parameter, index, values[part])
         self._applied = groups
 
     def _gather(self) -> Tensor:
@@ -118,6 +119,14 @@ class EditPlan:
             )
             if low < high
         ]
+
+
+def _write(parameter: Tensor, index: Tensor, values: Tensor) -> None:
+    """Set elements by their place in the parameter's logical order, whatever its memory format."""
+    if parameter.is_contiguous():
+        parameter.view(-1)[index] = values
+    else:  # not put_, which refuses to run under torch.use_deterministic_algorithms
+        parameter[torch.unravel_index(index, parameter.shape)] = values
 
 
 def _changed(f: Tensor, o: Tensor, alphas: Tensor, dampening: float) -> Tensor:

@@ -110,6 +110,7 @@ def test_weights_in_any_memory_format_and_tied_ones_are_edited():
             self.conv = nn.Conv2d(3, 4, 3)
             self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
             self.b.weight = self.a.weight
+            self.scale = nn.Parameter(torch.tensor(0.5))
 
     torch.manual_seed(0)
     model = Tied().to(memory_format=torch.channels_last)
@@ -123,6 +124,18 @@ def test_weights_in_any_memory_format_and_tied_ones_are_edited():
     assert model.b.weight is model.a.weight
     plan.reset()
     assert_same_weights(model, original)
+
+
+def test_edits_run_under_deterministic_algorithms():
+    model = net().to(memory_format=torch.channels_last)
+    forget, retain = importances(model)
+    expected = dense(model, forget, retain, 1.2)
+    torch.use_deterministic_algorithms(True)
+    try:
+        pf.EditPlan(model, forget, retain, [3.0, 1.2]).apply(1)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_holds(model, expected)
 
 
 def test_every_backend_gives_the_same_weights_to_the_bit(backend):

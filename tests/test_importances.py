@@ -289,6 +289,29 @@ def test_values_that_are_not_finite_are_found_and_named():
         )
 
 
+@pytest.mark.parametrize("objective", ["ssd", "lf", "xlf"])
+def test_a_model_that_gives_no_tensor_needs_an_objective_of_its_own(objective):
+    class Wrapped(nn.Linear):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    model, loader = Wrapped(3, 2), [(torch.ones(2, 3), torch.tensor([0, 1]))]
+    with pytest.raises(ImportanceError, match="gives a dict"):
+        pf.importance(model, loader, objective)
+    own = pf.importance(model, loader, lambda outputs, labels: outputs["logits"].norm(dim=1))
+    assert own["weight"].shape == (2, 3)
+
+
+def test_outputs_without_a_class_dimension_are_norms_of_numbers():
+    class Regression(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)[:, 0]
+
+    model = Regression(3, 1, bias=False)
+    got = pf.importance(model, [(torch.ones(2, 3), torch.zeros(2))])
+    torch.testing.assert_close(got["weight"], torch.ones(1, 3))
+
+
 def test_a_model_without_trainable_parameters_is_an_error():
     with pytest.raises(ImportanceError, match="no trainable parameter"):
         pf.importance(nn.ReLU(), [(torch.ones(1, 1), torch.zeros(1))])

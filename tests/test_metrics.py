@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from potion_fast.data import MemorySource, PoisonedDataset, make_loader
-from potion_fast.errors import DataError
+from potion_fast.errors import DataError, ModelError
 from potion_fast.metrics import (
     Metric,
     accuracy,
@@ -144,3 +145,13 @@ def test_predict_reads_batches_with_more_than_labels_and_refuses_those_without()
     assert torch.equal(got, labels) and torch.equal(logits, model(inputs).detach())
     with pytest.raises(DataError, match="no labels"):
         predict(model, [(inputs,)])
+
+
+@pytest.mark.parametrize(("outputs", "match"), [(lambda x: {"logits": x}, "dict"), (lambda x: x[:, 0], r"\[4\]")])
+def test_a_model_that_gives_no_logits_cannot_be_evaluated(outputs: Any, match: str):
+    class Odd(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> Any:
+            return outputs(super().forward(inputs))
+
+    with pytest.raises(ModelError, match=match):
+        predict(Odd(3, 2), [(torch.randn(4, 3), torch.zeros(4))])

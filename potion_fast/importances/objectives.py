@@ -38,17 +38,31 @@ class Objective:
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
     """−log softmax(f(x))[y] of every sample: [B, C], [B] -> [B]."""
-    return F.cross_entropy(outputs, labels, reduction="none")
+    return F.cross_entropy(_tensor(outputs), labels, reduction="none")
+
+
+def _tensor(outputs: Any) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise ImportanceError(
+            f"the model gives a {type(outputs).__name__} and the objective needs a tensor; pass a callable "
+            "(outputs, labels) -> losses as the objective"
+        )
+    return outputs
+
+
+def _rows(outputs: Any) -> Tensor:
+    """[B, ...] -> [B, everything else]."""
+    return _tensor(outputs).reshape(len(outputs), -1)
 
 
 def squared_norm(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
     """‖f(x)‖₂² of every sample (eq. 3): [B, ...] -> [B]."""
-    return outputs.flatten(1).square().sum(1)
+    return _rows(outputs).square().sum(1)
 
 
 def norm(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
     """‖f(x)‖₂ of every sample (eq. 4, w = 1): [B, ...] -> [B]. Where f(x) = 0 the gradient is 0."""
-    return torch.linalg.vector_norm(outputs.flatten(1), dim=1)
+    return torch.linalg.vector_norm(_rows(outputs), dim=1)
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import inputs_and_labels
-from ..errors import DataError
+from ..errors import DataError, ModelError
 from ..modules import evaluating
 from ..progress import bar
 
@@ -21,6 +21,7 @@ def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) 
 
     Raises:
         DataError: the loader gives no batch, or one without labels.
+        ModelError: the model gives something else than logits [B, C].
     """
     device = next(model.parameters()).device
     logits, labels = [], []
@@ -29,7 +30,11 @@ def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) 
             inputs, batch_labels = inputs_and_labels(batch)
             if batch_labels is None:
                 raise DataError("the loader gives no labels to compare the predictions with")
-            logits.append(model(inputs.to(device, non_blocking=True)).float())
+            outputs = model(inputs.to(device, non_blocking=True))
+            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                what = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+                raise ModelError(f"the model must give logits [B, C] to be evaluated, not {what}")
+            logits.append(outputs.float())
             labels.append(batch_labels)
     if not logits:
         raise DataError("the loader gave no batch; there is nothing to predict")
