@@ -183,17 +183,11 @@ def ptn_search(
     initial = evaluate()
     threshold = rho * initial
     trace: list[Step] = []
-    notes: list[str] = []
     reason = OUT_OF_STEPS
+    if initial == 0 and not defaults.unlearnt_step:
+        reason = NOT_LEARNT
     plan: EditPlan | None = None
-    if initial == 0:
-        notes.append(
-            "the model gives no sample of the forget set its label: the trigger was not learnt on these samples"
-        )
     try:
-        if initial == 0 and not defaults.unlearnt_step:
-            reason = NOT_LEARNT
-            steps = islice(steps, 0)
         with bar(total=max_steps, what="search", unit="step", shown=progress) as steps_done:
             while reason == OUT_OF_STEPS and (block := list(islice(steps, BLOCK))):
                 if plan is not None:
@@ -209,19 +203,13 @@ def ptn_search(
                     if not trial.alpha > 1:  # NaN too: no ratio was finite
                         reason = SATURATED
                         break
+        notes = _notes(reason, rho, initial, trace, evaluate.finite)
+        for note in notes:
+            warnings.warn(note, PotionWarning, stacklevel=2)  # may raise, where a caller makes warnings errors
     except BaseException:
         if plan is not None:
             plan.reset()
         raise
-
-    if reason in (SATURATED, OUT_OF_STEPS):
-        notes.append(f"the search ended {reason} before the accuracy on S_f fell to {rho:g} of {initial:.4g}")
-    if trace and trace[-1].alpha != trace[-1].alpha:
-        notes.append("no weight has a finite ratio of importances: there is nothing to select by")
-    if not evaluate.finite:
-        notes.append("the model collapsed: its outputs on the forget set are not finite")
-    for note in notes:
-        warnings.warn(note, PotionWarning, stacklevel=2)
     return Result(
         model=model,
         trace=trace,
@@ -237,6 +225,20 @@ def ptn_search(
         retain=retain,
         seconds={"search": time.perf_counter() - start},
     )
+
+
+def _notes(reason: str, rho: float, initial: float, trace: list[Step], finite: bool) -> list[str]:
+    """What deserves a second look after a search, as sentences."""
+    notes = []
+    if initial == 0:
+        notes.append("the model gives no sample of the forget set its label: the trigger was not learnt on them")
+    if reason in (SATURATED, OUT_OF_STEPS):
+        notes.append(f"the search ended {reason} before the accuracy on S_f fell to {rho:g} of {initial:.4g}")
+    if trace and math.isnan(trace[-1].alpha):
+        notes.append("no weight has a finite ratio of importances: there is nothing to select by")
+    if not finite:
+        notes.append("the model collapsed: its outputs on the forget set are not finite")
+    return notes
 
 
 class _Evaluation:

@@ -107,6 +107,13 @@ def test_a_model_changed_in_place_comes_back_intact_when_the_search_fails(blobs,
     assert_same_weights(model, weights(blobs.model))
 
 
+def test_a_warning_made_an_error_leaves_a_model_changed_in_place_intact(blobs, both):
+    model = copy.deepcopy(blobs.model)
+    with pytest.raises(pf.PotionWarning, match="out of steps"):  # pytest makes every warning an error
+        pf.ptn_search(model, *both, blobs.forget(), max_steps=2, inplace=True)
+    assert_same_weights(model, weights(blobs.model))
+
+
 def test_at_the_threshold_the_default_stops_and_the_strict_rule_goes_on(blobs, both):
     found = blobs.forget()
     loose = pf.ptn_search(blobs.model, *both, found, s_step=1.02)
