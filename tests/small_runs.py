@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,9 @@ def healed(tmp_path_factory: pytest.TempPathFactory, poisoned: Path, clean: Path
     path = tmp_path_factory.mktemp("runs") / "healed"
     unlearn_run(UnlearnConfig(run=str(poisoned), reference=str(clean), curve=True, device="cpu"), path)
     return path
+
+
+@pytest.fixture
+def copied(poisoned: Path, tmp_path: Path) -> Path:
+    """A training run to break."""
+    return Path(shutil.copytree(poisoned, tmp_path / "copied"))
