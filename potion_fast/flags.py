@@ -35,7 +35,7 @@ def _of_modes(name: str) -> str:
 
 
 MODE = Flag(
-    "defaults to take: those that measured best (default), of the public code (reference) or as printed (paper)",
+    "defaults to take: the library's own (default), of the public code (reference) or as printed in the paper (paper)",
     choices=MODES,
 )
 SEED = Flag("of every random draw", "N")
