@@ -11,39 +11,24 @@ namespace {
 using Address = std::uintptr_t;
 using Unlocked = py::call_guard<py::gil_scoped_release>;  // arguments are converted before the GIL is released
 
-void accumulate_cpu(Address sums, std::vector<Address> addresses, std::vector<std::int64_t> sizes, bool float64,
-                    bool square, int threads) {
+// One wrapper per operation for both devices: `last` is a number of threads on the CPU and a stream on the GPU.
+
+template <auto float_kernel, auto double_kernel, typename Last>
+void accumulate(Address sums, std::vector<Address> addresses, std::vector<std::int64_t> sizes, bool float64,
+                bool square, Last last) {
   const potion::Gradients gradients{std::move(addresses), std::move(sizes)};
   if (float64)
-    potion::accumulate_cpu(reinterpret_cast<double*>(sums), gradients, square, threads);
+    double_kernel(reinterpret_cast<double*>(sums), gradients, square, last);
   else
-    potion::accumulate_cpu(reinterpret_cast<float*>(sums), gradients, square, threads);
+    float_kernel(reinterpret_cast<float*>(sums), gradients, square, last);
 }
 
-void dampen_cpu(Address weights, Address forget, Address retain, std::int64_t n, double alpha, double dampening,
-                int threads) {
-  potion::dampen_cpu(reinterpret_cast<float*>(weights), reinterpret_cast<const float*>(forget),
-                     reinterpret_cast<const float*>(retain), n, static_cast<float>(alpha),
-                     static_cast<float>(dampening), threads);
+template <auto kernel, typename Last>
+void dampen(Address weights, Address forget, Address retain, std::int64_t n, double alpha, double dampening,
+            Last last) {
+  kernel(reinterpret_cast<float*>(weights), reinterpret_cast<const float*>(forget),
+         reinterpret_cast<const float*>(retain), n, static_cast<float>(alpha), static_cast<float>(dampening), last);
 }
-
-#ifdef POTION_CUDA_VERSION
-void accumulate_cuda(Address sums, std::vector<Address> addresses, std::vector<std::int64_t> sizes, bool float64,
-                     bool square, Address stream) {
-  const potion::Gradients gradients{std::move(addresses), std::move(sizes)};
-  if (float64)
-    potion::accumulate_cuda(reinterpret_cast<double*>(sums), gradients, square, stream);
-  else
-    potion::accumulate_cuda(reinterpret_cast<float*>(sums), gradients, square, stream);
-}
-
-void dampen_cuda(Address weights, Address forget, Address retain, std::int64_t n, double alpha, double dampening,
-                 Address stream) {
-  potion::dampen_cuda(reinterpret_cast<float*>(weights), reinterpret_cast<const float*>(forget),
-                      reinterpret_cast<const float*>(retain), n, static_cast<float>(alpha),
-                      static_cast<float>(dampening), stream);
-}
-#endif
 
 }  // namespace
 
@@ -51,15 +36,17 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Compiled kernels of potion_fast; see csrc/kernels.h.";
   m.attr("compiler") = POTION_COMPILER;
   m.attr("cpu_instructions") = potion::cpu_instructions();
-  m.def("accumulate_cpu", &accumulate_cpu, Unlocked());
-  m.def("dampen_cpu", &dampen_cpu, Unlocked());
+  m.def("accumulate_cpu", &accumulate<&potion::accumulate_cpu<float>, &potion::accumulate_cpu<double>, int>,
+        Unlocked());
+  m.def("dampen_cpu", &dampen<&potion::dampen_cpu, int>, Unlocked());
 #ifdef POTION_CUDA_VERSION
   m.attr("cuda") = true;
   m.attr("cuda_version") = POTION_CUDA_VERSION;
   m.attr("cuda_architectures") = POTION_CUDA_ARCHITECTURES;
   m.def("cuda_problem", &potion::cuda_problem);
-  m.def("accumulate_cuda", &accumulate_cuda, Unlocked());
-  m.def("dampen_cuda", &dampen_cuda, Unlocked());
+  m.def("accumulate_cuda", &accumulate<&potion::accumulate_cuda<float>, &potion::accumulate_cuda<double>, Address>,
+        Unlocked());
+  m.def("dampen_cuda", &dampen<&potion::dampen_cuda, Address>, Unlocked());
 #else
   m.attr("cuda") = false;
   m.attr("cuda_version") = "";
