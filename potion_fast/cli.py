@@ -19,7 +19,7 @@ from .experiments.demo import demo
 from .flags import EVALUATE, TRAIN, UNLEARN, add_flags
 from .search import THRESHOLD_PASSED
 
-DONE, FAILED, USAGE, NOT_HEALED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, NOT_HEALED, INTERRUPTED = 0, 1, 3, 130  # argparse ends with 2
 EXIT_CODES = (
     "exit codes: 0 done; 1 an error, named on stderr; 2 wrong usage; "
     "3 done, but the search ended before its threshold; 130 interrupted"

@@ -93,13 +93,18 @@ class EditPlan:
         return k
 
     def _move(self, groups: int) -> None:
-        forward = groups > self._applied
-        values = self._dampened if forward else self._original
-        first, last = sorted((self._applied, groups))
-        for group in range(first, last):
-            for parameter, index, part in self._pieces(self._starts[group], self._starts[group + 1]):
-                _write(parameter, index, values[part])
-        self._applied = groups
+        """Apply or undo whole groups. A group counts as applied as long as any of it may be: an interrupted move can
+        be reset."""
+        while self._applied < groups:
+            self._applied += 1
+            self._put(self._applied - 1, self._dampened)
+        while self._applied > groups:
+            self._put(self._applied - 1, self._original)
+            self._applied -= 1
+
+    def _put(self, group: int, values: Tensor) -> None:
+        for parameter, index, part in self._pieces(self._starts[group], self._starts[group + 1]):
+            _write(parameter, index, values[part])
 
     def _gather(self) -> Tensor:
         values = torch.empty(len(self._index), device=self._index.device)

@@ -12,7 +12,6 @@ from typing import Literal
 from .errors import SearchError
 
 GroupSize = int | Literal["batch"]
-ModeName = Literal["default", "reference", "paper"]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,10 +50,6 @@ class TrainingReport:
     epochs: list[Epoch] = field(default_factory=list)
     kept: int = 0
     seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
 
 
 def seed_everything(seed: int) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import potion_fast as pf
 from backends import bits
-from potion_fast import reference
+from potion_fast import edits, reference
 from potion_fast.errors import ImportanceError, ModelError, SearchError
 from potion_fast.importances import Importance
 from potion_fast.modules import fingerprint, trainable
@@ -122,6 +122,30 @@ def test_weights_in_any_memory_format_and_tied_ones_are_edited():
     plan.apply(0)
     assert_holds(model, expected)
     assert model.b.weight is model.a.weight
+    plan.reset()
+    assert_same_weights(model, original)
+
+
+@pytest.mark.parametrize("start", [2, 5])  # forward and back
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+def test_a_move_that_is_interrupted_can_be_reset(start, writes, monkeypatch):
+    model = net()
+    forget, retain = importances(model)
+    original = weights(model)
+    plan = pf.EditPlan(model, forget, retain, [30.0, 10.0, 5.0, 3.0, 2.0, 1.2])
+    plan.apply(start)
+    done = []
+
+    def interrupted(parameter, index, values):
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(write(parameter, index, values))
+
+    write = edits._write
+    monkeypatch.setattr(edits, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan.apply(5 if start == 2 else 0)
+    monkeypatch.setattr(edits, "_write", write)
     plan.reset()
     assert_same_weights(model, original)
 

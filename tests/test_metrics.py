@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_evaluation_refuses_loaders_that_do_not_read_the_same_images():
 
 def test_metrics_become_json():
     metric = Metric("poison_healed", 98.5, "percent", 10_000, 100.0, "triggered accuracy 0.91 of eu-full")
-    assert Metric(**json.loads(json.dumps(metric.to_dict()))) == metric
+    assert Metric(**json.loads(json.dumps(asdict(metric)))) == metric
 
 
 def test_predict_reads_batches_with_more_than_labels_and_refuses_those_without():

@@ -132,7 +132,7 @@ def test_impossible_trainings_are_refused(model: nn.Module):
         train(model, batches(), iterations=1, keep="first")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_mixed_precision_is_the_default_on_a_gpu():
     model, dtypes = nn.Linear(5, 3).cuda(), []
     model.register_forward_hook(lambda _, __, output: dtypes.append(output.dtype))
