@@ -289,7 +289,7 @@ def test_a_wrong_value_in_config_yaml_is_an_error_and_no_traceback(
 def test_wrong_usage_has_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
-    assert stop.value.code == cli.USAGE
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("usage: potion-fast")
     assert "_group_size" not in error
