@@ -56,6 +56,59 @@ def accumulate(sums: Tensor, gradients: Sequence[Tensor], square: bool = False) 
     torch.ops.potion_fast.accumulate(sums, list(gradients), square)
 
 
+def accumulate_linear(
+    sums: Tensor,
+    inputs: Tensor,
+    gradients: Tensor,
+    square: bool = False,
+    weights: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> None:
+    """Add Σ_n w[k,n] · |Σ_t G[n,t,o] · A[n,t,i]|, or its square, to `sums[k,o,i]`, in place.
+
+    That is the importance of the weight of a linear layer, exact per sample, without a gradient per sample.
+
+    sums       [K, O, I] float32 or float64; each [O, I] contiguous
+    inputs     [N, T, I], A: what the layer got; T rows for each n
+    gradients  [N, T, O], G: the gradient at its output; floating, as the inputs
+    weights    [K, N] of the dtype of the sums, or None for ones
+    bias       [K, O] of the dtype of the sums gets the same of Σ_t G[n,t,o]; or None
+
+    The CPU kernels compute in the dtype of the sums; on CUDA the inputs' own dtype multiplies and float32 sums up,
+    with float32 inputs as torch.get_float32_matmul_precision() says. Raises ImportanceError for tensors that do not
+    fit together.
+    """
+    torch.ops.potion_fast.accumulate_linear(sums, inputs, gradients, square, weights, bias)
+
+
+def accumulate_conv(
+    sums: Tensor,
+    inputs: Tensor,
+    gradients: Tensor,
+    samples: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    square: bool = False,
+    weights: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> None:
+    """The same for a convolution of one to three spatial dimensions, zero padding; no columns are stored.
+
+    sums       [K, O, C / groups, *kernel] float32 or float64; each [O, C / groups, *kernel] contiguous
+    inputs     [N · samples, C, *spatial]; fastest in channels-last memory
+    gradients  [N · samples, O, *output]; the gradient of `samples` samples is summed before |·| is taken
+    stride, padding, dilation   one number per spatial dimension
+    weights, bias   as for `accumulate_linear`
+
+    Raises ImportanceError for tensors that do not fit together.
+    """
+    torch.ops.potion_fast.accumulate_conv(
+        sums, inputs, gradients, samples, list(stride), list(padding), list(dilation), groups, square, weights, bias
+    )
+
+
 def select(forget: Tensor, retain: Tensor, percentiles: Sequence[float]) -> Tensor:
     """α_k, the percentile p_k of Ω_f / Ω_r over the elements where the ratio is finite.
 
@@ -221,6 +274,8 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
         "cuda": _accumulate_cuda,
         "triton": _accumulate_triton,
     },
+    "accumulate_linear": {"reference": reference.accumulate_linear},
+    "accumulate_conv": {"reference": reference.accumulate_conv},
     "select": {"reference": reference.select},
     "dampen": {
         "reference": reference.dampen,
@@ -270,6 +325,82 @@ def _check_accumulate(sums: Tensor, gradients: list[Tensor]) -> None:
         raise ImportanceError(
             f"accumulate: sums has {sums.numel()} elements, the gradients {total}; pass one gradient per parameter."
         )
+
+
+def _check_product(
+    op: str, sums: Tensor, inputs: Tensor, gradients: Tensor, terms: int, weights: Tensor | None, bias: Tensor | None
+) -> None:
+    """What both products share: dtypes, devices, and the shapes of `weights` and `bias`."""
+    if sums.dtype not in (torch.float32, torch.float64):
+        raise ImportanceError(f"{op}: sums is {sums.dtype}; use torch.float32 or torch.float64.")
+    if not inputs.is_floating_point() or inputs.dtype != gradients.dtype:
+        raise ImportanceError(
+            f"{op}: inputs is {inputs.dtype}, gradients {gradients.dtype}; they must be floating and alike."
+        )
+    wanted = {"weights": (weights, (sums.shape[0], terms)), "bias": (bias, tuple(sums.shape[:2]))}
+    for name, (tensor, shape) in wanted.items():
+        if tensor is not None and (tensor.dtype != sums.dtype or tuple(tensor.shape) != shape):
+            raise ImportanceError(
+                f"{op}: {name} is {tensor.dtype}, {_kind(tensor)}; pass {sums.dtype} of shape {list(shape)}."
+            )
+    for name, tensor in {"inputs": inputs, "gradients": gradients, "weights": weights, "bias": bias}.items():
+        if tensor is not None and tensor.device != sums.device:
+            raise ImportanceError(f"{op}: {name} is on {tensor.device}, sums on {sums.device}; move one.")
+        if tensor is not None and tensor.layout != torch.strided:
+            raise ImportanceError(f"{op}: {name} is {_kind(tensor)}; convert it with to_dense().")
+
+
+def _check_linear(sums: Tensor, inputs: Tensor, gradients: Tensor, weights: Tensor | None, bias: Tensor | None) -> None:
+    shapes = [list(t.shape) for t in (sums, inputs, gradients)]
+    if not (sums.dim() == inputs.dim() == gradients.dim() == 3) or [*shapes[0][1:], *shapes[1][:2]] != [
+        gradients.shape[2],
+        inputs.shape[2],
+        *gradients.shape[:2],
+    ]:
+        raise ImportanceError(
+            f"accumulate_linear: sums {shapes[0]}, inputs {shapes[1]} and gradients {shapes[2]} "
+            "do not fit [K, O, I], [N, T, I] and [N, T, O]."
+        )
+    _check_product("accumulate_linear", sums, inputs, gradients, inputs.shape[0], weights, bias)
+
+
+def _check_conv(
+    sums: Tensor,
+    inputs: Tensor,
+    gradients: Tensor,
+    samples: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    weights: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    op, spatial = "accumulate_conv", sums.dim() - 3
+    if not 1 <= spatial <= 3 or not (inputs.dim() == gradients.dim() == spatial + 2):
+        raise ImportanceError(
+            f"{op}: sums {list(sums.shape)}, inputs {list(inputs.shape)} and gradients {list(gradients.shape)} do not "
+            "fit [K, O, C / groups, *kernel], [B, C, *spatial] and [B, O, *output] of one to three spatial dimensions."
+        )
+    geometry = {"stride": (stride, 1), "padding": (padding, 0), "dilation": (dilation, 1)}
+    for name, (values, least) in geometry.items():
+        if len(values) != spatial or min(values) < least:
+            raise ImportanceError(f"{op}: {name} {values} must be {spatial} numbers of at least {least}.")
+    outputs = [
+        (size + 2 * pad - step * (taps - 1) - 1) // jump + 1
+        for size, taps, jump, pad, step in zip(inputs.shape[2:], sums.shape[3:], stride, padding, dilation, strict=True)
+    ]
+    batch, channels = inputs.shape[:2]
+    if samples < 1 or groups < 1 or batch % samples or sums.shape[1] % groups:
+        raise ImportanceError(
+            f"{op}: {batch} samples and {sums.shape[1]} outputs do not divide by {samples}, {groups}."
+        )
+    if channels != groups * sums.shape[2] or list(gradients.shape) != [batch, sums.shape[1], *outputs]:
+        raise ImportanceError(
+            f"{op}: inputs {list(inputs.shape)} and gradients {list(gradients.shape)} do not fit sums "
+            f"{list(sums.shape)} with {groups} groups; the gradients should be {[batch, sums.shape[1], *outputs]}."
+        )
+    _check_product(op, sums, inputs, gradients, batch // samples, weights, bias)
 
 
 def _check_alphas(weights: Tensor, alphas: Tensor) -> None:
@@ -329,6 +460,53 @@ def _accumulate(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
     torch.autograd.graph.increment_version(sums)
 
 
+def _accumulate_linear(
+    sums: Tensor, inputs: Tensor, gradients: Tensor, square: bool, weights: Tensor | None, bias: Tensor | None
+) -> None:
+    _check_linear(sums, inputs, gradients, weights, bias)
+    _check_product_memory("accumulate_linear", sums, inputs, gradients, weights, bias)
+    _kernel("accumulate_linear", sums.device)(sums, inputs, gradients, square, weights, bias)
+    _written(sums, bias)
+
+
+def _accumulate_conv(
+    sums: Tensor,
+    inputs: Tensor,
+    gradients: Tensor,
+    samples: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    square: bool,
+    weights: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    _check_conv(sums, inputs, gradients, samples, stride, padding, dilation, groups, weights, bias)
+    _check_product_memory("accumulate_conv", sums, inputs, gradients, weights, bias)
+    kernel = _kernel("accumulate_conv", sums.device)
+    kernel(sums, inputs, gradients, samples, stride, padding, dilation, groups, square, weights, bias)
+    _written(sums, bias)
+
+
+def _check_product_memory(
+    op: str, sums: Tensor, inputs: Tensor, gradients: Tensor, weights: Tensor | None, bias: Tensor | None
+) -> None:
+    read = [("inputs", inputs), ("gradients", gradients)]
+    read += [("weights", weights)] if weights is not None else []
+    for name, written in (("sums", sums), ("bias", bias)):
+        if written is not None:
+            for part in written:  # the parts of one flat buffer [K, n]: contiguous one by one
+                _check_memory(op, name, part, read)
+    # Both are slices of one flat buffer, [K, n]: their spans interleave, but no element belongs to both.
+
+
+def _written(*tensors: Tensor | None) -> None:
+    for tensor in tensors:
+        if tensor is not None:
+            torch.autograd.graph.increment_version(tensor)
+
+
 def _select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
     _check_flat("select", forget=forget, retain=retain)
     _check_percentiles(percentiles)
@@ -353,6 +531,28 @@ def _fake_accumulate(sums: Tensor, gradients: list[Tensor], square: bool) -> Non
     _check_accumulate(sums, gradients)
 
 
+def _fake_linear(
+    sums: Tensor, inputs: Tensor, gradients: Tensor, square: bool, weights: Tensor | None, bias: Tensor | None
+) -> None:
+    _check_linear(sums, inputs, gradients, weights, bias)
+
+
+def _fake_conv(
+    sums: Tensor,
+    inputs: Tensor,
+    gradients: Tensor,
+    samples: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    square: bool,
+    weights: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    _check_conv(sums, inputs, gradients, samples, stride, padding, dilation, groups, weights, bias)
+
+
 def _fake_select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
     _check_flat("select", forget=forget, retain=retain)
     _check_percentiles(percentiles)
@@ -372,6 +572,18 @@ def _fake_dampen_many(weights: Tensor, forget: Tensor, retain: Tensor, alphas: T
 _library = torch.library.Library("potion_fast", "DEF")
 for _schema, _implementation, _fake in (
     ("accumulate(Tensor(a!) sums, Tensor[] gradients, bool square) -> ()", _accumulate, _fake_accumulate),
+    (
+        "accumulate_linear(Tensor(a!) sums, Tensor inputs, Tensor gradients, bool square, Tensor? weights, "
+        "Tensor(b!)? bias) -> ()",
+        _accumulate_linear,
+        _fake_linear,
+    ),
+    (
+        "accumulate_conv(Tensor(a!) sums, Tensor inputs, Tensor gradients, int samples, int[] stride, int[] padding, "
+        "int[] dilation, int groups, bool square, Tensor? weights, Tensor(b!)? bias) -> ()",
+        _accumulate_conv,
+        _fake_conv,
+    ),
     ("select(Tensor forget, Tensor retain, float[] percentiles) -> Tensor", _select, _fake_select),
     (
         "dampen(Tensor(a!) weights, Tensor forget, Tensor retain, float alpha, float dampening) -> ()",

@@ -6,9 +6,12 @@ equation numbers are that paper's. All tensors of one call live on one device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import grad as convolutions
 
 
 def accumulate(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
@@ -22,6 +25,62 @@ def accumulate(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
         flat = gradient.reshape(-1)  # [numel]
         sums[start : start + flat.numel()] += flat * flat if square else flat.abs()
         start += flat.numel()
+
+
+def accumulate_linear(
+    sums: Tensor, inputs: Tensor, gradients: Tensor, square: bool, weights: Tensor | None, bias: Tensor | None
+) -> None:
+    """Add Σ_n w[k,n] · |Σ_t G[n,t,o] · A[n,t,i]|, or its square, to `sums[k,o,i]`, in place (eq. 3 and 4; eq. 1).
+
+    sums       [K, O, I] float32 or float64
+    inputs     [N, T, I], A: what the layer got, T rows (tokens of a sample, or of a group of samples) for each n
+    gradients  [N, T, O], G: the gradient at its output
+    weights    [K, N], or None for ones
+    bias       [K, O] gets Σ_n w[k,n] · |Σ_t G[n,t,o]|, or None
+    """
+    for n, (a, g) in enumerate(zip(inputs.to(sums.dtype), gradients.to(sums.dtype), strict=True)):
+        _add(sums, g.T @ a, square, weights, n)
+        if bias is not None:
+            _add(bias, g.sum(0), square, weights, n)
+
+
+def accumulate_conv(
+    sums: Tensor,
+    inputs: Tensor,
+    gradients: Tensor,
+    samples: int,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    square: bool,
+    weights: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    """The same for the weight of a convolution, whose gradient is taken of `samples` samples at a time.
+
+    sums       [K, O, C / groups, *kernel] float32 or float64, one to three spatial dimensions
+    inputs     [N · samples, C, *spatial], what the layer got, padded with zeros only by `padding`
+    gradients  [N · samples, O, *output], the gradient at its output
+    weights    [K, N], or None for ones
+    bias       [K, O], or None
+    """
+    weight_gradient = (convolutions.conv1d_weight, convolutions.conv2d_weight, convolutions.conv3d_weight)[
+        sums.dim() - 4
+    ]
+    shape, geometry = sums.shape[1:], (tuple(stride), tuple(padding), tuple(dilation), groups)
+    parts = zip(inputs.to(sums.dtype).split(samples), gradients.to(sums.dtype).split(samples), strict=True)
+    for n, (a, g) in enumerate(parts):
+        _add(sums, weight_gradient(a, shape, g, *geometry), square, weights, n)
+        if bias is not None:
+            _add(bias, g.sum((0, *range(2, g.dim()))), square, weights, n)
+
+
+def _add(sums: Tensor, gradient: Tensor, square: bool, weights: Tensor | None, n: int) -> None:
+    """sums[k] += w[k,n] · |g|, or g²."""
+    size = gradient.square() if square else gradient.abs()
+    for k, total in enumerate(sums):
+        total += size if weights is None else weights[k, n] * size
 
 
 def select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
