@@ -1,8 +1,9 @@
-"""What a loader gives: batches of (input, label, ...), and the same samples in groups of another size."""
+"""What a loader gives: batches of (input, label, ...), and the same samples cut for groups of another size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,24 +27,49 @@ def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
     return inputs, labels
 
 
-def groups(loader: Iterable[object], size: GroupSize) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Regroup a loader's batches: exactly `size` samples each, in order, the last one what is left.
+class Piece(NamedTuple):
+    """Samples that go through the model at once: whole groups, or a part of one.
 
-    Yields inputs [m, ...] and labels [m], or None where the loader gives none.
+    inputs  [B, ...]
+    labels  [B, ...], or None where the loader gives none
+    groups  whole groups among them, of B / groups samples each; 1 for a part of a group
+    closes  whether the last of them ends a group
     """
-    if size == "batch":
-        yield from map(inputs_and_labels, loader)
-        return
-    held: tuple[Tensor, Tensor | None] | None = None
+
+    inputs: Tensor
+    labels: Tensor | None
+    groups: int
+    closes: bool
+
+
+def pieces(loader: Iterable[object], size: GroupSize) -> Iterator[Piece]:
+    """A loader's samples in its order, for groups of `size` samples whatever its batch size.
+
+    No piece holds more than a batch and what was left of the one before: a group larger than a batch comes in parts.
+    The last group may be smaller; it comes with `closes` false where its last part was given out before it was known.
+    """
+    left: tuple[Tensor, Tensor | None] | None = None  # samples of a group that is not begun
+    begun = 0  # samples of the current group that were given out
     for batch in loader:
         inputs, labels = inputs_and_labels(batch)
-        if held is not None:
-            inputs = torch.cat([held[0], inputs])
-            labels = torch.cat([held[1], labels]) if held[1] is not None and labels is not None else None
-        whole = len(inputs) - len(inputs) % size
-        for start in range(0, whole, size):
-            stop = start + size
-            yield inputs[start:stop], None if labels is None else labels[start:stop]
-        held = None if whole == len(inputs) else (inputs[whole:], None if labels is None else labels[whole:])
-    if held is not None:
-        yield held
+        most = len(inputs)
+        if most == 0:
+            continue
+        if size == "batch":
+            yield Piece(inputs, labels, 1, True)
+            continue
+        if left is not None:
+            inputs = torch.cat([left[0], inputs])
+            labels = torch.cat([left[1], labels]) if left[1] is not None and labels is not None else None
+            left = None
+        while len(inputs):
+            number = 1 if begun else max(1, len(inputs) // size)
+            count = min(number * size - begun, len(inputs))
+            if begun == 0 and count < size <= most:
+                left = inputs, labels  # the next batch completes the group
+                break
+            begun = (begun + count) % size
+            yield Piece(inputs[:count], None if labels is None else labels[:count], number, begun == 0)
+            inputs, labels = inputs[count:], None if labels is None else labels[count:]
+    if left is not None:
+        yield Piece(*left, 1, True)

@@ -28,12 +28,14 @@ class Objective:
     losses        (outputs [B, ...], labels [B]) -> losses [B], one per sample
     square        accumulate gradient² (True) or |gradient| (False)
     needs_labels  whether the losses use the labels
+    power         w where the losses are ‖f(x)‖₂^w (eq. 4), so that one backward pass serves several such objectives
     """
 
     name: str
     losses: Losses
     square: bool = False
     needs_labels: bool = False
+    power: float | None = None
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -67,8 +69,8 @@ def norm(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
 
 OBJECTIVES: dict[str, Objective] = {
     "ssd": Objective("ssd", cross_entropy, square=True, needs_labels=True),
-    "lf": Objective("lf", squared_norm),
-    "xlf": Objective("xlf", norm),
+    "lf": Objective("lf", squared_norm, power=2),
+    "xlf": Objective("xlf", norm, power=1),
 }
 
 
@@ -89,7 +91,7 @@ def norm_power(w: float) -> Objective:
         positive = length > 0
         return torch.where(positive, length, 1.0) ** w * positive  # 0^(w-1) is infinite for w < 1: keep it out
 
-    return Objective(f"l2^{w:g}", losses)
+    return Objective(f"l2^{w:g}", losses, power=w)
 
 
 def resolve(objective: str | Losses | Objective | None, w: float | None) -> Objective:

@@ -2,89 +2,358 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sized
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import ops
-from ..batches import groups
+from ..batches import Piece, pieces
 from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
 from ..modules import checked_parameters, evaluating, fingerprint
 from ..progress import bar
-from .objectives import Losses, Objective, resolve
+from .checkpoints import Keeper, Position, keeping, whole_batches
+from .engine import Engine, Target
+from .fallback import Fallback
+from .objectives import Losses, Objective, norm, resolve
 from .stored import Importance
+
+Spec = str | Losses | Objective
+HALF_SCALE = 1024.0  # of float16 losses: keeps small gradients from underflow; a power of 2, so nothing is rounded
+
+
+@overload
+def importance(
+    model: nn.Module,
+    loader: Iterable[object],
+    objective: Spec | None = None,
+    *,
+    w: float | None = None,
+    group_size: GroupSize = 1,
+    dtype: torch.dtype = torch.float32,
+    amp: torch.dtype | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 300.0,
+    resume: bool = False,
+    progress: bool = False,
+) -> Importance: ...
+
+
+@overload
+def importance(
+    model: nn.Module,
+    loader: Iterable[object],
+    objective: list[Spec] | list[Spec | float] | list[str] | tuple[Spec | float, ...],
+    *,
+    group_size: GroupSize = 1,
+    dtype: torch.dtype = torch.float32,
+    amp: torch.dtype | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 300.0,
+    resume: bool = False,
+    progress: bool = False,
+) -> list[Importance]: ...
 
 
 def importance(
     model: nn.Module,
     loader: Iterable[object],
-    objective: str | Losses | Objective | None = None,
+    objective: Spec | list[Spec] | list[Spec | float] | list[str] | tuple[Spec | float, ...] | None = None,
     *,
     w: float | None = None,
     group_size: GroupSize = 1,
     dtype: torch.dtype = torch.float32,
+    amp: torch.dtype | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 300.0,
+    resume: bool = False,
     progress: bool = False,
-) -> Importance:
+) -> Importance | list[Importance]:
     """Importance of every trainable parameter over the samples of a loader (paper A, eq. 3 and 4; eq. 1 for SSD).
 
     model       any nn.Module with its parameters on one device; it runs in eval mode and is left as it was
     loader      batches (input [B, ...], label [B], ...); what follows the label is ignored, and objectives that need
                 no labels take batches without them
     objective   "xlf" (default), "lf", "ssd", a registered name, an Objective, or a callable
-                (outputs [B, ...], labels [B]) -> losses [B] whose |gradient| is summed
+                (outputs [B, ...], labels [B]) -> losses [B] whose |gradient| is summed. A list of these, and of
+                exponents w, gives a list of importances from one pass over the data
     w           instead of an objective: the exponent of ‖f(x)‖₂ in eq. 4
     group_size  the loss is averaged over groups of this many samples in the loader's order, whatever its batch size;
                 1 is the equations as printed, "batch" the loader's batches, what the public code does. The last group
                 may be smaller and weighs as much as the others
     dtype       float32 or float64, of the sums and of the arithmetic on gradients
-    progress    show a progress bar
+    amp         bfloat16 or float16: run the model under torch.autocast. The result differs by that precision's rounding
+    checkpoint  file that keeps what was done, every `checkpoint_seconds` seconds and where the pass is interrupted;
+                it is removed when the pass is complete
+    resume      go on from the checkpoint where there is one. On the same samples in the same order the result has the
+                same bits as that of an unbroken pass
+    progress    show a progress bar, with samples per second and the time left
 
-    Exact: one backward pass per group, accumulated over a flat buffer.
+    Exact, at the price of one ordinary forward and backward pass per batch: each layer's gradients are summed per group
+    as they come by, in the rules of `potion_fast.importances.rules`. All ‖f(x)‖₂^w share one backward pass. Parameters
+    that no rule is proved right for go through torch.func or a loop over groups, also exact; `Importance.fallback`
+    names them.
 
     Raises ImportanceError (no trainable parameter, non-finite loss or importance with its parameter's name, an
-    objective of the wrong shape), ModelError (weights not finite, or on several devices), DataError (empty loader,
-    labels missing, batches that are not (input, label)).
+    objective of the wrong shape, samples that mix), ModelError (weights not finite, or on several devices), DataError
+    (empty loader, labels missing, batches that are not (input, label), another order than the checkpoint's), FileError.
     """
-    chosen = resolve(objective, w)
+    several = isinstance(objective, (list, tuple))
+    if several and w is not None:
+        raise ImportanceError("put the exponent w into the list of objectives")
+    chosen = (
+        [resolve_one(spec) for spec in objective] if isinstance(objective, (list, tuple)) else [resolve(objective, w)]
+    )
+    if not chosen:
+        raise ImportanceError("the list of objectives is empty")
     if group_size != "batch" and (not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1):
         raise ImportanceError(f'group_size is a whole number of at least 1 or "batch", not {group_size!r}')
     if dtype not in (torch.float32, torch.float64):
         raise ImportanceError(f"importances are float32 or float64, not {dtype}")
-    parameters = checked_parameters(model)
-    device = next(iter(parameters.values())).device
-    sums = torch.zeros(sum(p.numel() for p in parameters.values()), dtype=dtype, device=device)
+    if amp not in (None, torch.bfloat16, torch.float16):
+        raise ImportanceError(f"amp is torch.bfloat16, torch.float16 or None, not {amp}")
+    if resume and checkpoint is None:
+        raise ImportanceError("resume=True needs the file to go on from: checkpoint=PATH")
 
-    sampler = getattr(loader, "sampler", None)
-    total = len(sampler) if isinstance(sampler, Sized) else None
-    samples_done = bar(total=total, what="importances", unit="sample", shown=progress)
-    samples = terms = 0
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad(), samples_done:
-        for inputs, labels in groups(loader, group_size):
-            if labels is None and chosen.needs_labels:
-                raise DataError(f"the objective {chosen.name!r} needs labels and the loader gives none")
-            losses = chosen.losses(model(inputs.to(device)), labels if labels is None else labels.to(device))
-            if losses.shape != inputs.shape[:1]:
-                raise ImportanceError(
-                    f"objective {chosen.name!r} gave losses of shape {list(losses.shape)} for {len(inputs)} samples; "
-                    "it must give one per sample"
+    run = Pass(model, checked_parameters(model), chosen, group_size, dtype, amp)
+    keeper = None if checkpoint is None else Keeper(checkpoint, checkpoint_seconds, run.buffers, run.what())
+    start = keeper.load() if keeper is not None and resume else Position()
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        position = run.over(loader, start, keeper, progress)
+    results = run.results(position)
+    if keeper is not None:
+        keeper.remove()
+    return results if several else results[0]
+
+
+def resolve_one(spec: Spec | float) -> Objective:
+    """An entry of a list of objectives; a number is an exponent w."""
+    return resolve(None, float(spec)) if isinstance(spec, (int, float)) else resolve(spec, None)
+
+
+@dataclass
+class Job:
+    """Objectives whose gradients come from one backward pass, and the row of the sums of each.
+
+    With several objectives these are ‖f(x)‖₂^w, and the pass differentiates ‖f(x)‖₂: |∇‖f‖^w| = w ‖f‖^(w−1) |∇‖f‖|.
+    """
+
+    objectives: list[Objective]
+    sums: Tensor  # [K, n]
+
+    @property
+    def losses(self) -> Losses:
+        return self.objectives[0].losses if len(self.objectives) == 1 else norm
+
+    def target(self, losses: Tensor, groups: int, scale: float, shapes: Mapping[str, torch.Size]) -> Target:
+        """Where the gradients of scale · Σ losses [B] / (samples per group) go, with that scale taken out again."""
+        square, views = self.objectives[0].square, self.views(shapes)
+        if len(self.objectives) == 1 and scale == 1:
+            return Target(views, square, None, None)
+        factors = torch.full(
+            (len(self.objectives), len(losses)), 1 / scale, dtype=self.sums.dtype, device=losses.device
+        )
+        if len(self.objectives) > 1:
+            length = losses.detach().to(self.sums.dtype)
+            for factor, objective in zip(factors, self.objectives, strict=True):
+                w = objective.power
+                assert w is not None
+                # Where f(x) = 0 its norm has no gradient, and the sample contributes 0 for any w.
+                factor *= torch.where(length > 0, w * torch.where(length > 0, length, 1.0) ** (w - 1), 0.0)
+        if groups == len(losses):  # a factor of a single gradient can as well be multiplied after |·| or ·²
+            return Target(views, square, factors.square() if square else factors, None)
+        return Target(views, square, None, factors)
+
+    def views(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+        """name -> [K, *shape], views of the sums."""
+        parts = self.sums.split([shape.numel() for shape in shapes.values()], dim=1)
+        return {name: part.view(len(part), *shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+
+
+class Pass:
+    """One pass over the data: what it computes, and what it has summed up."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: dict[str, nn.Parameter],
+        objectives: list[Objective],
+        group_size: GroupSize,
+        dtype: torch.dtype,
+        amp: torch.dtype | None,
+    ) -> None:
+        self.model, self.parameters, self.objectives = model, parameters, objectives
+        self.group_size, self.dtype, self.amp = group_size, dtype, amp
+        self.device = next(iter(parameters.values())).device
+        self.scale = HALF_SCALE if amp == torch.float16 else 1.0
+        self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        size = sum(shape.numel() for shape in self.shapes.values())
+        norms = [o for o in objectives if o.power is not None and not o.square]
+        together = [norms] if len(norms) > 1 else []
+        alone = [[o] for o in objectives if not together or o not in norms]
+        self.jobs = [
+            Job(some, torch.zeros(len(some), size, dtype=dtype, device=self.device)) for some in together + alone
+        ]
+        self.engines = [Engine(model, parameters) for _ in self.jobs]
+        self.fallbacks = [Fallback(model, parameters, functools.partial(self._losses, j.losses)) for j in self.jobs]
+        self.part: list[Tensor] = []  # of a group larger than a batch: the gradients so far of each objective, [n]
+        self.part_samples = 0
+        self.seen = 0  # samples before those at hand, for messages
+        self.fallback: set[str] = set()  # parameters that went through torch.func or a loop
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        return [job.sums for job in self.jobs]
+
+    def what(self) -> dict[str, Any]:
+        """What this pass computes, and on what: a checkpoint of another one is of no use."""
+        return {
+            "objectives": [[objective.name for objective in job.objectives] for job in self.jobs],
+            "group size": self.group_size,
+            "dtype": str(self.dtype),
+            "amp": str(self.amp),
+            "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
+            "weights (fingerprint)": fingerprint(self.model),
+        }
+
+    def over(self, loader: Iterable[object], start: Position, keeper: Keeper | None, progress: bool) -> Position:
+        """Go through the loader's samples, those before `start` unused; returns the position at the end."""
+        sampler = getattr(loader, "sampler", None)
+        total = len(sampler) if isinstance(sampler, Sized) else None
+        labelled = [objective.name for objective in self.objectives if objective.needs_labels]
+        position = Position()
+        with bar(total=total, what="importances", unit="sample", shown=progress) as samples_done, keeping(keeper):
+            for piece in pieces(loader, self.group_size):
+                if piece.labels is None and labelled:
+                    raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
+                ahead = position.after(piece, told=keeper is not None)
+                if ahead.samples > start.samples:
+                    if position.samples < start.samples:
+                        raise DataError("the loader's batches are not those of the pass that the checkpoint is of")
+                    self.seen = position.samples
+                    with whole_batches(keeper):
+                        self._add(piece)
+                        if keeper is not None and piece.closes:
+                            keeper.reached(ahead)
+                elif ahead.samples == start.samples and ahead.order != start.order:
+                    raise DataError("the loader gives other samples, or another order, than before the checkpoint")
+                position = ahead
+                samples_done.update(len(piece.inputs))
+            if self.part:  # the last group is smaller than the others, and was not known to be the last
+                self._close()
+                position = replace(position, terms=position.terms + 1)
+        if position.samples == 0:
+            raise DataError("the loader gave no samples; importances need at least one")
+        if position.samples < start.samples:
+            raise DataError(f"the loader gave {position.samples} samples, the checkpoint had {start.samples} done")
+        return position
+
+    def results(self, position: Position) -> list[Importance]:
+        """One Importance for each objective. Raises ImportanceError where one is not finite."""
+        found = {}
+        shapes = {name: tuple(shape) for name, shape in self.shapes.items()}
+        mark, without_rule = fingerprint(self.model), tuple(name for name in self.shapes if name in self.fallback)
+        for job in self.jobs:
+            for objective, sums in zip(job.objectives, job.sums, strict=True):
+                result = Importance(
+                    sums, shapes, position.samples, position.terms, objective.name, self.group_size, mark, without_rule
                 )
-            loss = losses.mean()
-            if not torch.isfinite(loss):
-                where = f"sample {samples}" if len(inputs) == 1 else f"samples {samples} to {samples + len(inputs) - 1}"
-                raise ImportanceError(f"the loss of {where} is {loss.item()}; look for bad inputs or weights")
-            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-            ops.accumulate(sums, [gradient.to(dtype) for gradient in gradients], square=chosen.square)
-            samples += len(inputs)
-            terms += 1
-            samples_done.update(len(inputs))
-    if samples == 0:
-        raise DataError("the loader gave no samples; importances need at least one")
+                for name, part in result.parts():
+                    if not torch.isfinite(sums[part]).all():
+                        advice = "; amp=torch.bfloat16 has more range" if self.amp == torch.float16 else ""
+                        raise ImportanceError(
+                            f"the importances of parameter {name!r} are not finite: its gradient overflowed{advice}"
+                        )
+                found[id(objective)] = result
+        return [found[id(objective)] for objective in self.objectives]
 
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    result = Importance(sums, shapes, samples, terms, chosen.name, group_size, fingerprint(model))
-    for name, part in result.parts():
-        if not torch.isfinite(sums[part]).all():
-            raise ImportanceError(f"the importances of parameter {name!r} are not finite: its gradient overflowed")
-    return result
+    def _add(self, piece: Piece) -> None:
+        inputs = piece.inputs.to(self.device)
+        labels = None if piece.labels is None else piece.labels.to(self.device)
+        if piece.groups == 1:
+            self._add_one_group(inputs, labels, piece.closes)
+            return
+        for job, engine, fallback in zip(self.jobs, self.engines, self.fallbacks, strict=True):
+            target, left = engine.add(
+                inputs,
+                piece.groups,
+                functools.partial(self._checked_losses, job.losses, labels),
+                functools.partial(self._aim, job, piece.groups),
+            )
+            if left:
+                fallback.add(left, inputs, labels, piece.groups, self.scale, target)
+                self.fallback.update(left)
+
+    def _aim(self, job: Job, groups: int, losses: Tensor) -> tuple[Tensor, Target]:
+        total = losses.sum() * (self.scale * groups / len(losses))
+        return total, job.target(losses, groups, self.scale, self.shapes)
+
+    def _add_one_group(self, inputs: Tensor, labels: Tensor | None, closes: bool) -> None:
+        """A group that is all there is, or a part of a larger one: its gradient is the ordinary one."""
+        parameters = list(self.parameters.values())
+        objectives = [objective for job in self.jobs for objective in job.objectives]
+        rows = [row for job in self.jobs for row in job.sums]
+        outputs = self._outputs(self.model, inputs)
+        if not self.part:
+            self.part = [] if closes else [torch.zeros_like(row) for row in rows]
+        for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
+            losses = self._checked(self._shaped(objective.losses(outputs, labels), inputs))
+            loss = (losses.sum() if self.part else losses.mean()) * self.scale
+            found = torch.autograd.grad(
+                loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True, materialize_grads=True
+            )
+            gradients = [gradient.to(self.dtype) / self.scale for gradient in found]
+            if self.part:
+                self.part[i] += torch.cat([gradient.reshape(-1) for gradient in gradients])
+            else:
+                ops.accumulate(row, gradients, square=objective.square)
+        if self.part:
+            self.part_samples += len(inputs)
+            if closes:
+                self._close()
+
+    def _close(self) -> None:
+        """The group whose parts were summed up is complete."""
+        squares = [objective.square for job in self.jobs for objective in job.objectives]
+        for row, gradient, square in zip((r for job in self.jobs for r in job.sums), self.part, squares, strict=True):
+            ops.accumulate(row, [gradient / self.part_samples], square=square)
+        self.part, self.part_samples = [], 0
+
+    def _outputs(self, model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+        with torch.autocast(self.device.type, dtype=self.amp) if self.amp is not None else nullcontext():
+            outputs = model(inputs)
+        half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
+        return outputs.float() if half else outputs
+
+    def _losses(self, losses: Losses, model: Callable[[Tensor], Any], inputs: Tensor, labels: Tensor | None) -> Tensor:
+        """[B, ...] -> [B]; also under vmap, so nothing is looked at."""
+        return self._shaped(losses(self._outputs(model, inputs), labels), inputs)
+
+    def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: Tensor) -> Tensor:
+        """The same of the batch at hand, or of its first samples."""
+        labels = None if labels is None else labels[: len(inputs)]
+        return self._checked(self._losses(losses, self.model, inputs, labels))
+
+    def _shaped(self, losses: Tensor, inputs: Tensor) -> Tensor:
+        if losses.shape != inputs.shape[:1]:
+            names = ", ".join(repr(objective.name) for objective in self.objectives)
+            raise ImportanceError(
+                f"objective {names} gave losses of shape {list(losses.shape)} for {len(inputs)} samples; "
+                "it must give one per sample"
+            )
+        return losses
+
+    def _checked(self, losses: Tensor) -> Tensor:
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            k = int(finite.logical_not().nonzero()[0])
+            raise ImportanceError(
+                f"the loss of sample {self.seen + k} is {losses[k].item()}; look for bad inputs or weights"
+            )
+        return losses

@@ -35,6 +35,7 @@ class Importance:
     objective    name of the objective
     group_size   samples per group, or "batch"
     fingerprint  of the weights that they were computed on
+    fallback     parameters that no rule covered and that went through torch.func or a loop: exact as well, but slower
 
     `importance[name]` is the mean over the groups, in the parameter's shape.
     """
@@ -46,6 +47,7 @@ class Importance:
     objective: str
     group_size: GroupSize
     fingerprint: str
+    fallback: tuple[str, ...] = ()
 
     @cached_property
     def mean(self) -> Tensor:
@@ -98,6 +100,7 @@ class Importance:
             sums=self.sums + other.sums.to(self.sums.device),
             samples=self.samples + other.samples,
             terms=self.terms + other.terms,
+            fallback=tuple(name for name in self.shapes if name in {*self.fallback, *other.fallback}),
         )
 
     def check_same(self, other: Importance) -> None:
@@ -142,6 +145,7 @@ class Importance:
                 if text is None:
                     raise FileError(f"{path} holds no importances")
                 fields: dict[str, Any] = json.loads(text)
+                fields["fallback"] = tuple(fields.get("fallback", ()))
                 fields["shapes"] = {name: tuple(shape) for name, shape in fields["shapes"]}
                 loaded = cls(sums=file.get_tensor("sums"), **fields)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -1,0 +1,185 @@
+"""Importances of a batch from one backward pass: each layer's statistic is taken when its gradient comes by."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ImportanceError
+from .proof import proved
+from .rules import LEAF, Rule, Sums, Use, at_least_float32, rule_for
+from .taps import Call, Plan, Taps, frozen, tapped
+
+ELEMENTS = 1 << 22  # of gradients per group that are written out at a time, for a parameter with several uses
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one backward pass over a batch of N groups adds, and where.
+
+    sums     name -> [K, *shape], for K objectives that share the backward pass
+    square   gradient² instead of |gradient|
+    weights  [K, N], factor of each group's |gradient| or gradient²; None for ones
+    factors  [K, B], factor of each sample's gradient within its group's; None for ones
+    """
+
+    sums: Mapping[str, Tensor]
+    square: bool
+    weights: Tensor | None
+    factors: Tensor | None
+
+
+@dataclass
+class Engine:
+    """Takes batches through a model whose layers have rules."""
+
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    plan: Plan | None = None
+
+    def add(
+        self,
+        inputs: Tensor,
+        groups: int,
+        losses: Callable[[Tensor], Tensor],
+        aim: Callable[[Tensor], tuple[Tensor, Target]],
+    ) -> tuple[Target, tuple[str, ...]]:
+        """Add the statistics of a batch, for every parameter that a rule covers.
+
+        inputs  [B, ...], two samples or more
+        groups  N, that divides B
+        losses  [B', ...] -> [B'], of the first B' samples of the batch
+        aim     losses [B] -> the scalar to differentiate, and where the gradients go
+
+        Returns the target, and the names of the parameters that are left to torch.func.
+        """
+        with frozen(self.model):
+            taps, per_sample, receiver = self._forward(inputs, groups, losses)
+            total, target = aim(per_sample)
+            assert self.plan is not None
+            if total.requires_grad:
+                unused = {name: self.parameters[name] for name in self.plan.unused}
+                receiver.begin(taps, target)
+                leaves = [taps.anchor, *taps.leaves.values(), *unused.values()]
+                gradients = torch.autograd.grad(total, leaves, allow_unused=True)[1:]
+                receiver.finish(dict(zip((*taps.leaves, *unused), gradients, strict=True)))
+                if late := receiver.late:  # no batch before has read these parameters: their sums are 0 until now
+                    still = tuple(name for name in unused if name not in late)
+                    self.plan = replace(self.plan, unused=still, left=(*self.plan.left, *late))
+        return target, self.plan.left
+
+    def _forward(
+        self, inputs: Tensor, groups: int, losses: Callable[[Tensor], Tensor]
+    ) -> tuple[Taps, Tensor, Receiver]:
+        """One forward pass whose calls are those that were proved; otherwise they are proved again, for this batch."""
+        for again in (False, True):
+            if self.plan is None or again:
+                self.plan = proved(self.model, self.parameters, inputs, losses)
+                self._check_coverage(self.plan)
+            for name in self.plan.unused:
+                self.parameters[name].requires_grad_(True)
+            receiver = Receiver(self.plan, groups)
+            with tapped(self.plan, receiver, inputs.device) as taps:
+                with taps.forward(len(inputs), self.parameters):
+                    per_sample = losses(inputs)
+                if not taps.unfit and [(call.layer, call.rows) for call in taps.calls] == [
+                    (layer, each * len(inputs)) for layer, each in self.plan.calls
+                ]:
+                    return taps, per_sample, receiver
+        raise ImportanceError("the model takes another path through its layers each time it is called")
+
+    def _check_coverage(self, plan: Plan) -> None:
+        """Raise ImportanceError for parameters that would end the pass without a statistic."""
+        covered = {name for own in plan.layers.values() for name in own.values()}
+        covered |= {*plan.leaves, *plan.unused, *plan.left}
+        if missed := [name for name in self.parameters if name not in covered]:
+            raise ImportanceError(f"no rule gives the importances of {', '.join(missed)}")
+
+
+class Receiver:
+    """Turns each layer's gradient into statistics when it comes, and forgets the layer's inputs."""
+
+    def __init__(self, plan: Plan, groups: int) -> None:
+        self.plan, self.groups = plan, groups
+        self.late: list[str] = []  # parameters that no operation was seen to read, and that have a gradient now
+
+    def begin(self, taps: Taps, target: Target) -> None:
+        self.target = target
+        self.expected = Counter(name for call in taps.calls for name in self.plan.layers[call.layer].values())
+        self.shared: dict[str, list[tuple[Rule, nn.Module, str, Use]]] = {}
+
+    def __call__(self, call: Call, gradient: Tensor) -> None:
+        rule, own = rule_for(call.layer), self.plan.layers[call.layer]
+        assert rule is not None
+        inputs = call.take_inputs()
+        if inputs.is_floating_point():
+            inputs = inputs.to(gradient.dtype)  # under autocast the layer has multiplied these
+        use = Use(inputs, gradient, self.groups)
+        alone = {local: name for local, name in own.items() if self.expected[name] == 1}
+        if alone:
+            self._add(rule, call.layer, use, alone)
+        for local in own.keys() - alone.keys():
+            uses = self.shared.setdefault(own[local], [])
+            uses.append((rule, call.layer, local, use))
+            if len(uses) == self.expected[own[local]]:
+                self._add_shared(own[local], self.shared.pop(own[local]))
+
+    def finish(self, gradients: Mapping[str, Tensor | None]) -> None:
+        """The gradients of the leaves [B, ...], and what is still waiting for a use that leads nowhere."""
+        for name, gradient in gradients.items():
+            if gradient is not None and name in self.plan.leaves:
+                use = Use(gradient, gradient, self.groups)
+                self._add(LEAF, self.plan.leaves[name][0], use, {"leaf": name})
+            elif gradient is not None:
+                self.late.append(name)
+        for name, uses in self.shared.items():
+            self._add_shared(name, uses)
+
+    def _add(self, rule: Rule, layer: nn.Module, use: Use, names: Mapping[str, str]) -> None:
+        for rows, factor in self._objectives():
+            sums = {local: self.target.sums[name][rows] for local, name in names.items()}
+            rule.accumulate(layer, scaled(use, factor), Sums(sums, self.target.square, self.target.weights))
+
+    def _add_shared(self, name: str, uses: list[tuple[Rule, nn.Module, str, Use]]) -> None:
+        """The uses of one parameter add up before |·| or ·² is taken, a few groups at a time."""
+        step = max(1, ELEMENTS // self.target.sums[name][0].numel())
+        for rows, factor in self._objectives():
+            for start in range(0, self.groups, step):
+                some = slice(start, min(start + step, self.groups))
+                gradients = [
+                    rule.gradients(layer, of_groups(scaled(use, factor), some), (local,))[local]
+                    for rule, layer, local, use in uses
+                ]
+                weights = None if self.target.weights is None else self.target.weights[:, some]
+                sums = Sums({name: self.target.sums[name][rows]}, self.target.square, weights)
+                sums.add(name, functools.reduce(torch.add, gradients))
+
+    def _objectives(self) -> Iterator[tuple[slice, Tensor | None]]:
+        """Rows of the sums that one product serves, and the factor [B] of each sample's gradient in it."""
+        if self.target.factors is None:
+            yield slice(None), None
+        else:
+            for k, factor in enumerate(self.target.factors):
+                yield slice(k, k + 1), factor
+
+
+def scaled(use: Use, factor: Tensor | None) -> Use:
+    """The use with each sample's gradient multiplied by its factor [B]."""
+    if factor is None:
+        return use
+    g = at_least_float32(use.gradient)
+    by_row = factor.to(g.dtype).repeat_interleave(len(g) // len(factor))  # [B · r]
+    inputs = use.inputs.to(g.dtype) if use.inputs.is_floating_point() else use.inputs
+    return Use(inputs, g * by_row.view(-1, *[1] * (g.dim() - 1)), use.groups)
+
+
+def of_groups(use: Use, some: slice) -> Use:
+    """The use by some of the groups only."""
+    each = len(use.gradient) // use.groups
+    rows = slice(some.start * each, some.stop * each)
+    return Use(use.inputs[rows], use.gradient[rows], some.stop - some.start)
