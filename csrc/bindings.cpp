@@ -30,6 +30,46 @@ void dampen(Address weights, Address forget, Address retain, std::int64_t n, dou
          reinterpret_cast<const float*>(retain), n, static_cast<float>(alpha), static_cast<float>(dampening), last);
 }
 
+template <typename Call>
+void by_type(bool float64, const Call& call) {
+  float64 ? call(double()) : call(float());
+}
+
+void accumulate_linear_cpu(std::vector<Address> sums, std::vector<Address> bias, Address weights, bool square,
+                           Address inputs, Address gradients, std::int64_t N, std::int64_t rows, std::int64_t O,
+                           std::int64_t I, bool float64, int threads) {
+  const potion::Totals totals{std::move(sums), std::move(bias), weights, square};
+  by_type(float64, [&](auto type) {
+    using T = decltype(type);
+    potion::accumulate_linear_cpu(totals, reinterpret_cast<const T*>(inputs), reinterpret_cast<const T*>(gradients), N,
+                                  rows, O, I, threads);
+  });
+}
+
+using Sizes = std::vector<std::int64_t>;
+
+void accumulate_conv_cpu(std::vector<Address> sums, std::vector<Address> bias, Address weights, bool square,
+                         Address inputs, Address gradients, std::int64_t N, std::int64_t samples, std::int64_t C,
+                         std::int64_t O, std::int64_t groups, Sizes input, Sizes output, Sizes kernel, Sizes stride,
+                         Sizes padding, Sizes dilation, bool float64, int threads) {
+  const potion::Totals totals{std::move(sums), std::move(bias), weights, square};
+  const potion::Convolution shape{N, samples, C, O, groups, std::move(input), std::move(output), std::move(kernel),
+                                  std::move(stride), std::move(padding), std::move(dilation)};
+  by_type(float64, [&](auto type) {
+    using T = decltype(type);
+    potion::accumulate_conv_cpu(totals, reinterpret_cast<const T*>(inputs), reinterpret_cast<const T*>(gradients),
+                                shape, threads);
+  });
+}
+
+void channels_last_cpu(Address to, Address from, std::int64_t B, std::int64_t C, std::int64_t P, bool float64,
+                       int threads) {
+  by_type(float64, [&](auto type) {
+    using T = decltype(type);
+    potion::channels_last_cpu(reinterpret_cast<T*>(to), reinterpret_cast<const T*>(from), B, C, P, threads);
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -39,6 +79,11 @@ PYBIND11_MODULE(_native, m) {
   m.def("accumulate_cpu", &accumulate<&potion::accumulate_cpu<float>, &potion::accumulate_cpu<double>, int>,
         Unlocked());
   m.def("dampen_cpu", &dampen<&potion::dampen_cpu, int>, Unlocked());
+  m.def("accumulate_linear_cpu", &accumulate_linear_cpu, Unlocked());
+  m.def("accumulate_conv_cpu", &accumulate_conv_cpu, Unlocked());
+  m.def("channels_last_cpu", &channels_last_cpu, Unlocked());
+  m.def("product_instructions", &potion::product_instructions);
+  m.def("limit_product_instructions", &potion::limit_product_instructions);
 #ifdef POTION_CUDA_VERSION
   m.attr("cuda") = true;
   m.attr("cuda_version") = POTION_CUDA_VERSION;

@@ -33,6 +33,40 @@ void dampen_cuda(float* weights,       // [n] on the current device
                  const float* retain,  // [n]
                  std::int64_t n, float alpha, float dampening, std::uintptr_t stream);
 
+// sums[k][o][i] += Σ_n w[k][n] · |Σ_t G[n][t][o] · A[n][t][i]|, or its square if `square`.
+struct Totals {
+  std::vector<std::uintptr_t> sums;  // [K], each of an array of float or double
+  std::vector<std::uintptr_t> bias;  // [K], or none: bias[k][o] += Σ_n w[k][n] · |Σ_t G[n][t][o]|
+  std::uintptr_t weights;            // [K, N], or 0 for ones
+  bool square;
+};
+template <typename T>                                    // float or double
+void accumulate_linear_cpu(const Totals& totals,         // sums: [O, I] each, bias: [O] each
+                           const T* inputs,              // [N, T, I]
+                           const T* gradients,           // [N, T, O]
+                           std::int64_t N, std::int64_t rows, std::int64_t O, std::int64_t I, int threads);
+
+// The same for a convolution, whose rows are the output positions of `samples` samples. Sizes as [z, y, x]; what a
+// convolution of fewer dimensions lacks is 1, its padding 0.
+struct Convolution {
+  std::int64_t N, samples, C, O, groups;
+  std::vector<std::int64_t> input, output, kernel, stride, padding, dilation;  // [3]
+};
+template <typename T>                                  // float or double
+void accumulate_conv_cpu(const Totals& totals,         // sums: [O, C / groups, *kernel] each, bias: [O] each
+                         const T* inputs,              // [N · samples, *input, C]
+                         const T* gradients,           // [N · samples, *output, O]
+                         const Convolution& shape, int threads);
+
+// to[b][p][c] = from[b][c][p]
+template <typename T>  // float or double
+void channels_last_cpu(T* to, const T* from, std::int64_t B, std::int64_t C, std::int64_t P, int threads);
+
+// The instructions that the two products use on this machine: "AVX-512", "AVX2" or "baseline". At most those of the
+// name given to `limit_product_instructions`, by which the tests reach the others; "" takes the limit away.
+const char* product_instructions();
+void limit_product_instructions(const std::string& most);
+
 // The instructions that the CPU kernels use on this machine: "AVX2" or "baseline".
 const char* cpu_instructions();
 

@@ -248,6 +248,95 @@ def _accumulate_triton(sums: Tensor, gradients: list[Tensor], square: bool) -> N
     importlib.import_module("potion_fast.kernels.accumulate").accumulate(sums, gradients, square)
 
 
+def _accumulate_linear_cpu(
+    sums: Tensor, inputs: Tensor, gradients: Tensor, square: bool, weights: Tensor | None, bias: Tensor | None
+) -> None:
+    inputs, gradients = inputs.to(sums.dtype).contiguous(), gradients.to(sums.dtype).contiguous()
+    weights = None if weights is None else weights.contiguous()
+    native.accumulate_linear_cpu(
+        *_totals(sums, weights, bias, square),
+        inputs.data_ptr(),
+        gradients.data_ptr(),
+        *inputs.shape[:2],
+        *sums.shape[1:],
+        sums.dtype == torch.float64,
+        torch.get_num_threads(),
+    )
+
+
+def _accumulate_conv_cpu(
+    sums: Tensor,
+    inputs: Tensor,
+    gradients: Tensor,
+    samples: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    square: bool,
+    weights: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    inputs, gradients = _channels_last(inputs, sums.dtype), _channels_last(gradients, sums.dtype)
+    weights = None if weights is None else weights.contiguous()
+    native.accumulate_conv_cpu(
+        *_totals(sums, weights, bias, square),
+        inputs.data_ptr(),  # [N · samples, *spatial, C]
+        gradients.data_ptr(),  # [N · samples, *output, O]
+        inputs.shape[0] // samples,
+        samples,
+        inputs.shape[-1],
+        gradients.shape[-1],
+        groups,
+        *(_three(sizes, 1) for sizes in (inputs.shape[1:-1], gradients.shape[1:-1], sums.shape[3:], stride)),
+        _three(padding, 0),
+        _three(dilation, 1),
+        sums.dtype == torch.float64,
+        torch.get_num_threads(),
+    )
+
+
+def _accumulate_linear_triton(*arguments: Any) -> None:
+    importlib.import_module("potion_fast.kernels.accumulate_linear").accumulate_linear(*arguments)
+
+
+def _accumulate_conv_triton(*arguments: Any) -> None:
+    importlib.import_module("potion_fast.kernels.accumulate_conv").accumulate_conv(*arguments)
+
+
+def _channels_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B, C, *spatial] as a contiguous [B, *spatial, C]: no copy if it lies so in memory, else a fast one."""
+    tensor = tensor.to(dtype)
+    moved = tensor.movedim(1, -1)
+    if moved.is_contiguous():
+        return moved
+    copy, tensor = torch.empty(moved.shape, dtype=dtype), tensor.contiguous()
+    batch, channels = tensor.shape[:2]
+    native.channels_last_cpu(
+        copy.data_ptr(),
+        tensor.data_ptr(),
+        batch,
+        channels,
+        tensor.shape[2:].numel(),
+        dtype == torch.float64,
+        torch.get_num_threads(),
+    )
+    return copy
+
+
+def _totals(
+    sums: Tensor, weights: Tensor | None, bias: Tensor | None, square: bool
+) -> tuple[list[int], list[int], int, bool]:
+    """What both products write to, as addresses: sums and bias of every k, and the weights."""
+    parts = [[part.data_ptr() for part in written] if written is not None else [] for written in (sums, bias)]
+    return parts[0], parts[1], 0 if weights is None else weights.data_ptr(), square
+
+
+def _three(sizes: Sequence[int], missing: int) -> list[int]:
+    """[z, y, x] of one to three spatial dimensions."""
+    return [missing] * (3 - len(sizes)) + list(sizes)
+
+
 def _dampen_cpu(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
     pointers = weights.data_ptr(), forget.data_ptr(), retain.data_ptr()
     native.dampen_cpu(*pointers, weights.numel(), alpha, dampening, torch.get_num_threads())
@@ -274,8 +363,16 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
         "cuda": _accumulate_cuda,
         "triton": _accumulate_triton,
     },
-    "accumulate_linear": {"reference": reference.accumulate_linear},
-    "accumulate_conv": {"reference": reference.accumulate_conv},
+    "accumulate_linear": {
+        "reference": reference.accumulate_linear,
+        "cpu": _accumulate_linear_cpu,
+        "triton": _accumulate_linear_triton,
+    },
+    "accumulate_conv": {
+        "reference": reference.accumulate_conv,
+        "cpu": _accumulate_conv_cpu,
+        "triton": _accumulate_conv_triton,
+    },
     "select": {"reference": reference.select},
     "dampen": {
         "reference": reference.dampen,

@@ -1,21 +1,23 @@
-"""The GPU kernels without a GPU: the CUDA sources run on the host, and both kinds compile without spills."""
+"""The GPU kernels without a GPU: the CUDA sources run on the host, Triton interprets, both compile without spills."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from backends import SIZES, Guarded, assert_same_bits, numbers
-from potion_fast import reference
+from potion_fast import ops, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = Path(__file__).resolve().parent
@@ -126,6 +128,111 @@ def test_cuda_accumulate_on_the_host(
     assert_same_bits(guarded.inside, want)
 
 
+# --- Triton's interpreter: the products, one case per kind of tile and of launch ---
+
+
+def assert_close(got: torch.Tensor, want: torch.Tensor) -> None:
+    """float32 sums of float32 products against the same in float64; NaN never passes."""
+    assert (got.double() - want).norm() <= 1e-6 * want.norm()
+
+
+def totals(shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(9))
+
+
+interpreter = pytest.mark.skipif(bool(ops.missing("triton", torch.device("cpu"))), reason="needs Triton's interpreter")
+
+
+@interpreter
+@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize(
+    ("terms", "rows", "into", "out", "dtype"),
+    [
+        (3, 197, 72, 40, torch.float32),
+        (5, 3, 136, 72, torch.bfloat16),
+        (4, 33, 40, 130, torch.float16),
+        (2, 65, 147, 10, torch.float32),
+        (9, 1, 1, 1, torch.float64),
+    ],
+)
+def test_triton_linear_in_the_interpreter(
+    terms: int, rows: int, into: int, out: int, dtype: torch.dtype, square: bool
+) -> None:
+    from potion_fast.kernels.accumulate_linear import accumulate_linear
+
+    torch.manual_seed(0)
+    inputs, gradients = torch.randn(terms, rows, into).to(dtype), torch.randn(terms, rows, out).to(dtype)
+    weights = torch.rand(terms, 3).T  # a row of it is not contiguous
+    sums, bias = totals((3, out, into)), totals((3, out))
+    want, want_bias = sums.double(), bias.double()
+    accumulate_linear(sums, inputs, gradients, square, weights, bias)
+    reference.accumulate_linear(want, inputs, gradients, square, weights.double(), want_bias)
+    assert_close(sums, want)
+    assert_close(bias, want_bias)
+
+
+@interpreter
+@pytest.mark.parametrize(
+    ("terms", "samples", "channels", "out", "groups", "size", "kernel", "stride", "padding", "dilation", "dtype"),
+    [
+        (3, 1, 3, 5, 1, (9, 8), (3, 3), (1, 1), (1, 1), (1, 1), torch.float32),
+        (3, 3, 8, 16, 1, (7, 6), (3, 3), (2, 1), (1, 2), (2, 1), torch.float32),
+        (2, 3, 72, 40, 1, (5, 7), (1, 1), (2, 2), (0, 0), (1, 1), torch.bfloat16),
+        (2, 1, 144, 8, 1, (3, 4), (2, 2), (1, 1), (1, 1), (1, 1), torch.float16),
+        (4, 3, 12, 8, 4, (11,), (4,), (3,), (2,), (2,), torch.float32),
+        (2, 1, 32, 64, 2, (5, 6), (3, 2), (1, 2), (1, 0), (1, 2), torch.float32),
+        (3, 3, 5, 6, 1, (4, 5, 6), (2, 3, 2), (1, 2, 1), (1, 0, 1), (2, 1, 1), torch.float32),
+        (3, 3, 8, 8, 8, (7, 5), (3, 3), (2, 1), (3, 1), (1, 2), torch.bfloat16),
+        (3, 1, 67, 67, 67, (4, 3, 4), (2, 1, 3), (1, 2, 1), (1, 0, 1), (2, 1, 1), torch.float32),
+        (3, 1, 4, 8, 4, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1), torch.float32),
+    ],
+    ids=lambda value: str(value).replace(" ", ""),
+)
+def test_triton_conv_in_the_interpreter(
+    terms: int,
+    samples: int,
+    channels: int,
+    out: int,
+    groups: int,
+    size: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    dtype: torch.dtype,
+) -> None:
+    from potion_fast.kernels.accumulate_conv import accumulate_conv
+
+    torch.manual_seed(0)
+    geometry = (stride, padding, dilation, groups)
+    forward = (torch.conv1d, torch.conv2d, torch.conv3d)[len(size) - 1]
+    inputs = torch.randn(terms * samples, channels, *size).to(dtype)
+    outputs = forward(inputs.float(), torch.zeros(out, channels // groups, *kernel), None, *geometry)
+    gradients = torch.randn(outputs.shape).to(dtype)
+    weights = torch.rand(2, terms)
+    sums, bias = totals((2, out, channels // groups, *kernel)), totals((2, out))
+    want, want_bias = sums.double(), bias.double()
+    square = groups > 1
+    accumulate_conv(sums, inputs, gradients, samples, *geometry, square, weights, bias)
+    reference.accumulate_conv(want, inputs, gradients, samples, *geometry, square, weights.double(), want_bias)
+    assert_close(sums, want)
+    assert_close(bias, want_bias)
+
+
+@interpreter
+@pytest.mark.parametrize("tiles", [1, 36, 10_000])
+@pytest.mark.parametrize("terms", [1, 7, 128, 4096])
+def test_shares_cover_all_terms_and_stay_within_their_memory(terms: int, tiles: int) -> None:
+    from potion_fast.kernels import tiles as choice
+
+    size = tiles * 128 * 128
+    tile = choice.Tile(128, 128, 32, 8, 4)
+    per_share = choice.terms_per_share(tile, tiles, terms, 7, size, torch.device("cpu"))
+    shares = -(-terms // per_share)
+    assert 1 <= per_share <= terms and shares * per_share >= terms > (shares - 1) * per_share
+    assert shares == 1 or 4 * size * shares <= choice.PARTIAL_BYTES
+
+
 # --- Compile checks ---
 
 
@@ -207,6 +314,95 @@ def test_triton_compiles_without_spills_and_rounds_as_the_reference(
         record(f"Triton {cubin.stem.split('.')[1]:<8}{registers:>4} registers  {cubin.stem}")
         assert (stack, local) == (0, 0), f"{cubin.stem} spills"
         assert_rounds_as_the_reference(cubin.with_suffix(".ptx"))
+
+
+PRODUCTS = """
+import json, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from potion_fast.kernels.accumulate_conv import DEPTHWISE, accumulate_conv_kernel, accumulate_depthwise_kernel
+from potion_fast.kernels.accumulate_linear import accumulate_linear_kernel
+from potion_fast.kernels.tiles import ALIGN, TABLE
+
+folder, part = sys.argv[1], int(sys.argv[2])  # this process compiles every other variant
+half = {"half": "bf16", "tf32": "fp32", "ieee": "fp32"}
+variants = {}
+
+
+def add(stem, kernel, major, tile, dtype, extras, **constants):
+    if not extras:
+        constants |= {"partial_bias": None, "weights": None}
+    signature = {name: "constexpr" if name in constants else "i32" for name in kernel.arg_names}
+    for name in {"partial", "partial_bias", "weights", "inputs", "gradients"} - set(constants):
+        signature[name] = "*" + (dtype if name in ("inputs", "gradients") else "fp32")
+    variants[f"{stem}.sm_{major}0"] = (kernel, major, tile, signature, constants)
+
+
+for (op, major, multiply), shapes in TABLE.items():
+    for shape, tile in shapes.items():
+        align = 1 if "odd" in shape else ALIGN
+        blocks = {"block_o": tile.block_o, "block_i": tile.block_i, "block_t": tile.block_t, "align": align}
+        blocks |= {"precision": "ieee" if multiply == "ieee" else "tf32", "square": False}
+        for extras in (True, False) if shape == "long" else (True,):  # weights and bias
+            stem = f"{op}-{multiply}-{shape}".replace(" ", "_") + ("" if extras else "-plain")
+            if op == "accumulate_linear":
+                add(stem, accumulate_linear_kernel, major, tile, half[multiply], extras, **blocks)
+                continue
+            for one_tap in (True, False) if align > 1 else (False,):
+                name = stem + ("-one_tap" if one_tap else "")
+                add(name, accumulate_conv_kernel, major, tile, half[multiply], extras, one_tap=one_tap, **blocks)
+for major in (8, 9):
+    for dtype in ("bf16", "fp32"):
+        for align in (1, ALIGN):
+            blocks = {"block_c": DEPTHWISE.block_o, "block_tap": DEPTHWISE.block_i, "block_t": DEPTHWISE.block_t}
+            add(f"depthwise-{dtype}-align_{align}", accumulate_depthwise_kernel, major, DEPTHWISE, dtype, True,
+                align=align, square=True, **blocks)
+
+for stem, (kernel, major, tile, signature, constants) in list(variants.items())[part::2]:
+    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
+    source = ASTSource(kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in pointers})
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    compiled = triton.compile(source, GPUTarget("cuda", 10 * major, 32), options=options)
+    open(f"{folder}/{stem}.ptx", "w").write(compiled.asm["ptx"])
+    open(f"{folder}/{stem}.cubin", "wb").write(compiled.asm["cubin"])
+    open(f"{folder}/{stem}.json", "w").write(json.dumps({"block_o": tile.block_o, "shared": compiled.metadata.shared}))
+"""
+
+
+@pytest.mark.gpu_code
+def test_every_tile_compiles_to_matrix_instructions_without_spills(
+    tmp_path: Path, record: Callable[[str], None]
+) -> None:
+    triton = pytest.importorskip("triton")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda part: run([sys.executable, "-c", PRODUCTS, tmp_path, part]), "01"))
+    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
+    cubins = sorted(tmp_path.glob("*.cubin"))
+    assert len(cubins) > 80
+    for cubin in cubins:
+        name, architecture = cubin.stem.rsplit(".", 1)
+        usage = run([tools / "cuobjdump", "--dump-resource-usage", cubin])
+        registers, stack, local = (int(re.search(rf"\b{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL"))
+        record(f"Triton {architecture:<8}{registers:>4} registers  {name}")
+        assert (stack, local) == (0, 0), f"{cubin.stem} spills"
+        tile = json.loads(cubin.with_suffix(".json").read_text())
+        assert tile["shared"] <= 1024 * (227 if architecture == "sm_90" else 99), cubin.stem
+        assert_multiplies(cubin.with_suffix(".ptx").read_text(), name, architecture, tile["block_o"])
+
+
+def assert_multiplies(code: str, name: str, architecture: str, block_o: int) -> None:
+    """The tensor cores are used, and loads run ahead of the products: the loop waits for all but the latest."""
+    if "depthwise" in name or "ieee" in name:
+        assert not re.search(r"\bw?g?mma\.", code), f"{name} must multiply exactly"
+        return
+    wide = architecture == "sm_90" and block_o >= 64  # wgmma takes 64 rows
+    instruction = "wgmma.mma_async" if wide else "mma.sync"
+    kind = "tf32.tf32" if "tf32" in name else "bf16.bf16"
+    assert re.search(rf"\b{re.escape(instruction)}\.[\w.]*{re.escape(kind)}", code), f"{name} on {architecture}"
+    if "odd" not in name:
+        assert re.search(r"cp\.async\.wait_group\s+[1-9]", code), f"{name} on {architecture} waits for every load"
+        assert not wide or "wgmma.wait_group.sync.aligned 1" in code, f"{name} waits for every product"
 
 
 @pytest.fixture

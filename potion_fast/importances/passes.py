@@ -121,12 +121,11 @@ def importance(
     if resume and checkpoint is None:
         raise ImportanceError("resume=True needs the file to go on from: checkpoint=PATH")
 
-    run = Pass(model, checked_parameters(model), chosen, group_size, dtype, amp)
-    keeper = None if checkpoint is None else Keeper(checkpoint, checkpoint_seconds, run.buffers, run.what())
-    start = keeper.load() if keeper is not None and resume else Position()
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        position = run.over(loader, start, keeper, progress)
-    results = run.results(position)
+        run = Pass(model, checked_parameters(model), chosen, group_size, dtype, amp)
+        keeper = None if checkpoint is None else Keeper(checkpoint, checkpoint_seconds, run.buffers, run.what())
+        start = keeper.load() if keeper is not None and resume else Position()
+        results = run.results(run.over(loader, start, keeper, progress))
     if keeper is not None:
         keeper.remove()
     return results if several else results[0]

@@ -57,10 +57,9 @@ def proved(model: nn.Module, parameters: Mapping[str, nn.Parameter], inputs: Ten
         except ImportanceError:
             raise
         except Exception:
-            stands_in = _stands_in(plan)
-            if not stands_in:
+            if not _stands_in(plan):
                 raise  # the model itself fails
-            plan = _without(plan, _Wrong(stands_in))  # it did not take them
+            plan = _without(plan, _Wrong(_not_taken(plan, parameters, inputs[:SAMPLES], losses)))
 
 
 class _Wrong(Exception):  # noqa: N818 - not an error: it says what to do next
@@ -132,8 +131,8 @@ def _tested(plan: Plan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, 
     wrong |= _names(
         plan, {taps.calls[i].layer for (i, k), rows in reached.items() if not _only(rows, k, len(rows) // batch)}
     )
-    if _stands_in(plan) and not _same(per_sample, _ordinary(plan, inputs, values, losses)):
-        wrong |= _stands_in(plan)
+    if _stands_in(plan) and not _same(per_sample, _values_of(losses, inputs, plan, values)):
+        wrong |= _not_taken(plan, parameters, inputs, losses)
     if wrong:
         raise _Wrong(wrong)
     calls = tuple((call.layer, call.rows // batch) for call in taps.calls)
@@ -168,12 +167,28 @@ def _shaken(parameter: Tensor) -> Tensor:
     return parameter + 0.01 * (1 + parameter.abs()) * noise
 
 
-def _ordinary(plan: Plan, inputs: Tensor, values: Mapping[str, Tensor], losses: Forward) -> Tensor:
-    """The losses [B] of the model as it is, but for the values of the parameters that have a leaf."""
+def _not_taken(plan: Plan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, losses: Forward) -> set[str]:
+    """The parameters whose leaf alone makes the model fail or changes its losses; where there is none, all."""
+    wrong = set()
+    for name in plan.leaves:
+        value = _shaken(parameters[name])
+        want = _values_of(losses, inputs, plan, {name: value})
+        try:
+            got = _values_of(losses, inputs, plan, {name: value.expand(len(inputs), *value.shape[1:])})
+        except Exception:
+            wrong.add(name)
+        else:
+            wrong |= set() if _same(got, want) else {name}
+    return wrong or _stands_in(plan)
+
+
+def _values_of(losses: Forward, inputs: Tensor, plan: Plan, values: Mapping[str, Tensor]) -> Tensor:
+    """The losses [B] with other values for parameters that the plan has leaves for."""
     with ExitStack() as stack, torch.no_grad():
-        for name, (module, local) in plan.leaves.items():
+        for name, value in values.items():
+            module, local = plan.leaves[name]
             stack.callback(module._parameters.__setitem__, local, module._parameters[local])
-            module._parameters[local] = values[name]  # type: ignore[assignment]
+            module._parameters[local] = value  # type: ignore[assignment]
         return losses(inputs)
 
 
