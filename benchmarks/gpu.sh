@@ -4,9 +4,9 @@
 #   benchmarks/gpu.sh OUT [STAGE ...]
 #
 # OUT    gets one log per stage, doctor.json, machine.csv and benchmarks.json, each as soon as it is there
-# STAGE  build, tests, sanitizer, benchmarks; all of them in this order by default. Correctness comes first, so a run
+# STAGE  build, tests, sanitizer, benchmarks; these four in this order by default. Correctness comes first, so a run
 #        that is cut off has told what matters most. A stage that fails does not stop the next ones, but the script
-#        then ends with 1.
+#        then ends with 1. The stage tune, only on request, writes the table of tiles for kernels/tiles.py to tune.log.
 #
 # python3 must have torch, timm, safetensors, scikit-build-core, pybind11, pytest, pytest-benchmark and hypothesis.
 set -uo pipefail
@@ -36,23 +36,30 @@ build() {
 }
 
 tests() { # whatever runs a kernel, on every backend that this machine has
-  step 240 tests python3 -m pytest -q -m "not gpu_code" tests/test_ops.py tests/test_accumulate.py \
-    tests/test_dampen.py tests/test_select.py tests/test_edits.py tests/test_unlearning.py tests/test_training.py
+  step 360 tests python3 -m pytest -q -m "not gpu_code" tests/test_ops.py tests/test_accumulate.py \
+    tests/test_accumulate_linear.py tests/test_accumulate_conv.py tests/test_dampen.py tests/test_select.py \
+    tests/test_edits.py tests/test_unlearning.py tests/test_training.py
 }
 
-sanitizer() { # memory errors in the compiled CUDA kernels
+sanitizer() { # memory errors in the CUDA kernels, and in Triton's where masks guard every edge of a tile
   step 150 sanitizer compute-sanitizer --tool memcheck --error-exitcode 9 \
     python3 -m pytest -q -k "cuda" tests/test_accumulate.py tests/test_dampen.py
+  step 300 sanitizer_triton compute-sanitizer --tool memcheck --error-exitcode 9 \
+    python3 -m pytest -q -k "triton" tests/test_accumulate_linear.py tests/test_accumulate_conv.py
 }
 
 benchmarks() {
-  step 120 benchmarks python3 -m pytest -q benchmarks --benchmark-only --benchmark-json "$out/benchmarks.json"
+  step 300 benchmarks python3 -m pytest -q benchmarks --benchmark-only --benchmark-json "$out/benchmarks.json"
+}
+
+tune() { # about a second to compile each of some 700 candidates
+  step 1800 tune python3 benchmarks/tune.py
 }
 
 for stage in "${stages[@]}"; do
   case $stage in
-    build | tests | sanitizer | benchmarks) "$stage" ;;
-    *) echo "unknown stage $stage; choose build, tests, sanitizer or benchmarks" >&2; exit 2 ;;
+    build | tests | sanitizer | benchmarks | tune) "$stage" ;;
+    *) echo "unknown stage $stage; choose build, tests, sanitizer, benchmarks or tune" >&2; exit 2 ;;
   esac
 done
 exit $failed

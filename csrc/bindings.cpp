@@ -62,6 +62,16 @@ void accumulate_conv_cpu(std::vector<Address> sums, std::vector<Address> bias, A
   });
 }
 
+void channel_sums_cpu(Address scale, Address shift, Address inputs, Address gradients, Address mean, std::int64_t B,
+                      std::int64_t C, std::int64_t positions, bool channels_last, bool float64, int threads) {
+  by_type(float64, [&](auto type) {
+    using T = decltype(type);
+    potion::channel_sums_cpu(reinterpret_cast<T*>(scale), reinterpret_cast<T*>(shift),
+                             reinterpret_cast<const T*>(inputs), reinterpret_cast<const T*>(gradients),
+                             reinterpret_cast<const T*>(mean), B, C, positions, channels_last, threads);
+  });
+}
+
 void channels_last_cpu(Address to, Address from, std::int64_t B, std::int64_t C, std::int64_t P, bool float64,
                        int threads) {
   by_type(float64, [&](auto type) {
@@ -81,6 +91,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("dampen_cpu", &dampen<&potion::dampen_cpu, int>, Unlocked());
   m.def("accumulate_linear_cpu", &accumulate_linear_cpu, Unlocked());
   m.def("accumulate_conv_cpu", &accumulate_conv_cpu, Unlocked());
+  m.def("channel_sums_cpu", &channel_sums_cpu, Unlocked());
   m.def("channels_last_cpu", &channels_last_cpu, Unlocked());
   m.def("product_instructions", &potion::product_instructions);
   m.def("limit_product_instructions", &potion::limit_product_instructions);

@@ -58,6 +58,14 @@ void accumulate_conv_cpu(const Totals& totals,         // sums: [O, C / groups, 
                          const T* gradients,           // [N · samples, *output, O]
                          const Convolution& shape, int threads);
 
+// scale[b][c] = Σ_p g[b][c][p] · (x[b][c][p] − mean[c]) and shift[b][c] = Σ_p g[b][c][p].
+template <typename T>                           // float or double
+void channel_sums_cpu(T* scale, T* shift,       // [B, C] each
+                      const T* inputs,          // [B, C, positions], or [B, positions, C] if `channels_last`
+                      const T* gradients,       // the same
+                      const T* mean,            // [C]
+                      std::int64_t B, std::int64_t C, std::int64_t positions, bool channels_last, int threads);
+
 // to[b][p][c] = from[b][c][p]
 template <typename T>  // float or double
 void channels_last_cpu(T* to, const T* from, std::int64_t B, std::int64_t C, std::int64_t P, int threads);

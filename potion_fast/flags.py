@@ -92,6 +92,11 @@ UNLEARN = {
         "N",
         "by the mode: " + _of_modes("group_size"),
     ),
+    "amp": Flag(
+        "precision of the model in the importance passes, which run under autocast",
+        default="that of the weights",
+        choices=("bfloat16", "float16"),
+    ),
     "rho": Flag("stop when the accuracy on S_f is down to this share of what it was, in [0, 1]", "SHARE"),
     "b_start": Flag(
         "the search starts at s = X times the share of S_f in the data", "X", "by the mode: " + _of_modes("b_start")

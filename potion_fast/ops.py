@@ -109,6 +109,18 @@ def accumulate_conv(
     )
 
 
+def channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_p g[b,c,p] · (x[b,c,p] − mean[c]) and Σ_p g[b,c,p]: what the scale and the shift of a norm layer get.
+
+    inputs, gradients  [B, C, *positions], x and g, float32 or float64
+    mean               [C]
+    returns            [B, C] and [B, C]
+
+    Raises ImportanceError for tensors that do not fit together.
+    """
+    return torch.ops.potion_fast.channel_sums(inputs, gradients, mean)
+
+
 def select(forget: Tensor, retain: Tensor, percentiles: Sequence[float]) -> Tensor:
     """α_k, the percentile p_k of Ω_f / Ω_r over the elements where the ratio is finite.
 
@@ -304,6 +316,25 @@ def _accumulate_conv_triton(*arguments: Any) -> None:
     importlib.import_module("potion_fast.kernels.accumulate_conv").accumulate_conv(*arguments)
 
 
+def _channel_sums_cpu(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    channels_last = inputs.dim() > 2 and inputs.movedim(1, -1).is_contiguous()
+    if channels_last:
+        inputs, gradients = inputs.movedim(1, -1), gradients.movedim(1, -1)
+    inputs, gradients, mean = inputs.contiguous(), gradients.contiguous(), mean.contiguous()
+    batch, channels = inputs.shape[0], len(mean)
+    scale, shift = inputs.new_empty(batch, channels), inputs.new_empty(batch, channels)
+    native.channel_sums_cpu(
+        *(tensor.data_ptr() for tensor in (scale, shift, inputs, gradients, mean)),
+        batch,
+        channels,
+        (inputs.shape[1:-1] if channels_last else inputs.shape[2:]).numel(),
+        channels_last,
+        inputs.dtype == torch.float64,
+        torch.get_num_threads(),
+    )
+    return scale, shift
+
+
 def _channels_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """[B, C, *spatial] as a contiguous [B, *spatial, C]: no copy if it lies so in memory, else a fast one."""
     tensor = tensor.to(dtype)
@@ -373,6 +404,7 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
         "cpu": _accumulate_conv_cpu,
         "triton": _accumulate_conv_triton,
     },
+    "channel_sums": {"reference": reference.channel_sums, "cpu": _channel_sums_cpu},
     "select": {"reference": reference.select},
     "dampen": {
         "reference": reference.dampen,
@@ -500,6 +532,19 @@ def _check_conv(
     _check_product(op, sums, inputs, gradients, batch // samples, weights, bias)
 
 
+def _check_channels(inputs: Tensor, gradients: Tensor, mean: Tensor) -> None:
+    for name, tensor in {"inputs": inputs, "gradients": gradients, "mean": mean}.items():
+        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != inputs.dtype:
+            raise ImportanceError(f"channel_sums: {name} is {tensor.dtype}; pass all in float32 or in float64.")
+        if tensor.device != inputs.device or tensor.layout != torch.strided:
+            raise ImportanceError(f"channel_sums: {name} is {_kind(tensor)} on {tensor.device}; pass dense tensors.")
+    if inputs.dim() < 2 or gradients.shape != inputs.shape or list(mean.shape) != [inputs.shape[1]]:
+        raise ImportanceError(
+            f"channel_sums: inputs {list(inputs.shape)}, gradients {list(gradients.shape)} and mean "
+            f"{list(mean.shape)} do not fit [B, C, *positions] twice and [C]."
+        )
+
+
 def _check_alphas(weights: Tensor, alphas: Tensor) -> None:
     if alphas.dtype != torch.float32 or alphas.dim() != 1 or alphas.device != weights.device:
         raise ImportanceError(
@@ -598,6 +643,11 @@ def _check_product_memory(
     # Both are slices of one flat buffer, [K, n]: their spans interleave, but no element belongs to both.
 
 
+def _channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    _check_channels(inputs, gradients, mean)
+    return _kernel("channel_sums", inputs.device)(inputs, gradients, mean)
+
+
 def _written(*tensors: Tensor | None) -> None:
     for tensor in tensors:
         if tensor is not None:
@@ -650,6 +700,12 @@ def _fake_conv(
     _check_conv(sums, inputs, gradients, samples, stride, padding, dilation, groups, weights, bias)
 
 
+def _fake_channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    _check_channels(inputs, gradients, mean)
+    shape = inputs.shape[:2]
+    return inputs.new_empty(shape), inputs.new_empty(shape)
+
+
 def _fake_select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
     _check_flat("select", forget=forget, retain=retain)
     _check_percentiles(percentiles)
@@ -680,6 +736,11 @@ for _schema, _implementation, _fake in (
         "int[] dilation, int groups, bool square, Tensor? weights, Tensor(b!)? bias) -> ()",
         _accumulate_conv,
         _fake_conv,
+    ),
+    (
+        "channel_sums(Tensor inputs, Tensor gradients, Tensor mean) -> (Tensor, Tensor)",
+        _channel_sums,
+        _fake_channel_sums,
     ),
     ("select(Tensor forget, Tensor retain, float[] percentiles) -> Tensor", _select, _fake_select),
     (

@@ -76,6 +76,18 @@ def accumulate_conv(
             _add(bias, g.sum((0, *range(2, g.dim()))), square, weights, n)
 
 
+def channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_p g[b,c,p] · (x[b,c,p] − mean[c]) and Σ_p g[b,c,p]: what the scale and the shift of a norm layer get.
+
+    inputs, gradients  [B, C, *positions], x and g
+    mean               [C]
+    returns            [B, C] and [B, C]
+    """
+    positions = tuple(range(2, inputs.dim()))
+    products = gradients * (inputs - mean.view(-1, *[1] * len(positions)))
+    return (products.sum(positions), gradients.sum(positions)) if positions else (products, gradients.clone())
+
+
 def _add(sums: Tensor, gradient: Tensor, square: bool, weights: Tensor | None, n: int) -> None:
     """sums[k] += w[k,n] · |g|, or g²."""
     size = gradient.square() if square else gradient.abs()

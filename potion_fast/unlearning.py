@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from .importances import Importance, Objective, importance
@@ -23,6 +26,9 @@ def unlearn(
     mode: str = "default",
     group_size: GroupSize | None = None,
     retain: Importance | None = None,
+    amp: torch.dtype | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     rho: float = 0.2,
     b_start: float | None = None,
     s_step: float = 1.1,
@@ -41,6 +47,8 @@ def unlearn(
     forget_loader        S_f, the poisoned samples that were found, with the labels they were trained with
     objective, w, group_size           see `importance`; XLF and groups of one sample by default
     retain               importances of the training data computed before; the retain loader is then not read
+    amp                  see `importance`, for both passes
+    checkpoint, resume   see `importance`, for the pass over the training data: the long one
     rho, b_start, s_step, max_steps, strict, evaluation_loader, inplace   see `ptn_search`
     mode                 "default", "reference" (the public code) or "paper" (as printed): fills in what is left None
 
@@ -52,11 +60,12 @@ def unlearn(
     check_options(rho, b_start, s_step, max_steps)
     seconds = {}
     start = time.perf_counter()
-    forget = importance(model, forget_loader, objective, w=w, group_size=size, progress=progress)  # the cheap one first
+    both = functools.partial(importance, model, w=w, group_size=size, amp=amp, progress=progress)
+    forget = both(forget_loader, objective)  # the cheap one first
     seconds["forget"] = time.perf_counter() - start
     if retain is None:
         start = time.perf_counter()
-        retain = importance(model, retain_loader, objective, w=w, group_size=size, progress=progress)
+        retain = both(retain_loader, objective, checkpoint=checkpoint, resume=resume)
         seconds["retain"] = time.perf_counter() - start
     forget.check_same(retain)
 

@@ -321,7 +321,7 @@ import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from potion_fast.kernels.accumulate_conv import DEPTHWISE, accumulate_conv_kernel, accumulate_depthwise_kernel
+from potion_fast.kernels.accumulate_conv import accumulate_conv_kernel, accumulate_depthwise_kernel
 from potion_fast.kernels.accumulate_linear import accumulate_linear_kernel
 from potion_fast.kernels.tiles import ALIGN, TABLE
 
@@ -341,6 +341,12 @@ def add(stem, kernel, major, tile, dtype, extras, **constants):
 
 for (op, major, multiply), shapes in TABLE.items():
     for shape, tile in shapes.items():
+        if shape == "depthwise":
+            blocks = {"block_c": tile.block_o, "block_tap": tile.block_i, "block_t": tile.block_t, "square": True}
+            for align in (1, ALIGN):
+                name = f"depthwise-{multiply}-align_{align}"
+                add(name, accumulate_depthwise_kernel, major, tile, half[multiply], True, align=align, **blocks)
+            continue
         align = 1 if "odd" in shape else ALIGN
         blocks = {"block_o": tile.block_o, "block_i": tile.block_i, "block_t": tile.block_t, "align": align}
         blocks |= {"precision": "ieee" if multiply == "ieee" else "tf32", "square": False}
@@ -352,12 +358,6 @@ for (op, major, multiply), shapes in TABLE.items():
             for one_tap in (True, False) if align > 1 else (False,):
                 name = stem + ("-one_tap" if one_tap else "")
                 add(name, accumulate_conv_kernel, major, tile, half[multiply], extras, one_tap=one_tap, **blocks)
-for major in (8, 9):
-    for dtype in ("bf16", "fp32"):
-        for align in (1, ALIGN):
-            blocks = {"block_c": DEPTHWISE.block_o, "block_tap": DEPTHWISE.block_i, "block_t": DEPTHWISE.block_t}
-            add(f"depthwise-{dtype}-align_{align}", accumulate_depthwise_kernel, major, DEPTHWISE, dtype, True,
-                align=align, square=True, **blocks)
 
 for stem, (kernel, major, tile, signature, constants) in list(variants.items())[part::2]:
     pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
@@ -403,6 +403,7 @@ def assert_multiplies(code: str, name: str, architecture: str, block_o: int) -> 
     if "odd" not in name:
         assert re.search(r"cp\.async\.wait_group\s+[1-9]", code), f"{name} on {architecture} waits for every load"
         assert not wide or "wgmma.wait_group.sync.aligned 1" in code, f"{name} waits for every product"
+    assert not wide or "selp.f32" not in code, f"{name} touches an accumulator while products are under way"
 
 
 @pytest.fixture

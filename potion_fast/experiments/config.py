@@ -129,6 +129,7 @@ class UnlearnConfig(Checked):
     w: float | None = None
     mode: str = "default"
     group_size: GroupSize | None = None
+    amp: Literal["bfloat16", "float16"] | None = None
     rho: float = 0.2
     b_start: float | None = None
     s_step: float = 1.1

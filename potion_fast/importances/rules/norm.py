@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ... import ops
 from .rule import Rule, Use, at_least_float32
 
 
@@ -77,12 +78,18 @@ class GroupNormRule(ChannelRule):
         return F.group_norm(inputs, layer.num_groups, eps=layer.eps)
 
 
-class BatchNormRule(ChannelRule):
-    """nn.BatchNorm1d, 2d and 3d with running statistics."""
+class BatchNormRule(Rule):
+    """nn.BatchNorm1d, 2d and 3d with running statistics, of inputs [B · r, C, ...]."""
 
-    def normalised(self, module: nn.Module, inputs: Tensor) -> Tensor:
+    names = ("weight", "bias")
+
+    def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
         layer = cast(nn.BatchNorm2d, module)
-        return F.batch_norm(inputs, layer.running_mean, layer.running_var, eps=layer.eps)
+        assert layer.running_mean is not None and layer.running_var is not None  # else samples mix
+        inputs, g = at_least_float32(use.inputs), at_least_float32(use.gradient)
+        scale, shift = ops.channel_sums(inputs, g, layer.running_mean.to(g.dtype))  # [B · r, C]
+        found = {"weight": scale / (layer.running_var.to(g.dtype) + layer.eps).sqrt(), "bias": shift}
+        return {name: found[name].unflatten(0, (use.groups, -1)).sum(1) for name in names}
 
 
 class LayerScaleRule(ScaleRule):
