@@ -183,14 +183,20 @@ def test_autograd_sees_that_a_saved_tensor_was_written(backend: Backend) -> None
 
 
 def test_opcheck(backend: Backend) -> None:
-    def values(n: int = 33) -> torch.Tensor:
-        return torch.rand(n, device=backend.device)
+    def values(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, device=backend.device)
 
     calls = {
-        "accumulate": (values(), [values(30), values(3)], True),
-        "select": (values(), values(), [10.0, 90.0]),
-        "dampen": (values(), values(), values(), 1.0, 1.0),
-        "dampen_many": (values(), values(), values(), values(4), 1.0),
+        "accumulate": (values(33), [values(30), values(3)], True),
+        "accumulate_linear": (values(2, 5, 4), values(3, 6, 4), values(3, 6, 5), True, values(2, 3), values(2, 5)),
+        "accumulate_conv": (
+            *(values(1, 4, 2, 3), values(6, 2, 9), values(6, 4, 7)),
+            *(2, [1], [0], [1], 1, False, None, None),
+        ),
+        "channel_sums": (values(2, 3, 5), values(2, 3, 5), values(3)),
+        "select": (values(33), values(33), [10.0, 90.0]),
+        "dampen": (values(33), values(33), values(33), 1.0, 1.0),
+        "dampen_many": (values(33), values(33), values(33), values(4), 1.0),
     }
     assert set(calls) == set(ops.OPS)
     with backend.use():

@@ -148,7 +148,8 @@ def unlearn_run(
     metrics = {**evaluation.metrics, **_compared(evaluation, config.run, before, config.reference, reference)}
     search = result.summary()
     del search["warnings"]  # they stand among the notes
-    content = _write_metrics(run, metrics, _notes(result, metrics, before), {"search": search, "found": len(found)})
+    more = {"search": search, "found": len(found), "parameters_without_rule": list(importances["retain"].fallback)}
+    content = _write_metrics(run, metrics, _notes(result, metrics, before), more)
 
     curve = trade_off(model, result, scenario, progress) if config.curve else None
     if curve is not None:
