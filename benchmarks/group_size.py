@@ -21,7 +21,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from functools import reduce
 from pathlib import Path
@@ -126,7 +126,7 @@ class Subject:
     evaluated: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, runs: Path, seed: int, found: Sequence[float]) -> Subject:
+    def load(cls, runs: Path, seed: int, found: Sequence[float], test_every: int) -> Subject:
         """Raises PotionError where a run is missing, unfinished, or not what its name says."""
         run = RunFolder.open(runs / f"poisoned-{seed}")
         config = EvaluateConfig(str(run.path)).resolved()
@@ -137,10 +137,17 @@ class Subject:
             print(f"{run.path}: the trigger was not learnt; poison healed does not count", file=sys.stderr)
         n, poisoned = len(scenario.splits.train), len(scenario.poisoned)
         sizes = dict.fromkeys(size if isinstance(size, int) else round(size * poisoned) for size in found)
+        model = load_weights(run, scenario, config.device)[0]
+        test = tuple(thinned(scenario.test_loader(triggered), test_every) for triggered in (False, True))
+        if test_every > 1:  # what is compared must be of the same images
+            clean = load_weights(RunFolder.open(runs / f"clean-{seed}"), scenario, config.device)[0]
+            mine, theirs = (evaluate_poison(one, *test, scenario.poison.target).metrics for one in (model, clean))
+            before = {name: metric.value for name, metric in mine.items()}
+            reference = theirs["triggered_accuracy"].value
         seed_everything(seed)
         train = scenario.splits.dataset("train", augment=True, poison=scenario.poison, poisoned=scenario.poisoned)
         return cls(
-            model=load_weights(run, scenario, config.device)[0],
+            model=model,
             scenario=scenario,
             before=before["clean_accuracy"],
             attack=before["attack_success_rate"],
@@ -148,7 +155,7 @@ class Subject:
             train=TensorDataset(*train.batch(range(n))),
             order=np.random.default_rng(seed).permutation(scenario.trained_on).tolist(),
             founds=[choose_poisoned(n, poisoned, size, scenario.config.seed)[1].tolist() for size in sizes],  # nested
-            test=(list(scenario.test_loader(False)), list(scenario.test_loader(True))),
+            test=test,
         )
 
     def loader(self, samples: Sequence[int], batch_size: int) -> DataLoader[tuple[Tensor, ...]]:
@@ -162,6 +169,15 @@ class Subject:
             metrics = evaluate_poison(model, *self.test, self.scenario.poison.target).metrics
             self.evaluated[weights] = {name: metric.value for name, metric in metrics.items()}
         return self.evaluated[weights]
+
+
+def thinned(loader: Iterable[tuple[Tensor, ...]], every: int) -> list[Any]:
+    """Every so manieth sample of a loader, in smaller batches. Classes may come one after the other in it."""
+    batches, first = [], 0
+    for batch in loader:
+        batches.append(tuple(part[first::every] for part in batch))
+        first = (first - len(batch[0])) % every
+    return batches
 
 
 def arranged(order: Sequence[int], found: Sequence[int]) -> list[int]:
@@ -281,7 +297,7 @@ def study(options: argparse.Namespace) -> None:
     except OSError as error:
         raise FileError(f"cannot write {options.out}: {error}") from error
     for seed in options.seeds:
-        subject = Subject.load(options.runs, seed, options.found)
+        subject = Subject.load(options.runs, seed, options.found, options.test_every)
         for group_size in options.group_sizes:
             for together in ONE_PASS:
                 if objectives := [objective for objective in together if objective in options.objectives]:
@@ -436,6 +452,9 @@ def main() -> None:
     known = [name for together in ONE_PASS for name in together]
     parser.add_argument("--objectives", nargs="+", choices=known, default=known)
     parser.add_argument("--batch-size", type=at_least_one, default=128, metavar="N", help="(default: 128)")
+    parser.add_argument(
+        "--test-every", type=at_least_one, default=1, metavar="K", help="test images: one of K (default: 1)"
+    )
     parser.add_argument("--threads", type=at_least_one, default=1, metavar="N", help="of the CPU (default: 1)")
     parser.add_argument("--plot", nargs=2, type=Path, metavar=("OUT.csv", "PICTURE.png"), help="draw the rows")
     parser.add_argument("--markdown", type=Path, metavar="OUT.csv", help="print the rows as Markdown tables")
