@@ -138,7 +138,7 @@ class Subject:
         n, poisoned = len(scenario.splits.train), len(scenario.poisoned)
         sizes = dict.fromkeys(size if isinstance(size, int) else round(size * poisoned) for size in found)
         model = load_weights(run, scenario, config.device)[0]
-        test = tuple(thinned(scenario.test_loader(triggered), test_every) for triggered in (False, True))
+        test = (thinned(scenario.test_loader(False), test_every), thinned(scenario.test_loader(True), test_every))
         if test_every > 1:  # what is compared must be of the same images
             clean = load_weights(RunFolder.open(runs / f"clean-{seed}"), scenario, config.device)[0]
             mine, theirs = (evaluate_poison(one, *test, scenario.poison.target).metrics for one in (model, clean))

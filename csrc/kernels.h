@@ -1,5 +1,6 @@
 // The whole native interface. potion_fast/ops.py has checked devices, dtypes, sizes, contiguity and aliasing before it
-// calls. Addresses are those of contiguous arrays; sizes count elements, not bytes; nothing is allocated or kept.
+// calls. Addresses are those of contiguous arrays; sizes count elements, not bytes; nothing is kept, and only the two
+// products allocate (their scratch memory).
 // The operations are defined in potion_fast/reference.py.
 #pragma once
 

@@ -1,6 +1,7 @@
 """Each operation's schema, its checks, and the choice of the kernel that runs it.
 
-`reference.py` defines what every operation computes; the kernels give the same bits, faster. A CUDA tensor goes to the
+`reference.py` defines what every operation computes. The kernels are faster and give the same bits, but for the two
+products and `channel_sums`, which add in another order and agree as two matrix products do. A CUDA tensor goes to the
 compiled CUDA kernel, else to Triton, else to the reference; a CPU tensor to C++, else to the reference. The environment
 variable POTION_FAST_BACKEND (reference, cpu, cuda or triton) overrides the choice for the operations that have such a
 kernel, and raises BackendError where the build or the device lacks it. It is read at every call.
@@ -274,6 +275,19 @@ def _accumulate_linear_cpu(
         sums.dtype == torch.float64,
         torch.get_num_threads(),
     )
+
+
+def _accumulate_rows(
+    sums: Tensor, inputs: Tensor, gradients: Tensor, square: bool, weights: Tensor | None, bias: Tensor | None
+) -> None:
+    """T = 1 on any device: |g · a| = |g| · |a|, so one ordinary matrix product is the sum over all terms."""
+    size = torch.square if square else torch.abs
+    a, g = (size(t.squeeze(1).to(sums.dtype)) for t in (inputs, gradients))  # [N, I], [N, O]
+    for k, total in enumerate(sums):
+        weighted = g if weights is None else weights[k, :, None] * g
+        total.addmm_(weighted.T, a)
+        if bias is not None:
+            bias[k] += weighted.sum(0)
 
 
 def _accumulate_conv_cpu(
@@ -607,7 +621,10 @@ def _accumulate_linear(
 ) -> None:
     _check_linear(sums, inputs, gradients, weights, bias)
     _check_product_memory("accumulate_linear", sums, inputs, gradients, weights, bias)
-    _kernel("accumulate_linear", sums.device)(sums, inputs, gradients, square, weights, bias)
+    kernel = _kernel("accumulate_linear", sums.device)
+    if inputs.shape[1] == 1 and kernel is not reference.accumulate_linear:
+        kernel = _accumulate_rows
+    kernel(sums, inputs.detach(), gradients.detach(), square, weights, bias)
     _written(sums, bias)
 
 
@@ -627,6 +644,7 @@ def _accumulate_conv(
     _check_conv(sums, inputs, gradients, samples, stride, padding, dilation, groups, weights, bias)
     _check_product_memory("accumulate_conv", sums, inputs, gradients, weights, bias)
     kernel = _kernel("accumulate_conv", sums.device)
+    inputs, gradients = inputs.detach(), gradients.detach()
     kernel(sums, inputs, gradients, samples, stride, padding, dilation, groups, square, weights, bias)
     _written(sums, bias)
 

@@ -17,7 +17,7 @@ INSTRUCTIONS = ("AVX-512", "AVX2", "baseline")
 
 
 class Sums:
-    """[K, *shape] and [K, O], K = `sets`, as an Importance holds them: slices of one flat buffer per k, with NaN all around them."""
+    """[K, *shape] and [K, O], K = `sets`, as an Importance holds them: slices of flat buffers, with NaN all around."""
 
     def __init__(self, sets: int, shape: tuple[int, ...], dtype: torch.dtype, device: str, bias: bool) -> None:
         size, gap = torch.Size(shape).numel(), 3

@@ -219,6 +219,15 @@ def test_any_geometry(backend: Backend) -> None:
     run()
 
 
+def test_inputs_that_require_gradients_leave_the_sums_untracked(backend: Backend) -> None:
+    case = CASES["2d"]
+    inputs, gradients = (t.to(backend.device).requires_grad_() for t in case.data())
+    sums = torch.zeros(1, *case.shape, device=backend.device)
+    with backend.use():
+        ops.accumulate_conv(sums, inputs, gradients, 1, *case.geometry)
+    assert not sums.requires_grad and (sums > 0).all()
+
+
 @pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("name", ["2d", "depthwise"])
 @pytest.mark.parametrize("position", [0, -1])

@@ -126,6 +126,15 @@ def test_any_shape(backend: Backend) -> None:
     run()
 
 
+def test_inputs_that_require_gradients_leave_the_sums_untracked(backend: Backend) -> None:
+    for rows in (1, 3):
+        inputs, gradients = (t.to(backend.device).requires_grad_() for t in data(2, rows, 4, 5))
+        sums = torch.zeros(1, 5, 4, device=backend.device)
+        with backend.use():
+            ops.accumulate_linear(sums, inputs, gradients)
+        assert not sums.requires_grad and (sums > 0).all()
+
+
 @pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("rows", [1, 6])
 def test_a_gradient_that_is_not_finite_shows_in_its_row(backend: Backend, rows: int, bad: float) -> None:

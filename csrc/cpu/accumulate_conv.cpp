@@ -24,6 +24,8 @@ class Columns {
   void reserve(std::int64_t columns) { runs_.reserve(columns); }
 
   void begin(std::int64_t group, std::int64_t first, std::int64_t last, std::int64_t wide) {
+    group_ = group;
+    first_ = first;
     wide_ = wide;
     runs_.clear();
     for (std::int64_t i = first; i < std::min(last, channels_ * taps_); ++i) {
@@ -42,7 +44,8 @@ class Columns {
     // Output positions at which all of a run lies within the input's row.
     const std::int64_t row = s_.input[2] * s_.C, step = s_.stride[2] * s_.C;
     for (Run& run : runs_) {
-      run.first_x = std::clamp<std::int64_t>(ceil_divide(std::max<std::int64_t>(-run.offset, 0), step), 0, s_.output[2]);
+      const std::int64_t before = std::max<std::int64_t>(-run.offset, 0);
+      run.first_x = std::min(ceil_divide(before, step), s_.output[2]);
       const std::int64_t room = row - run.length - run.offset;
       run.last_x = std::clamp<std::int64_t>(room < 0 ? 0 : room / step + 1, run.first_x, s_.output[2]);
     }
@@ -61,10 +64,22 @@ class Columns {
         if (in_y < 0 || in_y >= s_.input[1] || in_z < 0 || in_z >= s_.input[0])
           zero(to, count, run.length);
         else
-          gather(inputs_ + ((sample * s_.input[0] + in_z) * s_.input[1] + in_y) * s_.input[2] * s_.C, run, x, count, to);
+          gather(inputs_ + ((sample * s_.input[0] + in_z) * s_.input[1] + in_y) * s_.input[2] * s_.C, run, x, count,
+                 to);
       }
       done += count;
     }
+  }
+
+  // Every panel takes other pixels, since the panels of all taps read the same ones.
+  Ahead next(std::int64_t row, std::int64_t panel, std::int64_t line, std::int64_t rows) const {
+    const std::int64_t y = row / s_.output[2] % s_.output[1] * s_.stride[1];
+    const std::int64_t z = row / s_.output[2] / s_.output[1] % s_.output[0] * s_.stride[0];
+    const std::int64_t sample = row / size(s_.output);
+    const auto [channel, tap] = place(first_ + panel * wide_);
+    const std::int64_t pixel = ((sample * s_.input[0] + z) * s_.input[1] + y) * s_.input[2] + tap * rows;
+    return {address(inputs_) + (pixel * s_.C + group_ * channels_ + channel) * sizeof(T) + line * 64,
+            s_.C * static_cast<std::int64_t>(sizeof(T))};
   }
 
   void add(T* sum, const T* total, std::int64_t o, std::int64_t height, std::int64_t first, std::int64_t width,
@@ -104,7 +119,8 @@ class Columns {
         const std::int64_t start = x * step + run.offset;
         const std::int64_t from = std::clamp<std::int64_t>(-start, 0, run.length);
         const std::int64_t last = std::clamp<std::int64_t>(s_.input[2] * s_.C - start, from, run.length);
-        for (std::int64_t i = 0; i < run.length; ++i) to[i] = i >= from && i < last ? row[start + i] : T(0);
+        std::memset(to, 0, run.length * sizeof(T));
+        if (from < last) std::memcpy(to + from, row + start + from, (last - from) * sizeof(T));
       }
     };
     at_border(std::min(end, run.first_x));
@@ -126,7 +142,7 @@ class Columns {
   const Tiles<T>& tiles_;
   const std::int64_t channels_, taps_;
   std::vector<Run> runs_;
-  std::int64_t wide_ = 0;
+  std::int64_t group_ = 0, first_ = 0, wide_ = 0;
 };
 
 }  // namespace

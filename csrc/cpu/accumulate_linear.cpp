@@ -26,6 +26,11 @@ class Rows {
     tiles_.pack_inputs(inputs_ + row * I_ + first_, I_, rows, begins_.data(), count, panels, stride);
   }
 
+  Ahead next(std::int64_t row, std::int64_t panel, std::int64_t line, std::int64_t /*rows*/) const {
+    return {address(inputs_) + (row * I_ + first_ + begins_[panel]) * sizeof(T) + line * 64,
+            I_ * static_cast<std::int64_t>(sizeof(T))};
+  }
+
   void add(T* sum, const T* total, std::int64_t o, std::int64_t height, std::int64_t first, std::int64_t width,
            std::int64_t total_stride) const {
     sum += o * I_ + first;

@@ -62,10 +62,19 @@ struct Blocks {
 
 // One block of outputs in one thread: its panels and its totals.
 //
+// Memory to be fetched in advance: one line per row. Integers, since it may end behind an array.
+struct Ahead {
+  std::uintptr_t address;
+  std::int64_t stride;  // bytes
+};
+
+inline std::uintptr_t address(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); }
+
 // Columns says what A is:
 //   reserve(columns)                       before the first of these: at most so many columns will be wanted at a time
 //   begin(group, first, last, wide)        from now on columns [first, last) are wanted, in panels `wide` wide
-//   pack(row, rows, panels, stride)        these of the rows n · T + t; row r of panel j starts at j · stride + r · wide
+//   pack(row, rows, panels, stride)        these, of rows n · T + t; row r of panel j begins at j · stride + r · wide
+//   next(row, panel, line, rows)           where the pack after this one, from `row` on, will read
 //   add(sum, total, o, height, first, width, total_stride)   the totals [height, width] from output o, column `first`
 template <typename T, typename Columns>
 class Worker {
@@ -166,10 +175,22 @@ class Worker {
       for (std::int64_t vector = 0; vector < vectors_; vector += 2) {
         const std::int64_t wide = std::min<std::int64_t>(2, vectors_ - vector);
         const std::int64_t tile = tile_offset(o, height, vector);
-        tiles_.multiply[wide - 1][height - 1](chunk, a_.get() + vector / 2 * panel_stride(), g, partial_.get() + tile,
-                                              totals_.get() + tile);
+        const Ahead ahead = next(row + rows, panel - first_panel_, vector / 2, rows);
+        tiles_.multiply[wide - 1][height - 1](chunk, a_.get() + vector / 2 * panel_stride(), g, ahead.address,
+                                              ahead.stride, partial_.get() + tile, totals_.get() + tile);
       }
     }
+  }
+
+  // What the next chunk will read, a line of the cache for every row of a tile: without it a chunk would begin by
+  // waiting for memory. The first column of tiles fetches gradients, the first two rows of them inputs.
+  Ahead next(std::int64_t row, std::int64_t g_panel, std::int64_t a_panel, std::int64_t rows) const {
+    const std::int64_t stride = p_.groups * p_.outputs;
+    if (a_panel == 0 && g_panel != 1)
+      return {address(p_.gradients) + (row * stride + group_ * p_.outputs + o_begin_ + begins_[g_panel]) * sizeof(T),
+              stride * static_cast<std::int64_t>(sizeof(T))};
+    if (g_panel < 2) return columns_.next(row, a_panel, g_panel, rows);
+    return {address(p_.gradients), 0};
   }
 
   void add_bias(const Chunk<T>& chunk, const T* gradients, std::int64_t stride) {
@@ -181,7 +202,8 @@ class Worker {
       for (std::int64_t k = 0; k < K_; ++k) {
         const T weight = chunk.weights ? chunk.weights[k * chunk.weight_stride + term] : T(1);
         T* total = bias_.get() + (k + 1) * height_;
-        for (std::int64_t o = 0; o < n; ++o) total[o] += weight * (p_.totals.square ? sum[o] * sum[o] : std::fabs(sum[o]));
+        for (std::int64_t o = 0; o < n; ++o)
+          total[o] += weight * (p_.totals.square ? sum[o] * sum[o] : std::fabs(sum[o]));
       }
       std::memset(sum, 0, n * sizeof(T));
     }

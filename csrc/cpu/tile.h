@@ -3,7 +3,8 @@
 // Included by one file per instruction set, each of which first defines
 //
 //   POTION_TARGET   the attribute that lets a function use these instructions, and has it inlined where it can be
-//   Vector<T>       `lanes` numbers: zero, load, store, broadcast, multiply_add(a, b, c) = a · b + c, add, multiply, abs
+//   Vector<T>       `lanes` numbers: zero, load, store, broadcast, multiply_add(a, b, c) = a · b + c, add, multiply,
+//                   abs
 //   kTileRows       rows of a tile; it is up to two vectors wide
 //
 // in an unnamed namespace, so that no linker takes a function of one file for the same one of another.
@@ -13,7 +14,9 @@
 
 #include "cpu/tiles.h"
 
-#if defined(__GNUC__)
+#if defined(__clang__)
+#define POTION_UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
 #define POTION_UNROLL _Pragma("GCC unroll 32")
 #else
 #define POTION_UNROLL
@@ -21,6 +24,12 @@
 
 namespace potion {
 namespace {
+
+inline void prefetch([[maybe_unused]] const void* address) {
+#if defined(__GNUC__)
+  __builtin_prefetch(address, 0, 2);
+#endif
+}
 
 // Numbers from one row of a packed panel of G to the next: whole vectors.
 template <typename T>
@@ -33,6 +42,7 @@ template <typename T, int M, int N>
 POTION_TARGET void multiply(const Chunk<T>& chunk,
                             const T* a,  // [terms · rows, 2 vectors]
                             const T* g,  // [terms · rows, panel_width]
+                            std::uintptr_t ahead, std::int64_t ahead_stride,  // what the next chunk will read
                             T* partial,  // [M, N vectors], of a term that spans several chunks
                             T* totals) { // [K] of stride `total_stride`, each [M, N vectors]
   using V = Vector<T>;
@@ -41,7 +51,8 @@ POTION_TARGET void multiply(const Chunk<T>& chunk,
     typename V::type acc[M][N];
     POTION_UNROLL for (int m = 0; m < M; ++m)
       POTION_UNROLL for (int n = 0; n < N; ++n) acc[m][n] = V::zero();
-    for (std::int64_t row = 0; row < chunk.rows; ++row, a += 2 * L, g += panel_width<T>()) {
+    for (std::int64_t row = 0; row < chunk.rows; ++row, a += 2 * L, g += panel_width<T>(), ahead += ahead_stride) {
+      prefetch(reinterpret_cast<const void*>(ahead));
       typename V::type columns[N];
       POTION_UNROLL for (int n = 0; n < N; ++n) columns[n] = V::load(a + n * L);
       POTION_UNROLL for (int m = 0; m < M; ++m) {
@@ -113,7 +124,6 @@ POTION_TARGET void pack_panels(const T* from, std::int64_t from_stride, std::int
   const std::int64_t width = begins[panels];
   for (std::int64_t row = 0; row < rows; ++row, from += from_stride, to += W) {
     const std::int64_t rest = (rows - 1 - row) * from_stride + width;  // nothing behind the last row is read
-    for (std::int64_t i = 0; i < width; i += 64 / sizeof(T)) __builtin_prefetch(from + 12 * from_stride + i);
     T* panel = to;
     for (std::int64_t p = 0; p < panels; ++p, panel += stride) {
       const T* begin = from + begins[p];

@@ -22,7 +22,7 @@ struct Vector {
 #endif
   template <typename F>
   static inline type each(const F& f) {
-    type v;
+    type v{};
     for (int i = 0; i < lanes; ++i) v[i] = f(i);
     return v;
   }

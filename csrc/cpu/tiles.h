@@ -21,7 +21,8 @@ struct Chunk {
 };
 
 template <typename T>
-using Multiply = void (*)(const Chunk<T>&, const T* a, const T* g, T* partial, T* totals);
+using Multiply = void (*)(const Chunk<T>&, const T* a, const T* g, std::uintptr_t ahead, std::int64_t ahead_stride,
+                          T* partial, T* totals);
 
 template <typename T>
 using Pack = void (*)(const T* from, std::int64_t from_stride, std::int64_t rows, const std::int64_t* begins,
