@@ -552,6 +552,19 @@ def test_channels_last_models_give_the_same() -> None:
     assert_equals_loop(model, inputs[:9].contiguous(memory_format=torch.channels_last))
 
 
+def test_a_model_that_needs_contiguous_activations_gets_them() -> None:
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(self.conv(x).view(len(x), -1))
+
+    got = assert_equals_loop(Viewing().double(), images(5, 8))
+    assert got.fallback == ()
+
+
 @pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("group_size", [1, 3])
 @pytest.mark.parametrize("objective", ["ssd", "xlf"])

@@ -39,10 +39,8 @@ template <typename Make>
 void run_blocks(std::int64_t blocks, std::int64_t splits, int threads, const Make& make) {
   const std::int64_t tasks = blocks * splits, count = std::clamp<std::int64_t>(threads, 1, tasks);
   std::vector<decltype(make())> workers;
-  std::vector<std::thread> others;
   std::vector<std::int64_t> turn(blocks, 0);  // the split to be added next
   workers.reserve(count);
-  others.reserve(count - 1);
   for (std::int64_t i = 0; i < count; ++i) workers.push_back(make());
 
   std::atomic<std::int64_t> next{0};
@@ -65,13 +63,7 @@ void run_blocks(std::int64_t blocks, std::int64_t splits, int threads, const Mak
       changed.notify_all();
     }
   };
-  try {
-    for (std::int64_t i = 1; i < count; ++i) others.emplace_back(work, i);
-  } catch (const std::system_error&) {
-    // No more threads to be had: these do all the work.
-  }
-  work(0);
-  for (std::thread& thread : others) thread.join();
+  run_on_threads(count, work);
 }
 
 }  // namespace potion

@@ -41,6 +41,7 @@ class Engine:
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
     plan: Plan | None = None
+    channels_last: bool = True  # until the model refuses
 
     def add(
         self,
@@ -79,19 +80,37 @@ class Engine:
         """One forward pass whose calls are those that were proved; otherwise they are proved again, for this batch."""
         for again in (False, True):
             if self.plan is None or again:
-                self.plan = proved(self.model, self.parameters, inputs, losses)
+                self.plan = self._proved(inputs, losses)
                 self._check_coverage(self.plan)
             for name in self.plan.unused:
                 self.parameters[name].requires_grad_(True)
             receiver = Receiver(self.plan, groups)
             with tapped(self.plan, receiver, inputs.device) as taps:
                 with taps.forward(len(inputs), self.parameters):
-                    per_sample = losses(inputs)
+                    per_sample = losses(self._laid_out(inputs))
                 if not taps.unfit and [(call.layer, call.rows) for call in taps.calls] == [
                     (layer, each * len(inputs)) for layer, each in self.plan.calls
                 ]:
                     return taps, per_sample, receiver
         raise ImportanceError("the model takes another path through its layers each time it is called")
+
+    def _proved(self, inputs: Tensor, losses: Callable[[Tensor], Tensor]) -> Plan:
+        laid_out = self._laid_out(inputs)
+        if laid_out is not inputs:
+            try:
+                return proved(self.model, self.parameters, laid_out, losses)
+            except ImportanceError:
+                raise
+            except Exception:  # a `view` of what is not contiguous, say
+                self.channels_last = False
+        return proved(self.model, self.parameters, inputs, losses)
+
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        """Images with their channels last in memory, and so all that convolutions make of them: on a CPU, convolutions
+        are faster there, and the products of their rules spare a copy of every input and gradient."""
+        if not self.channels_last or inputs.dim() != 4 or inputs.device.type != "cpu":
+            return inputs
+        return inputs.contiguous(memory_format=torch.channels_last)
 
     def _check_coverage(self, plan: Plan) -> None:
         """Raise ImportanceError for parameters that would end the pass without a statistic."""
