@@ -1,4 +1,4 @@
-// The Python module potion_fast._native. The only file that knows pybind11; potion_fast/ops.py is its only caller.
+// The Python module potion_fast._native. The only file that knows pybind11; potion_fast/launchers.py is its only caller.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

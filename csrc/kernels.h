@@ -1,5 +1,5 @@
-// The whole native interface. potion_fast/ops.py has checked devices, dtypes, sizes, contiguity and aliasing before it
-// calls. Addresses are those of contiguous arrays; sizes count elements, not bytes; nothing is kept, and only the two
+// The whole native interface. potion_fast/checks.py has seen devices, dtypes, sizes, contiguity and aliasing before
+// potion_fast/launchers.py calls. Addresses are those of contiguous arrays; sizes count elements, not bytes; nothing is kept, and only the two
 // products allocate (their scratch memory).
 // The operations are defined in potion_fast/reference.py.
 #pragma once

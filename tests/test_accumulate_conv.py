@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backends import Backend, assert_same_bits
-from potion_fast import ops
+from potion_fast import launchers, ops
 from potion_fast.errors import ImportanceError
 from products import INSTRUCTIONS, Sums, assert_near, bits_on_threads, examples, limited, summed
 
@@ -280,7 +280,7 @@ def test_channels_last_copies(shape: tuple[int, int, int], dtype: torch.dtype) -
         pytest.skip(ops.native_problem)
     images = torch.randn(shape).to(dtype)
     for memory in (images, images.flip(0)):
-        assert_same_bits(ops._channels_last(memory, dtype).flatten(), memory.movedim(1, -1).flatten())
+        assert_same_bits(launchers.channels_last(memory, dtype).flatten(), memory.movedim(1, -1).flatten())
 
 
 # --- What is refused, and the registration ---
