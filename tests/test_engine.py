@@ -616,3 +616,19 @@ def test_compiled_models_give_the_same(how: str) -> None:
     compiled(inputs[:2])
     got = pf.importance(compiled, [(inputs[:6],)], dtype=torch.float64)
     assert torch.equal(got.sums, want.sums)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("group_size", [1, 4])
+@pytest.mark.parametrize(("dtype", "precision"), [(torch.float64, 1e-10), (torch.float32, 1e-2)])
+@pytest.mark.parametrize("network", SMALL)
+def test_on_a_gpu_networks_equal_the_loop_on_the_cpu(network: str, dtype, precision: float, group_size: int) -> None:
+    model, inputs = SMALL[network]()
+    shaken(model, inputs)
+    want = loop(model, inputs, group_size=group_size)
+    on_gpu = inputs.to("cuda", dtype) if inputs.is_floating_point() else inputs.cuda()
+    data = batches(on_gpu, LABELS[: len(inputs)], 32)
+    got = pf.importance(model.to("cuda", dtype), data, group_size=group_size, dtype=dtype)
+    for name, right in want.items():
+        error = torch.linalg.vector_norm(got[name].cpu().double() - right)
+        assert error <= precision * torch.linalg.vector_norm(right), name

@@ -87,7 +87,7 @@ def importance(
     group_size  the loss is averaged over groups of this many samples in the loader's order, whatever its batch size;
                 1 is the equations as printed, "batch" the loader's batches, what the public code does. The last group
                 may be smaller and weighs as much as the others
-    dtype       float32 or float64, of the sums and of the arithmetic on gradients
+    dtype       float32 or float64, of the sums, and of the products of linear layers and convolutions that go into them
     amp         bfloat16 or float16: run the model under torch.autocast. The result differs by that precision's rounding
     checkpoint  file that keeps what was done, every `checkpoint_seconds` seconds and where the pass is interrupted;
                 it is removed when the pass is complete
