@@ -72,6 +72,15 @@ void channel_sums_cpu(Address scale, Address shift, Address inputs, Address grad
   });
 }
 
+void row_sums_cpu(Address scale, Address shift, Address inputs, Address gradients, std::int64_t N, std::int64_t rows,
+                  std::int64_t width, double eps, bool centred, bool float64, int threads) {
+  by_type(float64, [&](auto type) {
+    using T = decltype(type);
+    potion::row_sums_cpu(reinterpret_cast<T*>(scale), reinterpret_cast<T*>(shift), reinterpret_cast<const T*>(inputs),
+                         reinterpret_cast<const T*>(gradients), N, rows, width, eps, centred, threads);
+  });
+}
+
 void channels_last_cpu(Address to, Address from, std::int64_t B, std::int64_t C, std::int64_t P, bool float64,
                        int threads) {
   by_type(float64, [&](auto type) {
@@ -92,6 +101,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("accumulate_linear_cpu", &accumulate_linear_cpu, Unlocked());
   m.def("accumulate_conv_cpu", &accumulate_conv_cpu, Unlocked());
   m.def("channel_sums_cpu", &channel_sums_cpu, Unlocked());
+  m.def("row_sums_cpu", &row_sums_cpu, Unlocked());
   m.def("channels_last_cpu", &channels_last_cpu, Unlocked());
   m.def("product_instructions", &potion::product_instructions);
   m.def("limit_product_instructions", &potion::limit_product_instructions);

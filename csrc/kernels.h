@@ -67,6 +67,14 @@ void channel_sums_cpu(T* scale, T* shift,       // [B, C] each
                       const T* mean,            // [C]
                       std::int64_t B, std::int64_t C, std::int64_t positions, bool channels_last, int threads);
 
+// scale[n][c] = Σ_t g[n][t][c] · x̂[n][t][c] and shift[n][c] = Σ_t g[n][t][c], where x̂ is the row x[n][t], its mean taken
+// off if `centred`, divided by √(mean of squares + eps).
+template <typename T>                       // float or double
+void row_sums_cpu(T* scale, T* shift,       // [N, width] each
+                  const T* inputs,          // [N, rows, width]
+                  const T* gradients,       // [N, rows, width]
+                  std::int64_t N, std::int64_t rows, std::int64_t width, double eps, bool centred, int threads);
+
 // to[b][p][c] = from[b][c][p]
 template <typename T>  // float or double
 void channels_last_cpu(T* to, const T* from, std::int64_t B, std::int64_t C, std::int64_t P, int threads);

@@ -137,6 +137,18 @@ def check_channels(inputs: Tensor, gradients: Tensor, mean: Tensor) -> None:
         )
 
 
+def check_rows(inputs: Tensor, gradients: Tensor) -> None:
+    for name, tensor in {"inputs": inputs, "gradients": gradients}.items():
+        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != inputs.dtype:
+            raise ImportanceError(f"row_sums: {name} is {tensor.dtype}; pass both in float32 or in float64.")
+        if tensor.device != inputs.device or tensor.layout != torch.strided:
+            raise ImportanceError(f"row_sums: {name} is {_kind(tensor)} on {tensor.device}; pass dense tensors.")
+    if inputs.dim() != 3 or gradients.shape != inputs.shape:
+        raise ImportanceError(
+            f"row_sums: inputs {list(inputs.shape)} and gradients {list(gradients.shape)} do not fit [N, T, d] twice."
+        )
+
+
 def check_alphas(weights: Tensor, alphas: Tensor) -> None:
     if alphas.dtype != torch.float32 or alphas.dim() != 1 or alphas.device != weights.device:
         raise ImportanceError(

@@ -117,6 +117,23 @@ def channel_sums_cpu(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[T
     return scale, shift
 
 
+def row_sums_cpu(inputs: Tensor, gradients: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+    inputs, gradients = inputs.contiguous(), gradients.contiguous()
+    groups, rows, width = inputs.shape
+    scale, shift = inputs.new_empty(groups, width), inputs.new_empty(groups, width)
+    native.row_sums_cpu(
+        *(tensor.data_ptr() for tensor in (scale, shift, inputs, gradients)),
+        groups,
+        rows,
+        width,
+        eps,
+        centred,
+        inputs.dtype == torch.float64,
+        torch.get_num_threads(),
+    )
+    return scale, shift
+
+
 def channels_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """[B, C, *spatial] as a contiguous [B, *spatial, C]: no copy if it lies so in memory, else a fast one."""
     tensor = tensor.to(dtype)

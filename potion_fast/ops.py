@@ -1,10 +1,10 @@
 """Each operation's schema, its checks, and the choice of the kernel that runs it.
 
 `reference.py` defines what every operation computes. The kernels are faster and give the same bits, but for the two
-products and `channel_sums`, which add in another order and agree as two matrix products do. A CUDA tensor goes to the
-compiled CUDA kernel, else to Triton, else to the reference; a CPU tensor to C++, else to the reference. The environment
-variable POTION_FAST_BACKEND (reference, cpu, cuda or triton) overrides the choice for the operations that have such a
-kernel, and raises BackendError where the build or the device lacks it. It is read at every call.
+products and the two sums of norm layers, which add in another order and agree as two matrix products do. A CUDA tensor
+goes to the compiled CUDA kernel, else to Triton, else to the reference; a CPU tensor to C++, else to the reference. The
+environment variable POTION_FAST_BACKEND (reference, cpu, cuda or triton) overrides the choice for the operations that
+have such a kernel, and raises BackendError where the build or the device lacks it. It is read at every call.
 
 Kernels see raw pointers, so `checks.py` has a look at everything first; `launchers.py` then takes the pointers. What is
 written must be contiguous and must not share memory with what is read; what is only read may have any strides.
@@ -107,6 +107,18 @@ def channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tenso
     Raises ImportanceError for tensors that do not fit together.
     """
     return torch.ops.potion_fast.channel_sums(inputs, gradients, mean)
+
+
+def row_sums(inputs: Tensor, gradients: Tensor, eps: float, centred: bool = True) -> tuple[Tensor, Tensor]:
+    """Σ_t g[n,t,c] · x̂[n,t,c] and Σ_t g[n,t,c]: what the scale and the shift of a layer norm get.
+
+    inputs, gradients  [N, T, d], x and g, float32 or float64; x̂ is the row x[n,t], its mean taken off if `centred`,
+                       divided by √(mean of squares + eps)
+    returns            [N, d] and [N, d]
+
+    Raises ImportanceError for tensors that do not fit together.
+    """
+    return torch.ops.potion_fast.row_sums(inputs, gradients, eps, centred)
 
 
 def select(forget: Tensor, retain: Tensor, percentiles: Sequence[float]) -> Tensor:
@@ -249,6 +261,7 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
         "triton": launchers.accumulate_conv_triton,
     },
     "channel_sums": {"reference": reference.channel_sums, "cpu": launchers.channel_sums_cpu},
+    "row_sums": {"reference": reference.row_sums, "cpu": launchers.row_sums_cpu},
     "select": {"reference": reference.select},
     "dampen": {
         "reference": reference.dampen,
@@ -313,6 +326,11 @@ def _channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tens
     return _kernel("channel_sums", inputs.device)(inputs, gradients, mean)
 
 
+def _row_sums(inputs: Tensor, gradients: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+    checks.check_rows(inputs, gradients)
+    return _kernel("row_sums", inputs.device)(inputs, gradients, eps, centred)
+
+
 def _written(*tensors: Tensor | None) -> None:
     for tensor in tensors:
         if tensor is not None:
@@ -371,6 +389,12 @@ def _fake_channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple
     return inputs.new_empty(shape), inputs.new_empty(shape)
 
 
+def _fake_row_sums(inputs: Tensor, gradients: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+    checks.check_rows(inputs, gradients)
+    shape = inputs.shape[0], inputs.shape[2]
+    return inputs.new_empty(shape), inputs.new_empty(shape)
+
+
 def _fake_select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
     checks.check_flat("select", forget=forget, retain=retain)
     checks.check_percentiles(percentiles)
@@ -406,6 +430,11 @@ for _schema, _implementation, _fake in (
         "channel_sums(Tensor inputs, Tensor gradients, Tensor mean) -> (Tensor, Tensor)",
         _channel_sums,
         _fake_channel_sums,
+    ),
+    (
+        "row_sums(Tensor inputs, Tensor gradients, float eps, bool centred) -> (Tensor, Tensor)",
+        _row_sums,
+        _fake_row_sums,
     ),
     ("select(Tensor forget, Tensor retain, float[] percentiles) -> Tensor", _select, _fake_select),
     (

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn import grad as convolutions
 
 
@@ -86,6 +87,18 @@ def channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tenso
     positions = tuple(range(2, inputs.dim()))
     products = gradients * (inputs - mean.view(-1, *[1] * len(positions)))
     return (products.sum(positions), gradients.sum(positions)) if positions else (products, gradients.clone())
+
+
+def row_sums(inputs: Tensor, gradients: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+    """Σ_t g[n,t,c] · x̂[n,t,c] and Σ_t g[n,t,c]: what the scale and the shift of a layer norm get.
+
+    inputs, gradients  [N, T, d], x and g; x̂ is the row x[n,t], its mean taken off if `centred` (LayerNorm; else
+                       RMSNorm), divided by √(mean of squares + eps)
+    returns            [N, d] and [N, d]
+    """
+    norm = F.layer_norm if centred else F.rms_norm
+    normalised = norm(inputs, inputs.shape[-1:], eps=eps)
+    return (gradients * normalised).sum(1), gradients.sum(1)
 
 
 def _add(sums: Tensor, gradient: Tensor, square: bool, weights: Tensor | None, n: int) -> None:

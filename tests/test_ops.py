@@ -194,6 +194,7 @@ def test_opcheck(backend: Backend) -> None:
             *(2, [1], [0], [1], 1, False, None, None),
         ),
         "channel_sums": (values(2, 3, 5), values(2, 3, 5), values(3)),
+        "row_sums": (values(2, 3, 5), values(2, 3, 5), 1e-5, True),
         "select": (values(33), values(33), [10.0, 90.0]),
         "dampen": (values(33), values(33), values(33), 1.0, 1.0),
         "dampen_many": (values(33), values(33), values(33), values(4), 1.0),

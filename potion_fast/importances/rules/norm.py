@@ -5,77 +5,53 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ... import ops
-from .rule import Rule, Use, at_least_float32
+from .rule import Rule, Use, at_least_float32, grouped
 
 
-class ScaleRule(Rule):
-    """What all these layers share; each says what x̂ is, and where its parameters' dimensions lie."""
+class LayerNormRule(Rule):
+    """nn.LayerNorm, over the last dimensions of inputs [B · r, ..., *shape]."""
 
     names: ClassVar[tuple[str, ...]] = ("weight", "bias")
-    scale = "weight"
-
-    def normalised(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        """x̂, in the shape of the output."""
-        raise NotImplementedError
-
-    def summed(self, module: nn.Module, tensor: Tensor, groups: int) -> Tensor:
-        """Sums over the positions of each group, [N, *shape of the parameters]; they lie last in the output."""
-        return tensor.reshape(groups, -1, *cast(Tensor, getattr(module, self.scale)).shape).sum(1)
+    centred = True
 
     def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
-        inputs, g = (at_least_float32(tensor) for tensor in (use.inputs, use.gradient))
-        found = {}
-        if self.scale in names:
-            found[self.scale] = self.summed(module, g * self.normalised(module, inputs), use.groups)
-        if "bias" in names:
-            found["bias"] = self.summed(module, g, use.groups)
-        return found
-
-
-class LayerNormRule(ScaleRule):
-    """nn.LayerNorm."""
-
-    def normalised(self, module: nn.Module, inputs: Tensor) -> Tensor:
         layer = cast(nn.LayerNorm, module)
-        return F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
+        shape = layer.normalized_shape
+        eps = torch.finfo(use.inputs.dtype).eps if layer.eps is None else layer.eps
+        x, g = (at_least_float32(t).reshape(use.groups, -1, torch.Size(shape).numel()) for t in use[:2])  # [N, T, d]
+        scale, shift = ops.row_sums(x, g, eps, self.centred)  # [N, d]
+        found = {"weight": scale, "bias": shift}
+        return {name: found[name].unflatten(1, shape) for name in names}
 
 
-class RMSNormRule(ScaleRule):
+class RMSNormRule(LayerNormRule):
     """nn.RMSNorm."""
 
     names = ("weight",)
-
-    def normalised(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        layer = cast(nn.RMSNorm, module)
-        return F.rms_norm(inputs, layer.normalized_shape, eps=layer.eps)
+    centred = False
 
 
-class ChannelRule(ScaleRule):
-    """Parameters [C] of an input [B · r, C, ...]."""
+class LayerNorm2dRule(LayerNormRule):
+    """LayerNorm over the channels of images [B · r, C, H, W] (timm, torchvision)."""
 
-    def summed(self, module: nn.Module, tensor: Tensor, groups: int) -> Tensor:
-        by_group = tensor.unflatten(0, (groups, -1))  # [N, B · r / N, C, ...]
-        return by_group.sum((1, *range(3, by_group.dim())))
-
-
-class LayerNorm2dRule(ChannelRule):
-    """LayerNorm over the channels of images [B, C, H, W] (timm, torchvision)."""
-
-    def normalised(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        layer = cast(nn.LayerNorm, module)
-        return F.layer_norm(inputs.movedim(1, -1), layer.normalized_shape, eps=layer.eps).movedim(-1, 1)
+    def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
+        return super().gradients(module, Use(use.inputs.movedim(1, -1), use.gradient.movedim(1, -1), use.groups), names)
 
 
-class GroupNormRule(ChannelRule):
-    """nn.GroupNorm."""
+class GroupNormRule(Rule):
+    """nn.GroupNorm, of inputs [B · r, C, ...]."""
 
-    def normalised(self, module: nn.Module, inputs: Tensor) -> Tensor:
+    names = ("weight", "bias")
+
+    def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
         layer = cast(nn.GroupNorm, module)
-        return F.group_norm(inputs, layer.num_groups, eps=layer.eps)
+        normalised = F.group_norm(at_least_float32(use.inputs), layer.num_groups, eps=layer.eps)
+        return channel_gradients(normalised, normalised.new_zeros(layer.num_channels), use, names)
 
 
 class BatchNormRule(Rule):
@@ -86,20 +62,28 @@ class BatchNormRule(Rule):
     def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
         layer = cast(nn.BatchNorm2d, module)
         assert layer.running_mean is not None and layer.running_var is not None  # else samples mix
-        inputs, g = at_least_float32(use.inputs), at_least_float32(use.gradient)
-        scale, shift = ops.channel_sums(inputs, g, layer.running_mean.to(g.dtype))  # [B · r, C]
-        found = {"weight": scale / (layer.running_var.to(g.dtype) + layer.eps).sqrt(), "bias": shift}
-        return {name: found[name].unflatten(0, (use.groups, -1)).sum(1) for name in names}
+        inputs = at_least_float32(use.inputs)
+        found = channel_gradients(inputs, layer.running_mean.to(inputs.dtype), use, names)
+        if "weight" in found:
+            found["weight"] /= (layer.running_var.to(inputs.dtype) + layer.eps).sqrt()
+        return found
 
 
-class LayerScaleRule(ScaleRule):
-    """LayerScale of timm: y = γ x."""
+def channel_gradients(inputs: Tensor, mean: Tensor, use: Use, names: Collection[str]) -> dict[str, Tensor]:
+    """Σ g (x − mean) as "weight" and Σ g as "bias", each [N, C], of inputs x [B · r, C, ...]."""
+    scale, shift = ops.channel_sums(inputs, at_least_float32(use.gradient), mean)  # [B · r, C]
+    found = {"weight": scale, "bias": shift}
+    return {name: found[name].unflatten(0, (use.groups, -1)).sum(1) for name in names}
+
+
+class LayerScaleRule(Rule):
+    """LayerScale of timm: y = γ x, over the last dimension."""
 
     names = ("gamma",)
-    scale = "gamma"
 
     def covers(self, module: nn.Module) -> bool:
         return not module.inplace
 
-    def normalised(self, module: nn.Module, inputs: Tensor) -> Tensor:
-        return inputs
+    def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
+        x, g = at_least_float32(use.inputs), at_least_float32(use.gradient)
+        return {"gamma": grouped(g * x, use.groups).sum(1)}
