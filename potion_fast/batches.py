@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler
 
 from .errors import DataError
 from .modes import GroupSize
@@ -25,6 +26,15 @@ def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
     if inputs.ndim == 0 or (labels is not None and (labels.ndim == 0 or len(labels) != len(inputs))):
         raise DataError("the loader gave a batch whose inputs and labels differ in number")
     return inputs, labels
+
+
+def count_samples(loader: Iterable[object]) -> int:
+    """How many samples a loader gives. It is read for that, unless it is a DataLoader that knows: reading one draws
+    random numbers. Raises DataError for what is not a batch."""
+    batches = getattr(loader, "batch_sampler", None)
+    if type(batches) is BatchSampler and not batches.drop_last and isinstance(batches.sampler, Sized):
+        return len(batches.sampler)
+    return sum(len(inputs_and_labels(batch)[0]) for batch in loader)
 
 
 class Piece(NamedTuple):

@@ -90,7 +90,7 @@ UNLEARN = {
     "group_size": Flag(
         'samples whose loss is averaged before |gradient| is taken, or "batch"',
         "N",
-        "by the mode: " + _of_modes("group_size"),
+        "by the mode: " + _of_modes("group_size") + "; no more than were found",
     ),
     "amp": Flag(
         "precision of the model in the importance passes, which run under autocast",

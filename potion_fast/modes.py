@@ -18,7 +18,7 @@ GroupSize = int | Literal["batch"]
 class Mode:
     """Defaults of one mode.
 
-    group_size           samples whose loss is averaged before |gradient| or gradient² is taken
+    group_size           samples whose loss is averaged before |gradient| or gradient² is taken, at most |S_f|
     b_start              the search starts at s = b_start · |S_f| / |S_tr|
     strict               stop at accuracy < ρ · acc₀ (True) or ≤ ρ · acc₀ (False)
     retain_holds_forget  the retain loader holds all of S_tr (True) or S_tr without S_f (False)
@@ -35,9 +35,17 @@ class Mode:
     augmented_forget: bool
     keep: Literal["last", "test", "validation"]
 
+    def group_size_for(self, found: int) -> GroupSize:
+        """The group size where so many poisoned samples were found.
+
+        Never more than those: S_f would then be averaged over fewer samples than the groups of the training data, which
+        inflates every ratio of importances, and too much is dampened.
+        """
+        return "batch" if self.group_size == "batch" else max(1, min(self.group_size, found))
+
 
 MODES: dict[str, Mode] = {
-    "default": Mode(1, 1 / 25, False, False, False, False, "last"),
+    "default": Mode(16, 1 / 25, False, False, False, False, "last"),
     "reference": Mode("batch", 1 / 25, False, False, True, True, "test"),
     "paper": Mode(1, 25.0, True, True, False, False, "validation"),
 }

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from .batches import count_samples
 from .importances import Importance, Objective, importance
 from .importances.objectives import Losses
 from .modes import GroupSize, mode_named
@@ -45,7 +46,9 @@ def unlearn(
     retain_loader        the training data as the model was trained on it, batches (input, label, ...): without S_f in
                          the default and the reference mode, all of it in mode "paper" (`retain_holds_forget`)
     forget_loader        S_f, the poisoned samples that were found, with the labels they were trained with
-    objective, w, group_size           see `importance`; XLF and groups of one sample by default
+    objective, w         see `importance`; XLF by default
+    group_size           see `importance`; by default that of `retain`, or the mode's: 16, or as many samples as were
+                         found if these are fewer
     retain               importances of the training data computed before; the retain loader is then not read
     amp                  see `importance`, for both passes
     checkpoint, resume   see `importance`, for the pass over the training data: the long one
@@ -56,11 +59,13 @@ def unlearn(
 
     Raises ImportanceError, SearchError, ModelError, DataError; the caller's model is then as it was.
     """
-    size = mode_named(mode).group_size if group_size is None else group_size
+    defaults = mode_named(mode)
     check_options(rho, b_start, s_step, max_steps)
+    if group_size is None:
+        group_size = defaults.group_size_for(count_samples(forget_loader)) if retain is None else retain.group_size
     seconds = {}
     start = time.perf_counter()
-    both = functools.partial(importance, model, w=w, group_size=size, amp=amp, progress=progress)
+    both = functools.partial(importance, model, w=w, group_size=group_size, amp=amp, progress=progress)
     forget = both(forget_loader, objective)  # the cheap one first
     seconds["forget"] = time.perf_counter() - start
     if retain is None:

@@ -285,7 +285,7 @@ class Loaders:
 @pytest.mark.parametrize(
     ("mode", "group_size", "b_start", "retained", "augmented"),
     [
-        ("default", 1, 1 / 25, 500 - 16, False),
+        ("default", 16, 1 / 25, 500 - 16, False),
         ("reference", "batch", 1 / 25, 500 - 16, True),
         ("paper", 1, 25.0, 500, False),
     ],

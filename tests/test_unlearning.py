@@ -25,26 +25,33 @@ class Unread:
 def test_the_whole_method_in_one_call_is_its_parts_in_a_row(blobs, objective):
     original = weights(blobs.model)
     result = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), objective)
-    forget = pf.importance(blobs.model, blobs.forget(), objective)
-    retain = pf.importance(blobs.model, blobs.retain(), objective)
+    forget = pf.importance(blobs.model, blobs.forget(), objective, group_size=10)
+    retain = pf.importance(blobs.model, blobs.retain(), objective, group_size=10)
     parts = pf.ptn_search(blobs.model, forget, retain, blobs.forget())
     assert_same_weights(result.model, weights(parts.model))
     assert_same_weights(blobs.model, original)
-    assert (result.objective, result.mode, result.group_size) == (objective, "default", 1)
+    assert (result.objective, result.mode, result.group_size) == (objective, "default", 10)
     assert set(result.seconds) == {"forget", "retain", "search"}
 
 
-@pytest.mark.parametrize(("mode", "group_size"), [("default", 1), ("reference", "batch"), ("paper", 1)])
+@pytest.mark.parametrize(("mode", "group_size"), [("default", 10), ("reference", "batch"), ("paper", 1)])
 def test_the_mode_sets_the_group_size_and_an_argument_wins(blobs, mode, group_size):
     result = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), mode=mode)
     assert (result.mode, result.group_size) == (mode, group_size)
     assert pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), mode=mode, group_size=4).group_size == 4
 
 
+@pytest.mark.parametrize(("found", "group_size"), [(1, 1), (5, 5), (16, 16), (20, 16)])
+def test_groups_are_no_larger_than_the_forget_set(blobs, found, group_size):
+    assert pf.unlearn(blobs.model, blobs.retain(found), blobs.forget(found)).group_size == group_size
+
+
 def test_retain_importances_computed_before_are_used(blobs):
-    retain = pf.importance(blobs.model, blobs.retain())
+    retain = pf.importance(blobs.model, blobs.retain(), group_size=3)
     result = pf.unlearn(blobs.model, Unread(), blobs.forget(), retain=retain)
-    assert_same_weights(result.model, weights(pf.unlearn(blobs.model, blobs.retain(), blobs.forget()).model))
+    want = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), group_size=3)
+    assert_same_weights(result.model, weights(want.model))
+    assert result.group_size == 3
     assert "retain" not in result.seconds
     with pytest.raises(ImportanceError, match="objective"):
         pf.unlearn(blobs.model, Unread(), blobs.forget(), "lf", retain=retain)

@@ -149,7 +149,6 @@ class UnlearnConfig(Checked):
             self,
             **_absolute_paths(self),
             objective="xlf" if self.objective is None and self.w is None else self.objective,
-            group_size=mode.group_size if self.group_size is None else self.group_size,
             b_start=mode.b_start if self.b_start is None else self.b_start,
             device=resolved_device(self.device),
         )

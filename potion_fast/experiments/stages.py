@@ -105,7 +105,8 @@ def unlearn_run(
     if missing := sorted(set(found) - set(scenario.trained_on)):
         raise DataError(f"sample {missing[0]} of the forget set is not among those the model was trained on")
     size = config.batch_size or scenario.config.batch_size
-    config = replace(config, batch_size=size)
+    groups = mode.group_size_for(len(found)) if config.group_size is None else config.group_size
+    config = replace(config, batch_size=size, group_size=groups)
     retain_loader = scenario.retain_loader(
         found, holds_forget=mode.retain_holds_forget, batch_size=size, seed=config.seed
     )
