@@ -6,8 +6,8 @@
 # DATA  folder with train/<class>/* and test/<class>/* of CIFAR-10
 # OUT   gets one run folder per step, and table.csv; a step that is there already is not done again
 #
-# XLF with the default settings (groups of 16), XLF, LF and SSD exact per sample as the equations are printed, and XLF
-# as the public code does it. Two runs side by side, one thread each.
+# XLF over groups of 16 samples, XLF, LF and SSD exact per sample as the equations are printed, and XLF as the public
+# code does it. Two runs side by side, one thread each.
 set -euo pipefail
 data=${1:?usage: benchmarks/cifar10.sh DATA OUT}
 out=${2:?usage: benchmarks/cifar10.sh DATA OUT}
@@ -29,10 +29,10 @@ unlearn() { # name, flags; exit code 3 means that the search ended before its th
 both() { wait -n && wait -n; }
 
 train poisoned & train clean --leave-out-poisoned & both
-unlearn xlf --curve & unlearn xlf-groups-of-1 --group-size 1 & both
+unlearn xlf-groups-of-16 --group-size 16 --curve & unlearn xlf-groups-of-1 --group-size 1 & both
 unlearn lf-groups-of-1 --objective lf --group-size 1 & unlearn ssd-groups-of-1 --objective ssd --group-size 1 & both
 unlearn xlf-reference --mode reference
 
-for run in poisoned clean xlf xlf-groups-of-1 lf-groups-of-1 ssd-groups-of-1 xlf-reference; do echo "$out/$run"; done |
+for run in poisoned clean xlf-groups-of-16 xlf-groups-of-1 lf-groups-of-1 ssd-groups-of-1 xlf-reference; do echo "$out/$run"; done |
   xargs python3 "$here/table.py" > "$out/table.csv"
 cat "$out/table.csv"

@@ -45,7 +45,7 @@ class Mode:
 
 
 MODES: dict[str, Mode] = {
-    "default": Mode(16, 1 / 25, False, False, False, False, "last"),
+    "default": Mode(64, 1 / 25, False, False, False, False, "last"),
     "reference": Mode("batch", 1 / 25, False, False, True, True, "test"),
     "paper": Mode(1, 25.0, True, True, False, False, "validation"),
 }

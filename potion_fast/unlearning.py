@@ -47,7 +47,7 @@ def unlearn(
                          the default and the reference mode, all of it in mode "paper" (`retain_holds_forget`)
     forget_loader        S_f, the poisoned samples that were found, with the labels they were trained with
     objective, w         see `importance`; XLF by default
-    group_size           see `importance`; by default that of `retain`, or the mode's: 16, or as many samples as were
+    group_size           see `importance`; by default that of `retain`, or the mode's: 64, or as many samples as were
                          found if these are fewer
     retain               importances of the training data computed before; the retain loader is then not read
     amp                  see `importance`, for both passes

@@ -8,6 +8,7 @@ import torch
 import potion_fast as pf
 from backends import Backend
 from potion_fast.errors import DataError, ImportanceError, SearchError
+from potion_fast.modes import mode_named
 from toys import Blobs, assert_same_weights, weights
 
 
@@ -41,9 +42,18 @@ def test_the_mode_sets_the_group_size_and_an_argument_wins(blobs, mode, group_si
     assert pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), mode=mode, group_size=4).group_size == 4
 
 
-@pytest.mark.parametrize(("found", "group_size"), [(1, 1), (5, 5), (16, 16), (20, 16)])
-def test_groups_are_no_larger_than_the_forget_set(blobs, found, group_size):
-    assert pf.unlearn(blobs.model, blobs.retain(found), blobs.forget(found)).group_size == group_size
+@pytest.mark.parametrize("found", [1, 5, 20])
+def test_groups_are_no_larger_than_the_forget_set(blobs, found):
+    assert pf.unlearn(blobs.model, blobs.retain(found), blobs.forget(found)).group_size == found
+    assert pf.unlearn(blobs.model, blobs.retain(found), blobs.forget(found), mode="paper").group_size == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "found", "group_size"),
+    [("default", 63, 63), ("default", 500, 64), ("default", 0, 1), ("paper", 500, 1), ("reference", 3, "batch")],
+)
+def test_the_modes_group_sizes(mode, found, group_size):
+    assert mode_named(mode).group_size_for(found) == group_size
 
 
 def test_retain_importances_computed_before_are_used(blobs):
