@@ -64,3 +64,23 @@ def with_statistics(model: nn.Module, inputs: Tensor) -> nn.Module:
     with torch.no_grad():
         model.train()(inputs)
     return model.eval()
+
+
+class Twice(nn.Module):
+    """Every layer is called twice, and a weight is tied by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.linear = nn.Linear(3, 3)
+        self.tied = nn.Linear(3, 3)
+        self.tied.weight = self.linear.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = torch.tanh(self.norm(self.conv(x)))
+        x = x.mean((2, 3))
+        for _ in range(2):
+            x = torch.tanh(self.tied(self.linear(x)))
+        return x

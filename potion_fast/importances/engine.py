@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ImportanceError
 from .proof import proved
-from .rules import LEAF, Rule, Sums, Use, at_least_float32, rule_for
+from .rules import LEAF, Rule, Sums, Use, at_least_float32
 from .taps import Call, Plan, Taps, frozen, tapped
 
 ELEMENTS = 1 << 22  # of gradients per group that are written out at a time, for a parameter with several uses
@@ -133,8 +133,7 @@ class Receiver:
         self.shared: dict[str, list[tuple[Rule, nn.Module, str, Use]]] = {}
 
     def __call__(self, call: Call, gradient: Tensor) -> None:
-        rule, own = rule_for(call.layer), self.plan.layers[call.layer]
-        assert rule is not None
+        rule, own = call.rule, self.plan.layers[call.layer]
         inputs = call.take_inputs()
         if inputs.is_floating_point():
             inputs = inputs.to(gradient.dtype)  # under autocast the layer has multiplied these

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ImportanceError
-from .rules import rule_for
+from .rules import Rule, rule_for
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Call:
 
     index: int
     layer: nn.Module
+    rule: Rule
     inputs: Tensor | None  # until its gradient has come
     version: int  # of the inputs' memory
     rows: int  # size of dimension 0 of the output
@@ -110,17 +111,14 @@ class Taps:
             inputs, output = (t.expand(self.batch, *t.shape[1:]) for t in (inputs, output))
         if not output.requires_grad:
             output = self.tracked(output)
-        call = Call(len(self.calls), layer, inputs.detach(), inputs._version, output.shape[0])
+        call = Call(len(self.calls), layer, rule, inputs.detach(), inputs._version, output.shape[0])
         self.calls.append(call)
-        output.register_hook(functools.partial(self._arrived, call))
+        output.register_hook(functools.partial(self.receive, call))
         return output
 
     def tracked(self, tensor: Tensor) -> Tensor:
         """The same values, requiring gradients; not a leaf, so that the model may change them in place."""
         return _Tracked.apply(tensor, self.anchor)
-
-    def _arrived(self, call: Call, gradient: Tensor) -> None:
-        self.receive(call, gradient)
 
 
 class _Tracked(torch.autograd.Function):
