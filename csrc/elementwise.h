@@ -27,6 +27,9 @@ POTION_INLINE T magnitude(T gradient) {
 // Ω_f > α · Ω_r. The product decides, not the ratio: 0/0 is never selected, x/0 always is.
 POTION_INLINE bool is_selected(float forget, float retain, float alpha) { return forget > alpha * retain; }
 
+// λ · Ω_r / Ω_f < 1, for numbers that are not negative: the quotient is rounded to 1 only if it is 1 or more.
+POTION_INLINE bool is_lowered(float forget, float retain, float dampening) { return dampening * retain < forget; }
+
 // θ · min(λ · Ω_r / Ω_f, 1). A NaN factor stays NaN, as torch.clamp has it.
 POTION_INLINE float dampened(float weight, float forget, float retain, float dampening) {
   const float factor = dampening * retain / forget;

@@ -6,6 +6,7 @@ Those on shapes, dtypes and devices also run while torch.compile traces; those o
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -149,18 +150,65 @@ def check_rows(inputs: Tensor, gradients: Tensor) -> None:
         )
 
 
-def check_alphas(weights: Tensor, alphas: Tensor) -> None:
-    if alphas.dtype != torch.float32 or alphas.dim() != 1 or alphas.device != weights.device:
+def check_alphas(op: str, alphas: Tensor, device: torch.device) -> None:
+    if alphas.dtype != torch.float32 or alphas.dim() != 1 or alphas.device != device:
         raise ImportanceError(
-            f"dampen_many: alphas is {alphas.dtype}, {_kind(alphas)}, on {alphas.device}; "
-            f"pass K flat float32 numbers on {weights.device}."
+            f"{op}: alphas is {alphas.dtype}, {_kind(alphas)}, on {alphas.device}; "
+            f"pass K flat float32 numbers on {device}."
         )
 
 
-def check_percentiles(percentiles: list[float]) -> None:
+def check_percentiles(op: str, percentiles: list[float]) -> None:
     for p in percentiles:
         if not 0 <= p <= 100:
-            raise ImportanceError(f"select: percentile {p} is not in [0, 100].")
+            raise ImportanceError(f"{op}: percentile {p} is not in [0, 100].")
+
+
+def check_dampening(op: str, dampening: float) -> None:
+    if not dampening >= 0:
+        raise ImportanceError(f"{op}: λ = {dampening} is below 0; pass 0 for all weights that are selected.")
+
+
+def check_places(op: str, parameters: list[Tensor], offsets: list[int], cuts: list[int], index: Tensor) -> None:
+    if index.dtype not in (torch.int32, torch.int64) or index.dim() != 1:
+        raise ImportanceError(f"{op}: index is {index.dtype}, {_kind(index)}; pass m flat int32 or int64 numbers.")
+    if len(offsets) != len(parameters) or len(cuts) != len(parameters) + 1:
+        raise ImportanceError(
+            f"{op}: {len(parameters)} parameters, {len(offsets)} offsets and {len(cuts)} cuts; pass P, P and P + 1."
+        )
+    if cuts[0] != 0 or cuts[-1] != index.numel() or any(a > b for a, b in pairwise(cuts)):
+        raise ImportanceError(f"{op}: the cuts must rise from 0 to {index.numel()}, the number of places.")
+    device = index.device
+    for p, parameter in enumerate(parameters):
+        if parameter.dtype != torch.float32 or parameter.device != device:
+            raise ImportanceError(
+                f"{op}: parameter {p} is {parameter.dtype} on {parameter.device}; pass float32 on {device}."
+            )
+        if not parameter.is_contiguous() and not is_dense(parameter):
+            raise ImportanceError(f"{op}: parameter {p} has gaps in its memory; pass dense tensors.")
+
+
+def check_values(op: str, values: Tensor, index: Tensor) -> None:
+    if values.dtype != torch.float32 or values.shape != index.shape or values.device != index.device:
+        raise ImportanceError(
+            f"{op}: values is {values.dtype}, {_kind(values)}, on {values.device}; "
+            f"pass {index.numel()} flat float32 numbers on {index.device}."
+        )
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, in whatever order: contiguous, channels-last, transposed."""
+    if tensor.layout != torch.strided:
+        return False
+    if tensor.is_contiguous() or tensor.numel() == 0:
+        return True
+    wanted = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != wanted:
+                return False
+            wanted *= size
+    return True
 
 
 def _kind(tensor: Tensor) -> str:
@@ -178,6 +226,20 @@ def check_memory(op: str, name: str, written: Tensor, read: Iterable[tuple[str, 
         read_begin, read_end = _span(tensor)
         if begin < read_end and read_begin < end:
             raise ImportanceError(f"{op}: {read_name} shares memory with {name}, which is written; pass a copy.")
+
+
+def check_put_memory(parameters: list[Tensor], index: Tensor, values: Tensor) -> None:
+    """The parameters may be written in place. They may be hundreds, so that little is done for each."""
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
+        raise ImportanceError(
+            "put: a parameter requires gradients and is written in place; call under torch.no_grad()."
+        )
+    for name, read in (("index", index), ("values", values)):
+        first, last = _span(read)
+        for p, parameter in enumerate(parameters):
+            begin = parameter.data_ptr()
+            if begin < last and first < begin + 4 * parameter.numel():  # dense
+                raise ImportanceError(f"put: {name} shares memory with parameter {p}, which is written; pass a copy.")
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

@@ -26,7 +26,7 @@ def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not parameters:
         raise ImportanceError("the model has no trainable parameter; set requires_grad on those that may be dampened")
     for name, parameter in parameters.items():
-        if not torch.isfinite(parameter).all():
+        if parameter.numel() and not torch.stack(parameter.detach().aminmax()).isfinite().all():  # NaN if there is one
             raise ModelError(f"parameter {name!r} holds values that are not finite")
     devices = {str(parameter.device) for parameter in parameters.values()}
     if len(devices) > 1:

@@ -133,6 +133,53 @@ def select(forget: Tensor, retain: Tensor, percentiles: Sequence[float]) -> Tens
     return torch.ops.potion_fast.select(forget, retain, [float(p) for p in percentiles])
 
 
+def group(
+    forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weights that some candidate changes, each in the group of the first candidate, by falling α, that selects it.
+
+    forget, retain  [n] float32, mean importances
+    alphas          [K] float32, in any order; NaN comes first and selects nothing
+    dampening       λ, rounded to float32; weights whose factor λ · Ω_r / Ω_f is not below 1 are left out, for 0 none
+    returns         index [m], forget [m], retain [m] of those weights, by group, then by ascending index (int32 where
+                    n < 2³¹, else int64); starts [K + 1] int64 on the CPU: group j is [starts[j], starts[j + 1])
+
+    Raises ImportanceError for tensors that do not fit together or λ below 0.
+    """
+    return torch.ops.potion_fast.group(forget, retain, alphas, float(dampening))
+
+
+def select_group(
+    forget: Tensor, retain: Tensor, percentiles: Sequence[float], dampening: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`select`, and `group` with the thresholds found, in one read of the importances: alphas, index, forget, ….
+
+    Raises ImportanceError for tensors that do not fit together, a percentile out of range or λ below 0.
+    """
+    return torch.ops.potion_fast.select_group(forget, retain, [float(p) for p in percentiles], float(dampening))
+
+
+def take(parameters: Sequence[Tensor], offsets: Sequence[int], cuts: Sequence[int], index: Tensor) -> Tensor:
+    """The weights at some places of a flat buffer that is spread over parameters.
+
+    parameters  P float32 tensors without gaps in their memory: contiguous, channels-last, transposed
+    offsets     [P]: where each begins in the flat buffer, which has its elements in the order of its memory
+    cuts        [P + 1]: index[cuts[p] : cuts[p + 1]] lies in parameter p
+    index       [m] int32 or int64, on the parameters' device
+    returns     [m] float32
+
+    Raises ImportanceError for tensors that do not fit together; on the CPU also for a place outside its parameter.
+    """
+    return torch.ops.potion_fast.take(list(parameters), list(offsets), list(cuts), index)
+
+
+def put(
+    parameters: Sequence[Tensor], offsets: Sequence[int], cuts: Sequence[int], index: Tensor, values: Tensor
+) -> None:
+    """Set those weights to `values` [m], in place; each place comes once. The rest as for `take`."""
+    torch.ops.potion_fast.put(list(parameters), list(offsets), list(cuts), index, values)
+
+
 def dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float = 1.0) -> None:
     """θ ← θ · min(λ · Ω_r / Ω_f, 1) wherever Ω_f > α · Ω_r, in place.
 
@@ -262,14 +309,26 @@ _KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "channel_sums": {"reference": reference.channel_sums, "cpu": launchers.channel_sums_cpu},
     "row_sums": {"reference": reference.row_sums, "cpu": launchers.row_sums_cpu},
-    "select": {"reference": reference.select},
+    "select": {"reference": reference.select, "cpu": launchers.select_cpu, "cuda": launchers.select_cuda},
+    "group": {"reference": reference.group, "cpu": launchers.group_cpu, "cuda": launchers.group_cuda},
+    "select_group": {
+        "reference": reference.select_group,
+        "cpu": launchers.select_group_cpu,
+        "cuda": launchers.select_group_cuda,
+    },
+    "take": {"reference": reference.take, "cpu": launchers.take_cpu, "cuda": launchers.take_cuda},
+    "put": {"reference": reference.put, "cpu": launchers.put_cpu, "cuda": launchers.put_cuda},
     "dampen": {
         "reference": reference.dampen,
         "cpu": launchers.dampen_cpu,
         "cuda": launchers.dampen_cuda,
         "triton": launchers.dampen_triton,
     },
-    "dampen_many": {"reference": reference.dampen_many},
+    "dampen_many": {
+        "reference": reference.dampen_many,
+        "cpu": launchers.dampen_many_cpu,
+        "cuda": launchers.dampen_many_cuda,
+    },
 }
 OPS = tuple(_KERNELS)
 
@@ -339,8 +398,39 @@ def _written(*tensors: Tensor | None) -> None:
 
 def _select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
     checks.check_flat("select", forget=forget, retain=retain)
-    checks.check_percentiles(percentiles)
+    checks.check_percentiles("select", percentiles)
     return _kernel("select", forget.device)(forget.contiguous(), retain.contiguous(), percentiles)
+
+
+def _group(forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.check_flat("group", forget=forget, retain=retain)
+    checks.check_alphas("group", alphas, forget.device)
+    checks.check_dampening("group", dampening)
+    read = (tensor.contiguous() for tensor in (forget, retain, alphas))
+    return _kernel("group", forget.device)(*read, dampening)
+
+
+def _select_group(
+    forget: Tensor, retain: Tensor, percentiles: list[float], dampening: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    checks.check_flat("select_group", forget=forget, retain=retain)
+    checks.check_percentiles("select_group", percentiles)
+    checks.check_dampening("select_group", dampening)
+    kernel = _kernel("select_group", forget.device)
+    return kernel(forget.contiguous(), retain.contiguous(), percentiles, dampening)
+
+
+def _take(parameters: list[Tensor], offsets: list[int], cuts: list[int], index: Tensor) -> Tensor:
+    checks.check_places("take", parameters, offsets, cuts, index)
+    return _kernel("take", index.device)(parameters, offsets, cuts, index.contiguous())
+
+
+def _put(parameters: list[Tensor], offsets: list[int], cuts: list[int], index: Tensor, values: Tensor) -> None:
+    checks.check_places("put", parameters, offsets, cuts, index)
+    checks.check_values("put", values, index)
+    checks.check_put_memory(parameters, index, values)
+    _kernel("put", index.device)(parameters, offsets, cuts, index.contiguous(), values.contiguous())
+    torch.autograd.graph.increment_version(parameters)
 
 
 def _dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
@@ -352,7 +442,7 @@ def _dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampe
 
 def _dampen_many(weights: Tensor, forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> Tensor:
     checks.check_flat("dampen_many", weights=weights, forget=forget, retain=retain)
-    checks.check_alphas(weights, alphas)
+    checks.check_alphas("dampen_many", alphas, weights.device)
     read = (tensor.contiguous() for tensor in (weights, forget, retain, alphas))
     return _kernel("dampen_many", weights.device)(*read, dampening)
 
@@ -397,8 +487,40 @@ def _fake_row_sums(inputs: Tensor, gradients: Tensor, eps: float, centred: bool)
 
 def _fake_select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
     checks.check_flat("select", forget=forget, retain=retain)
-    checks.check_percentiles(percentiles)
+    checks.check_percentiles("select", percentiles)
     return forget.new_empty(len(percentiles))
+
+
+def _fake_group(
+    forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    checks.check_flat("group", forget=forget, retain=retain)
+    checks.check_alphas("group", alphas, forget.device)
+    checks.check_dampening("group", dampening)
+    return _fake_groups(forget, alphas.shape[0])
+
+
+def _fake_select_group(
+    forget: Tensor, retain: Tensor, percentiles: list[float], dampening: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    checks.check_dampening("select_group", dampening)
+    return _fake_select(forget, retain, percentiles), *_fake_groups(forget, len(percentiles))
+
+
+def _fake_groups(forget: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    m = torch.library.get_ctx().new_dynamic_size()
+    index = forget.new_empty(m, dtype=torch.int32 if forget.shape[0] < 2**31 else torch.int64)
+    return index, forget.new_empty(m), forget.new_empty(m), torch.empty(candidates + 1, dtype=torch.int64, device="cpu")
+
+
+def _fake_take(parameters: list[Tensor], offsets: list[int], cuts: list[int], index: Tensor) -> Tensor:
+    checks.check_places("take", parameters, offsets, cuts, index)
+    return index.new_empty(index.shape, dtype=torch.float32)
+
+
+def _fake_put(parameters: list[Tensor], offsets: list[int], cuts: list[int], index: Tensor, values: Tensor) -> None:
+    checks.check_places("put", parameters, offsets, cuts, index)
+    checks.check_values("put", values, index)
 
 
 def _fake_dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
@@ -407,7 +529,7 @@ def _fake_dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, 
 
 def _fake_dampen_many(weights: Tensor, forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> Tensor:
     checks.check_flat("dampen_many", weights=weights, forget=forget, retain=retain)
-    checks.check_alphas(weights, alphas)
+    checks.check_alphas("dampen_many", alphas, weights.device)
     return weights.new_empty(alphas.shape[0], weights.shape[0])
 
 
@@ -437,6 +559,23 @@ for _schema, _implementation, _fake in (
         _fake_row_sums,
     ),
     ("select(Tensor forget, Tensor retain, float[] percentiles) -> Tensor", _select, _fake_select),
+    (
+        "group(Tensor forget, Tensor retain, Tensor alphas, float dampening) -> (Tensor, Tensor, Tensor, Tensor)",
+        _group,
+        _fake_group,
+    ),
+    (
+        "select_group(Tensor forget, Tensor retain, float[] percentiles, float dampening) -> "
+        "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+        _select_group,
+        _fake_select_group,
+    ),
+    ("take(Tensor[] parameters, int[] offsets, int[] cuts, Tensor index) -> Tensor", _take, _fake_take),
+    (
+        "put(Tensor(a!)[] parameters, int[] offsets, int[] cuts, Tensor index, Tensor values) -> ()",
+        _put,
+        _fake_put,
+    ),
     (
         "dampen(Tensor(a!) weights, Tensor forget, Tensor retain, float alpha, float dampening) -> ()",
         _dampen,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from . import ops
@@ -53,24 +52,27 @@ def thresholds(forget: Importance, retain: Importance, percentiles: Sequence[flo
     Raises ImportanceError for importances that do not belong together or are not finite, SearchError for percentiles
     out of range.
     """
-    wanted = [float(p) for p in percentiles]
-    for p in wanted:
-        if not 0 <= p <= 100:
-            raise SearchError(f"percentiles lie in [0, 100], not {p}")
+    wanted = checked_percentiles(percentiles)
     f, o = paired_means(forget, retain)
     return ops.select(f, o, wanted)
 
 
+def checked_percentiles(percentiles: Sequence[float] | Tensor) -> list[float]:
+    """As float64 numbers. Raises SearchError for one out of range."""
+    wanted = [float(p) for p in percentiles]
+    for p in wanted:
+        if not 0 <= p <= 100:
+            raise SearchError(f"percentiles lie in [0, 100], not {p}")
+    return wanted
+
+
 def paired_means(forget: Importance, retain: Importance) -> tuple[Tensor, Tensor]:
-    """Mean Ω_f and Ω_r as flat float32 buffers [n], checked to belong together, to be finite and not negative."""
+    """Mean Ω_f and Ω_r as flat float32 buffers [n], checked to belong together, to be finite and not negative.
+
+    Both are made and looked through once, and kept by the importances.
+    """
     forget.check_same(retain)
-    means = []
     for importance, which in ((forget, "forget"), (retain, "retain")):
-        mean = importance.mean.to(device=forget.sums.device, dtype=torch.float32)
-        if not (torch.isfinite(mean) & (mean >= 0)).all():
-            bad = next(
-                name for name, part in importance.parts() if not (mean[part].isfinite() & (mean[part] >= 0)).all()
-            )
+        if bad := importance.unusable:
             raise ImportanceError(f"the {which} importances of parameter {bad!r} are negative or not finite in float32")
-        means.append(mean)
-    return means[0], means[1]
+    return forget.mean32, retain.mean32.to(forget.sums.device)

@@ -7,6 +7,7 @@ equation numbers are that paper's. All tensors of one call live on one device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate as accumulate_sizes
 
 import numpy as np
 import torch
@@ -131,6 +132,70 @@ def select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
     gap = (b - a).double()  # the difference is rounded to float32 first
     alphas = torch.where(weight < 0.5, a.double() + gap * weight, b.double() - gap * (1 - weight))
     return alphas.float()
+
+
+def group(forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weights that some candidate changes, each in the group of the first candidate, by falling α, that selects it.
+
+    forget, retain  [n] float32, mean importances
+    alphas          [K] float32, in any order; NaN comes first and selects nothing
+    dampening       λ, used as float32, not below 0; 0 keeps all that are selected
+    returns         index [m], forget [m], retain [m], by group, then by ascending index (int32 where n < 2³¹, else
+                    int64); starts [K + 1] int64 on the CPU: group j of the falling order is [starts[j], starts[j + 1])
+
+    Weight i is selected where Ω_f > α · Ω_r, and changed where its factor λ · Ω_r / Ω_f is below 1 as well (eq. 1).
+    """
+    falling = alphas.sort(descending=True, stable=True).values
+    scale = torch.tensor(dampening, dtype=torch.float32, device=retain.device) * retain
+    left = scale / forget < 1  # [n], changed by whatever selects it, and in no group so far
+    groups = []
+    for alpha in falling:
+        groups.append((left & (forget > alpha * retain)).nonzero().squeeze(1))
+        left[groups[-1]] = False
+    index = torch.cat([torch.empty(0, dtype=torch.int64, device=forget.device), *groups])
+    starts = torch.tensor([0, *accumulate_sizes(map(len, groups))])
+    narrow = torch.int32 if forget.numel() < 2**31 else torch.int64
+    return index.to(narrow), forget[index], retain[index], starts
+
+
+def select_group(
+    forget: Tensor, retain: Tensor, percentiles: list[float], dampening: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`select`, then `group` with the thresholds it found: alphas [K], index, forget, retain [m], starts [K + 1]."""
+    alphas = select(forget, retain, percentiles)
+    return alphas, *group(forget, retain, alphas, dampening)
+
+
+def take(parameters: list[Tensor], offsets: list[int], cuts: list[int], index: Tensor) -> Tensor:
+    """The weights at some places of a flat buffer that is spread over parameters.
+
+    parameters  P dense float32 tensors
+    offsets     [P]: where each begins in the flat buffer, which has its elements in the order of its memory
+    cuts        [P + 1]: index[cuts[p] : cuts[p + 1]] lies in parameter p
+    index       [m] int32 or int64
+    returns     [m] float32
+    """
+    values = torch.empty(len(index), device=index.device)
+    for p, parameter in enumerate(parameters):
+        part = slice(cuts[p], cuts[p + 1])
+        values[part] = in_memory(parameter)[index[part].long() - offsets[p]]
+    return values
+
+
+def put(parameters: list[Tensor], offsets: list[int], cuts: list[int], index: Tensor, values: Tensor) -> None:
+    """Set those weights, in place; each place comes once.
+
+    parameters, offsets, cuts, index  as for `take`
+    values                            [m] float32
+    """
+    for p, parameter in enumerate(parameters):
+        part = slice(cuts[p], cuts[p + 1])
+        in_memory(parameter)[index[part].long() - offsets[p]] = values[part].detach()
+
+
+def in_memory(tensor: Tensor) -> Tensor:
+    """The elements of a dense tensor in the order of its memory: a view [n]."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
 def dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:

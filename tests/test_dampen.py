@@ -11,6 +11,8 @@ from torch import Tensor
 
 from backends import SIZES, SPECIAL, Backend, Guarded, assert_same_bits, numbers
 from potion_fast import ops, reference
+from products import threads
+from ratios import poisoned
 
 INF, NAN = float("inf"), float("nan")
 TINY = 2.0**-149  # the smallest subnormal
@@ -135,6 +137,20 @@ def test_dampen_many_is_dampen_once_per_alpha(backend: Backend, n: int, alphas: 
     assert got.shape == (len(alphas), n)
     for row, alpha in zip(got, alphas, strict=True):
         assert_same_bits(row, public_code(before.cpu(), forget.cpu(), retain.cpu(), alpha, 0.8))
+
+
+def test_dampen_many_on_large_buffers_any_strides_and_threads(backend: Backend) -> None:
+    weights, forget, retain = case(300_001)
+    alphas = torch.tensor([3.0, 0.7, NAN, 40.0, 1.1])
+    want = torch.stack([public_code(weights, forget, retain, alpha, 1.0) for alpha in alphas.tolist()])
+    on_device = [t.to(backend.device) for t in (weights, forget, retain, alphas)]
+    for number in (1, 2, 3) if backend.name == "cpu" else (1,):
+        with backend.use(), threads(number), poisoned():
+            assert_same_bits(ops.dampen_many(*on_device), want)
+    with backend.use():
+        strided = ops.dampen_many(*(t[1::2] for t in on_device[:3]), on_device[3][::2])
+    for row, alpha in zip(strided, alphas[::2].tolist(), strict=True):
+        assert_same_bits(row, public_code(weights[1::2], forget[1::2], retain[1::2], alpha, 1.0))
 
 
 def test_selected_sets_are_nested_in_alpha(backend: Backend) -> None:

@@ -32,7 +32,7 @@ def test_a_backend_that_is_not_there_is_reported_and_not_raised(monkeypatch: pyt
     report = doctor()
     assert report["backends"]["dampen"]["cpu"]["backend"] is None
     assert "CUDA tensors" in report["backends"]["dampen"]["cpu"]["reason"]
-    assert report["backends"]["select"]["cpu"]["backend"] == "reference"
+    assert report["backends"]["row_sums"]["cpu"]["backend"] in ("cpu", "reference")  # there is no such kernel in CUDA
     assert "dampen        cpu     none" in format_report(report)
 
 

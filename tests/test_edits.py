@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 import potion_fast as pf
 from backends import bits
-from potion_fast import edits, reference
+from potion_fast import ops, reference
 from potion_fast.errors import ImportanceError, ModelError, SearchError
 from potion_fast.importances import Importance
 from potion_fast.modules import fingerprint, trainable
+from products import threads
 from toys import assert_same_weights, net, weights
 
 ALPHAS = [3.0, 30.0, 1.2, float("nan"), 1.2, 0.4, 1e30, 0.0]
@@ -127,8 +128,9 @@ def test_weights_in_any_memory_format_and_tied_ones_are_edited():
 
 
 @pytest.mark.parametrize("start", [2, 5])  # forward and back
-@pytest.mark.parametrize("writes", [0, 1, 2, 3])
-def test_a_move_that_is_interrupted_can_be_reset(start, writes, monkeypatch):
+@pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("written", [False, True])
+def test_a_move_that_is_interrupted_can_be_reset(start, writes, written, monkeypatch):
     model = net()
     forget, retain = importances(model)
     original = weights(model)
@@ -136,16 +138,18 @@ def test_a_move_that_is_interrupted_can_be_reset(start, writes, monkeypatch):
     plan.apply(start)
     done = []
 
-    def interrupted(parameter, index, values):
+    def interrupted(*arguments):
+        if len(done) < writes or written:
+            put(*arguments)
         if len(done) == writes:
             raise KeyboardInterrupt
-        done.append(write(parameter, index, values))
+        done.append(True)
 
-    write = edits._write
-    monkeypatch.setattr(edits, "_write", interrupted)
+    put = ops.put
+    monkeypatch.setattr(ops, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan.apply(5 if start == 2 else 0)
-    monkeypatch.setattr(edits, "_write", write)
+    monkeypatch.setattr(ops, "put", put)
     plan.reset()
     assert_same_weights(model, original)
 
@@ -183,11 +187,117 @@ def test_no_threshold_and_no_selected_weight_are_fine():
     assert_same_weights(model, original)
 
 
+@pytest.mark.parametrize("percentiles", [[99.9, 60, 95, 0, 95], []])
+def test_a_plan_at_percentiles_is_the_plan_at_their_thresholds(backend, percentiles):
+    model = net().to(backend.device)
+    forget, retain = (i.to(backend.device) for i in importances(model))
+    original = weights(model)
+    with backend.use():
+        alphas = pf.thresholds(forget, retain, percentiles)
+        plans = [pf.EditPlan.at_percentiles(model, forget, retain, percentiles, 0.7, 2.0)]
+        plans.append(pf.EditPlan(model, forget, retain, alphas, 0.7, 2.0))
+        assert torch.equal(plans[0].alphas, alphas) and len(plans[0]) == len(percentiles)
+        for k in range(len(percentiles)):
+            after = []
+            for plan in plans:
+                plan.apply(k)
+                after.append(weights(model))
+                plan.reset()
+            assert_same_weights(model, original)
+            assert all(torch.equal(after[0][name], after[1][name]) for name in original)
+            assert plans[0].dampened(k) == plans[1].dampened(k)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.5, 2.0])
+def test_the_values_are_those_of_the_formula_for_any_exponent(exponent):
+    model = net()
+    forget, retain = importances(model)
+    theta = torch.cat([p.detach().reshape(-1) for p in trainable(model).values()])
+    f, o = forget.mean, retain.mean
+    pf.EditPlan(model, forget, retain, [1.5], 0.8, exponent).apply(0)
+    factor = ((torch.tensor(0.8) * o) / f).pow(exponent).clamp(max=1)
+    want = torch.where(f > torch.tensor(1.5) * o, theta * factor, theta)
+    assert_holds(model, {name: want[part].view(forget.shapes[name]) for name, part in forget.parts()})
+
+
+def test_one_plan_serves_every_dampening_constant_of_a_grid():
+    model = net()
+    forget, retain = importances(model)
+    original = weights(model)
+    dampenings = [3.0, 0.1, 40.0]
+    expected = {(k, d): dense(model, forget, retain, a, d) for d in dampenings for k, a in enumerate(ALPHAS)}
+    plan = pf.EditPlan(model, forget, retain, ALPHAS, dampening=None)
+    f, o = forget.mean, retain.mean
+    for call in (lambda: plan.apply(0), lambda: plan.dampened(0)):
+        with pytest.raises(SearchError, match="revalue"):
+            call()
+    for dampening in dampenings:
+        plan.revalue(dampening)  # brings the model back first
+        assert_same_weights(model, original)
+        for k in (0, 5, 2):
+            plan.apply(k)
+            assert_holds(model, expected[k, dampening])
+            scale = torch.tensor(dampening) * o
+            assert plan.dampened(k) == int(((f > torch.tensor(ALPHAS[k]) * o) & (scale / f < 1)).sum())
+    plan.reset()
+    assert_same_weights(model, original)
+
+
+def test_a_smaller_dampening_constant_than_the_plans_is_refused():
+    model = net()
+    forget, retain = importances(model)
+    plan = pf.EditPlan(model, forget, retain, [0.3], dampening=2.0)
+    plan.apply(0)
+    expected = weights(model)
+    with pytest.raises(SearchError, match="below the plan's 2"):
+        plan.revalue(1.9)
+    assert_same_weights(model, expected)
+    plan.reset()
+    want = dense(model, forget, retain, 0.3, 5.0)
+    plan.revalue(5.0)
+    plan.apply(0)
+    assert_holds(model, want)
+
+
+def test_a_parameter_with_gaps_in_its_memory_is_edited():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    model[0].weight = nn.Parameter(torch.randn(5, 12)[:, ::2])
+    forget, retain = importances(model)
+    original, expected = weights(model), dense(model, forget, retain, 1.2)
+    plan = pf.EditPlan(model, forget, retain, [3.0, 1.2])
+    plan.apply(1)
+    assert_holds(model, expected)
+    plan.apply(0)
+    plan.reset()
+    assert_same_weights(model, original)
+
+
+def test_a_plan_of_many_blocks_of_weights_on_any_number_of_threads():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(500, 400), nn.Conv2d(64, 64, 3).to(memory_format=torch.channels_last))
+    forget, retain = importances(model)
+    percentiles = [99.9, 97.0, 99.0]
+    for number in (1, 3):
+        with threads(number):
+            plan = pf.EditPlan.at_percentiles(model, forget, retain, percentiles)
+            expected = [dense(model, forget, retain, alpha) for alpha in plan.alphas.tolist()]
+            for k in (1, 0, 2):
+                plan.apply(k)
+                assert_holds(model, expected[k])
+            plan.reset()
+
+
 def test_what_does_not_fit_is_refused():
     model = net()
     forget, retain = importances(model)
-    with pytest.raises(SearchError, match="λ"):
-        pf.EditPlan(model, forget, retain, [1.0], dampening=0)
+    for dampening in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(SearchError, match="λ"):
+            pf.EditPlan(model, forget, retain, [1.0], dampening)
+        with pytest.raises(SearchError, match="exponent"):
+            pf.EditPlan(model, forget, retain, [1.0], 1.0, dampening)
+    with pytest.raises(SearchError, match="percentiles lie in"):
+        pf.EditPlan.at_percentiles(model, forget, retain, [101])
     plan = pf.EditPlan(model, forget, retain, [1.0])
     for k in (-1, 1):
         with pytest.raises(SearchError, match="out of range"):

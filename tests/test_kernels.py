@@ -1,8 +1,10 @@
-"""The GPU kernels without a GPU: the CUDA sources run on the host, Triton interprets, both compile without spills."""
+"""The GPU kernels without a GPU: Triton interprets, CUDA and Triton compile without spills.
+
+The CUDA kernels run on the host in test_cuda_on_cpu.py.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -16,26 +18,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from backends import SIZES, Guarded, assert_same_bits, numbers
-from potion_fast import ops, reference
+from potion_fast import launchers, ops, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = Path(__file__).resolve().parent
-
-EXPORTS = """
-extern "C" void accumulate_float(float* sums, const std::uintptr_t* addresses, const std::int64_t* sizes, int tensors,
-                                 bool square) {
-  potion::accumulate_cuda(sums, {{addresses, addresses + tensors}, {sizes, sizes + tensors}}, square, 0);
-}
-extern "C" void accumulate_double(double* sums, const std::uintptr_t* addresses, const std::int64_t* sizes, int tensors,
-                                  bool square) {
-  potion::accumulate_cuda(sums, {{addresses, addresses + tensors}, {sizes, sizes + tensors}}, square, 0);
-}
-extern "C" void dampen(float* weights, const float* forget, const float* retain, std::int64_t n, float alpha,
-                       float dampening) {
-  potion::dampen_cuda(weights, forget, retain, n, alpha, dampening, 0);
-}
-"""
 
 
 def run(command: list[str | Path], **environment: str) -> str:
@@ -44,88 +30,6 @@ def run(command: list[str | Path], **environment: str) -> str:
     result = subprocess.run(command, env=clean | environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
-
-
-@pytest.fixture(scope="module")
-def cuda_on_cpu(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """csrc/cuda compiled for the host; only the launch syntax is rewritten."""
-    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        pytest.skip("needs a C++ compiler")
-    folder = tmp_path_factory.mktemp("cuda_on_cpu")
-    (folder / "cuda_runtime.h").write_text((TESTS / "cuda_on_cpu.h").read_text())
-    for name in ("accumulate", "dampen"):
-        source = (ROOT / "csrc/cuda" / f"{name}.cu").read_text()
-        launch = re.compile(r"([\w<>, ]+?)<<<(\w+), (\w+), 0, [^>]+?>>>\((.*?)\);", re.DOTALL)
-        source = re.sub(r"reinterpret_cast<cudaStream_t>\(stream\)>>>", "stream>>>", source)
-        source, launches = launch.subn(r"launch_on_cpu(\2, \3, [&] { \1(\4); });", source)
-        assert launches == source.count("launch_on_cpu(") > 0 and "<<<" not in source
-        (folder / f"{name}.cpp").write_text(source)
-    (folder / "all.cpp").write_text(
-        '#include "accumulate.cpp"\n#define kUnroll kUnroll2\n#define kTile kTile2\n#include "dampen.cpp"\n' + EXPORTS
-    )
-    flags = [
-        "-std=c++17",
-        "-O2",
-        "-ffp-contract=off",
-        "-shared",
-        "-fPIC",
-        "-fsanitize=undefined",
-        "-fno-sanitize-recover=all",
-        "-Wno-unknown-pragmas",
-    ]
-    run([compiler, *flags, f"-I{folder}", f"-I{ROOT / 'csrc'}", folder / "all.cpp", "-o", folder / "all.so"])
-    return ctypes.CDLL(str(folder / "all.so"))
-
-
-def pointer(tensor: torch.Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-@pytest.mark.parametrize("n", [*SIZES, 8 * 2048 - 1, 8 * 2048, 16 * 2048 + 1])
-def test_cuda_dampen_on_the_host(cuda_on_cpu: ctypes.CDLL, n: int) -> None:
-    weights, forget, retain = numbers(n, 1), numbers(n, 2).abs(), numbers(n, 3).abs()
-    want = weights.clone()
-    reference.dampen(want, forget, retain, 0.7, 1.3)
-    guarded = Guarded(weights, "cpu")
-    alpha, dampening = ctypes.c_float(0.7), ctypes.c_float(1.3)
-    cuda_on_cpu.dampen(pointer(guarded.inside), pointer(forget), pointer(retain), ctypes.c_int64(n), alpha, dampening)
-    guarded.assert_guards_intact()
-    assert_same_bits(guarded.inside, want)
-
-
-@pytest.mark.parametrize("square", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        [],
-        [0],
-        [1],
-        [0, 0, 5],
-        [100_003],
-        [2048] * 9,
-        [2047, 2049, 0, 1],
-        [3] * 200,
-        [3] * 201,
-        [0] * 200 + [9],
-        [1] * 399 + [40_000],
-    ],
-    ids=lambda sizes: f"{len(sizes)}x{max(sizes, default=0)}",
-)
-def test_cuda_accumulate_on_the_host(
-    cuda_on_cpu: ctypes.CDLL, sizes: list[int], dtype: torch.dtype, square: bool
-) -> None:
-    gradients = [Guarded(numbers(n, i, dtype), "cpu", shift=i % 4).inside for i, n in enumerate(sizes)]
-    sums = numbers(sum(sizes), 99, dtype)
-    want = sums.clone()
-    reference.accumulate(want, gradients, square)
-    guarded = Guarded(sums, "cpu")
-    addresses = (ctypes.c_size_t * len(sizes))(*(g.data_ptr() for g in gradients))
-    function = cuda_on_cpu.accumulate_float if dtype == torch.float32 else cuda_on_cpu.accumulate_double
-    function(pointer(guarded.inside), addresses, (ctypes.c_int64 * len(sizes))(*sizes), len(sizes), square)
-    guarded.assert_guards_intact()
-    assert_same_bits(guarded.inside, want)
 
 
 # --- Triton's interpreter: the products, one case per kind of tile and of launch ---
@@ -233,6 +137,44 @@ def test_shares_cover_all_terms_and_stay_within_their_memory(terms: int, tiles: 
     assert shares == 1 or 4 * size * shares <= choice.PARTIAL_BYTES
 
 
+# --- On a GPU: sizes that the tests of the operations do not reach ---
+
+gpu = pytest.mark.skipif(
+    not torch.cuda.is_available() or bool(ops.missing("cuda", torch.device("cuda"))),
+    reason="needs a CUDA GPU and a build with nvcc",
+)
+
+
+@gpu
+@pytest.mark.parametrize("n", [1 << 22, 5_000_011])
+@pytest.mark.parametrize("dampening", [0.0, 1.0])
+def test_groups_of_the_kept_on_a_gpu(n: int, dampening: float) -> None:
+    """Enough weights that the percentiles are looked up among a few, which the host's emulation does at small sizes."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    forget, retain = (torch.randn(n, device="cuda", generator=generator).exp() for _ in range(2))
+    forget[::100] = retain[::100] = 0
+    retain[::1001] = 0
+    percentiles = [99.96 - 4.96 * k / 31 for k in range(32)]
+    assert launchers._capacities(n, 0.05)[0] > 0
+    got = ops.select_group(forget, retain, percentiles, dampening)
+    for g, w in zip(got, reference.select_group(forget, retain, percentiles, dampening), strict=True):
+        assert g.dtype == w.dtype and torch.equal(g, w)
+
+
+@gpu
+@pytest.mark.parametrize("alphas", [[2.0, 0.5], [2.0, 0.0]], ids=["kept", "all"])
+def test_more_than_2_31_weights_on_a_gpu(alphas: list[float]) -> None:
+    n, tail = 2**31 + 70_001, 100_000
+    if torch.cuda.mem_get_info()[0] < 12 * n:
+        pytest.skip("needs 26 GB of GPU memory")
+    forget, retain = torch.zeros(n, device="cuda"), torch.ones(n, device="cuda")
+    forget[-tail:] = torch.rand(tail, device="cuda") * 4
+    got = ops.group(forget, retain, torch.tensor(alphas, device="cuda"))
+    want = reference.group(forget[-tail:], retain[-tail:], torch.tensor(alphas, device="cuda"), 1.0)
+    assert got[0].dtype == torch.int64 and torch.equal(got[0], want[0].long() + n - tail)
+    assert all(torch.equal(g, w) for g, w in zip(got[1:], want[1:], strict=True))
+
+
 # --- Compile checks ---
 
 
@@ -240,9 +182,16 @@ def assert_rounds_as_the_reference(ptx: Path) -> None:
     """No fma, no flush to zero, and IEEE division."""
     code = ptx.read_text()
     assert not re.search(r"\bfma\.|\.ftz\b|\bdiv\.(full|approx)", code), ptx.name
-    if ptx.name.startswith("dampen"):
+    if ptx.name.startswith(("dampen", "compact", "select", "group")):
         assert "div.rn.f32" in code
         assert re.search(r"setp\.\w+\.f32", code)
+
+
+CUDA_KERNELS = {  # how many variants of each
+    **{"accumulate": 4, "dampen": 1, "dampen_many": 1, "probe": 1},
+    **{"sample": 1, "bound": 1, "compact": 1, "digit": 3, "pick": 3},
+    **{"least": 1, "sizes": 2, "before": 1, "write": 4, "put": 4},
+}
 
 
 @pytest.mark.gpu_code
@@ -270,7 +219,9 @@ def test_cuda_compiles_without_spills(tmp_path: Path, record: Callable[[str], No
         record(f"CUDA   {architecture:<8}{registers:>4} registers  {name}")
         assert (stack, stores, loads) == ("0", "0", "0"), f"{name} spills on {architecture}"
     names = {name for name, *_ in kernels}
-    assert sum("accumulate_kernel" in name for name in names) == 4 and any("dampen_kernel" in name for name in names)
+    for stem, count in CUDA_KERNELS.items():
+        assert sum(bool(re.search(rf"\d{stem}_kernel", name)) for name in names) == count, stem
+    assert len(names) == sum(CUDA_KERNELS.values())
     for ptx in tmp_path.glob("*.ptx"):
         assert_rounds_as_the_reference(ptx)
 

@@ -36,7 +36,7 @@ def f32(n: int = 5) -> torch.Tensor:
 
 def test_cpu_tensors_go_to_the_cpp_kernels_where_they_are_built() -> None:
     assert ops.chosen("dampen", "cpu").backend == ("cpu" if ops.native else "reference")
-    assert ops.chosen("select", "cpu").backend == "reference"
+    assert ops.chosen("select", "cpu").backend == ("cpu" if ops.native else "reference")
 
 
 def test_without_a_compiler_the_reference_runs(no_native: None) -> None:
@@ -70,7 +70,7 @@ def test_an_asked_for_backend_that_the_build_lacks_raises(no_native: None, monke
 
 
 def test_an_asked_for_backend_leaves_operations_without_such_a_kernel_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POTION_FAST_BACKEND", "cuda")
+    monkeypatch.setenv("POTION_FAST_BACKEND", "triton")
     assert ops.select(f32(), f32(), [50.0]).tolist() == [1.0]
 
 
@@ -196,6 +196,16 @@ def test_opcheck(backend: Backend) -> None:
         "channel_sums": (values(2, 3, 5), values(2, 3, 5), values(3)),
         "row_sums": (values(2, 3, 5), values(2, 3, 5), 1e-5, True),
         "select": (values(33), values(33), [10.0, 90.0]),
+        "group": (values(33), values(33), values(4), 1.0),
+        "select_group": (values(33), values(33), [10.0, 90.0], 1.0),
+        "take": ([values(4, 5), values(7)], [0, 20], [0, 2, 3], torch.tensor([3, 19, 26], device=backend.device)),
+        "put": (
+            [values(4, 5), values(7)],
+            [0, 20],
+            [0, 2, 3],
+            torch.tensor([3, 1, 26], device=backend.device),
+            values(3),
+        ),
         "dampen": (values(33), values(33), values(33), 1.0, 1.0),
         "dampen_many": (values(33), values(33), values(33), values(4), 1.0),
     }
@@ -209,6 +219,7 @@ def test_the_fake_kernels_give_shapes_without_data() -> None:
     n, k = 7, 3
     flat = torch.empty(n, device="meta")
     assert torch.ops.potion_fast.select(flat, flat, [1.0] * k).shape == (k,)
+    assert torch.ops.potion_fast.take([flat], [0], [0, n], flat.int()).shape == (n,)
     assert torch.ops.potion_fast.dampen_many(flat, flat, flat, torch.empty(k, device="meta"), 1.0).shape == (k, n)
 
 

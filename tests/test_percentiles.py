@@ -59,6 +59,20 @@ def test_a_percentile_out_of_range_is_an_error(p):
         pf.thresholds(importance, importance, [50.0, p])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_means_are_kept_until_the_sums_are_written_to(dtype):
+    importance = pf.importance(net(dtype=dtype), batches(*samples(6, dtype=dtype), 2), dtype=dtype)
+    mean = importance.mean32
+    assert mean.dtype == torch.float32 and importance.mean32 is mean
+    assert torch.equal(mean, (importance.sums / importance.terms).float())
+    assert (importance.mean is mean) == (dtype == torch.float32)
+    assert importance.unusable is None
+    importance.sums[0] = 7
+    assert importance.mean32[0] == torch.tensor(7 / importance.terms)
+    importance.sums[-1] = torch.nan
+    assert importance.unusable == list(importance.shapes)[-1]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_importances_that_are_negative_or_not_finite_are_named(value):
     importance = pf.importance(net(), batches(*samples(2), 2))

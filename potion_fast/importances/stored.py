@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,8 @@ class Importance:
     fingerprint  of the weights that they were computed on
     fallback     parameters that no rule covered and that went through torch.func or a loop: exact as well, but slower
 
-    `importance[name]` is the mean over the groups, in the parameter's shape.
+    `importance[name]` is the mean over the groups, in the parameter's shape. What is made from the sums is kept until
+    they are written to: `mean` takes as much memory as they do, `mean32` 4n bytes more where they are float64.
     """
 
     sums: Tensor
@@ -49,10 +49,45 @@ class Importance:
     fingerprint: str
     fallback: tuple[str, ...] = ()
 
-    @cached_property
+    @property
     def mean(self) -> Tensor:
-        """Mean over the groups, [n], in the dtype of the sums; made once."""
-        return self.sums / self.terms
+        """Mean over the groups, [n], in the dtype of the sums."""
+        return self._kept("mean", lambda: self.sums / self.terms)
+
+    @property
+    def mean32(self) -> Tensor:
+        """The mean, [n], rounded to float32: what thresholds and edits are made from."""
+        return self.mean if self.sums.dtype == torch.float32 else self._kept("mean32", self._rounded_mean)
+
+    @property
+    def unusable(self) -> str | None:
+        """The first parameter whose mean is negative or not finite in float32; None where all is well."""
+        return self._kept("unusable", self._first_unusable)
+
+    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for each state of the sums."""
+        state = id(self.sums), 0 if self.sums.is_inference() else self.sums._version
+        if self.__dict__.get("_state") != state:
+            self.__dict__.update(_state=state, _made={})
+        made = self.__dict__["_made"]
+        if name not in made:
+            made[name] = make()
+        return made[name]
+
+    def _rounded_mean(self) -> Tensor:
+        mean = torch.empty(self.sums.shape, dtype=torch.float32, device=self.sums.device)
+        for rounded, sums in zip(mean.split(2**22), self.sums.split(2**22), strict=True):
+            rounded.copy_(sums / self.terms)  # part by part: no float64 mean of everything
+        return mean
+
+    def _first_unusable(self) -> str | None:
+        def usable(mean: Tensor) -> bool:
+            low, high = mean.aminmax() if mean.numel() else (0, 0)  # NaN where there is one
+            return bool(low >= 0) and bool(high < torch.inf)
+
+        if usable(self.mean32):
+            return None
+        return next(name for name, part in self.parts() if not usable(self.mean32[part]))
 
     def __getitem__(self, name: str) -> Tensor:
         """Mean importance of one parameter, in its shape: a view. KeyError where there is no such parameter."""
