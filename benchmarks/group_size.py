@@ -266,7 +266,7 @@ def heal(
                 attack_success_before=subject.attack,
                 poison_healed=poison_healed(metrics["triggered_accuracy"], subject.reference),
                 model_damage=model_damage(metrics["clean_accuracy"], subject.before),
-                dampened=result.trace[-1].dampened if result.trace else 0,
+                dampened=result.kept.dampened if result.kept else 0,
                 steps=len(result.trace),
                 reason=result.reason,
                 warnings="; ".join(result.warnings),

@@ -7,7 +7,7 @@ The public names below stand in the order in which data goes through them.
 from .importances import Importance, Objective, importance, register_objective
 from .percentiles import thresholds
 from .edits import EditPlan
-from .search import Result, Step, ptn_search
+from .search import Grid, Result, Setting, Step, ptn_search, ssd_grid
 from .unlearning import unlearn
 from .errors import PotionError, PotionWarning
 
@@ -25,6 +25,9 @@ __all__ = [
     "Result",
     "Step",
     "ptn_search",
+    "Grid",
+    "Setting",
+    "ssd_grid",
     "unlearn",
     "PotionError",
     "PotionWarning",

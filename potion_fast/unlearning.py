@@ -30,9 +30,10 @@ def unlearn(
     amp: torch.dtype | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    strategy: str = "sequential",
     rho: float = 0.2,
     b_start: float | None = None,
-    s_step: float = 1.1,
+    s_step: float | None = None,
     max_steps: int = 500,
     strict: bool | None = None,
     retain_holds_forget: bool | None = None,
@@ -52,6 +53,7 @@ def unlearn(
     retain               importances of the training data computed before; the retain loader is then not read
     amp                  see `importance`, for both passes
     checkpoint, resume   see `importance`, for the pass over the training data: the long one
+    strategy             "sequential", "batched", "bisect" or "minimal": how the search goes, see `ptn_search`
     rho, b_start, s_step, max_steps, strict, evaluation_loader, inplace   see `ptn_search`
     mode                 "default", "reference" (the public code) or "paper" (as printed): fills in what is left None
 
@@ -60,7 +62,7 @@ def unlearn(
     Raises ImportanceError, SearchError, ModelError, DataError; the caller's model is then as it was.
     """
     defaults = mode_named(mode)
-    check_options(rho, b_start, s_step, max_steps)
+    check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
     if group_size is None:
         group_size = defaults.group_size_for(count_samples(forget_loader)) if retain is None else retain.group_size
     seconds = {}
@@ -79,6 +81,7 @@ def unlearn(
         forget,
         retain,
         forget_loader,
+        strategy=strategy,
         rho=rho,
         mode=mode,
         b_start=b_start,

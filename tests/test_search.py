@@ -11,7 +11,7 @@ from torch import nn
 
 import potion_fast as pf
 from potion_fast.errors import DataError, ImportanceError, SearchError
-from potion_fast.search import sequential
+from potion_fast.search import Score, sequential
 from toys import Blobs, assert_same_weights, weights
 
 
@@ -80,6 +80,8 @@ def test_the_search_heals_a_model_and_says_how(blobs, both):
     changed = sum(int((a != b).sum()) for a, b in zip(result.model.parameters(), blobs.model.parameters(), strict=True))
     assert changed == dampened[-1]
     assert result.warnings == [] and result.summary()["steps"] == len(result.trace)
+    assert result.kept == result.trace[-1] and result.alpha == result.kept.alpha
+    assert result.strategy == "sequential" and result.evaluations == 1 + len(result.trace)
 
 
 def test_in_place_changes_the_callers_model(blobs, both):
@@ -246,6 +248,6 @@ def test_sequential_knows_only_candidates_and_a_callable():
         def dampened(self, k):
             return 10 * k
 
-    trials = list(sequential(Plan(), lambda: 0.5))
+    trials = list(sequential(Plan(), lambda: Score(0.5), lambda accuracy: False))
     assert Plan.applied == [0, 1]
-    assert [(t.alpha, t.accuracy, t.dampened) for t in trials] == [(3.0, 0.5, 0), (2.0, 0.5, 10)]
+    assert [(t.k, t.alpha, t.accuracy, t.dampened) for t in trials] == [(0, 3.0, 0.5, 0), (1, 2.0, 0.5, 10)]

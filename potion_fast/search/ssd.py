@@ -1,0 +1,187 @@
+"""SSD's own choice of its two parameters: a grid of α and λ, and validation data to choose by (paper A, section 4)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from ..edits import EditPlan
+from ..errors import PotionWarning, SearchError
+from ..importances import Importance
+from ..modes import GroupSize
+from ..progress import bar
+from .evaluation import Evaluation
+
+ALPHAS = (0.1, 1.0, 10.0, 50.0, 100.0, 500.0, 1e3, 1e4, 1e5, 1e6)
+DAMPENINGS = (0.1, 0.5, 1.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the table of an SSD grid: a setting, applied and evaluated.
+
+    alpha                α
+    dampening            λ itself, not its ratio to α
+    forget_accuracy      share of S_f still given its (poison) label, in [0, 1]
+    validation_accuracy  accuracy on the validation data, in [0, 1]
+    score                ½ · (fall of the accuracy on S_f) + ½ · (rise of that on the validation data), in [-1, 1]
+    dampened             weights that differ from the original model's
+    seconds              wall-clock time of the edit and its two evaluations
+    """
+
+    alpha: float
+    dampening: float
+    forget_accuracy: float
+    validation_accuracy: float
+    score: float
+    dampened: int
+    seconds: float
+
+
+@dataclass
+class Grid:
+    """What an SSD grid gives back.
+
+    model                                 the model at the best setting
+    table                                 every setting, α by α, in the order given
+    best                                  the one with the highest score; of equal ones that with the fewest edits
+    forget_accuracy, validation_accuracy  of the model before, in [0, 1]
+    group_size, objective                 of the importances
+    warnings                              what deserves a second look, as sentences
+    forget, retain                        the importances
+    seconds                               wall-clock time by phase: "search"
+    """
+
+    model: nn.Module
+    table: list[Setting]
+    best: Setting
+    forget_accuracy: float
+    validation_accuracy: float
+    group_size: GroupSize
+    objective: str
+    warnings: list[str]
+    forget: Importance
+    retain: Importance
+    seconds: dict[str, float]
+
+    @property
+    def evaluations(self) -> int:
+        """How often an accuracy was taken, those of the model before included."""
+        return 2 * (1 + len(self.table))
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the model, the importances and the table, as plain values for JSON."""
+        names = ("forget_accuracy", "validation_accuracy", "group_size", "objective", "warnings", "seconds")
+        values = {name: getattr(self, name) for name in (*names, "evaluations")}
+        return {**values, "settings": len(self.table), "best": asdict(self.best)}
+
+
+def ssd_grid(
+    model: nn.Module,
+    forget: Importance,
+    retain: Importance,
+    forget_loader: Iterable[object],
+    validation_loader: Iterable[object],
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    dampenings: Sequence[float] = DAMPENINGS,
+    inplace: bool = False,
+    progress: bool = False,
+) -> Grid:
+    """Dampen at every α and λ = c · α of a grid and keep the setting with the best score (SSD as paper A compares it).
+
+    model              any nn.Module with float32 weights; a copy is changed unless `inplace`
+    forget, retain     importances of S_f and of the training data, of this model with these weights; SSD's own are of
+                       objective "ssd"
+    forget_loader      S_f, with the labels that it was trained with: batches (input, label, ...)
+    validation_loader  data with the labels that they should be given
+    alphas             α, above 0
+    dampenings         c = λ / α, above 0
+    inplace            change the caller's model; it is restored to the bit should anything fail
+    progress           show a progress bar
+
+    score = ½ · (acc₀(S_f) − acc(S_f)) + ½ · (acc(validation) − acc₀(validation)): the paper weighs the change on both
+    data alike; the public code has no such rule. All settings share one plan: the selection and the way back are made
+    once, the dampened values once for every λ.
+
+    Raises SearchError (a value out of range), ImportanceError, ModelError, DataError (empty loader).
+    """
+    for name, values in (("alphas", alphas), ("dampenings", dampenings)):
+        if not values:
+            raise SearchError(f"{name} is empty; a grid needs one value at least")
+        if bad := [value for value in values if not 0 < value < math.inf]:
+            raise SearchError(f"{name} must be above 0 and finite, not {bad[0]}")
+    forget.check_model(model)
+    if not inplace:
+        model = copy.deepcopy(model)
+
+    start = time.perf_counter()
+    on_forget, on_validation = Evaluation(model, forget_loader), Evaluation(model, validation_loader)
+    before = on_forget(), on_validation()
+    places = [(k, c * alpha) for k, alpha in enumerate(alphas) for c in dampenings]
+    settings: dict[tuple[int, float], Setting] = {}
+    finite: dict[Setting, bool] = {}
+    plan: EditPlan | None = None
+    try:
+        plan = EditPlan(model, forget, retain, alphas, dampening=None)
+        with bar(what="grid", unit="setting", total=len(places), shown=progress) as done:
+            for k, dampening, begun in _applied(plan, places):
+                forgotten, validated = on_forget(), on_validation()
+                score = (before[0].accuracy - forgotten.accuracy + validated.accuracy - before[1].accuracy) / 2
+                accuracies = forgotten.accuracy, validated.accuracy
+                seconds = time.perf_counter() - begun
+                setting = Setting(alphas[k], dampening, *accuracies, score, plan.dampened(k), seconds)
+                settings[k, dampening], finite[setting] = setting, forgotten.finite and validated.finite
+                done.update()
+        best = min(places, key=lambda place: (-settings[place].score, settings[place].dampened))
+        plan.revalue(best[1])
+        plan.apply(best[0])
+        notes = _notes(settings[best], finite[settings[best]])
+        for note in notes:
+            warnings.warn(note, PotionWarning, stacklevel=2)  # may raise, where a caller makes warnings errors
+    except BaseException:
+        if plan is not None:
+            plan.reset()
+        raise
+    return Grid(
+        model=model,
+        table=[settings[place] for place in places],
+        best=settings[best],
+        forget_accuracy=before[0].accuracy,
+        validation_accuracy=before[1].accuracy,
+        group_size=forget.group_size,
+        objective=forget.objective,
+        warnings=notes,
+        forget=forget,
+        retain=retain,
+        seconds={"search": time.perf_counter() - start},
+    )
+
+
+def _applied(plan: EditPlan, places: list[tuple[int, float]]) -> Iterator[tuple[int, float, float]]:
+    """Bring the model to each (candidate, λ), by λ and then by growing edits, and say when that began."""
+    current = None
+    for k, dampening in sorted(set(places), key=lambda place: (place[1], -float(plan.alphas[place[0]]))):
+        begun = time.perf_counter()
+        if dampening != current:
+            plan.revalue(dampening)
+            current = dampening
+        plan.apply(k)
+        yield k, dampening, begun
+
+
+def _notes(best: Setting, finite: bool) -> list[str]:
+    """What deserves a second look after a grid, as sentences."""
+    notes = []
+    if best.score <= 0:
+        notes.append(f"no setting scores above 0: at the best, {best.score:.3g}, the model is no better than before")
+    if not finite:
+        notes.append("the model collapsed: its outputs are not finite")
+    return notes

@@ -1,0 +1,90 @@
+"""What a search leaves behind: every step that it took, which one it kept, and why it ended."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..importances import Importance
+from ..modes import GroupSize
+
+THRESHOLD_PASSED = "threshold passed"
+SATURATED = "saturated"
+OUT_OF_STEPS = "out of steps"
+NOT_LEARNT = "trigger not learnt"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the trace of a PTN search: a candidate, applied and evaluated.
+
+    step        its number in the schedule, counted from 1; "minimal" has no schedule and counts its evaluations
+    s           s_iter of algorithm 1; NaN for "minimal"
+    percentile  p = 100 − ln(1 + 100 · s) of eq. 7; NaN for "minimal"
+    alpha       α, that percentile of Ω_f / Ω_r; for "minimal" the smallest ratio among the weights dampened
+    accuracy    share of S_f still given its (poison) label, in [0, 1]
+    dampened    weights that differ from the original model's
+    seconds     wall-clock time of the edit and its evaluation; for "batched" its share of that of all evaluated at once
+    """
+
+    step: int
+    s: float
+    percentile: float
+    alpha: float
+    accuracy: float
+    dampened: int
+    seconds: float
+
+
+@dataclass
+class Result:
+    """What unlearning gives back.
+
+    model             the healed model
+    trace             every candidate evaluated, in that order
+    kept              the one that the model is at; None where the model was left alone
+    reason            "threshold passed", "saturated" (no further step changes the model: α ≤ 1, or every weight whose
+                      ratio is above 1 is dampened), "out of steps" or "trigger not learnt" (the model gave no sample of
+                      S_f its label to begin with)
+    initial_accuracy  accuracy on S_f before, acc₀, in [0, 1]
+    strategy, rho, mode, group_size, objective   what it was run with
+    warnings          what deserves a second look, as sentences
+    forget, retain    the importances, for another search on the same model
+    seconds           wall-clock time by phase: "forget", "retain" (where computed here) and "search"
+    """
+
+    model: nn.Module
+    trace: list[Step]
+    kept: Step | None
+    reason: str
+    initial_accuracy: float
+    strategy: str
+    rho: float
+    mode: str
+    group_size: GroupSize
+    objective: str
+    warnings: list[str]
+    forget: Importance
+    retain: Importance
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def alpha(self) -> float | None:
+        """α of the step that was kept; None where the model was left alone."""
+        return None if self.kept is None else self.kept.alpha
+
+    @property
+    def evaluations(self) -> int:
+        """How often the accuracy on S_f was taken, acc₀ included."""
+        return 1 + len(self.trace)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the model, the importances and the trace, as plain values for JSON."""
+        names = (
+            *("reason", "alpha", "initial_accuracy", "strategy", "rho", "mode", "group_size", "objective"),
+            *("warnings", "seconds", "evaluations"),
+        )
+        kept = None if self.kept is None else asdict(self.kept)
+        return {**{name: getattr(self, name) for name in names}, "steps": len(self.trace), "kept_step": kept}
