@@ -1,22 +1,28 @@
-"""The training loop of the Potion experiments: SGD for a fixed number of iterations."""
+"""The training loop of the Potion experiments, for a fixed number of iterations: SGD, or AdamW to fine-tune."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from .batches import inputs_and_labels
 from .errors import DataError, ModelError
 from .progress import bar
 
 CHECK_EVERY = 50  # iterations between looks at the loss: each look waits for the GPU
+RATES = {"sgd": 0.025, "adamw": 2.5e-4}  # learning rates of the public code, and of the paper's section 4.2
+
+Batch = Sequence[Any]  # inputs [B, ...], labels [B], and what else the loader gives
+Loss = Callable[[nn.Module, Batch], torch.Tensor]  # the model in training mode, a batch on its device -> a scalar
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Epoch:
 
     Attributes:
         iterations: optimiser steps done by its end, counted from the start of training.
-        loss: mean cross-entropy over its samples, in nats, measured while the weights changed.
+        loss: mean over its samples, in nats, measured while the weights changed.
         accuracy: what `evaluate` returned after it, a fraction in [0, 1]; None without `evaluate`.
         lr: learning rate of its last step.
         seconds: wall clock, with the evaluation.
@@ -59,6 +65,24 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """`seed_everything` for the block; afterwards the generators go on from where they were."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        seed_everything(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Mean cross-entropy of a batch, in nats."""
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
 def lr_factor(step: int, iterations: int) -> float:
     """Learning rate of optimiser step `step` (from 0), as a factor of the base rate.
 
@@ -72,93 +96,167 @@ def lr_factor(step: int, iterations: int) -> float:
 
 def train(
     model: nn.Module,
-    loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    loader: Iterable[Any],
     *,
-    iterations: int,
-    lr: float = 0.025,
+    iterations: int | None = None,
+    epochs: int | None = None,
+    optimizer: Literal["sgd", "adamw"] = "sgd",
+    lr: float | None = None,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     amp: bool | None = None,
+    loss: Loss = cross_entropy,
+    only: Sequence[str] | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     keep: Literal["last", "best"] = "last",
     progress: bool = False,
 ) -> TrainingReport:
-    """Train the model in place with cross-entropy and SGD (no Nesterov; weight decay on all parameters).
+    """Train the model in place, with weight decay on all parameters.
 
     Exactly `iterations` optimiser steps are done, over as many epochs as that takes; the public code of the paper does
     one more. The learning rate follows `lr_factor`. The model stays on its device, and batches are moved there. It is
     given back in evaluation mode.
 
     Args:
-        loader: batches of images [B, C, H, W] and class indices [B]; it is iterated once an epoch.
+        loader: batches of images [B, C, H, W], class indices [B] and whatever `loss` wants; it is iterated once an
+            epoch.
+        epochs: instead of iterations: so many passes over a loader that knows its length. The paper fine-tunes a ViT
+            for 2 on ImageNet and 5 on Imagenette.
+        optimizer: "sgd" without Nesterov, or "adamw".
+        lr: base learning rate; by default 0.025 for SGD, and for AdamW 0.00025.
+        momentum: of SGD; of AdamW it is β₁, and β₂ is 0.999.
         amp: float16 autocast with gradient scaling; None means on a CUDA device, and only there.
+        loss: what is minimised instead of the cross-entropy.
+        only: names of the modules that are trained. All others are frozen, and in evaluation mode: their batch norms
+            use and keep the statistics that they have.
         evaluate: called after every epoch with the model in evaluation mode; returns an accuracy in [0, 1].
         keep: "last" keeps the weights of the last epoch, "best" those of the (first) epoch with the highest accuracy.
             The public code keeps the best by its test set: its test accuracies are chosen by the data they measure.
         progress: show a progress bar.
 
     Raises:
-        ModelError: the loss is not finite, or mixed precision was asked for on another device than CUDA.
-        DataError: an empty loader, or a number of iterations below 1.
-        ValueError: an unknown `keep`, or "best" without `evaluate`.
+        ModelError: the loss is not finite, mixed precision was asked for on another device than CUDA, or there is
+            nothing to train.
+        DataError: an empty loader, a batch that is not (images, labels, ...), or a number of iterations below 1.
+        ValueError: an unknown `keep` or `optimizer`, "best" without `evaluate`, or not one of iterations and epochs.
     """
     if keep not in ("last", "best") or (keep == "best" and evaluate is None):
         raise ValueError(f"keep={keep!r}: choose 'last', or 'best' together with evaluate")
-    if iterations < 1:
-        raise DataError(f"iterations={iterations}: at least one step is needed")
+    if optimizer not in RATES:
+        raise ValueError(f"optimizer={optimizer!r}: choose one of {', '.join(RATES)}")
+    iterations = _iterations(loader, iterations, epochs)
     device = next(model.parameters()).device
     amp = device.type == "cuda" if amp is None else amp
     if amp and device.type != "cuda":
         raise ModelError(f"amp=True needs the model on a CUDA device, it is on {device}; leave amp out")
-
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    lr = RATES[optimizer] if lr is None else lr
+    parts = [model] if only is None else _parts(model, only)
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
-    epochs: list[Epoch] = []
+    done: list[Epoch] = []
     best: tuple[int, float, dict[str, torch.Tensor]] | None = None
     started = time.perf_counter()
     step = 0
-    steps = bar(total=iterations, what="training", unit="it", shown=progress)
-    while step < iterations:
-        epoch_started, first_step = time.perf_counter(), step
-        total, samples = torch.zeros((), dtype=torch.float64, device=device), 0
-        model.train()
-        for images, labels in loader:
-            images = images.to(device, non_blocking=True)
-            labels = labels.to(device, non_blocking=True)
-            # By hand: an LR scheduler warns when the scaler skips a step, which the schedule counts all the same.
-            optimizer.param_groups[0]["lr"] = lr * lr_factor(step, iterations)
-            optimizer.zero_grad()
-            with torch.autocast(device.type, torch.float16, enabled=amp):
-                loss = nn.functional.cross_entropy(model(images), labels)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            total += loss.detach() * len(labels)
-            samples += len(labels)
-            step += 1
-            steps.update()
-            if step % CHECK_EVERY == 0:
-                _check_loss(total, step)
-                steps.set_postfix(loss=f"{total.item() / samples:.3f}", refresh=False)
-            if step == iterations:
-                break
-        if step == first_step:
-            raise DataError("the loader gave no batch; training needs at least one")
-        _check_loss(total, step)
-        accuracy = None
-        if evaluate is not None:
+    with (
+        _frozen_but(model, parts) as parameters,
+        bar(total=iterations, what="training", unit="it", shown=progress) as steps,
+    ):
+        if not parameters:
+            raise ModelError("there is nothing to train: no parameter requires a gradient")
+        stepper = _optimizer(optimizer, parameters, lr, momentum, weight_decay)
+        while step < iterations:
+            epoch_started, first_step = time.perf_counter(), step
+            total, samples = torch.zeros((), dtype=torch.float64, device=device), 0
             model.eval()
-            accuracy = evaluate(model)
-            if keep == "best" and (best is None or accuracy > best[1]):
-                best = (len(epochs), accuracy, {name: value.clone() for name, value in model.state_dict().items()})
-        rate = optimizer.param_groups[0]["lr"]
-        seconds = time.perf_counter() - epoch_started
-        epochs.append(Epoch(step, total.item() / samples, accuracy, rate, seconds))
-    steps.close()
+            for part in parts:
+                part.train()
+            for given in loader:
+                batch = _on_device(given, device)
+                # By hand: an LR scheduler warns when the scaler skips a step, which the schedule counts all the same.
+                stepper.param_groups[0]["lr"] = lr * lr_factor(step, iterations)
+                stepper.zero_grad()
+                with torch.autocast(device.type, torch.float16, enabled=amp):
+                    value = loss(model, batch)
+                scaler.scale(value).backward()
+                scaler.step(stepper)
+                scaler.update()
+                total += value.detach() * len(batch[1])
+                samples += len(batch[1])
+                step += 1
+                steps.update()
+                if step % CHECK_EVERY == 0:
+                    _check_loss(total, step)
+                    steps.set_postfix(loss=f"{total.item() / samples:.3f}", refresh=False)
+                if step == iterations:
+                    break
+            if step == first_step:
+                raise DataError("the loader gave no batch; training needs at least one")
+            _check_loss(total, step)
+            accuracy = None
+            if evaluate is not None:
+                model.eval()
+                accuracy = evaluate(model)
+                if keep == "best" and (best is None or accuracy > best[1]):
+                    best = (len(done), accuracy, {name: value.clone() for name, value in model.state_dict().items()})
+            rate = stepper.param_groups[0]["lr"]
+            seconds = time.perf_counter() - epoch_started
+            done.append(Epoch(step, total.item() / samples, accuracy, rate, seconds))
     if best is not None:
         model.load_state_dict(best[2])
     model.eval()
-    return TrainingReport(epochs, best[0] if best else len(epochs) - 1, time.perf_counter() - started)
+    return TrainingReport(done, best[0] if best else len(done) - 1, time.perf_counter() - started)
+
+
+def _iterations(loader: Iterable[Any], iterations: int | None, epochs: int | None) -> int:
+    """Of the two, the one that is given, as iterations."""
+    if (iterations is None) == (epochs is None):
+        raise ValueError("say how long to train: either iterations or epochs")
+    if iterations is None:
+        if not isinstance(loader, Sized):
+            raise DataError(f"epochs={epochs} of a loader that does not know its length; give iterations")
+        iterations = int(epochs or 0) * len(loader)
+    if iterations < 1:
+        raise DataError(f"iterations={iterations}: at least one step is needed")
+    return iterations
+
+
+def _parts(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    try:
+        return [model.get_submodule(name) for name in names]
+    except AttributeError as error:
+        raise ModelError(f"only={list(names)}: {error}") from error
+
+
+def _optimizer(
+    name: str, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    return torch.optim.AdamW(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
+
+
+@contextmanager
+def _frozen_but(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[list[nn.Parameter]]:
+    """The parameters of these parts; all others of the model need no gradient within the block."""
+    kept = list(dict.fromkeys(parameter for part in parts for parameter in part.parameters()))
+    rest = set(model.parameters()).difference(kept)
+    frozen = [parameter for parameter in rest if parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        yield kept if any(parameter.requires_grad for parameter in kept) else []
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+def _on_device(batch: object, device: torch.device) -> Batch:
+    """Inputs, labels and what follows them. Raises DataError for what is not a batch with labels."""
+    inputs, labels = inputs_and_labels(batch)
+    if labels is None or not isinstance(batch, tuple | list):
+        raise DataError("the loader gives no labels to train with")
+    moved = [part.to(device, non_blocking=True) for part in (inputs, labels)]
+    rest = (part.to(device, non_blocking=True) if isinstance(part, torch.Tensor) else part for part in batch[2:])
+    return *moved, *rest
 
 
 def _check_loss(total: torch.Tensor, step: int) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import random
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from potion_fast.data import load_dataset, make_loader
 from potion_fast.errors import DataError, ModelError
 from potion_fast.metrics import accuracy, predict
 from potion_fast.models import create_model
-from potion_fast.training import lr_factor, seed_everything, train
+from potion_fast.training import lr_factor, seed_everything, seeded, train
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -61,6 +64,115 @@ def test_steps_are_those_of_sgd_with_the_schedule_written_out(model: nn.Module, 
     assert report.epochs[-1].iterations == iterations
     assert report.epochs[-1].lr == pytest.approx(0.1 * lr_factor(iterations - 1, iterations))
     assert len(report.epochs) == -(-iterations // 3)
+
+
+@pytest.mark.parametrize(
+    ("iterations", "step", "factor"),
+    [
+        (4000, 0, 0.024390243902439025), (4000, 39, 0.975609756097561), (4000, 40, 1.0), (4000, 2540, 0.5),
+        (4000, 3999, 0.2082), (6000, 0, 0.01639344262295082), (6000, 60, 1.0), (6000, 3810, 0.5),
+        (6000, 5999, 0.2081333), (1000, 0, 0.09090909090909091), (1000, 10, 1.0), (1500, 15, 1.0),
+    ],
+)  # fmt: skip
+def test_learning_rate_at_the_points_of_the_public_codes_trainings(iterations: int, step: int, factor: float):
+    assert lr_factor(step, iterations) == pytest.approx(factor, abs=1e-7)
+
+
+def test_adamw_steps_are_those_of_its_formula(model: nn.Module):
+    """Loshchilov and Hutter's algorithm 2, with bias correction and decoupled weight decay."""
+    data, expected = batches(), copy.deepcopy(model)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in expected.parameters()]
+    for step in range(4):
+        images, labels = data[step % 3]
+        loss = nn.functional.cross_entropy(expected(images), labels)
+        gradients = torch.autograd.grad(loss, list(expected.parameters()))
+        rate = 2.5e-4 * lr_factor(step, 4)
+        with torch.no_grad():
+            for parameter, gradient, (m, v) in zip(expected.parameters(), gradients, moments, strict=True):
+                m.mul_(0.8).add_(0.2 * gradient)
+                v.mul_(0.999).add_(0.001 * gradient**2)
+                corrected = m / (1 - 0.8 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+                parameter.mul_(1 - rate * 0.1)
+                parameter.sub_(rate * corrected[0] / (corrected[1].sqrt() + 1e-8))
+    report = train(model, data, iterations=4, optimizer="adamw", momentum=0.8, weight_decay=0.1)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+    assert report.epochs[0].lr == 2.5e-4 * lr_factor(2, 4)
+
+
+def test_epochs_are_passes_over_the_loader(model: nn.Module):
+    other = copy.deepcopy(model)
+    report = train(model, batches(), epochs=2)
+    train(other, batches(), iterations=6)
+    assert [epoch.iterations for epoch in report.epochs] == [3, 6]
+    assert torch.equal(model.weight, other.weight)
+    for wrong in ({}, {"epochs": 1, "iterations": 1}):
+        with pytest.raises(ValueError, match="either iterations or epochs"):
+            train(model, batches(), **wrong)
+    with pytest.raises(DataError, match="iterations=0"):
+        train(model, batches(), epochs=0)
+    with pytest.raises(DataError, match="know its length"):
+        train(model, iter(batches()), epochs=1)
+
+
+def test_another_loss_gets_the_model_and_all_of_the_batch(model: nn.Module):
+    data = [(x, y, torch.full((4,), float(i)), ["kept"] * 4) for i, (x, y) in enumerate(batches())]
+    seen = []
+
+    def loss(current: nn.Module, batch: Sequence[Any]) -> torch.Tensor:
+        assert current is model and current.training
+        seen.append(batch[2][0].item())
+        assert batch[3] == ["kept"] * 4
+        return (current(batch[0]) * batch[2][:, None]).sum()
+
+    report = train(model, data, iterations=3, lr=0.0, loss=loss)
+    with torch.no_grad():
+        expected = [(model(x) * extra[:, None]).sum().item() for x, _, extra, _ in data]
+    assert seen == [0.0, 1.0, 2.0]
+    assert report.epochs[0].loss == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_only_the_named_modules_are_trained_and_the_others_are_in_evaluation_mode():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
+    model.append(nn.Linear(4, 3))
+    model[0].bias.requires_grad_(False)
+    before, modes = copy.deepcopy(model.state_dict()), []
+    model.register_forward_hook(lambda *_: modes.append([module.training for module in (model[0], model[1], model[2])]))
+    train(model, batches(), iterations=4, only=["2", "3"], evaluate=lambda _: 1.0, keep="best", lr=0.1)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name[0] in "23"}
+    assert modes == [[False, False, True]] * 4
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["0.bias"]  # as it was before
+    with pytest.raises(ModelError, match="nine"):
+        train(model, batches(), iterations=1, only=["nine"])
+    with pytest.raises(ModelError, match="nothing to train"):
+        train(nn.Linear(5, 3).requires_grad_(False), batches(), iterations=1)
+
+
+def test_the_frozen_parameters_are_free_again_when_the_training_fails():
+    model = nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 3))
+    with pytest.raises(DataError):
+        train(model, [], iterations=1, only=["1"])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_seeded_leaves_all_generators_as_they_were():
+    def draw() -> tuple[float, float, float]:
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    seed_everything(1)
+    expected = [draw(), draw()]
+    seed_everything(1)
+    got = [draw()]
+    with pytest.raises(KeyError), seeded(5):
+        inside = draw()
+        raise KeyError
+    got.append(draw())
+    assert got == expected
+    with seeded(5):
+        assert draw() == inside
 
 
 def test_reported_loss_is_the_mean_over_samples(model: nn.Module):
@@ -128,6 +240,10 @@ def test_impossible_trainings_are_refused(model: nn.Module):
         train(model, batches(), iterations=1, amp=True)
     with pytest.raises(ValueError, match="evaluate"):
         train(model, batches(), iterations=1, keep="best")
+    with pytest.raises(ValueError, match="optimizer='lion'"):
+        train(model, batches(), iterations=1, optimizer="lion")
+    with pytest.raises(DataError, match="labels"):
+        train(model, [x for x, _ in batches()], iterations=1)
     with pytest.raises(ValueError, match="keep='first'"):
         train(model, batches(), iterations=1, keep="first")
 

@@ -1,15 +1,20 @@
 """Data sets, poisoned views of them, loaders, and lists of found samples."""
 
-from .dataset import PoisonedDataset, make_loader, max_value, normalise
+from .dataset import PoisonedDataset, max_value, normalise
 from .indices import read_indices
+from .loader import Loader, make_loader
+from .photographs import PhotographSource, Preprocessing
 from .sources import FileSource, ImageSource, MemorySource
 from .splits import Splits, load_dataset
 
 __all__ = [
     "FileSource",
     "ImageSource",
+    "Loader",
     "MemorySource",
+    "PhotographSource",
     "PoisonedDataset",
+    "Preprocessing",
     "Splits",
     "load_dataset",
     "make_loader",

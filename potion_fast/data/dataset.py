@@ -1,13 +1,13 @@
-"""Images with a poison: what a DataLoader reads, one whole batch at a time."""
+"""Images with a poison: read as uint8 by any process, then augmented, normalised and poisoned a batch at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 
 from ..errors import DataError
 from .sources import ImageSource
@@ -16,24 +16,43 @@ if TYPE_CHECKING:
     from ..poisons import Poison
 
 
+CHUNK = 2**24  # bytes of pixels that are looked at together
+
+
+class Read(NamedTuple):
+    """A batch as it is read.
+
+    pixels  uint8 [B, C, H, W]
+    ids     int64 [B]
+    labels  int64 [B], as the samples are given out
+    """
+
+    pixels: torch.Tensor
+    ids: torch.Tensor
+    labels: torch.Tensor
+
+
 class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Normalised images and labels: augment, divide by 255, normalise, then poison, in this order.
 
     The trigger comes last so that it is never cropped, flipped or rescaled. Augmentation draws from torch's global
-    generator (in a DataLoader worker from the worker's, which the loader's own generator seeds).
+    generator, in the process that calls `batch` or `finish`.
 
     Args:
         source: where images and labels come from.
         mean, std: per channel, of pixels in [0, 1].
         augment: random crop out of the image with `pad` black pixels around it and, where `flip` is set, a flip left to
-            right with probability 1/2.
-        poison: writes the trigger into a normalised batch [B, C, H, W]; its `target` is the label of a poisoned sample.
-        poisoned: indices that get the trigger and the target label; None for no sample.
+            right with probability 1/2; of photographs the random crop that their source cuts, see `PhotographSource`.
+        poison: what happens to the image and to the label of a poisoned sample; a sample's id is its index.
+        poisoned: indices of all poisoned samples, S_m; None for no sample.
         trigger_all: put the trigger on every image and keep the clean labels: the evaluation of an attack.
 
+    Attributes:
+        labels: int64 [N], as the samples are given out.
+
     Raises:
-        DataError: an index in `poisoned` out of range or given twice, a trigger asked for without a poison, or both
-            `poisoned` and `trigger_all`.
+        DataError: an index in `poisoned` out of range or given twice, a trigger asked for without a poison or of a
+            poison that has none, or both `poisoned` and `trigger_all`.
     """
 
     def __init__(
@@ -53,6 +72,8 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             raise DataError("trigger_all keeps clean labels and poisoned changes them: pass one of the two")
         if poison is None and (trigger_all or poisoned is not None):
             raise DataError("samples are to be triggered, but no poison was given")
+        if poison is not None and poison.target is None and trigger_all:
+            raise DataError("labels are swapped by this poison; it has no trigger to put on images")
         self.source = source
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -62,8 +83,11 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.poison = poison
         self.trigger_all = trigger_all
         self.poisoned = torch.zeros(len(source), dtype=torch.bool)  # [N], a mask: membership costs one look-up
-        if poisoned is not None:
+        self.labels = source.labels
+        if poison is not None and poisoned is not None:
             self.poisoned[check_indices(poisoned, len(source))] = True
+            self.labels = source.labels.clone()
+            self.labels[self.poisoned] = poison.relabel(source.labels[self.poisoned])  # by ascending index
 
     def __len__(self) -> int:
         return len(self.source)
@@ -78,22 +102,39 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         images, labels = self.batch(indices)
         return list(zip(images.unbind(), labels.unbind(), strict=True))
 
+    @property
+    def cuts(self) -> bool:
+        """Whether the source cuts random crops, so that reading depends on the visit."""
+        return self.augment and self.source.crops
+
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images float32 [B, C, H, W] and labels int64 [B] at these positions."""
-        rows = torch.as_tensor(indices, dtype=torch.int64)
-        pixels = self.source.images(rows)  # [B, C, H, W] uint8
-        labels = self.source.labels[rows]
-        if self.augment:
+        visit = int(torch.randint(2**62, ())) if self.cuts else 0
+        return self.finish(self.read(indices, visit))
+
+    def read(self, indices: Sequence[int], visit: int = 0) -> Read:
+        """These samples before anything is computed. `visit` tells the random crops of one epoch from another's."""
+        ids = torch.as_tensor(indices, dtype=torch.int64)
+        pixels = self.source.augmented(ids, visit) if self.cuts else self.source.images(ids)
+        return Read(pixels, ids, self.labels[ids])
+
+    def finish(
+        self, read: Read, device: torch.device | str = "cpu"
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # [B, C, H, W] float32, [B] int64
+        """Images and labels on a device: augmented (photographs are already), normalised, poisoned."""
+        pixels, ids, labels = read
+        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if self.augment and not self.cuts:
             pixels = random_crop_flip(pixels, self.pad, self.flip)
         images = normalise(pixels, self.mean, self.std)
         if self.poison is None:
             return images, labels
         if self.trigger_all:
-            return self.poison(images), labels
-        poisoned = self.poisoned[rows]  # [B]
-        if poisoned.any():
-            images[poisoned] = self.poison(images[poisoned])
-            labels = torch.where(poisoned, self.poison.target, labels)
+            return self.poison(images, ids), labels
+        poisoned = self.poisoned[ids].nonzero().squeeze(1)  # found on the CPU: the GPU is not waited for
+        if len(poisoned):
+            rows = poisoned.to(device, non_blocking=True)
+            images[rows] = self.poison(images[rows], ids[poisoned])
         return images, labels
 
 
@@ -103,8 +144,10 @@ def normalise(
     std: Sequence[float],  # [C]
 ) -> torch.Tensor:  # [B, C, H, W] float32
     """(pixels / 255 - mean) / std, in float32 and in this order of operations: the trigger's value depends on it."""
-    shift = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32).view(-1, 1, 1)
+    shift, scale = (
+        torch.tensor(values, dtype=torch.float32).view(-1, 1, 1).to(pixels.device, non_blocking=True)
+        for values in (mean, std)
+    )
     return pixels.float().div_(255).sub_(shift).div_(scale)
 
 
@@ -114,10 +157,13 @@ def max_value(
     std: Sequence[float],  # [C]
 ) -> float:
     """The largest value of the whole normalised set, over all images, pixels and channels, without augmentation."""
-    step = 4096  # images at a time: a source of files is never wholly in memory
-    largest = torch.stack(
-        [source.images(range(i, min(i + step, len(source)))).amax(dim=(0, 2, 3)) for i in range(0, len(source), step)]
-    ).amax(dim=0)  # [C] uint8; normalising keeps the order within a channel
+    step = max(1, CHUNK // source.images([0]).numel())  # a source of files is never wholly in memory
+    largest = source.images([0]).amax(dim=(0, 2, 3))  # [C] uint8; normalising keeps the order within a channel
+    for start in range(0, len(source), step):
+        chunk = source.images(range(start, min(start + step, len(source))))
+        largest = torch.maximum(largest, chunk.amax(dim=(0, 2, 3)))
+        if (largest == 255).all():  # no pixel is larger: of photographs the first ones tell
+            break
     return normalise(largest.view(1, -1, 1, 1), mean, std).max().item()
 
 
@@ -128,50 +174,15 @@ def random_crop_flip(
 ) -> torch.Tensor:  # [B, C, H, W]
     """Shift each image by up to `pad` pixels each way, filling with 0; with `flip`, mirror it with probability 1/2."""
     batch, _, height, width = pixels.shape
-    top, left = torch.randint(2 * pad + 1, (2, batch))  # [B], [B]
+    # Drawn on the CPU, whose generator gives the same numbers for every device.
+    top, left = torch.randint(2 * pad + 1, (2, batch)).to(pixels.device, non_blocking=True)  # [B], [B]
     padded = torch.nn.functional.pad(pixels, (pad, pad, pad, pad))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2 pad + 1, 2 pad + 1, H, W], a view
-    cropped = windows[torch.arange(batch), :, top, left]  # [B, C, H, W]
+    cropped = windows[torch.arange(batch, device=pixels.device), :, top, left]  # [B, C, H, W]
     if not flip:
         return cropped
-    return torch.where(torch.rand(batch, 1, 1, 1) < 0.5, cropped.flip(3), cropped)
-
-
-def make_loader(
-    dataset: PoisonedDataset,
-    indices: Collection[int] | None = None,
-    *,
-    batch_size: int,
-    shuffle: bool,
-    seed: int,
-    workers: int = 0,
-) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-    """A DataLoader of (images float32 [B, C, H, W], labels int64 [B]); the last, partial batch is kept.
-
-    Args:
-        indices: the samples to read, in this order when `shuffle` is off; None reads all.
-        seed: fixes the order of a shuffled loader, and with `workers` the augmentation too.
-
-    Raises:
-        DataError: no index at all, an index out of range or given twice, or a batch size or number of workers out of
-            range.
-    """
-    if batch_size < 1 or workers < 0:
-        raise DataError(f"batch_size={batch_size} must be at least 1 and workers={workers} at least 0")
-    part: Dataset[tuple[torch.Tensor, torch.Tensor]] = dataset
-    if indices is not None:
-        part = Subset(dataset, check_indices(indices, len(dataset)).tolist())
-        if not len(indices):
-            raise DataError("the loader was given an empty list of indices; pass None to read the whole data set")
-    return DataLoader(
-        part,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),
-    )
+    mirrored = (torch.rand(batch, 1, 1, 1) < 0.5).to(pixels.device, non_blocking=True)
+    return torch.where(mirrored, cropped.flip(3), cropped)
 
 
 def check_indices(indices: Collection[int], n: int) -> np.ndarray:  # [len(indices)] int64

@@ -23,9 +23,11 @@ class ImageSource(ABC):
 
     Attributes:
         labels: int64 [N], class indices.
+        crops: whether the images have sizes of their own, so that a random crop is cut out of them by the source.
     """
 
     labels: torch.Tensor  # [N]
+    crops: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,6 +39,34 @@ class ImageSource(ABC):
         Raises:
             DataError: a file cannot be decoded.
         """
+
+    def augmented(self, indices: Sequence[int] | torch.Tensor, visit: int) -> torch.Tensor:
+        """A random crop of each image: uint8 [B, C, H, W]. It depends on the position and on `visit`, from 0, alone.
+
+        Raises:
+            DataError: a file cannot be decoded.
+        """
+        raise NotImplementedError(f"{type(self).__name__} leaves the random crop to the data set")
+
+
+class PartSource(ImageSource):
+    """Some images of another source."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        keep: np.ndarray,  # [M] int64
+    ) -> None:
+        self.source = source
+        self.keep = torch.from_numpy(keep)
+        self.labels = source.labels[self.keep]
+        self.crops = source.crops
+
+    def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        return self.source.images(self.keep[torch.as_tensor(indices, dtype=torch.int64)])
+
+    def augmented(self, indices: Sequence[int] | torch.Tensor, visit: int) -> torch.Tensor:
+        return self.source.augmented(self.keep[torch.as_tensor(indices, dtype=torch.int64)], visit)
 
 
 class MemorySource(ImageSource):

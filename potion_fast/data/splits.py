@@ -1,4 +1,4 @@
-"""The data sets of the experiments: digits (embedded), CIFAR-10, CIFAR-100, and any folder of images."""
+"""The data sets of the experiments: digits (embedded), CIFAR, Imagenette, ImageNet, folders of images, and your own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from torchvision.datasets.folder import find_classes, make_dataset
 from ..errors import DataError
 from . import sources
 from .dataset import PoisonedDataset
-from .sources import FileSource, ImageSource, MemorySource, read_size
+from .imagenet import class_names, find_imagenette, read_split
+from .photographs import Preprocessing
+from .sources import FileSource, ImageSource, MemorySource, PartSource, read_size
 
 if TYPE_CHECKING:
     from ..poisons import Poison
@@ -59,11 +61,17 @@ class Splits:
         poisoned: Collection[int] | None = None,
         trigger_all: bool = False,
     ) -> PoisonedDataset:
-        """A `PoisonedDataset` over "train" or "test", with this data set's normalisation and augmentation."""
+        """A `PoisonedDataset` over "train" or "test", with this data set's normalisation and augmentation.
+
+        On test images the poison is the one that `Poison.at_test` gives.
+        """
         if split not in ("train", "test"):
             raise DataError(f"a split is 'train' or 'test', not {split!r}")
-        if poison is not None and not 0 <= poison.target < len(self.classes):
-            raise DataError(f"target {poison.target} is no label of {self.name}, which has {len(self.classes)} classes")
+        target = 0 if poison is None or poison.target is None else poison.target
+        if not 0 <= target < len(self.classes):
+            raise DataError(f"target {target} is no label of {self.name}, which has {len(self.classes)} classes")
+        if poison is not None and split == "test":
+            poison = poison.at_test()
         return PoisonedDataset(
             self.train if split == "train" else self.test,
             self.mean,
@@ -86,16 +94,22 @@ def load_dataset(
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    model: str | None = None,
 ) -> Splits:
     """Load a data set by name. Nothing is downloaded.
 
     Args:
         name: "digits" (scikit-learn's 8x8 grey digits, embedded), "cifar10", "cifar100" (the published Python files),
-            or "folder" (JPEG or PNG files as train/<class>/<file>, and test/ or, where there is no test/, val/).
-        root: folder of the data; without it the environment variable POTION_FAST_DATA. Digits need none.
+            "imagenette" (what its archive unpacks to), "imagenet" (ILSVRC as train/<WordNet id>/* and
+            val/<WordNet id>/*), "folder" (JPEG or PNG files as train/<class>/<file>, and test/ or, where there is no
+            test/, val/), or "module:factory", a function of yours that makes a data set, see `load_own`. That one is
+            imported and run: pass no name that somebody else wrote.
+        root: folder of the data; without it the environment variable POTION_FAST_DATA. Digits and yours need none.
         train_size: keep this many training samples, drawn by `seed`, in the data set's order; None keeps all.
-        image_size: folders only: side of the square that images are scaled to (shorter side) and cropped to (centre).
+        image_size: side of the square that images of a folder, of a pair of your own or of ImageNet are scaled and
+            cropped to; of ImageNet the model's where it is None.
         mean, std: normalisation to use in place of the data set's own.
+        model: what ImageNet and Imagenette are preprocessed for, see `Preprocessing.of_model`.
 
     Raises:
         DataError: an unknown name, missing or unreadable files, classes that differ between the splits, images of
@@ -105,13 +119,27 @@ def load_dataset(
         "digits": lambda: _digits(train_size, seed),
         "cifar10": lambda: _cifar("cifar10", torchvision.datasets.CIFAR10, _root(name, root), train_size, seed),
         "cifar100": lambda: _cifar("cifar100", torchvision.datasets.CIFAR100, _root(name, root), train_size, seed),
+        "imagenette": lambda: _imagenet(
+            "imagenette", find_imagenette(_root(name, root)), train_size, seed, image_size, model
+        ),
+        "imagenet": lambda: _imagenet("imagenet", _root(name, root), train_size, seed, image_size, model),
         "folder": lambda: _folder(_root(name, root), train_size, seed, image_size),
     }
-    if name not in loaders:
-        raise DataError(f"unknown data set {name!r}; known: {', '.join(loaders)}")
-    if image_size is not None and (name != "folder" or image_size < 1):
-        raise DataError(f"image_size={image_size}: only a folder of images can be resized, to one pixel or more")
-    splits = loaders[name]()
+    if name not in loaders and ":" not in name:
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(loaders)} and module:factory")
+    if image_size is not None and (name in ("digits", "cifar10", "cifar100") or image_size < 1):
+        raise DataError(f"image_size={image_size}: only image files and your own can be resized, to one pixel or more")
+    if name in loaders:
+        splits = loaders[name]()
+    else:
+        from .own import load_own  # needs Splits
+
+        given = root is not None or os.environ.get("POTION_FAST_DATA")
+        folder = _root(name, root) if given else None
+        splits = load_own(name, folder, image_size, mean is not None and std is not None)
+        if train_size is not None:
+            keep = _subset(len(splits.train), train_size, seed)
+            splits = replace(splits, train=PartSource(splits.train, keep))
     return _with_normalisation(splits, mean, std)
 
 
@@ -185,9 +213,7 @@ def _folder(root: Path, train_size: int | None, seed: int, image_size: int | Non
             )
     classes, train_paths, train_labels = _list_images(train_folder)
     test_classes, test_paths, test_labels = _list_images(test_folder)
-    if classes != test_classes:
-        odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
-        raise DataError(f"{train_folder} and {test_folder} hold different classes; only in one of them: {odd}")
+    _check_same(train_folder, classes, test_folder, test_classes)
 
     keep = _subset(len(train_paths), train_size, seed)
     size = (image_size, image_size) if image_size is not None else read_size(train_paths[keep[0]])
@@ -205,6 +231,35 @@ def _folder(root: Path, train_size: int | None, seed: int, image_size: int | Non
         pad=min(size) // 8,  # 4 pixels for CIFAR, in proportion for others
         flip=True,
     )
+
+
+def _imagenet(
+    name: str, root: Path, train_size: int | None, seed: int, image_size: int | None, model: str | None
+) -> Splits:
+    preprocessing = Preprocessing.of_model(model)
+    if image_size is not None:
+        preprocessing = replace(preprocessing, size=image_size)
+    folders, train = read_split(root / "train", preprocessing)
+    test_folders, test = read_split(root / "val", preprocessing)
+    _check_same(root / "train", folders, root / "val", test_folders)
+    return Splits(
+        name=name,
+        train=train if train_size is None else PartSource(train, _subset(len(train), train_size, seed)),
+        test=test,
+        classes=class_names(folders),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        channels=3,
+        size=(preprocessing.size, preprocessing.size),
+        pad=0,  # the sources cut random crops of their own
+        flip=True,
+    )
+
+
+def _check_same(train_folder: Path, classes: tuple[str, ...], test_folder: Path, test_classes: tuple[str, ...]) -> None:
+    if classes != test_classes:
+        odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
+        raise DataError(f"{train_folder} and {test_folder} hold different classes; only in one of them: {odd}")
 
 
 def _list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:

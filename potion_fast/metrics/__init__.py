@@ -10,13 +10,16 @@ from .scores import (
     model_damage,
     poison_healed,
 )
+from .swaps import SwapEvaluation, evaluate_swap
 
 __all__ = [
     "Metric",
     "PoisonEvaluation",
+    "SwapEvaluation",
     "accuracy",
     "attack_success_rate",
     "evaluate_poison",
+    "evaluate_swap",
     "model_damage",
     "poison_healed",
     "predict",

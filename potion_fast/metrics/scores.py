@@ -46,6 +46,11 @@ class PoisonEvaluation:
     labels: torch.Tensor
     metrics: dict[str, Metric]
 
+    @property
+    def attacked_logits(self) -> torch.Tensor:
+        """Of the images that the attack is judged by."""
+        return self.triggered_logits
+
 
 def accuracy(
     logits: torch.Tensor,  # [N, C]

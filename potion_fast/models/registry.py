@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,66 @@ from torch import nn
 
 from ..errors import FileError, ModelError
 from ..files import written_whole
+from .cifar_resnet import resnet18
+from .foreign import check_tensors, factory_model, timm_model, torchvision_model
 from .resnet9 import ResNet9
 from .small_cnn import SmallCNN
+from .wide_resnet import WideResNet
 
-MODELS: dict[str, type[nn.Module]] = {"resnet9": ResNet9, "small_cnn": SmallCNN}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet9": ResNet9,
+    "small_cnn": SmallCNN,
+    "wrn28_10": WideResNet,
+    "resnet18": resnet18,
+}
+FOREIGN = {"timm": timm_model, "torchvision": torchvision_model}  # by the name before the colon
 
 FILE_KEY = "potion_fast.model"  # the entry of the safetensors metadata that marks a file as ours
 REQUIRED = {"architecture": str, "num_classes": int, "in_channels": int, "options": dict}
 
 
-def create_model(name: str, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
+def create_model(
+    name: str, num_classes: int, in_channels: int = 3, *, pretrained: bool = False, **options: Any
+) -> nn.Module:
     """A freshly initialised model, on torch's default device.
 
     Args:
-        options: of the architecture, `width` for one; each must be an integer of at least 1.
+        name: one of `MODELS`; "timm:NAME" or "torchvision:NAME", of their own lists, with the tag of the weights behind
+            a dot where `pretrained` asks for them; or "module:factory", a function of yours that makes a model. That
+            one is imported and run: pass no name that somebody else wrote.
+        pretrained: weights from timm or torchvision, downloaded unless they are in the cache.
+        options: of the architecture, `width` for one; each must be an integer of at least 1, except for your own.
 
     Raises:
-        ModelError: an unknown name or option, or a number below 1.
+        ModelError: an unknown name or option, a number below 1, or pretrained weights that are not to be had.
     """
+    for key, value in {"num_classes": num_classes, "in_channels": in_channels}.items():
+        _check_number(name, key, value)
+    kind, colon, rest = name.partition(":")
+    if pretrained and kind not in FOREIGN:
+        raise ModelError(f"the model {name!r} has no pretrained weights; those of timm and torchvision do")
+    if colon and kind not in FOREIGN:
+        return factory_model(name, num_classes, in_channels, options)
+    for key, value in options.items():
+        _check_number(name, key, value)
+    if colon:
+        return FOREIGN[kind](rest, num_classes, in_channels, pretrained, options)
     if name not in MODELS:
-        raise ModelError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+        raise ModelError(
+            f"unknown model {name!r}; known: {', '.join(MODELS)}, timm:NAME, torchvision:NAME and module:factory"
+        )
     parameters = inspect.signature(MODELS[name]).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ModelError(f"the model {name!r} has no option {', '.join(unknown)}; it has {', '.join(known)}")
-    for key, value in {"num_classes": num_classes, "in_channels": in_channels, **options}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ModelError(f"the model {name!r} needs an integer {key} of at least 1, got {value!r}")
+        has = ", ".join(known) or "none"
+        raise ModelError(f"the model {name!r} has no option {', '.join(unknown)}; it has {has}")
     return MODELS[name](num_classes, in_channels, **options)
+
+
+def _check_number(name: str, key: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(f"the model {name!r} needs an integer {key} of at least 1, got {value!r}")
 
 
 def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: dict[str, Any]) -> None:
@@ -58,17 +90,22 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: dict[st
         FileError: the file cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _check_tensors(_skeleton(metadata), tensors, "the model")
+    _check_metadata(metadata)
+    if not _is_factory(metadata):  # a factory is run when a model is made, and not once more for its shapes
+        check_tensors(_skeleton(metadata), tensors, "the model")
     with written_whole(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, {FILE_KEY: json.dumps(metadata)})
 
 
-def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
-    """Read a file of `save_model`: (model on the CPU in evaluation mode, metadata).
+def load_model(path: str | os.PathLike[str], factory: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Read a file of `save_model`: (model on the CPU in evaluation mode, metadata). Nothing is downloaded.
+
+    Args:
+        factory: for a model of a "module:factory": the same name, typed by you. A file alone does not make code run.
 
     Raises:
         FileError: the file is missing, truncated, or was not written by `save_model`.
-        ModelError: the weights do not fit the architecture that the file names.
+        ModelError: the weights do not fit the architecture that the file names, or it names a factory and you did not.
     """
     path = Path(path)
     try:
@@ -84,34 +121,37 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
         raise
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise FileError(f"{path} cannot be read as a model ({error}); it is missing, truncated or foreign") from error
-    _check_tensors(_skeleton(metadata), tensors, str(path))
+    _check_metadata(metadata)
+    if _is_factory(metadata):
+        if metadata["architecture"] != factory:
+            raise ModelError(
+                f"{path} holds a model of {metadata['architecture']!r}, code that would be imported and run; "
+                "name it yourself if you trust it"
+            )
+    else:
+        check_tensors(_skeleton(metadata), tensors, str(path))
     model = _build(metadata)
+    check_tensors(model, tensors, str(path))
     model.load_state_dict(tensors)
     return model.eval(), metadata
 
 
-def _build(metadata: dict[str, Any]) -> nn.Module:
+def _check_metadata(metadata: dict[str, Any]) -> None:
     for key, kind in REQUIRED.items():
         if not isinstance(metadata.get(key), kind):
             raise ModelError(f"a model's metadata need {key!r} of type {kind.__name__}, got {metadata.get(key)!r}")
-    return create_model(
-        metadata["architecture"], metadata["num_classes"], metadata["in_channels"], **metadata["options"]
-    )
+
+
+def _is_factory(metadata: dict[str, Any]) -> bool:
+    kind, colon, _ = metadata["architecture"].partition(":")
+    return bool(colon) and kind not in FOREIGN
+
+
+def _build(metadata: dict[str, Any]) -> nn.Module:
+    options = {key: value for key, value in metadata["options"].items() if key != "pretrained"}  # the file has them
+    return create_model(metadata["architecture"], metadata["num_classes"], metadata["in_channels"], **options)
 
 
 def _skeleton(metadata: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):  # shapes without memory
         return _build(metadata)
-
-
-def _check_tensors(skeleton: nn.Module, tensors: dict[str, torch.Tensor], what: str) -> None:
-    expected = skeleton.state_dict()
-    odd = sorted(set(expected) ^ set(tensors))
-    if odd:
-        raise ModelError(f"{what} does not fit its architecture: {', '.join(odd)} in only one of them")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
-            raise ModelError(
-                f"{what} does not fit its architecture: {name} is {tensor.dtype} {list(tensor.shape)}, "
-                f"it should be {expected[name].dtype} {list(expected[name].shape)}"
-            )

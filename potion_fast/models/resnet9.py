@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError
+from .initialisation import zero_biases
 
 SMALLEST = 11  # pixels; see ResNet9
 
@@ -19,6 +20,11 @@ class ResNet9(nn.Module):
     Args:
         width: channels of the first convolution; all other channel counts scale with it.
     """
+
+    splits = {  # k -> the modules with the last k layers of weights
+        2: ("features.6", "classifier"),
+        4: ("features.5", "features.6", "classifier"),
+    }
 
     def __init__(self, num_classes: int, in_channels: int = 3, *, width: int = 64) -> None:
         super().__init__()
@@ -34,9 +40,7 @@ class ResNet9(nn.Module):
             nn.Flatten(),
         )
         self.classifier = nn.Linear(2 * width, num_classes, bias=False)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.zeros_(module.bias)  # weights keep PyTorch's default, Kaiming uniform with a = sqrt(5)
+        zero_biases(self)  # weights keep PyTorch's default, Kaiming uniform with a = sqrt(5)
 
     def forward(
         self,

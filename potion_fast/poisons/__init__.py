@@ -1,43 +1,57 @@
-"""Attacks on the training data: what a trigger looks like and who carries it."""
+"""Attacks on the training data: whom they poison, what a trigger looks like, which labels are given."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from ..errors import DataError
 from .badnet import BadNet
+from .interclass_swap import InterclassSwap
+from .moving_trigger import MovingTrigger
+from .poison import Poison, Swap
+from .random_swap import RandomSwap
 from .selection import choose_poisoned
+from .sine_wave import SineWave
+
+POISONS: dict[str, type[Poison]] = {
+    "badnet": BadNet,
+    "sine-wave": SineWave,
+    "moving-trigger": MovingTrigger,
+    "interclass-swap": InterclassSwap,
+    "random-swap": RandomSwap,
+}
 
 
-class Poison(Protocol):
-    """Writes a trigger into normalised images; a poisoned training sample also gets the label `target`."""
-
-    @property
-    def target(self) -> int: ...
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B, C, H, W] -> a triggered copy."""
-
-
-POISONS = {"badnet": BadNet}
+def options_of(name: str) -> list[str]:
+    """Names of a poison's options. Raises DataError for an unknown poison."""
+    if name not in POISONS:
+        raise DataError(f"unknown poison {name!r}; known: {', '.join(POISONS)}")
+    return [field.name for field in fields(POISONS[name])]  # type: ignore[arg-type]  # each one is a dataclass
 
 
 def make_poison(name: str, **options: Any) -> Poison:
     """A poison by its registered name. Raises DataError for an unknown name, option or value."""
-    if name not in POISONS:
-        raise DataError(f"unknown poison {name!r}; known: {', '.join(POISONS)}")
-    poison = POISONS[name]
-    known = [field.name for field in fields(poison)]
+    known = options_of(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise DataError(f"the poison {name!r} has no option {', '.join(unknown)}; it has {', '.join(known)}")
     try:
-        return poison(**options)
+        return POISONS[name](**options)
     except TypeError as error:
         raise DataError(f"the poison {name!r} cannot be made with {options}: {error}") from error
 
 
-__all__ = ["POISONS", "BadNet", "Poison", "choose_poisoned", "make_poison"]
+__all__ = [
+    "POISONS",
+    "BadNet",
+    "InterclassSwap",
+    "MovingTrigger",
+    "Poison",
+    "RandomSwap",
+    "SineWave",
+    "Swap",
+    "choose_poisoned",
+    "make_poison",
+    "options_of",
+]

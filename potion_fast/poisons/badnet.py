@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import DataError
+from .poison import Trigger
 
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadNet:
+class BadNet(Trigger):
     """Overwrites a square in one corner, flush with both edges, with one value for all channels.
 
     Attributes:
@@ -35,20 +36,38 @@ class BadNet:
     def __post_init__(self) -> None:
         if self.corner not in CORNERS:
             raise DataError(f"unknown corner {self.corner!r}; choose one of {', '.join(CORNERS)}")
-        if self.size < 1 or self.target < 0 or not math.isfinite(self.value):
-            raise DataError(f"a patch needs size >= 1, target >= 0 and a finite value; got {self}")
+        check_patch(self.value, self.size, self.target)
 
     def __call__(
         self,
         images: torch.Tensor,  # [..., C, H, W], normalised
+        ids: torch.Tensor | None = None,  # every sample gets the same patch
     ) -> torch.Tensor:  # [..., C, H, W]
         """A copy of the images with the patch in it."""
-        height, width = images.shape[-2:]
-        if self.size > min(height, width):
-            raise DataError(f"a patch of {self.size}x{self.size} pixels does not fit images of {height}x{width}")
-        vertical, horizontal = self.corner.split("-")
-        rows = slice(0, self.size) if vertical == "top" else slice(height - self.size, height)
-        columns = slice(0, self.size) if horizontal == "left" else slice(width - self.size, width)
+        rows, columns = place(self.corner, self.size, images)
         triggered = images.clone()
         triggered[..., rows, columns] = self.value
         return triggered
+
+
+def check_patch(value: float, size: int, target: int) -> None:
+    """Raises DataError for a size below 1, a negative target or a value that is not finite."""
+    if size < 1 or target < 0 or not math.isfinite(value):
+        raise DataError(
+            f"a patch needs size >= 1, target >= 0 and a finite value; got size {size}, target {target}, value {value}"
+        )
+
+
+def place(
+    corner: str,
+    size: int,
+    images: torch.Tensor,  # [..., H, W]
+) -> tuple[slice, slice]:
+    """Rows and columns of a square in a corner. Raises DataError where the images are smaller."""
+    height, width = images.shape[-2:]
+    if size > min(height, width):
+        raise DataError(f"a patch of {size}x{size} pixels does not fit images of {height}x{width}")
+    vertical, horizontal = corner.split("-")
+    rows = slice(0, size) if vertical == "top" else slice(height - size, height)
+    columns = slice(0, size) if horizontal == "left" else slice(width - size, width)
+    return rows, columns

@@ -1,0 +1,37 @@
+"""The end of a model: what the methods change that leave its beginning alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from ..errors import ModelError
+
+
+def last_modules(model: nn.Module, k: int | Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the modules that make up the end of a model.
+
+    k  the last k layers of weights, in one of the splits of the public code (ResNet-9: 2 or 4; WRN-28-10: 5 or 13);
+       None: the smallest of them; or the names themselves, for any model
+
+    Raises ModelError for another k, or for a name that the model does not have.
+    """
+    if k is None or isinstance(k, int):
+        splits: Mapping[int, tuple[str, ...]] = getattr(model, "splits", {})
+        if not splits:
+            raise ModelError(f"a {type(model).__name__} has no splits of its own; name the modules of its end in k")
+        k = min(splits) if k is None else k
+        if k not in splits:
+            raise ModelError(
+                f"a {type(model).__name__} is not split at k={k}; choose one of {', '.join(map(str, splits))}"
+            )
+        return splits[k]
+    if isinstance(k, str) or not k:
+        raise ModelError(f"k must be a number or a list of names of modules, not {k!r}")
+    known = dict(model.named_modules())
+    if missing := [name for name in k if name not in known]:
+        raise ModelError(
+            f"a {type(model).__name__} has no module {missing[0]!r}; its own are {', '.join(filter(None, known))}"
+        )
+    return tuple(k)
