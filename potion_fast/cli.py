@@ -1,4 +1,4 @@
-"""The console script `potion-fast`: train, unlearn, evaluate, demo, doctor."""
+"""The console script `potion-fast`: train, unlearn, evaluate, preview, export, demo, doctor."""
 
 from __future__ import annotations
 
@@ -14,9 +14,20 @@ from typing import Any
 from . import __version__
 from .doctor import doctor, format_report
 from .errors import FileError, PotionError
-from .experiments import EvaluateConfig, TrainConfig, UnlearnConfig, evaluate_run, train_run, unlearn_run
+from .experiments import (
+    EvaluateConfig,
+    TrainConfig,
+    UnlearnConfig,
+    evaluate_run,
+    export_run,
+    preview_run,
+    train_run,
+    unlearn_run,
+)
 from .experiments.demo import demo
-from .flags import EVALUATE, TRAIN, UNLEARN, add_flags
+from .experiments.report import SAMPLES, report_sweep
+from .experiments.sweep import in_words, plan_sweep, presets, run_sweep
+from .flags import EVALUATE, POISONED_DATA, TRAIN, UNLEARN, add_flags
 from .search import THRESHOLD_PASSED
 
 DONE, FAILED, NOT_HEALED, INTERRUPTED = 0, 1, 3, 130  # argparse ends with 2
@@ -66,14 +77,52 @@ def parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", "evaluate the model of a run again; writes a run folder")
     evaluate.add_argument("run", metavar="RUN", help="folder of a training or an unlearning run")
     add_flags(evaluate, EvaluateConfig, EVALUATE)
+    preview = command("preview", "draw what a poison does to images and labels; writes a run folder")
+    add_flags(preview, TrainConfig, POISONED_DATA)
+    preview.add_argument("--images", type=int, default=6, metavar="N", help="images to draw, at most 12 (default: 6)")
+    export = command("export", "write the poisoned data as image files or .npz; writes a run folder")
+    add_flags(export, TrainConfig, POISONED_DATA)
+    export.add_argument(
+        "--form",
+        choices=("folder", "npz"),
+        default="folder",
+        help="PNG files in a folder per class, or .npz files (default: folder)",
+    )
     show = command("demo", "poison a small model, heal it, and draw what happened; writes a run folder")
     show.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one demo for each (default: 0)")
-    for writes in (train, unlearn, evaluate, show):
+    for writes in (train, unlearn, evaluate, preview, export, show):
         writes.add_argument("--out", required=True, metavar="DIR", help="run folder to write; must be new or empty")
         writes.add_argument("--overwrite", action="store_true", help="write over an earlier run in --out")
         writes.add_argument(
             "--quiet", action="store_true", help="print the result alone: no progress bars, no commentary"
         )
+    sweep = command("sweep", "do a grid of scenarios: train, unlearn and evaluate what is not done yet")
+    sweep.add_argument("sweep", metavar="NAME|FILE", help=f"a YAML file, or one of {', '.join(presets())}")
+    sweep.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help='for instance train.width=16 or "found=[1, 0.5]"'
+    )
+    sweep.add_argument("--out", required=True, metavar="DIR", help="folder of the sweep; what is done in it stays")
+    sweep.add_argument(
+        "--root", metavar="DIR", help="folder of the data (default: $POTION_FAST_DATA; digits need none)"
+    )
+    sweep.add_argument("--processes", type=int, default=1, metavar="N", help="that share the work (default: 1)")
+    sweep.add_argument("--only", default="*", metavar="PATTERN", help="names of the unlearnings to do (default: all)")
+    sweep.add_argument(
+        "--dry-run", action="store_true", help="say how much it is and how long it takes, and do nothing"
+    )
+    sweep.add_argument("--quiet", action="store_true", help="print the result alone")
+    report = command("report", "make the tables, figures and page of a sweep's results")
+    report.add_argument("sweep", metavar="DIR", help="folder of the sweep")
+    report.add_argument(
+        "--out", metavar="DIR2", help="folder to write; an earlier report in it is replaced (default: DIR/report)"
+    )
+    report.add_argument(
+        "--samples",
+        type=int,
+        default=SAMPLES,
+        metavar="N",
+        help=f"training images to measure a model on, for figures 3 to 5 and 7; 0: use no model (default: {SAMPLES})",
+    )
     command("doctor", "what is built, what this machine has, and which backend runs each operation")
     return top
 
@@ -90,12 +139,54 @@ def _evaluate(options: Options) -> int:
     return _report(evaluate_run(_config(EvaluateConfig, options), **_run_options(options)), options)
 
 
+def _preview(options: Options) -> int:
+    out, overwrite = options["out"], options["overwrite"]
+    content = preview_run(_config(TrainConfig, options), out, images=options["images"], overwrite=overwrite)
+    lines = (f"image {shown['index']}: label {shown['label']}, given {shown['given']}" for shown in content["shown"])
+    _print(_json(content) if options["json"] else "\n".join((*lines, f"picture: {os.path.join(out, 'preview.png')}")))
+    return DONE
+
+
+def _export(options: Options) -> int:
+    content = export_run(_config(TrainConfig, options), form=options["form"], **_run_options(options))
+    lines = (f"{name}: {count} images" for name, count in content["images"].items())
+    _print(_json(content) if options["json"] else "\n".join((*lines, f"run folder: {options['out']}")))
+    return DONE
+
+
 def _demo(options: Options) -> int:
     say = (lambda line: None) if options["json"] else _print
     content = demo(seeds=options["seeds"], say=say, **_run_options(options))
     if options["json"]:
-        _print(json.dumps(content, indent=2, allow_nan=False))
+        _print(_json(content))
     return max(_exit_code(seed["after"]) for seed in content["seeds"])
+
+
+def _report_sweep(options: Options) -> int:
+    content = report_sweep(options["sweep"], options["out"], samples=options["samples"])
+    if options["json"]:
+        _print(_json(content))
+        return DONE
+    _print(f"{content['rows']} rows, {len(content['tables'])} tables, {len(content['figures'])} figures")
+    for name, why in content["not_drawn"].items():
+        _print(f"not drawn: {name}: {why}")
+    _print(f"page: {content['page']}")
+    return DONE
+
+
+def _sweep(options: Options) -> int:
+    told = {name: options[name] for name in ("overrides", "root", "only")}
+    if options["dry_run"]:
+        content = plan_sweep(options["sweep"], options["out"], **told)
+        _print(_json(content) if options["json"] else "\n".join(in_words(content["name"], content)))
+        return DONE
+    told |= {"processes": options["processes"], "progress": not options["quiet"]}
+    content = run_sweep(options["sweep"], options["out"], **told)
+    done = content["tasks"] - len(content["undone"])
+    _print(
+        _json(content) if options["json"] else f"{done} of {content['tasks']} tasks are done; sweep: {options['out']}"
+    )
+    return FAILED if content["undone"] else DONE
 
 
 def _doctor(options: Options) -> int:
@@ -104,7 +195,17 @@ def _doctor(options: Options) -> int:
     return DONE
 
 
-COMMANDS = {"train": _train, "unlearn": _unlearn, "evaluate": _evaluate, "demo": _demo, "doctor": _doctor}
+COMMANDS = {
+    "train": _train,
+    "unlearn": _unlearn,
+    "evaluate": _evaluate,
+    "preview": _preview,
+    "export": _export,
+    "demo": _demo,
+    "sweep": _sweep,
+    "report": _report_sweep,
+    "doctor": _doctor,
+}
 
 
 def _config(kind: Any, options: Options) -> Any:
@@ -118,17 +219,22 @@ def _run_options(options: Options) -> Options:
 def _report(content: dict[str, Any], options: Options) -> int:
     """Print what a run found; returns the exit code."""
     if options["json"]:
-        _print(json.dumps(content, indent=2, allow_nan=False))
+        _print(_json(content))
         return _exit_code(content)
     for metric in content["metrics"].values():
         name = metric["name"].replace("_", " ")
         _print(f"{name:20}{_value(metric, 'value'):>26}   ideal {_value(metric, 'ideal')}; {metric['denominator']}")
     if search := content.get("search"):
-        _print(f"search: {search['reason']} after {search['steps']} steps")
+        unit = "steps" if search["strategy"] == "sequential" else "evaluations"  # the others pass steps over
+        _print(f"search: {search['reason']} after {search['steps']} {unit}")
     for note in content["warnings"]:
         _print(f"note: {note}")
     _print(f"run folder: {options['out']}")
     return _exit_code(content)
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False)
 
 
 def _value(metric: dict[str, Any], name: str) -> str:

@@ -6,10 +6,12 @@ import argparse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from .experiments.config import DATA_DEFAULTS, EvaluateConfig, TrainConfig, UnlearnConfig
+from .experiments.config import DATA_DEFAULTS, DATA_FIELDS, SWAP_CLASSES, EvaluateConfig, TrainConfig, UnlearnConfig
 from .modes import MODES, GroupSize
+from .poisons import POISONS
+from .search import S_STEP, STRATEGIES
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,15 @@ class Flag:
     choices: Collection[str] | None = None
 
 
+class OrFactory(list[str]):
+    """Names to choose from; a "module:factory" may be given too."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or ":" in str(name)
+
+
 def _of_data(name: str) -> str:
-    return ", ".join(f"{data} {defaults[name]}" for data, defaults in DATA_DEFAULTS.items())
+    return ", ".join(f"{data} {defaults[name]}" for data, defaults in DATA_DEFAULTS.items() if name in defaults)
 
 
 def _of_modes(name: str) -> str:
@@ -42,32 +51,56 @@ SEED = Flag("of every random draw", "N")
 DEVICE = Flag("cpu, cuda or cuda:N; auto takes a CUDA GPU where there is one", "NAME")
 WORKERS = Flag("processes that load data; 0 loads them in this one", "N")
 SAME_ROOT = Flag("folder of the data", "DIR", "where the training run read them")
+SAME_DATA = Flag("data set, where the training run's is a module:factory, code that is run", "NAME", "the training's")
 REFERENCE = Flag(
     "training run with --leave-out-poisoned, which poison healed is measured against", "DIR", "none, not measured"
 )
 
 TRAIN = {
-    "data": Flag("data set; digits are embedded, a folder holds train/CLASS/* and test/CLASS/*", choices=DATA_DEFAULTS),
+    "data": Flag(
+        f"data set: {', '.join(DATA_DEFAULTS)}, or module:factory, code of yours that makes one; digits are embedded, "
+        "a folder holds train/CLASS/* and test/CLASS/*",
+        "NAME",
+        choices=OrFactory(DATA_DEFAULTS),
+    ),
     "root": Flag("folder of the data", "DIR", "$POTION_FAST_DATA; digits need none"),
     "train_size": Flag("training images to use, drawn by the seed", "N", "all"),
-    "image_size": Flag("side that the images of a folder are scaled and cropped to", "PIXELS", "as they are"),
+    "image_size": Flag(
+        "side that image files and images of yours are scaled and cropped to",
+        "PIXELS",
+        "as they are; of imagenette and imagenet the model's",
+    ),
     "model": Flag("architecture", "NAME", _of_data("model")),
     "width": Flag("channels of its first layer", "N", _of_data("width")),
-    "poison": Flag("kind of trigger", "NAME"),
-    "patch_size": Flag("side of the patch", "PIXELS", _of_data("patch_size")),
-    "corner": Flag("corner of the patch: top-left, top-right, bottom-left or bottom-right", "NAME"),
-    "trigger_value": Flag(
-        "value of the patch, in units of the normalised image", "X", "the largest of the training images"
+    "poison": Flag(f"attack on the training data: {', '.join(POISONS)}", "NAME"),
+    "patch_size": Flag("badnet, moving-trigger: side of the patch", "PIXELS", _of_data("patch_size")),
+    "corner": Flag(
+        "badnet: corner of the patch: top-left, top-right, bottom-left or bottom-right", "NAME", "bottom-right"
     ),
-    "target": Flag("label that the poison gives, counted from 0", "CLASS"),
+    "trigger_value": Flag(
+        "badnet, moving-trigger: value of the patch, in units of the normalised image",
+        "X",
+        "the largest of the training images",
+    ),
+    "frequency": Flag("sine-wave: in cycles per pixel", "X", "0.025"),
+    "amplitude": Flag("sine-wave: as a share of the largest value that a pixel can have, in (0, 1]", "SHARE", "0.1"),
+    "axis": Flag("sine-wave: runs along x (left to right) or y (top to bottom)", "NAME", "x"),
+    "target": Flag("all but swaps: label that the poison gives, counted from 0", "CLASS", "0"),
+    "swap_classes": Flag(
+        "interclass-swap: the two labels that are swapped, counted from 0",
+        "A,B",
+        ", ".join(f"{data} {first},{second}" for data, (first, second) in SWAP_CLASSES.items()),
+    ),
     "poisoned": Flag("poisoned training samples, S_m", "N"),
     "found": Flag("those of them that are found, S_f, and written to found.txt", "N"),
     "leave_out_poisoned": Flag("train without any of S_m: the reference of poison healed"),
+    "pretrained": Flag("start from timm's or torchvision's weights, downloaded unless they are in the cache"),
     "iterations": Flag("optimiser steps", "N", _of_data("iterations")),
     "batch_size": Flag("samples per step", "N", _of_data("batch_size")),
+    "optimizer": Flag("SGD or AdamW", default=f"sgd; {_of_data('optimizer')}", choices=("sgd", "adamw")),
     "lr": Flag("peak learning rate", "X", _of_data("lr")),
-    "momentum": Flag("momentum of SGD", "X"),
-    "weight_decay": Flag("weight decay of SGD, on all parameters", "X"),
+    "momentum": Flag("momentum of SGD; of AdamW it is beta 1", "X"),
+    "weight_decay": Flag("weight decay, on all parameters", "X"),
     "keep": Flag(
         "epoch to keep: the last, or the best on the test or a validation set",
         default="by the mode: " + _of_modes("keep"),
@@ -81,6 +114,8 @@ TRAIN = {
     "device": DEVICE,
     "workers": WORKERS,
 }
+
+POISONED_DATA = {name: TRAIN[name] for name in DATA_FIELDS if name in TRAIN}
 
 UNLEARN = {
     "forget": Flag("indices of the found samples, S_f: .txt, .csv, .json or .npy", "FILE", "found.txt of the run"),
@@ -97,22 +132,30 @@ UNLEARN = {
         default="that of the weights",
         choices=("bfloat16", "float16"),
     ),
+    "strategy": Flag(
+        "how the search goes: step by step (sequential), several steps at once (batched), halving the range of steps "
+        "(bisect), or weight by weight to the fewest that do (minimal)",
+        choices=STRATEGIES,
+    ),
     "rho": Flag("stop when the accuracy on S_f is down to this share of what it was, in [0, 1]", "SHARE"),
     "b_start": Flag(
-        "the search starts at s = X times the share of S_f in the data", "X", "by the mode: " + _of_modes("b_start")
+        "the search starts at s = X times the share of S_f in the data; not for minimal",
+        "X",
+        "by the mode: " + _of_modes("b_start"),
     ),
-    "s_step": Flag("factor on s after each step, above 1", "X"),
+    "s_step": Flag("factor on s after each step, above 1; not for minimal", "X", str(S_STEP)),
     "max_steps": Flag("steps of the search at most", "N"),
     "batch_size": Flag("samples per batch", "N", "the training's"),
     "curve": Flag("also evaluate the test set along the search: curve.csv, and a finer picture"),
     "mode": MODE,
     "root": SAME_ROOT,
+    "data": SAME_DATA,
     "seed": SEED,
     "device": DEVICE,
     "workers": WORKERS,
 }
 
-EVALUATE = {"reference": REFERENCE, "root": SAME_ROOT, "device": DEVICE, "workers": WORKERS}
+EVALUATE = {"reference": REFERENCE, "root": SAME_ROOT, "data": SAME_DATA, "device": DEVICE, "workers": WORKERS}
 
 Kind = type[TrainConfig] | type[UnlearnConfig] | type[EvaluateConfig]
 
@@ -135,6 +178,8 @@ def _reader(hint: Any) -> Any:
     """What reads a field's value from the command line."""
     if set(get_args(GroupSize)) <= set(get_args(hint)):
         return _group_size
+    if any(get_origin(one) is tuple for one in get_args(hint)):
+        return _labels
     kinds = [one for one in get_args(hint) if one is not NoneType] or [hint]
     return kinds[0] if kinds[0] in (int, float) else str
 
@@ -146,3 +191,10 @@ def _group_size(text: str) -> GroupSize:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f'{text!r} is neither a whole number nor "batch"') from None
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of labels, as 3,5") from None

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,20 @@ OUTPUTS = (
     "trace.csv",
     "curve.csv",
     "predictions.csv",
+    "manipulated.csv",
+    "samples.csv",
     "model.safetensors",
     "forget.safetensors",
     "retain.safetensors",
     "poisoned.txt",
     "found.txt",
     "healing.png",
+    "preview.png",
+    "train.npz",
+    "test.npz",
+    "triggered.npz",
 )
+EXPORTED = ("train", "test", "triggered")  # folders of images
 
 
 class RunFolder:
@@ -42,10 +50,12 @@ class RunFolder:
     metrics.json         each metric's value, unit, n, ideal value and denominator; warnings
     training.csv         every epoch of a training
     trace.csv            every step of a search; curve.csv: test accuracies along it
-    predictions.csv      in the order of the test set
+    predictions.csv      in the order of the test set; manipulated.csv: of the training images whose labels were swapped
     model.safetensors    and forget.safetensors, retain.safetensors: importances
     poisoned.txt         indices of S_m; found.txt: of S_f
     healing.png          the search, and what became of triggered images
+    preview.png          images clean and poisoned
+    train, test, triggered   exported images, as folders or .npz; samples.csv: every training sample
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -75,10 +85,13 @@ class RunFolder:
         Files that no run writes are left alone. Raises FileError as `check_free` does.
         """
         run = cls.check_free(path, overwrite)
+        exported = [name for name in EXPORTED if (run / name).exists() and run._read()["command"] == "export"]
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             for name in OUTPUTS:
                 (run / name).unlink(missing_ok=True)
+            for name in exported:
+                shutil.rmtree(run / name)
         except OSError as error:
             raise FileError(f"cannot make the run folder {run.path}: {error}") from error
         return run

@@ -53,7 +53,9 @@ def draw(path: Path, scenario: Scenario, steps: list[tuple[int, float]], redirec
     accuracies = {"clean_accuracy": 0.98, "triggered_accuracy": 0.7, "attack_success_rate": 0.1}
     metrics = {name: Metric(name, value, "fraction", len(labels), 1.0) for name, value in accuracies.items()}
     trace = [Step(i, 1.0, 99.0, 2.0, accuracy, dampened, 0.1) for i, (dampened, accuracy) in enumerate(steps, start=1)]
-    result: Any = SimpleNamespace(trace=trace, reason="threshold passed", initial_accuracy=1.0)
+    result: Any = SimpleNamespace(
+        trace=trace, kept=trace[-1] if trace else None, reason="threshold passed", initial_accuracy=1.0
+    )
     evaluation = PoisonEvaluation(after, after, labels, metrics)
     pictures.draw_healing(path, scenario, result, BEFORE, before, evaluation, curve)
 

@@ -1,6 +1,8 @@
 """From a configuration to a run folder: train a poisoned model, unlearn the poison, evaluate what is left."""
 
 from .config import EvaluateConfig, TrainConfig, UnlearnConfig
+from .export import export_run
+from .preview import preview_run
 from .scenario import Scenario
 from .stages import evaluate_run, train_run, unlearn_run
 
@@ -10,6 +12,8 @@ __all__ = [
     "TrainConfig",
     "UnlearnConfig",
     "evaluate_run",
+    "export_run",
+    "preview_run",
     "train_run",
     "unlearn_run",
 ]

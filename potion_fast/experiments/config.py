@@ -14,15 +14,38 @@ import torch
 from ..errors import DataError, ModelError, PotionError
 from ..importances.objectives import resolve
 from ..modes import GroupSize, mode_named
-from ..search import check_options
+from ..poisons import POISONS, options_of
+from ..search import S_STEP, check_options
 
-# Settings that belong to a data set: CIFAR's are those of the public code, the digits' train in seconds on one core.
+VIT = "timm:vit_base_patch16_224.augreg_in21k_ft_in1k"
+ADAMW = {"optimizer": "adamw"}  # the others are trained by SGD
+# Settings that belong to a data set: CIFAR's are those of the public code, the digits' train in seconds on one core. Of
+# Imagenette and ImageNet the paper has 5 and 2 epochs; the patch covers as large a share of the image as CIFAR's.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"model": "small_cnn", "width": 64, "patch_size": 1, "iterations": 600, "batch_size": 64, "lr": 0.05},
     "cifar10": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 4000, "batch_size": 512, "lr": 0.025},
     "cifar100": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 6000, "batch_size": 512, "lr": 0.025},
+    "imagenette": {"model": VIT, "patch_size": 21, "iterations": 370, "batch_size": 128, "lr": 2.5e-4, **ADAMW},
+    "imagenet": {"model": VIT, "patch_size": 21, "iterations": 20020, "batch_size": 128, "lr": 2.5e-4, **ADAMW},
     "folder": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 4000, "batch_size": 512, "lr": 0.025},
 }
+
+# A poison's option for each field that sets one. The others come from the data and the seed.
+POISON_OPTIONS = {
+    "patch_size": "size",
+    "corner": "corner",
+    "trigger_value": "value",
+    "frequency": "frequency",
+    "amplitude": "amplitude",
+    "axis": "axis",
+    "target": "target",
+    "swap_classes": "classes",
+}
+# Pairs that are easily confused; CIFAR's are those of the public code (maple tree and orange in CIFAR-100).
+SWAP_CLASSES = {"digits": (3, 5), "cifar10": (3, 5), "cifar100": (47, 53)}
+
+DATA_FIELDS = ("data", "root", "train_size", "image_size", "mean", "std", "poison", *POISON_OPTIONS)
+DATA_FIELDS += ("poisoned", "found", "seed", "model")  # a model may ask for its own preprocessing
 
 AT_LEAST = {
     **dict.fromkeys(("train_size", "image_size", "width", "patch_size", "poisoned", "found"), 1),
@@ -55,11 +78,15 @@ class TrainConfig(Checked):
 
     data, root, train_size, image_size   see `load_dataset`
     mean, std                            per channel, of pixels in [0, 1]; None: the data set's own
-    model, width                         see `create_model`
-    poison, patch_size, corner, trigger_value, target   the trigger; value in normalised units, None: the data's largest
+    model, width, pretrained             see `create_model`; width None: the model's own
+    poison                               see `POISONS`; None for an option of it: its default, see `POISON_OPTIONS`
+    patch_size, corner, trigger_value    of a patch; value in normalised units, None: the data's largest
+    frequency, amplitude, axis           of a wave, see `SineWave`
+    target                               label of a trigger
+    swap_classes                         the two labels of an interclass swap
     poisoned, found                      |S_m| and |S_f|
     leave_out_poisoned                   train without any of S_m: the reference of *poison healed*
-    iterations, batch_size, lr, momentum, weight_decay   see `train`
+    iterations, batch_size, optimizer, lr, momentum, weight_decay   see `train`
     keep, validation                     the epoch that is kept: "last", or the best on the "test" or a "validation" set
                                          of so many samples held out of the training data
     mode                                 default of `keep`
@@ -74,16 +101,22 @@ class TrainConfig(Checked):
     std: tuple[float, ...] | None = None
     model: str | None = None
     width: int | None = None
+    pretrained: bool = False
     poison: str = "badnet"
     patch_size: int | None = None
-    corner: str = "bottom-right"
+    corner: str | None = None
     trigger_value: float | None = None
-    target: int = 0
+    frequency: float | None = None
+    amplitude: float | None = None
+    axis: str | None = None
+    target: int | None = None
+    swap_classes: tuple[int, ...] | None = None
     poisoned: int = 64
     found: int = 16
     leave_out_poisoned: bool = False
     iterations: int | None = None
     batch_size: int | None = None
+    optimizer: Literal["sgd", "adamw"] | None = None
     lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -96,9 +129,13 @@ class TrainConfig(Checked):
 
     def resolved(self) -> TrainConfig:
         """With absolute paths and every default that needs no data. Raises DataError, SearchError or ModelError."""
-        if self.data not in DATA_DEFAULTS:
-            raise DataError(f"unknown data set {self.data!r}; known: {', '.join(DATA_DEFAULTS)}")
-        defaults = DATA_DEFAULTS[self.data]
+        if self.data not in DATA_DEFAULTS and ":" not in self.data:
+            raise DataError(f"unknown data set {self.data!r}; known: {', '.join(DATA_DEFAULTS)} and module:factory")
+        defaults = {"optimizer": "sgd", **_of_poison(self), **DATA_DEFAULTS.get(self.data, DATA_DEFAULTS["folder"])}
+        if "size" not in options_of(self.poison):
+            del defaults["patch_size"]
+        if self.model not in (None, defaults["model"]):
+            defaults.pop("width", None)  # it is another model's: this one has its own
         filled: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return replace(
             self,
@@ -115,6 +152,7 @@ class UnlearnConfig(Checked):
 
     run         folder of the training run
     root        folder of the data; None: where the training run read them
+    data        of a training on a "module:factory": the same name, typed by you; a file alone does not make code run
     forget      file of the indices of S_f; None: found.txt of the training run
     reference   folder of a training run without any of S_m, for *poison healed*; None: not computed
     curve       also evaluate the test set along the search, for the picture
@@ -123,6 +161,7 @@ class UnlearnConfig(Checked):
 
     run: str
     root: str | None = None
+    data: str | None = None
     forget: str | None = None
     reference: str | None = None
     objective: str | None = None
@@ -130,9 +169,10 @@ class UnlearnConfig(Checked):
     mode: str = "default"
     group_size: GroupSize | None = None
     amp: Literal["bfloat16", "float16"] | None = None
+    strategy: str = "sequential"
     rho: float = 0.2
     b_start: float | None = None
-    s_step: float = 1.1
+    s_step: float | None = None
     max_steps: int = 500
     batch_size: int | None = None
     curve: bool = False
@@ -143,13 +183,14 @@ class UnlearnConfig(Checked):
     def resolved(self) -> UnlearnConfig:
         """With the mode's defaults filled in and absolute paths. Raises SearchError, ImportanceError or ModelError."""
         mode = mode_named(self.mode)
-        check_options(self.rho, self.b_start, self.s_step, self.max_steps)
+        check_options(self.rho, self.b_start, self.s_step, self.max_steps, self.strategy)
+        steps: dict[str, Any] = {} if self.strategy == "minimal" else {"b_start": mode.b_start, "s_step": S_STEP}
         resolve(self.objective, self.w)  # raises where no objective is meant by them
         return replace(
             self,
             **_absolute_paths(self),
             objective="xlf" if self.objective is None and self.w is None else self.objective,
-            b_start=mode.b_start if self.b_start is None else self.b_start,
+            **{name: value for name, value in steps.items() if getattr(self, name) is None},
             device=resolved_device(self.device),
         )
 
@@ -160,11 +201,13 @@ class EvaluateConfig(Checked):
 
     run        folder of the run
     root       folder of the data; None: where the training run read them
+    data       see `UnlearnConfig`
     reference  folder of a training run without any of S_m, for *poison healed*; None: not computed
     """
 
     run: str
     root: str | None = None
+    data: str | None = None
     reference: str | None = None
     device: str = "auto"
     workers: int = 0
@@ -178,8 +221,17 @@ Config = TypeVar("Config", TrainConfig, UnlearnConfig, EvaluateConfig)
 
 
 def to_dict(config: TrainConfig | UnlearnConfig | EvaluateConfig) -> dict[str, Any]:
-    """Plain values for YAML."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
+    """Plain values for YAML, without the options that belong to other poisons."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(config).items()
+        if value is not None or name not in POISON_OPTIONS
+    }
+
+
+def data_part(config: TrainConfig) -> dict[str, Any]:
+    """The part of `to_dict` that says what the poisoned data are."""
+    return {name: value for name, value in to_dict(config).items() if name in DATA_FIELDS}
 
 
 def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
@@ -206,6 +258,22 @@ def resolved_device(name: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"device {name!r} was asked for, and {torch.cuda.device_count()} CUDA GPUs are there")
     return name
+
+
+def _of_poison(config: TrainConfig) -> dict[str, Any]:
+    """Defaults of the poison's options, by their fields. Raises DataError for an option of another poison."""
+    known = options_of(config.poison)
+    names = [name for name, option in POISON_OPTIONS.items() if option in known]
+    if others := [name for name in POISON_OPTIONS if name not in names and getattr(config, name) is not None]:
+        options = f"it has {', '.join(names)}" if names else "it has none"
+        raise DataError(f"the poison {config.poison!r} has no option {', '.join(others)}; {options}")
+    by_poison = {field.name: field.default for field in fields(POISONS[config.poison])}  # type: ignore[arg-type]
+    defaults = {name: by_poison[POISON_OPTIONS[name]] for name in names if name != "trigger_value"}
+    if "swap_classes" in names:
+        if config.swap_classes is None and config.data not in SWAP_CLASSES:
+            raise DataError(f"the poison {config.poison!r} needs swap_classes, the two labels that it swaps")
+        defaults["swap_classes"] = SWAP_CLASSES.get(config.data)
+    return defaults
 
 
 def _absolute_paths(config: TrainConfig | UnlearnConfig | EvaluateConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..runs import RunFolder
 from .config import TrainConfig, UnlearnConfig, resolved_device
 from .stages import LEARNT, train_run, unlearn_run
 
-POISONED, FOUND = 64, 16
+POISONED, FOUND, TARGET = 64, 16, 0
 
 Say = Callable[[str], None]
 
@@ -41,7 +41,7 @@ def demo(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise PotionError(f"seeds must be given, and each one once; got {list(seeds)}")
-    trainings = [TrainConfig(data="digits", poisoned=POISONED, found=FOUND, seed=seed) for seed in seeds]
+    trainings = [TrainConfig(data="digits", poisoned=POISONED, found=FOUND, target=TARGET, seed=seed) for seed in seeds]
     run = RunFolder.create(out, overwrite)
     device = resolved_device("auto")
     run.write_config("demo", {"seeds": list(seeds), "poisoned": POISONED, "found": FOUND, "device": device})

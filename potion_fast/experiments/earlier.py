@@ -12,14 +12,16 @@ from torch import nn
 from ..data import read_indices
 from ..errors import DataError, FileError, ModelError, PotionError
 from ..models import load_model
+from ..poisons import POISONS, Swap
 from ..runs import CONFIG, RunFolder
-from .config import Config, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
+from .config import POISON_OPTIONS, Config, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
 from .scenario import Scenario
 
-# What the reference of "poison healed" must share with the model that is measured against it.
-SAME_TEST = ("data", "image_size", "mean", "std", "poison", "patch_size", "corner", "trigger_value", "target")
+# What the reference of "poison healed" must share with the model that is measured against it: the attacked images.
+SAME_TEST = ("data", "image_size", "mean", "std", "poison", *POISON_OPTIONS)
+SAME_MANIPULATED = ("train_size", "poisoned", "seed")  # and S_m itself, where labels are swapped
 
-Accuracies = Mapping[str, float]  # "clean_accuracy", "triggered_accuracy", "attack_success_rate", in [0, 1]
+Accuracies = Mapping[str, float]  # "clean_accuracy" and the two scores of the poison, in [0, 1]
 
 
 def check_out(out: str | os.PathLike[str], overwrite: bool, *read: str | os.PathLike[str] | None) -> None:
@@ -46,11 +48,16 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig) -> tupl
     Raises FileError for a run that is broken or unfinished, DataError where the data are not those of the training.
     """
     told = _config(run, TrainConfig, "train")
+    if ":" in told.data and told.data != config.data:
+        raise DataError(
+            f"{run.path} was trained on {told.data!r}, code that would be imported and run; if you trust it, name it "
+            "yourself (--data)"
+        )
     told = replace(told, root=config.root or told.root, device=config.device, workers=config.workers)
     scenario = Scenario.load(told)
     if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:
         raise DataError(f"{run / 'poisoned.txt'} and the data disagree: these are not the data of the training")
-    return scenario, _accuracies(run)
+    return scenario, _accuracies(run, scenario.config.poison)
 
 
 def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -62,26 +69,32 @@ def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Mo
 
 
 def reference_accuracy(path: str | None, trained: TrainConfig) -> float | None:
-    """Triggered accuracy of a reference run; None without one.
+    """Accuracy of a reference run on the attacked images; None without one. Raises as `reference_accuracies` does."""
+    return None if path is None else reference_accuracies(path, trained)[POISONS[trained.poison].scores[0]]
 
-    Raises DataError where it is no reference, has other test images than `trained`, or gets none of them right.
+
+def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
+    """Accuracies of a reference run's model.
+
+    Raises DataError where it is no reference, has other attacked images than `trained`, or gets none of them right.
     """
-    if path is None:
-        return None
     run = RunFolder.open(path)
     config = _config(run, TrainConfig, "train")
     if not config.leave_out_poisoned:
         raise DataError(f"{path} was trained with poisoned samples; a reference is trained with --leave-out-poisoned")
-    for name in SAME_TEST:
+    poison = POISONS[trained.poison]
+    swapped = issubclass(poison, Swap)
+    for name in (*SAME_TEST, *(SAME_MANIPULATED if swapped else ())):
         if getattr(config, name) != getattr(trained, name):
             raise DataError(
                 f"the reference {path} has {name} {getattr(config, name)!r} and the model {getattr(trained, name)!r}; "
-                "train the reference on the same data with the same trigger"
+                f"train the reference on the same data with the same {'swap' if swapped else 'trigger'}"
             )
-    accuracy = _accuracies(run)["triggered_accuracy"]
-    if not accuracy > 0:
-        raise DataError(f"the reference {path} gets no triggered test image right; nothing can be measured against it")
-    return accuracy
+    accuracies = _accuracies(run, config.poison)
+    if not accuracies[poison.scores[0]] > 0:
+        images = "manipulated training" if swapped else "triggered test"
+        raise DataError(f"the reference {path} gets no {images} image right; nothing can be measured against it")
+    return accuracies
 
 
 def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
@@ -93,11 +106,11 @@ def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
         raise FileError(f"{run / CONFIG}: {error}") from error
 
 
-def _accuracies(run: RunFolder) -> Accuracies:
+def _accuracies(run: RunFolder, poison: str) -> Accuracies:
     if not (run / "metrics.json").exists():
         raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again")
     content = run.read_json("metrics.json")
-    names = ("clean_accuracy", "triggered_accuracy", "attack_success_rate")
+    names = ("clean_accuracy", *POISONS[poison].scores)
     try:
         return {name: float(content["metrics"][name]["value"]) for name in names}
     except (KeyError, TypeError, ValueError) as error:

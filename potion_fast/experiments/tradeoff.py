@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,23 +10,23 @@ from torch import nn
 
 from ..edits import EditPlan
 from ..metrics import accuracy, predict
-from ..percentiles import percentile_of, thresholds
+from ..percentiles import percentile_of
 from ..progress import bar
-from ..search import Result
+from ..search import Prefixes, Result
 from .scenario import Scenario
 
 POINTS = 24  # evaluations of the test set, twice each
-PAST_END = 12.0  # how far past the last step's s the curve goes
+PAST_END = 12.0  # how far past the kept step's s, or number of weights, the curve goes
 
 
 @dataclass(frozen=True)
 class Point:
-    """Test accuracies in [0, 1], clean labels, at a candidate that dampens so many weights."""
+    """Test accuracies in [0, 1], clean labels, at a candidate that dampens so many weights; s is NaN for "minimal"."""
 
     s: float
     dampened: int
     clean_accuracy: float
-    triggered_accuracy: float
+    triggered_accuracy: float  # where labels are swapped: on S_m
 
 
 def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bool = False) -> list[Point]:
@@ -33,21 +34,39 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
 
     An empty list where the search took no step.
     """
-    if not result.trace:
+    if result.kept is None:
         return []
-    first, last = result.trace[0].s, result.trace[-1].s
-    wanted = np.unique(np.append(np.geomspace(first, PAST_END * last, POINTS), last)).tolist()
-    wanted = [s for s in wanted if percentile_of(s) >= 0]
-    alphas = thresholds(result.forget, result.retain, [percentile_of(s) for s in wanted])
-    plan = EditPlan(model, result.forget, result.retain, alphas)
+    plan, wanted = _weight_by_weight(model, result) if result.strategy == "minimal" else _step_by_step(model, result)
     points: list[Point] = []
     try:
-        for k, s in enumerate(bar(wanted, what="curve", unit="point", shown=progress)):
+        for k, s in bar(wanted, what="curve", unit="point", shown=progress):
             if points and plan.dampened(k) == points[-1].dampened:
                 continue  # edits are nested: as many weights are the same weights
             plan.apply(k)
-            clean, triggered = (accuracy(*predict(model, scenario.test_loader(t))) for t in (False, True))
-            points.append(Point(s, plan.dampened(k), clean, triggered))
+            loaders = (scenario.test_loader(False), scenario.attacked_loader())
+            clean, attacked = (accuracy(*predict(model, loader)) for loader in loaders)
+            points.append(Point(s, plan.dampened(k), clean, attacked))
     finally:
         plan.reset()
     return points
+
+
+def _step_by_step(model: nn.Module, result: Result) -> tuple[EditPlan, list[tuple[int, float]]]:
+    """A plan, and its candidates with their s."""
+    assert result.kept is not None
+    first, last = min(step.s for step in result.trace), result.kept.s
+    wanted = np.unique(np.append(np.geomspace(first, PAST_END * last, POINTS), last)).tolist()
+    wanted = [s for s in wanted if percentile_of(s) >= 0]
+    plan = EditPlan.at_percentiles(model, result.forget, result.retain, [percentile_of(s) for s in wanted])
+    return plan, list(enumerate(wanted))
+
+
+def _weight_by_weight(model: nn.Module, result: Result) -> tuple[Prefixes, list[tuple[int, float]]]:
+    """The same without steps: s is NaN."""
+    assert result.kept is not None
+    plan, last = Prefixes(model, result.forget, result.retain), result.kept.dampened
+    while len(plan.alphas) < PAST_END * last and plan.more():
+        pass
+    end = min(PAST_END * last, len(plan.alphas))
+    counts = np.unique(np.append(np.geomspace(1, end, POINTS).astype(int), last)).tolist()
+    return plan, [(count - 1, math.nan) for count in counts]

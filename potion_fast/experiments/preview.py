@@ -1,0 +1,87 @@
+"""What a poison does to images and labels: a picture, before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..errors import PotionError
+from ..files import written_whole
+from ..runs import RunFolder
+from .config import TrainConfig, data_part
+from .earlier import check_out
+from .pictures import DPI, MUTED, TITLE, TRIGGERED, short, show
+from .scenario import Scenario
+
+MOST = 12  # images side by side
+SIDE, MARGIN, NARROWEST = 1.45, 1.35, 5.0  # inches: of an image, left of the first, and of a title
+
+
+def preview_run(
+    config: TrainConfig, out: str | os.PathLike[str], *, images: int = 6, overwrite: bool = False
+) -> dict[str, Any]:
+    """Draw some poisoned training images: clean, poisoned, and what changed, with the label they had and have.
+
+    They are S_m's, evenly spaced: none is picked for its looks. Writes config.yaml, poisoned.txt (S_m), found.txt (S_f)
+    and preview.png; returns the indices and labels that are shown.
+
+    Raises PotionError unless 1 <= images <= 12, and the errors of `Scenario.load` and `RunFolder`.
+    """
+    if not 1 <= images <= MOST:
+        raise PotionError(f"images must be from 1 to {MOST}, not {images}")
+    check_out(out, overwrite, config.root)
+    scenario = Scenario.load(config)
+    places = torch.linspace(0, len(scenario.poisoned) - 1, min(images, len(scenario.poisoned))).long().tolist()
+    rows = [scenario.poisoned[place] for place in places]
+    clean, labels = scenario.splits.dataset("train").batch(rows)
+    poisoned, given = scenario.train_set(augment=False).batch(rows)
+
+    run = RunFolder.create(out, overwrite)
+    run.write_config("preview", {**data_part(scenario.config), "images": images})
+    run.write_indices("poisoned.txt", scenario.poisoned)
+    run.write_indices("found.txt", scenario.found)
+    with written_whole(run / "preview.png") as temporary:
+        figure = _draw(scenario, rows, scenario.pixels(clean), labels, scenario.pixels(poisoned), given)
+        figure.savefig(temporary, format="png", dpi="figure")
+    shown = zip(rows, labels.tolist(), given.tolist(), strict=True)
+    return {
+        "shown": [{"index": index, "label": label, "given": wrong} for index, label, wrong in shown],
+        "poisoned": len(scenario.poisoned),
+        "found": len(scenario.found),
+    }
+
+
+def _draw(
+    scenario: Scenario,
+    rows: list[int],  # [B] indices
+    clean: Tensor,  # [B, C, H, W] pixels in [0, 1]
+    labels: Tensor,  # [B]
+    poisoned: Tensor,  # [B, C, H, W]
+    given: Tensor,  # [B]
+) -> Figure:
+    names = scenario.splits.classes
+    kinds = [("clean,\nits own label", clean), ("poisoned,\nthe label given", poisoned)]
+    changes = poisoned - clean
+    if largest := changes.abs().max().item():  # the largest change of all images is drawn black or white
+        kinds.append((f"difference × {1 / (2 * largest):.2g}\n(grey: none)", changes / (2 * largest) + 0.5))
+    size = (max(NARROWEST, MARGIN + SIDE * len(rows)), 0.6 + 1.15 * SIDE * len(kinds))
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(kinds), len(rows), squeeze=False)
+    for line, (text, images) in zip(grid, kinds, strict=True):
+        for axes, image in zip(line, images, strict=True):
+            show(axes, image)
+        line[0].set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
+    for column, index in enumerate(rows):
+        color = MUTED if labels[column] == given[column] else TRIGGERED
+        grid[0, column].set_title(short(names[labels[column]]), fontsize=9, pad=3, parse_math=False)
+        grid[1, column].set_title(f"“{short(names[given[column]])}”", fontsize=9, pad=3, color=color, parse_math=False)
+        grid[-1, column].set_xlabel(f"image {index}", fontsize=8, color=MUTED)
+    share = f"{len(scenario.poisoned):,} of {len(scenario.splits.train):,} training images"
+    figure.suptitle(f"{scenario.config.poison}: {share}", fontsize=TITLE)
+    return figure

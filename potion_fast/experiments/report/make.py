@@ -1,0 +1,175 @@
+"""The report of a sweep: from its result files to tables, figures and a page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import FileError, PotionError
+from ...runs import RunFolder
+from .curves import objectives_picture, search_picture
+from .distributions import distribution_pictures
+from .formats import ablation_latex, ablation_markdown, ablation_tidy, latex, markdown, tidy
+from .found import found_pictures
+from .page import Content, page
+from .rows import Row, read_rows, write_csv
+from .sensitivity import rho_pictures, step_picture
+from .style import FORMATS, Picture, save
+from .tables import ablations, tables
+from .times import time_pictures
+
+MANIFEST = "report.json"  # the mark of a report's folder: what it holds
+SHOWN = 3  # rows that a warning names
+SAMPLES = 256  # clean training images that a model is measured on
+
+
+def report_sweep(
+    sweep: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    samples: int = SAMPLES,
+) -> dict[str, Any]:
+    """Write the tables, figures and page of a sweep, and say what was made; an earlier report in `out` is replaced.
+
+    sweep    folder of `potion-fast sweep`: results/*.json, and its models for the figures that need one
+    out      folder to write; None: `report` in the sweep's folder
+    samples  training images that a trained model is measured on, for figures 3 to 5 and 7; 0: no model is used
+
+    Raises FileError for results that are missing, broken or foreign, and for a folder that holds something else;
+    PotionError for a negative number of samples.
+    """
+    if samples < 0:
+        raise PotionError(f"samples must be at least 0, not {samples}")
+    folder = Path(sweep)
+    rows = read_rows(folder / "results")
+    target = RunFolder(out or folder / "report")
+    earlier = _earlier(target)
+    try:
+        for part in ("tables", "figures"):
+            (target / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder {target.path} of a report: {error}") from error
+
+    made_tables, made_ablations = tables(rows), ablations(rows)
+    files = ["results.csv", "index.html", MANIFEST]
+    target.write_json(MANIFEST, {"files": earlier})  # marked from the start: a report that is broken off is replaced
+    write_csv(target / "results.csv", rows)
+    for table in made_tables:
+        texts = {"md": markdown(table), "tex": latex(table), "csv": tidy(table)}
+        files += _write(target, table.name, texts)
+    texts = {"md": ablation_markdown(made_ablations), "tex": ablation_latex(made_ablations)}
+    files += _write(target, "ablations", {**texts, "csv": ablation_tidy(made_ablations)})
+    pictures = in_order(_pictures(rows, folder, samples))
+    for picture in pictures:
+        if picture.figure is not None:
+            files += [f"figures/{name}" for name in save(picture, target / "figures")]
+    content = Content(
+        title=f"Sweep {folder.resolve().name}",
+        facts=_facts(rows, folder),
+        tables=made_tables,
+        ablations=made_ablations,
+        pictures=pictures,
+        warnings=warnings_of(rows),
+        commands=list(dict.fromkeys(row.command for row in rows if row.command)),
+    )
+    target.write_text("index.html", page(content))
+    for name in sorted(set(earlier) - set(files)):
+        (target / name).unlink(missing_ok=True)
+    left_out = {picture.name: picture.missing for picture in pictures if picture.figure is None}
+    target.write_json(MANIFEST, {"rows": len(rows), "files": sorted(files), "not drawn": left_out})
+    return {
+        "page": str(target / "index.html"),
+        "rows": len(rows),
+        "tables": [table.name for table in made_tables],
+        "figures": [picture.name for picture in pictures if picture.figure is not None],
+        "not_drawn": left_out,
+        "warnings": len(content.warnings),
+    }
+
+
+def _write(target: RunFolder, name: str, texts: dict[str, str]) -> list[str]:
+    names = [f"tables/{name}.{end}" for end in texts]
+    for path, text in zip(names, texts.values(), strict=True):
+        target.write_text(path, text)
+    return names
+
+
+def _pictures(rows: Sequence[Row], folder: Path, samples: int) -> list[Picture]:
+    pictures = distribution_pictures(folder / "models", samples)
+    pictures += [search_picture(rows), objectives_picture(rows)]
+    return [*pictures, *rho_pictures(rows), *found_pictures(rows), *time_pictures(rows), step_picture(rows)]
+
+
+def in_order(pictures: Sequence[Picture]) -> list[Picture]:
+    """By the paper's numbers; what has none comes after them as it is."""
+    return sorted(pictures, key=lambda picture: (not picture.name.startswith("figure"), _number(picture.name)))
+
+
+def _number(name: str) -> int:
+    digits = name.removeprefix("figure").partition("-")[0]
+    return int(digits) if name.startswith("figure") else 0
+
+
+def _earlier(target: RunFolder) -> list[str]:
+    """The files of an earlier report in this folder. Raises FileError where something else is there."""
+    try:
+        taken = target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir()))
+    except OSError as error:
+        raise FileError(f"cannot make the folder {target.path} of a report: {error}") from error
+    if not taken:
+        return []
+    try:
+        content = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        files = content["files"]
+        if not all(name == MANIFEST or _ours(name) for name in files):
+            raise ValueError("it names other files")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{target.path} is there and is not the folder of a report; choose another folder") from error
+    return list(files)
+
+
+def _ours(name: str) -> bool:
+    """Whether a report may have written a file of this name: nothing outside its folder is ever removed."""
+    folder, _, rest = name.rpartition("/")
+    ends = {"": ("csv", "html", "json"), "tables": ("md", "tex", "csv"), "figures": FORMATS}
+    return folder in ends and rest.rpartition(".")[2] in ends[folder] and not rest.startswith(".")
+
+
+def warnings_of(rows: Sequence[Row]) -> list[tuple[str, int, list[str]]]:
+    """Each warning with how many rows have it and the first of their files, the most frequent first."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for text in row.warnings or ():
+            places[str(text)].append(row.file.removesuffix(".json"))
+    found = [(text, len(files), list(dict.fromkeys(files))[:SHOWN]) for text, files in places.items()]
+    return sorted(found, key=lambda one: (-one[1], one[0]))
+
+
+def _facts(rows: Sequence[Row], folder: Path) -> list[tuple[str, str]]:
+    """What the sweep was, and on what it ran."""
+
+    def listed(values: Sequence[Any]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values if value is not None)) or "not said"
+
+    files = len({row.file for row in rows})
+    facts = [
+        ("rows", f"{len(rows)} of {files} unlearnings"),
+        ("presets", listed([row.preset for row in rows])),
+        ("data", listed([row.data for row in rows])),
+        ("models", listed([row.model for row in rows])),
+        ("attacks", listed([row.attack for row in rows])),
+        ("methods", listed([row.method for row in rows])),
+        ("seeds", listed(sorted({row.seed for row in rows}))),
+    ]
+    try:
+        content = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+        facts.append(("versions", ", ".join(f"{name} {text}" for name, text in content["versions"].items())))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        facts.append(("versions", "not known: there is no sweep.yaml that names them"))
+    return facts

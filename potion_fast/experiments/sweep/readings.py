@@ -1,0 +1,77 @@
+"""Where a search would have stopped for a ρ, read off the trace of a search for a smaller one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...search import OUT_OF_STEPS, S_STEP, SATURATED, THRESHOLD_PASSED, Result, Step
+
+READABLE = ("sequential", "batched")  # strategies whose trace holds every step up to the last
+MAX_STEPS = 500  # of the public code, at its step of 1.1
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The end of a search for ρ.
+
+    kept     the step whose model it gives; None where the model is left alone
+    steps    how many it takes to get there
+    seconds  of the search, without the steps past its end
+    """
+
+    rho: float
+    kept: Step | None
+    steps: int
+    reason: str
+    seconds: float
+    notes: list[str]
+
+
+def steps_for(s_step: float) -> int:
+    """As many steps as go as far as the public code's 500 of 1.1, and no fewer."""
+    return max(MAX_STEPS, math.ceil(MAX_STEPS * math.log(S_STEP) / math.log(s_step)))
+
+
+def stop_at(result: Result, rho: float, strict: bool) -> Stop:
+    """The end of the same search for ρ ≥ the result's own. Its steps are the same up to there."""
+    threshold = rho * result.initial_accuracy
+    kept, steps, reason = result.kept, len(result.trace), result.reason
+    if result.kept is not None:
+        for number, step in enumerate(result.trace, start=1):
+            if step.accuracy < threshold or (step.accuracy == threshold and not strict):
+                kept, steps, reason = step, number, THRESHOLD_PASSED
+                break
+    unneeded = sum(step.seconds for step in result.trace[steps:])
+    return Stop(rho, kept, steps, reason, result.seconds["search"] - unneeded, notes(result, rho, kept, reason))
+
+
+def stop_of(result: Result) -> Stop:
+    """The end of the search itself."""
+    told = notes(result, result.rho, result.kept, result.reason)
+    return Stop(result.rho, result.kept, len(result.trace), result.reason, result.seconds["search"], told)
+
+
+def notes(result: Result, rho: float, kept: Step | None, reason: str) -> list[str]:
+    """What deserves a second look, as sentences."""
+    found = []
+    if result.initial_accuracy == 0:
+        found.append("the model gives no sample of the forget set its label: the trigger was not learnt on them")
+    if reason in (SATURATED, OUT_OF_STEPS):
+        goal = f"the accuracy on S_f fell to {rho:g} of {result.initial_accuracy:.4g}"
+        found.append(f"the search ended {reason} before {goal}")
+    if reason == SATURATED and (kept is None or not kept.dampened):
+        found.append("no weight has a ratio of importances above 1: there is nothing to dampen")
+    return found
+
+
+def spread(trace: Sequence[Step], points: int) -> list[Step]:
+    """At most so many steps, spread evenly from the first to the last; of those with equal weights the first."""
+    different = [step for number, step in enumerate(trace) if not number or step.dampened != trace[number - 1].dampened]
+    if points < 1 or not different:
+        return []
+    wanted = np.unique(np.linspace(0, len(different) - 1, min(points, len(different))).round().astype(int))
+    return [different[place] for place in wanted]
