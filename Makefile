@@ -3,6 +3,7 @@
 #
 #   make demo            poison, train, heal and draw a small run, into runs/demo
 #   make test            the tests
+#   make smoke           all attacks and methods at toy size, and the report of them, into runs/smoke
 #   make lint            ruff and mypy
 #   make check-gpu-code  compile the CUDA and Triton kernels for every architecture; needs nvcc, no GPU
 #   make bench           benchmarks of the kernels against the reference
@@ -14,13 +15,17 @@ READY := $(VENV)/.installed
 BUILD_INPUTS := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test lint check-gpu-code bench clean
+.PHONY: demo test smoke lint check-gpu-code bench clean
 
 demo: $(READY)
 	$(VENV)/bin/potion-fast demo --out runs/demo --overwrite
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q -m "not gpu_code"
+
+smoke: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/potion-fast sweep potion/smoke --out runs/smoke --processes 2 --quiet
+	$(VENV)/bin/potion-fast report runs/smoke
 
 lint: $(READY)
 	$(VENV)/bin/python -m ruff check .

@@ -132,15 +132,16 @@ auto by_index(bool int64, const Call& call) {
 }
 
 void write_groups_cpu(Address forget, Address retain, std::int64_t n, const std::optional<Kept>& kept, Address alphas,
-                      std::int64_t K, double dampening, Address table, Address index, Address group_forget,
-                      Address group_retain, std::int64_t m, bool int64, int threads) {
+                      std::int64_t K, double dampening, Address table, Address starts, Address index,
+                      Address group_forget, Address group_retain, bool int64, int threads) {
   const potion::Survivors survivors = kept ? survivors_at(*kept) : potion::Survivors{};
   by_index(int64, [&](auto type) {
     potion::write_groups_cpu(reinterpret_cast<const float*>(forget), reinterpret_cast<const float*>(retain), n,
                              kept ? &survivors : nullptr,
                              {reinterpret_cast<const float*>(alphas), K, static_cast<float>(dampening)},
-                             reinterpret_cast<std::int64_t*>(table), reinterpret_cast<decltype(type)*>(index),
-                             reinterpret_cast<float*>(group_forget), reinterpret_cast<float*>(group_retain), m, threads);
+                             reinterpret_cast<const std::int64_t*>(table),
+                             reinterpret_cast<const std::int64_t*>(starts), reinterpret_cast<decltype(type)*>(index),
+                             reinterpret_cast<float*>(group_forget), reinterpret_cast<float*>(group_retain), threads);
   });
 }
 

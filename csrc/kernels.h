@@ -88,7 +88,7 @@ Selected select_all_cpu(const float* forget,  // [n]
                         int threads);
 
 // Candidates by falling α, NaN first, at least one. `survivors` of these arrays, none of α above its bound, or null.
-// False where there is a sign bit.
+// False where there is a sign bit. The survivors of each block are sorted by group, for `write_groups_cpu`.
 bool count_groups_cpu(const float* forget,  // [n]
                       const float* retain,  // [n]
                       std::int64_t n, const Survivors* survivors, const Candidates& candidates,
@@ -99,11 +99,10 @@ template <typename Index>                   // std::int32_t or std::int64_t
 void write_groups_cpu(const float* forget,  // [n]
                       const float* retain,  // [n]
                       std::int64_t n, const Survivors* survivors, const Candidates& candidates,
-                      const std::int64_t* table,
-                      Index* index,         // [m]
-                      float* group_forget,  // [m]
-                      float* group_retain,  // [m]
-                      std::int64_t m,       // starts[K]
+                      const std::int64_t* table, const std::int64_t* starts,
+                      Index* index,         // [starts[K]]
+                      float* group_forget,  // [starts[K]]
+                      float* group_retain,  // [starts[K]]
                       int threads);
 
 // Percentiles and groups on a GPU. Both work in `memory` on the current device, as many bytes as `ratios_bytes` says.

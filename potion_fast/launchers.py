@@ -247,19 +247,19 @@ def group_cpu(
     starts = torch.zeros(candidates + 1, dtype=torch.int64)
     source = (
         *(forget.data_ptr(), retain.data_ptr(), n, survivors and survivors.addresses),
-        *(falling.data_ptr(), candidates, dampening, table.data_ptr()),
+        *(falling.data_ptr(), candidates, dampening, table.data_ptr(), starts.data_ptr()),
     )
     threads = torch.get_num_threads()
     # -∞ · 0 is NaN: such an α selects less than one above it, and groups no longer nest.
     odd = candidates and bool(falling[-1] == -torch.inf)
-    if odd or (candidates and not native.count_groups_cpu(*source, starts.data_ptr(), threads)):
+    if odd or (candidates and not native.count_groups_cpu(*source, threads)):
         return reference.group(forget, retain, alphas, dampening)
     m, wide = int(starts[-1]), n >= 2**31
     index = torch.empty(m, dtype=torch.int64 if wide else torch.int32)
     group_forget, group_retain = torch.empty(m), torch.empty(m)
     if m:
         written = (tensor.data_ptr() for tensor in (index, group_forget, group_retain))
-        native.write_groups_cpu(*source, *written, m, wide, threads)
+        native.write_groups_cpu(*source, *written, wide, threads)
     return index, group_forget, group_retain, starts
 
 

@@ -87,6 +87,13 @@ def test_a_million_ratios_and_the_percentiles_of_a_search(backend: Backend) -> N
     assert_same_bits(run(backend, forget, retain, percentiles), public_code(forget, retain, percentiles))
 
 
+@pytest.mark.parametrize("kind", ["ties", "constant"])
+def test_a_million_equal_ratios(backend: Backend, kind: str) -> None:
+    forget, retain = importances(kind, 1_200_003)
+    for percentiles in ([99.0, 50.0], [100.0]):
+        assert_same_bits(run(backend, forget, retain, percentiles), public_code(forget, retain, percentiles))
+
+
 def test_the_percentile_is_not_rounded_to_float32(backend: Backend) -> None:
     """NumPy computes in float32 for such a percentile, and some thresholds come out different."""
     forget, retain = torch.linspace(0, 1000, 300_001).square(), torch.ones(300_001)

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/parallel.h"
+#include "cpu/blocks.h"
 
 namespace potion {
 
@@ -28,7 +28,7 @@ class Ranks {
   Ranks(Source& source, int threads)
       : source_(source), workers_(std::clamp<std::int64_t>(source.blocks(), 1, std::max(threads, 1))) {
     const auto first = [&](std::int64_t block, std::int64_t worker) { return source.first(block, worker); };
-    counts_ = histogram(1 << kFirst, first, [](std::uint32_t key) -> std::int64_t { return key >> kFirstShift; });
+    counts_ = histogram(1 << kFirst, first, [](std::uint32_t key, std::int64_t) -> std::int64_t { return key >> kFirstShift; });
     for (std::size_t bin = 0; bin < kInfinite >> kFirstShift; ++bin) finite_ += counts_[bin];
   }
 
@@ -46,14 +46,33 @@ class Ranks {
       const std::int64_t row = first[key >> kFirstShift];
       return row < 0 ? row : row << kSecond | (key >> kThird & ((1 << kSecond) - 1));
     };
+    // Where few keys share their first digit with a rank they are put aside, and the source is not read a third time.
+    std::int64_t near = 0;
+    for (std::size_t bin = 0; bin < first.size(); ++bin) near += first[bin] < 0 ? 0 : counts_[bin];
+    const bool few = near <= kMostAside;
+    std::vector<Aside> aside;
+    for (std::int64_t i = 0; i < workers_; ++i) aside.emplace_back(few ? near : 0);
     const auto again = [&](std::int64_t block, std::int64_t) { return source_.span(block); };
-    std::vector<std::int64_t> counts = histogram(rows_ << kSecond, again, second_bin);
+    std::vector<std::int64_t> counts =
+        histogram(rows_ << kSecond, again, [&](std::uint32_t key, std::int64_t worker) {
+          const std::int64_t bin = second_bin(key);
+          if (few && bin >= 0) aside[worker].add(key);
+          return bin;
+        });
     const std::vector<std::int32_t> second = descend(counts, kSecond, places);
-    counts = histogram(rows_ << kThird, again, [&](std::uint32_t key) {
+    const auto third_bin = [&](std::uint32_t key, std::int64_t) {
       const std::int64_t bin = second_bin(key);
       const std::int64_t row = bin < 0 ? bin : second[bin];
       return row < 0 ? row : row << kThird | (key & ((1 << kThird) - 1));
-    });
+    };
+    if (few) {
+      counts.assign(rows_ << kThird, 0);
+      for (const Aside& keys : aside)
+        for (std::int64_t i = 0; i < keys.count; ++i)
+          if (const std::int64_t bin = third_bin(keys.keys.get()[i], 0); bin >= 0) ++counts[bin];
+    } else {
+      counts = histogram(rows_ << kThird, again, third_bin);
+    }
     descend(counts, kThird, places);
     for (std::size_t i = 0; i < ranks.size(); ++i) std::memcpy(&values[i], &places[i].key, sizeof(float));
     return values;
@@ -65,13 +84,22 @@ class Ranks {
   static constexpr std::uint32_t kInfinite = 0x7f800000;  // its bits and those above are not finite
   static constexpr std::int64_t kChunk = 2048;            // keys on the stack
 
+  static constexpr std::int64_t kMostAside = 1 << 20;
+
+  struct Aside {
+    Scratch<std::uint32_t> keys;
+    std::int64_t count = 0;
+    explicit Aside(std::int64_t most) : keys(most) {}
+    void add(std::uint32_t key) { keys.get()[count++] = key; }
+  };
+
   struct Place {
     std::uint32_t key;  // its digits so far
     std::int64_t rank;  // among the keys with these digits
     std::int64_t row;   // of the histogram that tells the next digit
   };
 
-  // Counts of bin(key) over all blocks, as `load` gives them; bins below 0 do not count.
+  // Counts of bin(key, worker) over all blocks, as `load` gives them; bins below 0 do not count.
   template <typename Load, typename Bin>
   std::vector<std::int64_t> histogram(std::size_t bins, const Load& load, const Bin& bin) {
     const std::int64_t blocks = source_.blocks();
@@ -87,7 +115,7 @@ class Ranks {
           const std::int64_t n = std::min(kChunk, span.count - start);
           if (ratio_keys(span.forget + start, span.retain + start, n, keys)) negative = true;
           for (std::int64_t i = 0; i < n; ++i)
-            if (const std::int64_t place = bin(keys[i]); place >= 0) ++own[place];
+            if (const std::int64_t place = bin(keys[i], worker); place >= 0) ++own[place];
         }
       }
     });

@@ -80,12 +80,14 @@ def _searched(case: Case, unlearner: PTN, pair: Pair, loader: Loader, told: Row)
         if unlearner.strategy in READABLE:  # all ρ from the trace of the smallest
             result = _search(case, unlearner, pair, loader, min(rhos), s_step)
             stops = [stop_at(result, rho, _strict(unlearner)) for rho in rhos]
-            yield from _reapplied(case, pair, result, stops, traced, more)
+            started = {**more, "before_found_accuracy": result.initial_accuracy}
+            yield from _reapplied(case, pair, result, stops, traced, started)
             continue
         for rho in rhos:
             result = _search(case, unlearner, pair, loader, rho, s_step)
             trace = [_point(step) for step in result.trace] if rho == traced else None
-            yield _row(case, result.model, pair, stop_of(result), {**more, "trace": trace})
+            started = {**more, "before_found_accuracy": result.initial_accuracy, "trace": trace}
+            yield _row(case, result.model, pair, stop_of(result), started)
 
 
 def _search(case: Case, unlearner: PTN, pair: Pair, loader: Loader, rho: float, s_step: float | None) -> Result:

@@ -95,6 +95,7 @@ class Case:
             "model_damage": damage,
             **dict.fromkeys(("dampened", "alpha", "steps", "evaluations", "reason", "gradient_steps")),
             "seconds": {**spent, "total": sum(spent[phase] for phase in PHASES if phase != "evaluate")},
+            "before_found_accuracy": None,
             "retain_from": None,
             "warnings": notes,
             "command": self.command,
