@@ -9,6 +9,7 @@
 #include "cpu/survivors.h"
 #include "elementwise.h"
 #include "kernels.h"
+#include "ratios.h"
 
 namespace potion {
 namespace {
@@ -32,14 +33,6 @@ void prefetch(const float* address) {
 #endif
 }
 
-double rank_of(double percentile, std::int64_t finite) { return static_cast<double>(finite - 1) * (percentile / 100); }
-
-// Linear interpolation between neighbours in float64, of a difference in float32: as NumPy does for a float64 percentile.
-float interpolated(float a, float b, double weight) {
-  const double gap = b - a;
-  return static_cast<float>(weight < 0.5 ? a + gap * weight : b - gap * (1 - weight));
-}
-
 // A source that reads each block of the arrays once, and from then on has what was kept of it.
 class Filter {
  public:
@@ -47,7 +40,7 @@ class Filter {
       : arrays_(arrays), survivors_(survivors), keep_(keep()), scratch_(select_workers(arrays.n, threads)) {
     // A ratio is at least `bound` only if f/o ≥ bound · (1 − 2⁻²⁴), so the product with a number that is less, rounded
     // as it may be, is not above f.
-    least_ = bound * (1 - 0x1p-20f);
+    least_ = bound_below(bound);
     prefer_large_pages(survivors.places, survivors.capacity);
     prefer_large_pages(survivors.forget, survivors.capacity);
     prefer_large_pages(survivors.retain, survivors.capacity);
@@ -102,7 +95,7 @@ bool interpolate(Ranks<Source>& source, std::int64_t below, bool zeros, float bo
   }
   std::vector<std::int64_t> ranks;  // in the source
   for (const double p : percentiles) {
-    const auto low = static_cast<std::int64_t>(std::floor(rank_of(p, finite)));
+    const std::int64_t low = rank_of(p / 100, finite).low;
     for (const std::int64_t rank : {low, std::min(low + 1, finite - 1)})
       if (rank >= below) ranks.push_back(rank - below);
       else if (!zeros) return false;
@@ -115,9 +108,8 @@ bool interpolate(Ranks<Source>& source, std::int64_t below, bool zeros, float bo
     return rank < below ? 0.0f : values[std::lower_bound(ranks.begin(), ranks.end(), rank - below) - ranks.begin()];
   };
   for (std::size_t k = 0; k < percentiles.size(); ++k) {
-    const double rank = rank_of(percentiles[k], finite);
-    const auto low = static_cast<std::int64_t>(std::floor(rank));
-    alphas[k] = interpolated(at(low), at(std::min(low + 1, finite - 1)), rank - static_cast<double>(low));
+    const Rank rank = rank_of(percentiles[k] / 100, finite);
+    alphas[k] = interpolated(at(rank.low), at(std::min(rank.low + 1, finite - 1)), rank.weight);
   }
   return true;
 }
