@@ -16,7 +16,8 @@ from torchvision.transforms import functional
 from potion_fast.data import MemorySource, PoisonedDataset, load_dataset, make_loader, read_indices
 from potion_fast.data import sources as sources_module
 from potion_fast.data.dataset import random_crop_flip
-from potion_fast.data.splits import CIFAR10_CLASSES, CIFAR_MEAN, IMAGENET_MEAN
+from potion_fast.data.named import CIFAR10_CLASSES
+from potion_fast.data.splits import CIFAR_MEAN, IMAGENET_MEAN
 from potion_fast.errors import DataError
 from potion_fast.poisons import BadNet
 

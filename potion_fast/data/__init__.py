@@ -3,9 +3,10 @@
 from .dataset import PoisonedDataset, max_value, normalise
 from .indices import read_indices
 from .loader import Loader, make_loader
+from .named import load_dataset
 from .photographs import PhotographSource, Preprocessing
 from .sources import FileSource, ImageSource, MemorySource
-from .splits import Splits, load_dataset
+from .splits import Splits
 
 __all__ = [
     "FileSource",
