@@ -43,6 +43,7 @@ from potion_fast.runs import versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from networks import WideResNet
+from ratios import public_edit
 
 NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "resnet9": ("ResNet-9", lambda: ResNet9(10, width=64)),
@@ -220,11 +221,7 @@ def public_code(case: Case) -> Call:
             alpha = float(np.nanpercentile(ratios, p))
         weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         for name, weight in weights.items():
-            f, o = case.forget[name], case.retain[name]
-            selected = torch.where(f > o * alpha)
-            factor = (o / f)[selected]
-            factor[torch.where(factor > 1)] = 1
-            weight[selected] = weight[selected].mul(factor)
+            public_edit(weight, case.forget[name], case.retain[name], alpha)
 
     return run
 

@@ -37,6 +37,9 @@ from potion_fast.percentiles import schedule
 from potion_fast.search import STRATEGIES
 from potion_fast.training import seed_everything
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from ratios import public_edit
+
 PUBLIC_CODE = "public code"
 MEASURED = ("clean_accuracy", "triggered_accuracy", "attack_success_rate")
 
@@ -125,11 +128,7 @@ def public_code(model: nn.Module, forget: pf.Importance, retain: pf.Importance, 
         healed = copy.deepcopy(model)
         with torch.no_grad():
             for name, weight in trainable(healed).items():
-                f, o = forget[name], retain[name]
-                selected = torch.where(f > o * alpha)
-                factor = (o / f)[selected]
-                factor[torch.where(factor > 1)] = 1
-                weight[selected] = weight[selected].mul(factor)
+                public_edit(weight, forget[name], retain[name], alpha)
         if accuracy(*predict(healed, loader)) <= RHO * initial:
             reason = "threshold passed"
             break

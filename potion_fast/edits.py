@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .errors import ModelError, SearchError
+from .errors import SearchError
 from .importances import Importance
-from .modules import checked_parameters
+from .modules import dampenable
 from .percentiles import checked_percentiles, paired_means
 from .places import Places
 
@@ -83,10 +83,7 @@ class EditPlan:
         if dampening is not None:
             _check_factor(dampening, exponent)
         forget.check_model(model)
-        parameters = checked_parameters(model)
-        for name, parameter in parameters.items():
-            if parameter.dtype != torch.float32:
-                raise ModelError(f"parameter {name!r} is {parameter.dtype}; only float32 weights can be dampened")
+        parameters = dampenable(model)
         f, o = paired_means(forget, retain)
         self._parameters = [parameter.detach() for parameter in parameters.values()]
         self._least = 0.0 if dampening is None else dampening  # weights that this λ leaves alone are not kept

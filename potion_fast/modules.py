@@ -36,6 +36,15 @@ def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return parameters
 
 
+def dampenable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The same, all float32: what an edit may change. Raises ModelError for another dtype too."""
+    parameters = checked_parameters(model)
+    for name, parameter in parameters.items():
+        if parameter.dtype != torch.float32:
+            raise ModelError(f"parameter {name!r} is {parameter.dtype}; only float32 weights can be dampened")
+    return parameters
+
+
 def fingerprint(model: nn.Module) -> str:
     """CRC-32 of the trainable parameters' names and bytes: tells one set of weights from another."""
     code = 0

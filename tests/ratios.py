@@ -63,3 +63,11 @@ def poisoned() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def public_edit(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float) -> None:
+    """One edit in place (eq. 1, λ = 1), as the public code goes about it: masks, then indexed multiplication."""
+    selected = torch.where(forget > retain * alpha)
+    factor = (retain / forget)[selected]
+    factor[torch.where(factor > 1)] = 1
+    weights[selected] = weights[selected].mul(factor)

@@ -104,6 +104,24 @@ def test_the_groups_are_the_weights_that_dampening_changes(backend: Backend) -> 
         assert torch.equal(index[:stop].long().sort().values, (rows[k] != 1).nonzero().flatten())
 
 
+def test_ten_million_weights_end_as_the_reference_has_them(backend: Backend) -> None:
+    if backend.name == "triton":
+        pytest.skip("no kernel of its own")
+    forget, retain = importances("lognormal", 10_000_019)
+    weights = numbers(len(forget), 3)
+    with backend.use():
+        read = (t.to(backend.device) for t in (forget, retain))
+        alphas, index, f, o, starts = (t.cpu() for t in ops.select_group(*read, [99.96, 97.3, 95.0]))
+    for k, alpha in enumerate(alphas.tolist()):
+        chosen = slice(int(starts[k + 1]))
+        values = weights[index[chosen]]
+        reference.dampen(values, f[chosen], o[chosen], alpha, 1.0)
+        edited, wanted = weights.clone(), weights.clone()
+        edited[index[chosen]] = values
+        reference.dampen(wanted, forget, retain, alpha, 1.0)
+        assert_same_bits(edited, wanted)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [0, 3, 1000, 65_537, 300_007])
 def test_select_group_is_select_and_then_group(backend: Backend, kind: str, n: int) -> None:

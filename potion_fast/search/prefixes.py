@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..errors import ModelError
 from ..importances import Importance
-from ..modules import checked_parameters
+from ..modules import dampenable
 from ..percentiles import paired_means
 from ..places import Places
 
@@ -32,10 +31,7 @@ class Prefixes:
 
     def __init__(self, model: nn.Module, forget: Importance, retain: Importance) -> None:
         forget.check_model(model)
-        parameters = checked_parameters(model)
-        for name, parameter in parameters.items():
-            if parameter.dtype != torch.float32:
-                raise ModelError(f"parameter {name!r} is {parameter.dtype}; only float32 weights can be dampened")
+        parameters = dampenable(model)
         self._parameters = [parameter.detach() for parameter in parameters.values()]
         device = self._parameters[0].device
         self._forget, self._retain = (mean.to(device) for mean in paired_means(forget, retain))  # [n], [n]

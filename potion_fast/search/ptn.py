@@ -144,10 +144,9 @@ def ptn_search(
     plan: EditPlan | Prefixes | None = None
     try:
         several = SideBySide(model, f, o, loader, largest[0]) if strategy == "batched" else evaluate
-        done_before = strategy == "bisect" and passes(
-            initial.accuracy
-        )  # nothing to halve: the first step is the answer
-        order = partial(STRATEGIES["sequential" if done_before else strategy], evaluate=several, passes=passes)
+        # Where acc₀ passes there is nothing to halve: the first step is the answer.
+        chosen = "sequential" if strategy == "bisect" and passes(initial.accuracy) else strategy
+        order = partial(STRATEGIES[chosen], evaluate=several, passes=passes)
         rounds = _prefixes(model, f, o) if strategy == "minimal" else _blocks(model, f, o, grid)
         with bar(what="search", unit="evaluation", shown=progress) as done:
             for plan, points in rounds if reason == OUT_OF_STEPS else ():

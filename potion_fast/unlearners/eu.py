@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from ..training import seeded
-from .base import Unlearned
 from .trained import FromFresh
 
 
@@ -21,15 +18,5 @@ class EU(FromFresh):
 
     iterations: int = 4000
 
-    def __call__(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        *,
-        evaluation_loader: Iterable[Any] | None = None,
-        validation_loader: Iterable[Any] | None = None,
-        progress: bool = False,
-    ) -> Unlearned:
-        with seeded(self.seed):
-            return self.trained(self.untrained(model), retain_loader, validation_loader, progress)
+    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+        return self.untrained(model), None

@@ -12,9 +12,9 @@ from torch import nn
 
 from ..errors import PotionError
 from ..metrics import accuracy, predict
-from ..models import initialise
+from ..models import initialise, last_modules
 from ..modes import mode_named
-from ..training import RATES, Loss, cross_entropy, train
+from ..training import RATES, Loss, cross_entropy, seeded, train
 from .base import Unlearned, Unlearner
 
 
@@ -42,6 +42,24 @@ class Trained(Unlearner):
             raise PotionError(f"{self.name}: optimizer must be one of {', '.join(RATES)}, not {self.optimizer!r}")
         if self.keep not in (None, "last", "best"):
             raise PotionError(f"{self.name}: keep must be last or best, not {self.keep!r}")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        forget_loader: Iterable[Any],
+        retain_loader: Iterable[Any],
+        *,
+        evaluation_loader: Iterable[Any] | None = None,
+        validation_loader: Iterable[Any] | None = None,
+        progress: bool = False,
+    ) -> Unlearned:
+        with seeded(self.seed):
+            model, only = self.begun(model)
+            return self.trained(model, retain_loader, validation_loader, progress, only=only)
+
+    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+        """The model that is trained on the retain set, and the modules of it that are: None for all."""
+        return copy.deepcopy(model), None
 
     def trained(
         self,
@@ -81,6 +99,19 @@ class Trained(Unlearner):
             seconds={"training": time.perf_counter() - start},
             report=report,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlyTheEnd(Trained):
+    """One that trains the last k layers; the others stay as they are, batch norms in evaluation mode.
+
+    k  see `last_modules`; the public code's 2 and 4 of ResNet-9, 5 and 13 of WRN-28-10. None: the smaller
+    """
+
+    k: int | Sequence[str] | None = None
+
+    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+        return copy.deepcopy(model), last_modules(model, self.k)
 
 
 @dataclass(frozen=True, kw_only=True)
