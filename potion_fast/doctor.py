@@ -68,14 +68,16 @@ def format_report(report: dict[str, Any]) -> str:
     if native["present"]:
         lines.append(f"  {'C++':<14}{native['compiler']}, {native['cpu_instructions']}")
         compiled = f"{native['cuda_version']}, architectures {native['cuda_architectures']}"
-        lines.append(f"  {'CUDA':<14}{compiled if native['cuda'] else 'not compiled: no working nvcc was found'}")
+        without = "not compiled: no working nvcc at the build, or told not to"
+        lines.append(f"  {'CUDA':<14}{compiled if native['cuda'] else without}")
     else:
         lines.append(f"  {native['problem']}")
 
     lines.append("backends")
+    width = max(map(len, report["backends"])) + 1
     for op, choices in report["backends"].items():
         for device, choice in choices.items():
-            lines.append(f"  {op:<14}{device:<8}{choice['backend'] or 'none':<11}{choice['reason']}")
+            lines.append(f"  {op:<{width}}{device:<8}{choice['backend'] or 'none':<11}{choice['reason']}")
 
     if report["environment"]:
         lines.append("environment")

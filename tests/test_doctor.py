@@ -23,7 +23,8 @@ def test_the_report_is_json_and_names_every_operation() -> None:
 def test_the_text_shows_the_choice_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POTION_FAST_BACKEND", "reference")
     lines = format_report(doctor()).splitlines()
-    assert "  dampen        cpu     reference  POTION_FAST_BACKEND asks for it" in lines
+    words = [line.split(maxsplit=3) for line in lines]
+    assert all([op, "cpu", "reference", "POTION_FAST_BACKEND asks for it"] in words for op in ops.OPS)
     assert "  POTION_FAST_BACKEND=reference" in lines
 
 
@@ -33,7 +34,7 @@ def test_a_backend_that_is_not_there_is_reported_and_not_raised(monkeypatch: pyt
     assert report["backends"]["dampen"]["cpu"]["backend"] is None
     assert "CUDA tensors" in report["backends"]["dampen"]["cpu"]["reason"]
     assert report["backends"]["row_sums"]["cpu"]["backend"] in ("cpu", "reference")  # there is no such kernel in CUDA
-    assert "dampen        cpu     none" in format_report(report)
+    assert any(line.split()[:3] == ["dampen", "cpu", "none"] for line in format_report(report).splitlines())
 
 
 def test_an_installation_without_native_code_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
