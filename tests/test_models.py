@@ -144,6 +144,18 @@ def test_resnet18_has_torchvisions_parameters_but_for_the_stem():
     assert create_model("resnet18", 10, 1)(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
 
 
+def test_a_narrow_resnet18_has_the_same_modules_with_fewer_channels():
+    wide, narrow = create_model("resnet18", 10), create_model("resnet18", 10, 1, width=12)
+    assert [name for name, _ in narrow.named_parameters()] == [name for name, _ in wide.named_parameters()]
+    for (name, many), few in zip(wide.named_parameters(), narrow.parameters(), strict=True):
+        expected = [size * 12 // 64 if size % 64 == 0 else size for size in many.shape]
+        assert list(few.shape) == (expected if name != "conv1.weight" else [12, 1, 3, 3]), name
+    assert narrow(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
+    for stage in (narrow.layer1, narrow.layer4):  # initialised as torchvision's: fan out
+        weight = stage[1].conv2.weight
+        assert weight.std().item() == pytest.approx((2 / (weight.shape[0] * 9)) ** 0.5, rel=0.1)
+
+
 @pytest.mark.parametrize("name", ["resnet9", "wrn28_10", "small_cnn"])
 def test_initialise_gives_the_public_codes_weights_whatever_was_there(name: str):
     model = create_model(name, 10, width=2)
@@ -266,7 +278,7 @@ def test_timm_takes_other_channels_and_torchvision_does_not():
         ("torchvision:resnet18.V9", {}, "there are: IMAGENET1K_V1"),
         ("torchvision:resnet18", {"foo": 3}, "foo"),
         ("resnet9", {"pretrained": True}, "no pretrained weights"),
-        ("resnet18", {"width": 3}, "no option width; it has none"),
+        ("resnet18", {"depth": 3}, "no option depth; it has width"),
         ("no_such_module_anywhere:make", {}, "no module 'no_such_module_anywhere'"),
         ("json:nope", {}, "no function 'nope'"),
         ("json:dumps", {"obj": 1}, "made a str"),
