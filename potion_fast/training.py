@@ -17,12 +17,25 @@ from torch import nn
 from .batches import inputs_and_labels
 from .errors import DataError, ModelError
 from .progress import bar
+from .schedules import SCHEDULES, Schedule, lr_factor
 
 CHECK_EVERY = 50  # iterations between looks at the loss: each look waits for the GPU
 RATES = {"sgd": 0.025, "adamw": 2.5e-4}  # learning rates of the public code, and of the paper's section 4.2
 
 Batch = Sequence[Any]  # inputs [B, ...], labels [B], and what else the loader gives
 Loss = Callable[[nn.Module, Batch], torch.Tensor]  # the model in training mode, a batch on its device -> a scalar
+Adjust = Callable[[Sequence[nn.Parameter]], None]  # the parameters that are trained, with their gradients
+
+
+class DivergedError(ModelError):
+    """A training whose loss or weights are no longer finite.
+
+    iterations  optimiser steps done by the time that it was noticed
+    """
+
+    def __init__(self, message: str, iterations: int) -> None:
+        super().__init__(message)
+        self.iterations = iterations
 
 
 @dataclass(frozen=True)
@@ -83,17 +96,6 @@ def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def lr_factor(step: int, iterations: int) -> float:
-    """Learning rate of optimiser step `step` (from 0), as a factor of the base rate.
-
-    (n + 1) / (w + 1) for n < w = iterations // 100, then 1 - (n - w) / (1.25 * iterations), which ends near 0.2.
-    """
-    warmup = iterations // 100
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 1 - (step - warmup) / (1.25 * iterations)
-
-
 def train(
     model: nn.Module,
     loader: Iterable[Any],
@@ -104,8 +106,11 @@ def train(
     lr: float | None = None,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    schedule: Schedule = "linear",
+    nesterov: bool = False,
     amp: bool | None = None,
     loss: Loss = cross_entropy,
+    adjust: Adjust | None = None,
     only: Sequence[str] | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     keep: Literal["last", "best"] = "last",
@@ -114,7 +119,7 @@ def train(
     """Train the model in place, with weight decay on all parameters.
 
     Exactly `iterations` optimiser steps are done, over as many epochs as that takes; the public code of the paper does
-    one more. The learning rate follows `lr_factor`. The model stays on its device, and batches are moved there. It is
+    one more. The learning rate follows the schedule. The model stays on its device, and batches are moved there. It is
     given back in evaluation mode.
 
     Args:
@@ -122,11 +127,15 @@ def train(
             epoch.
         epochs: instead of iterations: so many passes over a loader that knows its length. The paper fine-tunes a ViT
             for 2 on ImageNet and 5 on Imagenette.
-        optimizer: "sgd" without Nesterov, or "adamw".
+        optimizer: "sgd" or "adamw".
         lr: base learning rate; by default 0.025 for SGD, and for AdamW 0.00025.
         momentum: of SGD; of AdamW it is β₁, and β₂ is 0.999.
+        schedule: of the learning rate, see `lr_factor`.
+        nesterov: Nesterov's momentum, of SGD only.
         amp: float16 autocast with gradient scaling; None means on a CUDA device, and only there.
         loss: what is minimised instead of the cross-entropy.
+        adjust: called between each backward pass and its step with the parameters that are trained, whose gradients
+            (unscaled, None where the loss does not depend on one) it may change.
         only: names of the modules that are trained. All others are frozen, and in evaluation mode: their batch norms
             use and keep the statistics that they have.
         evaluate: called after every epoch with the model in evaluation mode; returns an accuracy in [0, 1].
@@ -135,15 +144,15 @@ def train(
         progress: show a progress bar.
 
     Raises:
-        ModelError: the loss is not finite, mixed precision was asked for on another device than CUDA, or there is
-            nothing to train.
+        ModelError: the loss or the weights are not finite (DivergedError), mixed precision was asked for on another
+            device than CUDA, or there is nothing to train.
         DataError: an empty loader, a batch that is not (images, labels, ...), or a number of iterations below 1.
-        ValueError: an unknown `keep` or `optimizer`, "best" without `evaluate`, or not one of iterations and epochs.
+        ValueError: an unknown `keep`, `optimizer` or `schedule`, "best" without `evaluate`, `nesterov` without SGD's
+            momentum, or not one of iterations and epochs.
     """
     if keep not in ("last", "best") or (keep == "best" and evaluate is None):
         raise ValueError(f"keep={keep!r}: choose 'last', or 'best' together with evaluate")
-    if optimizer not in RATES:
-        raise ValueError(f"optimizer={optimizer!r}: choose one of {', '.join(RATES)}")
+    _check_stepping(optimizer, schedule, nesterov, momentum)
     iterations = _iterations(loader, iterations, epochs)
     device = next(model.parameters()).device
     amp = device.type == "cuda" if amp is None else amp
@@ -162,7 +171,7 @@ def train(
     ):
         if not parameters:
             raise ModelError("there is nothing to train: no parameter requires a gradient")
-        stepper = _optimizer(optimizer, parameters, lr, momentum, weight_decay)
+        stepper = _optimizer(optimizer, parameters, lr, momentum, weight_decay, nesterov)
         while step < iterations:
             epoch_started, first_step = time.perf_counter(), step
             total, samples = torch.zeros((), dtype=torch.float64, device=device), 0
@@ -172,11 +181,14 @@ def train(
             for given in loader:
                 batch = _on_device(given, device)
                 # By hand: an LR scheduler warns when the scaler skips a step, which the schedule counts all the same.
-                stepper.param_groups[0]["lr"] = lr * lr_factor(step, iterations)
+                stepper.param_groups[0]["lr"] = lr * lr_factor(step, iterations, schedule)
                 stepper.zero_grad()
                 with torch.autocast(device.type, torch.float16, enabled=amp):
                     value = loss(model, batch)
                 scaler.scale(value).backward()
+                if adjust is not None:
+                    scaler.unscale_(stepper)
+                    adjust(parameters)
                 scaler.step(stepper)
                 scaler.update()
                 total += value.detach() * len(batch[1])
@@ -200,8 +212,9 @@ def train(
             rate = stepper.param_groups[0]["lr"]
             seconds = time.perf_counter() - epoch_started
             done.append(Epoch(step, total.item() / samples, accuracy, rate, seconds))
-    if best is not None:
-        model.load_state_dict(best[2])
+        if best is not None:
+            model.load_state_dict(best[2])
+        _check_weights(parameters, step)
     model.eval()
     return TrainingReport(done, best[0] if best else len(done) - 1, time.perf_counter() - started)
 
@@ -219,6 +232,15 @@ def _iterations(loader: Iterable[Any], iterations: int | None, epochs: int | Non
     return iterations
 
 
+def _check_stepping(optimizer: str, schedule: str, nesterov: bool, momentum: float) -> None:
+    if optimizer not in RATES:
+        raise ValueError(f"optimizer={optimizer!r}: choose one of {', '.join(RATES)}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    if nesterov and not (optimizer == "sgd" and momentum > 0):
+        raise ValueError(f"nesterov=True needs SGD with momentum, not {optimizer} with momentum={momentum}")
+
+
 def _parts(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     try:
         return [model.get_submodule(name) for name in names]
@@ -227,10 +249,10 @@ def _parts(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 
 def _optimizer(
-    name: str, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
+    name: str, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float, nesterov: bool
 ) -> torch.optim.Optimizer:
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
     return torch.optim.AdamW(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
 
 
@@ -261,7 +283,14 @@ def _on_device(batch: object, device: torch.device) -> Batch:
 
 def _check_loss(total: torch.Tensor, step: int) -> None:
     if not math.isfinite(total.item()):
-        raise ModelError(
+        raise DivergedError(
             f"the training loss is not finite at iteration {step} or in the {CHECK_EVERY} before it; "
-            "lower the learning rate, and look for images or weights that are not finite"
+            "lower the learning rate, and look for images or weights that are not finite",
+            step,
         )
+
+
+def _check_weights(parameters: Sequence[nn.Parameter], step: int) -> None:
+    """Of a last step, which no loss follows."""
+    if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+        raise DivergedError(f"the weights are not finite after iteration {step}; lower the learning rate", step)

@@ -15,7 +15,7 @@ from torchvision.transforms import functional
 
 from potion_fast.data import MemorySource, PoisonedDataset, load_dataset, make_loader, read_indices
 from potion_fast.data import sources as sources_module
-from potion_fast.data.dataset import random_crop_flip
+from potion_fast.data.crops import border, crop, draw_crops
 from potion_fast.data.named import CIFAR10_CLASSES
 from potion_fast.data.splits import CIFAR_MEAN, IMAGENET_MEAN
 from potion_fast.errors import DataError
@@ -334,12 +334,13 @@ def test_augmentation_gives_windows_of_the_padded_image():
         for window in [padded[:, top : top + 4, left : left + 4]]
         for flipped in (False, True)
     }
-    drawn = random_crop_flip(pixels.expand(400, 3, 4, 4), 1, flip=True)
+    framed = border(pixels, 1).expand(400, 3, 6, 6)
+    drawn = crop(framed, 1, draw_crops(400, 1, flip=True))
     seen = {key for image in drawn for key, window in windows.items() if torch.equal(image, window)}
     assert seen == set(windows)
     assert all(any(torch.equal(image, window) for window in windows.values()) for image in drawn)
 
-    unflipped = random_crop_flip(pixels.expand(400, 3, 4, 4), 1, flip=False)
+    unflipped = crop(framed, 1, draw_crops(400, 1, flip=False))
     assert not any(torch.equal(image, windows[True, 1, 1]) for image in unflipped)
 
 

@@ -16,7 +16,8 @@ from potion_fast.data import load_dataset, make_loader
 from potion_fast.errors import DataError, ModelError
 from potion_fast.metrics import accuracy, predict
 from potion_fast.models import create_model
-from potion_fast.training import lr_factor, seed_everything, seeded, train
+from potion_fast.schedules import SCHEDULES, lr_factor
+from potion_fast.training import DivergedError, seed_everything, seeded, train
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -76,6 +77,62 @@ def test_steps_are_those_of_sgd_with_the_schedule_written_out(model: nn.Module, 
 )  # fmt: skip
 def test_learning_rate_at_the_points_of_the_public_codes_trainings(iterations: int, step: int, factor: float):
     assert lr_factor(step, iterations) == pytest.approx(factor, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "step", "factor"),
+    [
+        ("constant", 0, 1.0), ("constant", 39, 1.0),
+        ("cosine", 0, 1.0), ("cosine", 10, 0.8535534), ("cosine", 20, 0.5), ("cosine", 30, 0.1464466),
+        ("multistep", 0, 1.0), ("multistep", 13, 1.0), ("multistep", 14, 0.1), ("multistep", 23, 0.1),
+        ("multistep", 24, 0.01), ("multistep", 34, 0.01), ("multistep", 35, 0.001), ("multistep", 39, 0.001),
+        ("linear", 0, 1.0), ("linear", 25, 0.5), ("linear", 39, 0.22),
+    ],
+)  # fmt: skip
+def test_the_points_of_every_schedule_at_40_iterations(schedule: Any, step: int, factor: float):
+    assert lr_factor(step, 40, schedule) == pytest.approx(factor, abs=1e-7)
+
+
+def test_multistep_falls_at_exact_shares_whatever_the_length():
+    for iterations in (8, 100, 391, 39_100):
+        factors = [lr_factor(step, iterations, "multistep") for step in range(iterations)]
+        falls = [step for step in range(1, iterations) if factors[step] < factors[step - 1]]
+        assert falls == [-(-iterations * share // 1000) for share in (350, 600, 875)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_schedule_and_nesterovs_momentum_reach_the_steps(model: nn.Module, schedule: Any):
+    data, expected = batches(), copy.deepcopy(model)
+    velocity = [torch.zeros_like(parameter) for parameter in expected.parameters()]
+    for step in range(5):
+        images, labels = data[step % 3]
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(expected(images), labels), [*expected.parameters()])
+        with torch.no_grad():
+            for parameter, gradient, v in zip(expected.parameters(), gradients, velocity, strict=True):
+                v.mul_(0.8).add_(gradient)
+                parameter.sub_(0.1 * lr_factor(step, 5, schedule) * (gradient + 0.8 * v))
+    report = train(model, data, iterations=5, lr=0.1, momentum=0.8, weight_decay=0.0, schedule=schedule, nesterov=True)
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert report.epochs[-1].lr == pytest.approx(0.1 * lr_factor(4, 5, schedule))
+
+
+def test_gradients_may_be_adjusted_between_the_backward_pass_and_the_step(model: nn.Module):
+    before, seen = copy.deepcopy(model), []
+
+    def adjust(parameters: Sequence[nn.Parameter]) -> None:
+        seen.append([parameter.grad.clone() for parameter in parameters])
+        for parameter in parameters:
+            parameter.grad.fill_(1.0)
+
+    train(model, batches(), iterations=2, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", adjust=adjust)
+    images, labels = batches()[0]
+    want = torch.autograd.grad(nn.functional.cross_entropy(before(images), labels), list(before.parameters()))
+    for ours, theirs in zip(seen[0], want, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    for ours, old in zip(model.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(ours, old - 0.2)
+    assert len(seen) == 2
 
 
 def test_adamw_steps_are_those_of_its_formula(model: nn.Module):
@@ -231,6 +288,13 @@ def test_a_loss_that_is_not_finite_stops_the_training(model: nn.Module, value: f
     assert len(seen) == 50
 
 
+@pytest.mark.parametrize(("iterations", "what"), [(1, "weights are"), (60, "loss is")])
+def test_a_training_that_diverges_says_after_how_many_steps(model: nn.Module, iterations: int, what: str):
+    with pytest.raises(DivergedError, match=f"{what} not finite") as caught:
+        train(model, batches(60), iterations=iterations, lr=3e38, weight_decay=100.0)
+    assert caught.value.iterations == min(iterations, 50)
+
+
 def test_impossible_trainings_are_refused(model: nn.Module):
     with pytest.raises(DataError, match="no batch"):
         train(model, [], iterations=1)
@@ -242,6 +306,11 @@ def test_impossible_trainings_are_refused(model: nn.Module):
         train(model, batches(), iterations=1, keep="best")
     with pytest.raises(ValueError, match="optimizer='lion'"):
         train(model, batches(), iterations=1, optimizer="lion")
+    with pytest.raises(ValueError, match="schedule='step'"):
+        train(model, batches(), iterations=1, schedule="step")
+    for wrong in ({"momentum": 0.0}, {"optimizer": "adamw"}):
+        with pytest.raises(ValueError, match="nesterov=True needs SGD with momentum"):
+            train(model, batches(), iterations=1, nesterov=True, **wrong)
     with pytest.raises(DataError, match="labels"):
         train(model, [x for x, _ in batches()], iterations=1)
     with pytest.raises(ValueError, match="keep='first'"):
@@ -256,6 +325,16 @@ def test_mixed_precision_is_the_default_on_a_gpu():
     train(model, batches(), iterations=1, amp=False)
     assert dtypes == [torch.float16] * 30 + [torch.float32]
     assert report.epochs[-1].loss < report.epochs[0].loss
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_gradients_are_unscaled_before_they_are_adjusted_in_mixed_precision():
+    model, seen = nn.Linear(5, 3).cuda(), []
+    data = [(x.cuda(), y.cuda()) for x, y in batches(1)]
+    want = torch.autograd.grad(nn.functional.cross_entropy(model(data[0][0]), data[0][1]), list(model.parameters()))
+    train(model, data, iterations=1, adjust=lambda given: seen.extend(each.grad.clone() for each in given))
+    for ours, theirs in zip(seen, want, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
 
 
 def test_seed_everything_repeats_numpy_and_torch():

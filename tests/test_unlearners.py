@@ -19,15 +19,21 @@ import potion_fast as pf
 from potion_fast.errors import DataError, ModelError, PotionError, PotionWarning, SearchError
 from potion_fast.models import create_model, initialise
 from potion_fast.percentiles import percentile_of
-from potion_fast.training import lr_factor
+from potion_fast.schedules import lr_factor
 from potion_fast.unlearners import UNLEARNERS, Unlearned, make_unlearner
 from potion_fast.unlearners.badt import Mixed
 from potion_fast.unlearners.scrub_goel import Phases
 from toys import Blobs, Net, assert_same_weights, batches, net, weights
 
-TRAINED = ("eu", "euk-goel", "cf", "cf-k", "badt", "scrub-goel")
+GOEL = ("eu", "euk-goel", "cf", "cf-k", "badt", "scrub-goel")
+PAWELCZYK = ("gd", "ngd", "ga", "euk-pawelczyk", "cfk-pawelczyk", "scrub-pawelczyk", "scrub-kurmanji", "neggrad-plus")
+TRAINED = (*GOEL, *PAWELCZYK, "jit", "retrain")
+PAIRED = ("scrub-pawelczyk", "neggrad-plus")  # a batch of the retain set and one of S_f in every iteration
+FORGET_ONLY = ("ga", "jit")
 DAMPENING = ("ptn-xlf", "ptn-lf", "ptn-ssd", "assd", "ssd-goel")
-END = {"k": ("2",)}  # of Blobs' model: its last layer
+END = {name: {"k": ("2",)} for name in ("euk-goel", "cf-k")} | {  # of Blobs' model: its last layer
+    name: {"k": 1} for name in ("euk-pawelczyk", "cfk-pawelczyk")
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +70,7 @@ NORMED = normed()
 
 def settings(name: str, **more: Any) -> dict[str, Any]:
     own: dict[str, Any] = {"iterations": 6, "weight_decay": 0.0} if name in TRAINED else {}
-    return {**own, **(END if name in ("euk-goel", "cf-k") else {}), **more}
+    return {**own, **END.get(name, {}), **more}
 
 
 def validation(blobs: Blobs) -> Any:
@@ -79,7 +85,7 @@ def run(name: str, blobs: Blobs, model: nn.Module | None = None, **more: Any) ->
 
 
 def test_the_names_are_those_that_presets_use():
-    assert list(UNLEARNERS) == [*DAMPENING, "eu", "euk-goel", "cf", "cf-k", "badt", "scrub-goel", "none"]
+    assert list(UNLEARNERS) == [*DAMPENING, *TRAINED, "none"]
     assert all(unlearner.name == name for name, unlearner in UNLEARNERS.items())
 
 
@@ -92,10 +98,31 @@ def test_the_defaults_are_the_public_codes():
     for name in ("euk-goel", "cf", "cf-k", "badt"):
         assert of(name, "iterations", "lr", "momentum", "weight_decay") == [1000, 0.025, 0.9, 5e-4]
     assert of("scrub-goel", "iterations", "lr", "msteps", "temperature") == [1000, 0.0025, 100, 4.0]
+    assert {tuple(of(name, "schedule", "nesterov", "budget", "rates")) for name in GOEL} == {
+        ("linear", False, None, None)
+    }
     assert of("ptn-xlf", "rho", "max_steps") == [0.2, 500]
     assert of("assd", "dampening") == [1.0]
     (alphas, dampenings) = of("ssd-goel", "alphas", "dampenings")
     assert len(alphas) * len(dampenings) == 50
+
+
+def test_the_defaults_of_paper_b_are_its_own_and_the_authors_where_it_gives_none():
+    def of(name: str, *keys: str) -> list[Any]:
+        unlearner = make_unlearner(name)
+        return [getattr(unlearner, key) for key in ("lr", "momentum", "weight_decay", "schedule", "epochs", *keys)]
+
+    gd = [1e-3, 0.9, 5e-4, "constant", 10]
+    assert of("gd") == gd
+    assert of("ngd", "variance") == [*gd, 1e-7]
+    assert of("ga") == [1e-5, *gd[1:]]
+    assert of("euk-pawelczyk", "k") == of("cfk-pawelczyk", "k") == [*gd, 3]
+    assert of("scrub-pawelczyk", "gamma", "kl_weight") == [*gd, 0.99, 0.001]
+    assert of("neggrad-plus", "beta") == [*gd, 0.999]
+    more = ("msteps", "temperature", "gamma", "alpha")
+    assert of("scrub-kurmanji", *more) == [5e-4, 0.9, 5e-4, "constant", 3, 2, 4.0, 0.99, 0.001]
+    assert of("jit", "copies", "sigma") == [3e-4, 0.0, 0.0, "constant", 1, 25, 0.5]
+    assert of("retrain") == [0.025, 0.9, 5e-4, "linear", 10]
 
 
 @pytest.mark.parametrize("name", UNLEARNERS)
@@ -117,7 +144,7 @@ def test_the_callers_model_stays_as_it_was_and_the_seed_settles_the_weights(blob
     assert first.method == name
 
 
-@pytest.mark.parametrize("name", ["eu", "euk-goel", "badt", "cf"])
+@pytest.mark.parametrize("name", ["eu", "euk-goel", "badt", "cf", "retrain", "euk-pawelczyk", "ngd"])
 def test_another_seed_gives_other_weights(blobs: Blobs, name: str):
     more = {"k": ("head",)} if name == "euk-goel" else {}
     first, second = (run(name, blobs, normed(), seed=seed, **more) for seed in (0, 1))
@@ -127,14 +154,15 @@ def test_another_seed_gives_other_weights(blobs: Blobs, name: str):
 @pytest.mark.parametrize("name", TRAINED)
 def test_gradient_steps_are_the_optimisers(blobs: Blobs, name: str):
     done = run(name, blobs)
-    assert done.gradient_steps == 6 == done.trace[-1].iterations
+    assert done.gradient_steps == (12 if name in PAIRED else 6) and done.trace[-1].iterations == 6
+    assert done.learning_rate == make_unlearner(name).lr
     assert done.kept is done.trace[-1] and set(done.seconds) == {"training"}
 
 
 @pytest.mark.parametrize("name", DAMPENING)
 def test_gradient_steps_are_the_batches_of_the_importance_passes(blobs: Blobs, name: str):
     done = run(name, blobs)
-    assert done.gradient_steps == len(blobs.forget()) + len(blobs.retain()) == 1 + 6
+    assert done.gradient_steps == len(blobs.forget()) + len(blobs.retain()) == 1 + 6 and done.learning_rate is None
     assert set(done.seconds) > {"forget", "retain"} and all(seconds > 0 for seconds in done.seconds.values())
     assert done.kept in done.trace
 
@@ -512,6 +540,36 @@ def test_adamw_and_all_of_an_epochs_settings_reach_the_training(blobs: Blobs):
         ("cf", {"optimizer": "lion"}, PotionError, "sgd, adamw"),
         ("cf", {"keep": "first"}, PotionError, "last or best"),
         ("eu", {"mode": "x"}, SearchError, "mode"),
+        ("cf", {"iterations": None}, PotionError, "iterations must be a int"),
+        ("cf", {"schedule": "step"}, PotionError, "schedule must be one of linear, constant, cosine, multistep"),
+        ("cf", {"nesterov": 1}, PotionError, "nesterov"),
+        ("cf", {"nesterov": True, "momentum": 0.0}, PotionError, "nesterov"),
+        ("cf", {"nesterov": True, "optimizer": "adamw"}, PotionError, "nesterov"),
+        ("cf", {"budget": 0}, PotionError, "budget must be finite and at least 1"),
+        ("cf", {"budget": 1.5}, PotionError, "budget must be a int"),
+        ("cf", {"budget": True}, PotionError, "budget must be a int"),
+        ("neggrad-plus", {"budget": 1}, PotionError, "budget must be at least 2, an iteration's gradient steps, not 1"),
+        ("cf", {"rates": []}, PotionError, "list of learning rates"),
+        ("cf", {"rates": 1e-3}, PotionError, "list of learning rates"),
+        ("cf", {"rates": [1e-3, 0]}, PotionError, "rates must be finite and above 0"),
+        ("cf", {"rates": ["1e-3"]}, PotionError, "rates must be a float"),
+        ("ptn-xlf", {"budget": 5}, PotionError, "no setting budget"),
+        ("none", {"budget": 5}, PotionError, "no setting budget"),
+        ("gd", {"iterations": 0}, PotionError, "iterations"),
+        ("gd", {"iterations": 1.0}, PotionError, "iterations must be a int"),
+        ("gd", {"epochs": 0}, PotionError, "epochs must be finite and at least 1"),
+        ("ngd", {"variance": -1e-7}, PotionError, "variance"),
+        ("ngd", {"variance": math.inf}, PotionError, "variance"),
+        ("cfk-pawelczyk", {"k": 0}, PotionError, "k must be finite and at least 1"),
+        ("euk-pawelczyk", {"k": ["fc"]}, PotionError, "k must be a int"),
+        ("scrub-pawelczyk", {"gamma": -1.0}, PotionError, "gamma"),
+        ("scrub-pawelczyk", {"kl_weight": -0.1}, PotionError, "kl_weight"),
+        ("scrub-kurmanji", {"temperature": 0.0}, PotionError, "temperature"),
+        ("scrub-kurmanji", {"msteps": -1}, PotionError, "msteps"),
+        ("scrub-kurmanji", {"alpha": math.nan}, PotionError, "alpha"),
+        ("neggrad-plus", {"beta": 1.5}, PotionError, "beta must be at most 1"),
+        ("jit", {"copies": 0}, PotionError, "copies"),
+        ("jit", {"sigma": 0.0}, PotionError, "sigma must be finite and above 0"),
         ("scrub-goel", {"temperature": 0.0}, PotionError, "temperature"),
         ("scrub-goel", {"alpha": -1.0}, PotionError, "alpha"),
         ("ptn-xlf", {"rho": 2}, SearchError, "ρ"),
@@ -525,19 +583,31 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], error: 
         make_unlearner(name, **settings)
 
 
-@pytest.mark.parametrize("name", [name for name in UNLEARNERS if name != "none"])
+@pytest.mark.parametrize("name", [name for name in UNLEARNERS if name not in ("none", *FORGET_ONLY)])
 def test_an_empty_retain_loader_is_an_error(blobs: Blobs, name: str):
     with pytest.raises(DataError, match="gave no"):
         make_unlearner(name, **settings(name))(blobs.model, blobs.forget(), [], validation_loader=validation(blobs))
 
 
-@pytest.mark.parametrize("name", [*DAMPENING, "badt", "scrub-goel"])
+@pytest.mark.parametrize("name", [*DAMPENING, "badt", "scrub-goel", "scrub-kurmanji", *PAIRED, *FORGET_ONLY])
 def test_an_empty_forget_loader_is_an_error(blobs: Blobs, name: str):
     with pytest.raises(DataError, match="gave no"):
         make_unlearner(name, **settings(name))(blobs.model, [], blobs.retain(), validation_loader=validation(blobs))
 
 
-@pytest.mark.parametrize("name", ["eu", "badt"])
+@pytest.mark.parametrize("name", FORGET_ONLY)
+def test_those_that_need_the_forget_set_only_do_not_read_the_retain_set(blobs: Blobs, name: str):
+    done = make_unlearner(name, iterations=2, lr=0.01)(blobs.model, blobs.forget(), None)
+    assert not torch.equal(done.model[0].weight, blobs.model[0].weight)
+
+
+@pytest.mark.parametrize("name", ["gd", "ngd", "retrain", "euk-pawelczyk", "cfk-pawelczyk"])
+def test_those_that_need_the_retain_set_only_do_not_read_the_forget_set(blobs: Blobs, name: str):
+    done = make_unlearner(name, **settings(name, lr=0.01))(blobs.model, None, blobs.retain())
+    assert not torch.equal(done.model[2].weight, blobs.model[2].weight)
+
+
+@pytest.mark.parametrize("name", ["eu", "badt", "retrain"])
 def test_a_model_that_cannot_be_initialised_again_is_refused_unless_a_fresh_one_is_given(name: str):
     data = [(torch.randn(8, 2, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))]
     with pytest.raises(ModelError, match="unused"):

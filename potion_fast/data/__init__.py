@@ -5,10 +5,11 @@ from .indices import read_indices
 from .loader import Loader, make_loader
 from .named import load_dataset
 from .photographs import PhotographSource, Preprocessing
-from .sources import FileSource, ImageSource, MemorySource
+from .sources import AppendedSource, FileSource, ImageSource, MemorySource
 from .splits import Splits
 
 __all__ = [
+    "AppendedSource",
     "FileSource",
     "ImageSource",
     "Loader",

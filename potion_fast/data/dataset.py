@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+from .crops import Crops, border, crop, draw_crops
 from .sources import ImageSource
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class Read(NamedTuple):
 class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Normalised images and labels: augment, divide by 255, normalise, then poison, in this order.
 
-    The trigger comes last so that it is never cropped, flipped or rescaled. Augmentation draws from torch's global
-    generator, in the process that calls `batch` or `finish`.
+    A trigger comes last so that it is never cropped, flipped or rescaled. A perturbation comes before augmentation: it
+    is added to the whole normalised image, and cropped and flipped with it. Augmentation draws from torch's global
+    generator, in the process that calls `batch` or `finish`; the draws do not depend on the poison.
 
     Args:
         source: where images and labels come from.
@@ -52,7 +54,8 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     Raises:
         DataError: an index in `poisoned` out of range or given twice, a trigger asked for without a poison or of a
-            poison that has none, or both `poisoned` and `trigger_all`.
+            poison that has none, both `poisoned` and `trigger_all`, or a perturbation of random crops that the source
+            cuts.
     """
 
     def __init__(
@@ -73,7 +76,13 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if poison is None and (trigger_all or poisoned is not None):
             raise DataError("samples are to be triggered, but no poison was given")
         if poison is not None and poison.target is None and trigger_all:
-            raise DataError("labels are swapped by this poison; it has no trigger to put on images")
+            what = "labels are swapped" if poison.kind == "swap" else "training images are perturbed one by one"
+            raise DataError(f"{what} by this poison; it has no trigger to put on images")
+        if poison is not None and poison.before_augmentation and poisoned is not None and augment and source.crops:
+            raise DataError(
+                "a perturbation belongs to the whole image as the model sees it, but of photographs a random part is "
+                "cut and resized while they are read; train without augmentation, or on images of one size"
+            )
         self.source = source
         self.mean = tuple(mean)
         self.std = tuple(std)
@@ -124,9 +133,9 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         """Images and labels on a device: augmented (photographs are already), normalised, poisoned."""
         pixels, ids, labels = read
         pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        if self.augment and not self.cuts:
-            pixels = random_crop_flip(pixels, self.pad, self.flip)
-        images = normalise(pixels, self.mean, self.std)
+        crops = draw_crops(len(pixels), self.pad, self.flip) if self.augment and not self.cuts else None
+        cropped = pixels if crops is None else crop(border(pixels, self.pad), self.pad, crops)
+        images = normalise(cropped, self.mean, self.std)
         if self.poison is None:
             return images, labels
         if self.trigger_all:
@@ -134,8 +143,24 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         poisoned = self.poisoned[ids].nonzero().squeeze(1)  # found on the CPU: the GPU is not waited for
         if len(poisoned):
             rows = poisoned.to(device, non_blocking=True)
-            images[rows] = self.poison(images[rows], ids[poisoned])
+            if crops is not None and self.poison.before_augmentation:
+                images[rows] = self._perturbed_and_cropped(self.poison, pixels[rows], ids[poisoned], crops.of(poisoned))
+            else:
+                images[rows] = self.poison(images[rows], ids[poisoned])
         return images, labels
+
+    def _perturbed_and_cropped(
+        self,
+        poison: Poison,
+        pixels: torch.Tensor,  # [M, C, H, W] uint8
+        ids: torch.Tensor,  # [M] int64
+        crops: Crops,
+    ) -> torch.Tensor:  # [M, C, H, W] float32
+        height, width = pixels.shape[2:]
+        framed = normalise(border(pixels, self.pad), self.mean, self.std)  # [M, C, H + 2 pad, W + 2 pad]
+        inner = framed[:, :, self.pad : self.pad + height, self.pad : self.pad + width]
+        inner.copy_(poison(inner, ids))
+        return crop(framed, self.pad, crops)
 
 
 def normalise(
@@ -165,24 +190,6 @@ def max_value(
         if (largest == 255).all():  # no pixel is larger: of photographs the first ones tell
             break
     return normalise(largest.view(1, -1, 1, 1), mean, std).max().item()
-
-
-def random_crop_flip(
-    pixels: torch.Tensor,  # [B, C, H, W]
-    pad: int,
-    flip: bool,
-) -> torch.Tensor:  # [B, C, H, W]
-    """Shift each image by up to `pad` pixels each way, filling with 0; with `flip`, mirror it with probability 1/2."""
-    batch, _, height, width = pixels.shape
-    # Drawn on the CPU, whose generator gives the same numbers for every device.
-    top, left = torch.randint(2 * pad + 1, (2, batch)).to(pixels.device, non_blocking=True)  # [B], [B]
-    padded = torch.nn.functional.pad(pixels, (pad, pad, pad, pad))
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2 pad + 1, 2 pad + 1, H, W], a view
-    cropped = windows[torch.arange(batch, device=pixels.device), :, top, left]  # [B, C, H, W]
-    if not flip:
-        return cropped
-    mirrored = (torch.rand(batch, 1, 1, 1) < 0.5).to(pixels.device, non_blocking=True)
-    return torch.where(mirrored, cropped.flip(3), cropped)
 
 
 def check_indices(indices: Collection[int], n: int) -> np.ndarray:  # [len(indices)] int64

@@ -69,6 +69,28 @@ class PartSource(ImageSource):
         return self.source.augmented(self.keep[torch.as_tensor(indices, dtype=torch.int64)], visit)
 
 
+class AppendedSource(PartSource):
+    """All images of a source, and after its N copies of some of them: the data that poison is appended to.
+
+    Attributes:
+        bases: int64 [P], positions in the source of the images that N..N+P-1 are copies of; one may be there twice.
+
+    Raises:
+        DataError: a base out of range.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        bases: Sequence[int] | np.ndarray,  # [P]
+    ) -> None:
+        copies = np.asarray(bases, dtype=np.int64)
+        if copies.size and not 0 <= copies.min() <= copies.max() < len(source):
+            raise DataError(f"an image to copy is out of range: the source has {len(source)}, numbered from 0")
+        super().__init__(source, np.concatenate([np.arange(len(source)), copies]))
+        self.bases = torch.from_numpy(copies)
+
+
 class MemorySource(ImageSource):
     """Images held as one tensor."""
 

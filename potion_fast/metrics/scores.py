@@ -11,6 +11,8 @@ from torch import nn
 from ..errors import DataError
 from .predictions import predict
 
+EFFECT = 0.01  # of an attack, in the units of its score, from which its removal is measured
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -94,6 +96,21 @@ def poison_healed(triggered_accuracy: float, reference_triggered_accuracy: float
     if not reference_triggered_accuracy > 0:
         raise DataError(f"the reference's triggered accuracy must be above 0, got {reference_triggered_accuracy}")
     return 100 * triggered_accuracy / reference_triggered_accuracy
+
+
+def poison_removed(before: float, after: float, reference: float) -> float | None:
+    """100 * (before - after) / (before - reference), in percent: the share of an attack's effect that is gone.
+
+    Args:
+        before, after: what the attack reaches, the second of its poison's `scores`, before and after unlearning.
+        reference: the same of a model trained in the same way without any poisoned sample (S_m).
+
+    Returns:
+        None where before and reference differ by less than EFFECT: the attack did nothing that could be removed.
+    """
+    if abs(before - reference) < EFFECT:
+        return None
+    return 100 * (before - after) / (before - reference)
 
 
 def model_damage(clean_accuracy: float, clean_accuracy_before: float) -> float:

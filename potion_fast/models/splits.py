@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ModelError
 
@@ -35,3 +37,21 @@ def last_modules(model: nn.Module, k: int | Sequence[str] | None) -> tuple[str, 
             f"a {type(model).__name__} has no module {missing[0]!r}; its own are {', '.join(filter(None, known))}"
         )
     return tuple(k)
+
+
+def last_layers(model: nn.Module, k: int) -> tuple[str, ...]:
+    """Names of the last k convolutions and linear layers of any model, and of the batch norms behind the first of them.
+
+    The order is that in which the model registers its modules, which for most is that of their use. The "last k layers"
+    of paper B are not defined there; ResNet-18's last 3 are its last two convolutions and the linear layer.
+
+    Raises ModelError for k below 1 or above the number of such layers.
+    """
+    kinds = (_ConvNd, nn.Linear, _BatchNorm)
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    layers = [place for place, (_, module) in enumerate(modules) if not isinstance(module, _BatchNorm)]
+    if not 1 <= k <= len(layers):
+        raise ModelError(
+            f"a {type(model).__name__} has {len(layers)} convolutions and linear layers; k={k} is not one of 1 to that"
+        )
+    return tuple(name for name, _ in modules[layers[-k] :])

@@ -1,4 +1,4 @@
-"""Attacks on the training data: whom they poison, what a trigger looks like, which labels are given."""
+"""Attacks on the training data: whom they poison, what becomes of an image, which labels are given."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import Any
 
 from ..errors import DataError
 from .badnet import BadNet
+from .gaussian import Gaussian
+from .gradient_canceling import GradientCanceling
+from .gradient_matching import GradientMatching
 from .interclass_swap import InterclassSwap
 from .moving_trigger import MovingTrigger
+from .perturbation import Perturbation, Perturbations
 from .poison import Poison, Swap
 from .random_swap import RandomSwap
 from .selection import choose_poisoned
@@ -20,6 +24,9 @@ POISONS: dict[str, type[Poison]] = {
     "moving-trigger": MovingTrigger,
     "interclass-swap": InterclassSwap,
     "random-swap": RandomSwap,
+    "gaussian": Gaussian,
+    "gradient-matching": GradientMatching,
+    "gradient-canceling": GradientCanceling,
 }
 
 
@@ -45,8 +52,13 @@ def make_poison(name: str, **options: Any) -> Poison:
 __all__ = [
     "POISONS",
     "BadNet",
+    "Gaussian",
+    "GradientCanceling",
+    "GradientMatching",
     "InterclassSwap",
     "MovingTrigger",
+    "Perturbation",
+    "Perturbations",
     "Poison",
     "RandomSwap",
     "SineWave",

@@ -16,11 +16,15 @@ class Poison(ABC):
     """An attack. It holds no state: what a sample becomes depends on its id alone, and so is the same at every visit.
 
     Attributes:
-        target: label that a trigger aims at; None where labels are swapped and there is no trigger.
+        kind: "trigger", "swap", "gaussian", "targeted" or "indiscriminate": how an attack is evaluated.
+        before_augmentation: whether images are poisoned before they are cropped and flipped, rather than after.
+        target: label that a trigger aims at; None where there is no trigger.
         scores: names of the two metrics that an attack is judged by: accuracy on the attacked images with their clean
             labels, and the share of them that the attack reaches.
     """
 
+    kind: ClassVar[str]
+    before_augmentation: ClassVar[bool] = False
     target: int | None
     scores: ClassVar[tuple[str, str]]
 
@@ -57,6 +61,7 @@ class Poison(ABC):
 class Trigger(Poison):
     """A mark in the image; every poisoned sample gets the label `target`."""
 
+    kind = "trigger"
     target: int
     scores = ("triggered_accuracy", "attack_success_rate")
 
@@ -67,6 +72,7 @@ class Trigger(Poison):
 class Swap(Poison):
     """Wrong labels on images that stay as they are."""
 
+    kind = "swap"
     target: None = None
     scores = ("manipulated_accuracy", "memorised_rate")
 

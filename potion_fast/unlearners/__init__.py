@@ -10,16 +10,28 @@ from .assd import ASSD
 from .badt import BadT
 from .base import Unlearned, Unlearner
 from .cf import CF, CFk
+from .cfk_pawelczyk import CFkPawelczyk
 from .eu import EU
 from .euk_goel import EUkGoel
+from .euk_pawelczyk import EUkPawelczyk
+from .ga import GA
+from .gd import GD
+from .jit import JiT
+from .neggrad_plus import NegGradPlus
+from .ngd import NGD
 from .none import NoUnlearning
 from .ptn import PTNLF, PTNSSD, PTNXLF
+from .retrain import Retrain
 from .scrub_goel import ScrubGoel
+from .scrub_kurmanji import ScrubKurmanji
+from .scrub_pawelczyk import ScrubPawelczyk
 from .ssd_goel import SSDGoel
 
 _ALL: tuple[type[Unlearner], ...] = (
     *(PTNXLF, PTNLF, PTNSSD, ASSD, SSDGoel),
-    *(EU, EUkGoel, CF, CFk, BadT, ScrubGoel, NoUnlearning),
+    *(EU, EUkGoel, CF, CFk, BadT, ScrubGoel),
+    *(GD, NGD, GA, EUkPawelczyk, CFkPawelczyk, ScrubPawelczyk, ScrubKurmanji, NegGradPlus, JiT, Retrain),
+    NoUnlearning,
 )
 UNLEARNERS: dict[str, type[Unlearner]] = {unlearner.name: unlearner for unlearner in _ALL}
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..batches import inputs_and_labels
 from ..errors import DataError
-from ..training import Batch, seeded
+from ..training import Batch
 from .base import Unlearned
 from .trained import FromFresh, frozen_copy
 
@@ -28,24 +28,21 @@ class BadT(FromFresh):
 
     name = "badt"
 
-    def __call__(
+    def unlearned(
         self,
         model: nn.Module,
         forget_loader: Iterable[Any],
         retain_loader: Iterable[Any],
-        *,
-        evaluation_loader: Iterable[Any] | None = None,
-        validation_loader: Iterable[Any] | None = None,
-        progress: bool = False,
+        validation_loader: Iterable[Any] | None,
+        progress: bool,
     ) -> Unlearned:
-        with seeded(self.seed):
-            good, bad = frozen_copy(model), self.untrained(model).eval().requires_grad_(False)
+        good, bad = frozen_copy(model), self.untrained(model).eval().requires_grad_(False)
 
-            def loss(student: nn.Module, batch: Batch) -> Tensor:
-                return badt_loss(student, good, bad, batch)
+        def loss(student: nn.Module, batch: Batch) -> Tensor:
+            return badt_loss(student, good, bad, batch)
 
-            mixed = Mixed(forget_loader, retain_loader)
-            return self.trained(copy.deepcopy(model), mixed, validation_loader, progress, loss)
+        mixed = Mixed(forget_loader, retain_loader)
+        return self.trained(copy.deepcopy(model), mixed, validation_loader, progress, loss)
 
 
 class Mixed:

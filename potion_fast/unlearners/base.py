@@ -13,8 +13,9 @@ from torch import nn
 from ..errors import PotionError
 from ..modes import mode_named
 
-LEAST = {"iterations": 1}  # of numbers; all others are at least 0
-ABOVE_ZERO = ("lr", "temperature", "dampening")
+LEAST = {"iterations": 1, "epochs": 1, "copies": 1, "budget": 1, "k": 1}  # of numbers; all others are at least 0
+MOST = {"beta": 1}
+ABOVE_ZERO = ("lr", "rates", "temperature", "dampening", "sigma")
 
 
 @dataclass
@@ -23,12 +24,16 @@ class Unlearned:
 
     model           the unlearned model, in evaluation mode; a model of its own, the caller's is as it was
     method          the unlearner's registered name
-    trace           what was done, in order: `Step`s of a search, `Setting`s of a grid or `Epoch`s of a training
+    trace           what was done, in order: `Step`s of a search, `Setting`s of a grid, `Epoch`s of a training or
+                    `Trial`s of learning rates
     kept            the entry of the trace whose model it is; None where the model was left alone
-    gradient_steps  batches whose gradients were taken: optimiser steps, and the batches of a pass for importances
+    gradient_steps  batches whose gradients were taken: those of optimiser steps, a batch of the retain set and one of
+                    S_f each for itself, and those of a pass for importances. Where learning rates were tried, of the
+                    training that is kept; the trials tell the others'
     seconds         wall-clock time by phase
     report          what the method itself gave back: a `Result`, a `Grid` or a `TrainingReport`
     warnings        what deserves a second look, as sentences
+    learning_rate   base rate of the training that is kept; None without training
     """
 
     model: nn.Module
@@ -39,6 +44,7 @@ class Unlearned:
     seconds: dict[str, float] = field(default_factory=dict)
     report: Any = None
     warnings: list[str] = field(default_factory=list)
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +69,18 @@ class Unlearner(ABC):
             value, default = getattr(self, each.name), each.default
             if isinstance(default, bool) or not isinstance(default, (int, float)):
                 continue
-            kinds = (int,) if isinstance(default, int) else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                raise PotionError(f"{self.name}: {each.name} must be a {kinds[-1].__name__}, not {value!r}")
-            least = LEAST.get(each.name, 0)
-            if not math.isfinite(value) or value < least or (value == 0 and each.name in ABOVE_ZERO):
-                above = "above" if each.name in ABOVE_ZERO else "at least"
-                raise PotionError(f"{self.name}: {each.name} must be finite and {above} {least}, not {value}")
+            self.check_number(each.name, value, int if isinstance(default, int) else float)
+
+    def check_number(self, name: str, value: Any, kind: type[int] | type[float]) -> None:
+        """Raise PotionError unless this is a value that the setting may have: a float may be given as an int."""
+        if isinstance(value, bool) or not isinstance(value, (int, kind)):
+            raise PotionError(f"{self.name}: {name} must be a {kind.__name__}, not {value!r}")
+        least, most = LEAST.get(name, 0), MOST.get(name, math.inf)
+        if not math.isfinite(value) or value < least or (value == 0 and name in ABOVE_ZERO):
+            above = "above" if name in ABOVE_ZERO else "at least"
+            raise PotionError(f"{self.name}: {name} must be finite and {above} {least}, not {value}")
+        if value > most:
+            raise PotionError(f"{self.name}: {name} must be at most {most}, not {value}")
 
     @abstractmethod
     def __call__(

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..models import initialise
-from .trained import OnlyTheEnd
+from .trained import OnlyTheEnd, reinitialised
 
 
 class EUkGoel(OnlyTheEnd):
@@ -16,7 +15,4 @@ class EUkGoel(OnlyTheEnd):
     name = "euk-goel"
 
     def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
-        model, end = super().begun(model)
-        for name in end or ():
-            initialise(model.get_submodule(name))
-        return model, end
+        return reinitialised(*super().begun(model))

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..training import Batch, seeded
+from ..training import Batch
 from .base import Unlearned
+from .divergence import divergence
 from .trained import Trained, frozen_copy
 
 
@@ -38,15 +38,13 @@ class ScrubGoel(Trained):
     temperature: float = 4.0
     alpha: float = 0.001
 
-    def __call__(
+    def unlearned(
         self,
         model: nn.Module,
         forget_loader: Iterable[Any],
         retain_loader: Iterable[Any],
-        *,
-        evaluation_loader: Iterable[Any] | None = None,
-        validation_loader: Iterable[Any] | None = None,
-        progress: bool = False,
+        validation_loader: Iterable[Any] | None,
+        progress: bool,
     ) -> Unlearned:
         teacher = frozen_copy(model)
         phases = Phases(forget_loader, retain_loader, self.msteps)
@@ -55,8 +53,7 @@ class ScrubGoel(Trained):
             value = scrub_loss(student, teacher, batch, self.alpha, self.temperature)
             return -value if phases.maximising else value
 
-        with seeded(self.seed):
-            return self.trained(copy.deepcopy(model), phases, validation_loader, progress, loss)
+        return self.trained(copy.deepcopy(model), phases, validation_loader, progress, loss)
 
 
 class Phases:
@@ -78,9 +75,6 @@ class Phases:
 
 def scrub_loss(student: nn.Module, teacher: nn.Module, batch: Batch, alpha: float, temperature: float) -> Tensor:
     """CE + α · T² · KL(teacher ‖ student), a mean over the batch."""
-    inputs = batch[0]
-    logits = student(inputs)  # [B, C]
-    with torch.no_grad():
-        target = F.softmax(teacher(inputs) / temperature, dim=1)  # [B, C]
-    divergence = F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="batchmean")
-    return F.cross_entropy(logits, batch[1]) + alpha * temperature**2 * divergence
+    logits = student(batch[0])  # [B, C]
+    away = divergence(logits, teacher, batch[0], temperature)
+    return F.cross_entropy(logits, batch[1]) + alpha * temperature**2 * away

@@ -1,0 +1,14 @@
+"""GD: gradient descent goes on without what was found (paper B, appendix C.2.1)."""
+
+from __future__ import annotations
+
+from .epochs import Pawelczyk
+
+
+class GD(Pawelczyk):
+    """θ ← θ − η g, where g is the gradient of a batch of the retain set, by SGD with momentum and weight decay.
+
+    CF with paper B's settings: learning rate 1e-3, constant; 2, 4, 6, 8 or 10 epochs.
+    """
+
+    name = "gd"

@@ -1,0 +1,18 @@
+"""Retraining within the budget of an unlearner: what each must beat to be of use (paper B, table 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .epochs import InEpochs
+from .eu import EU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain(InEpochs, EU):
+    """EU with a budget: an untrained model, trained on the retain set for as long as the others may unlearn.
+
+    The schedule of the learning rate is the training's, run through within the budget.
+    """
+
+    name = "retrain"
