@@ -1,4 +1,4 @@
-"""The console script `potion-fast`: train, unlearn, evaluate, preview, export, demo, doctor."""
+"""The console script `potion-fast`, a sub-command for each thing that it does."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from . import __version__
 from .doctor import doctor, format_report
 from .errors import FileError, PotionError
 from .experiments import (
+    CraftConfig,
     EvaluateConfig,
     TrainConfig,
     UnlearnConfig,
+    craft_run,
     evaluate_run,
     export_run,
     preview_run,
@@ -25,9 +27,11 @@ from .experiments import (
     unlearn_run,
 )
 from .experiments.demo import demo
+from .experiments.hypotheses import CosineConfig, ShiftConfig, cosine_in_words, cosine_run, shift_in_words, shift_run
+from .experiments.hypotheses.flags import COSINE, SHIFT
 from .experiments.report import SAMPLES, report_sweep
 from .experiments.sweep import in_words, plan_sweep, presets, run_sweep
-from .flags import EVALUATE, POISONED_DATA, TRAIN, UNLEARN, add_flags
+from .flags import CRAFT, EVALUATE, POISONED_DATA, TRAIN, UNLEARN, add_flags
 from .search import THRESHOLD_PASSED
 
 DONE, FAILED, NOT_HEALED, INTERRUPTED = 0, 1, 3, 130  # argparse ends with 2
@@ -77,6 +81,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", "evaluate the model of a run again; writes a run folder")
     evaluate.add_argument("run", metavar="RUN", help="folder of a training or an unlearning run")
     add_flags(evaluate, EvaluateConfig, EVALUATE)
+    craft = command(
+        "craft", "craft the perturbations of a poison; writes a run folder, and goes on with an unfinished one"
+    )
+    craft.add_argument("run", metavar="RUN", help="folder of a training with --leave-out-poisoned")
+    add_flags(craft, CraftConfig, CRAFT)
     preview = command("preview", "draw what a poison does to images and labels; writes a run folder")
     add_flags(preview, TrainConfig, POISONED_DATA)
     preview.add_argument("--images", type=int, default=6, metavar="N", help="images to draw, at most 12 (default: 6)")
@@ -90,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     )
     show = command("demo", "poison a small model, heal it, and draw what happened; writes a run folder")
     show.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one demo for each (default: 0)")
-    for writes in (train, unlearn, evaluate, preview, export, show):
+    for writes in (train, unlearn, evaluate, craft, preview, export, show):
         writes.add_argument("--out", required=True, metavar="DIR", help="run folder to write; must be new or empty")
         writes.add_argument("--overwrite", action="store_true", help="write over an earlier run in --out")
         writes.add_argument(
@@ -123,8 +132,26 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"training images to measure a model on, for figures 3 to 5 and 7; 0: use no model (default: {SAMPLES})",
     )
+    _add_hypotheses(commands)
     command("doctor", "what is built, what this machine has, and which backend runs each operation")
     return top
+
+
+def _add_hypotheses(commands: Any) -> None:
+    summary = "measure why unlearning fails on poison; writes a run folder"
+    which = commands.add_parser("hypothesis", help=summary, description=f"{summary.capitalize()}.", epilog=EXIT_CODES)
+    kinds = which.add_subparsers(dest="hypothesis", required=True, metavar="HYPOTHESIS")
+    for name, config, flags, text in (
+        ("shift", ShiftConfig, SHIFT, "how far a linear classifier moves without its poison, or without clean samples"),
+        ("cosine", CosineConfig, COSINE, "whether gradients of clean samples point to where poison has to be undone"),
+    ):
+        one = kinds.add_parser(name, help=text, description=f"{text.capitalize()}.", epilog=EXIT_CODES)
+        add_flags(one, config, flags)
+        one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="N", help="(default: 0 to 4)")
+        one.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+        one.add_argument("--out", required=True, metavar="DIR", help="run folder to write; must be new or empty")
+        one.add_argument("--overwrite", action="store_true", help="write over an earlier run in --out")
+        one.add_argument("--quiet", action="store_true", help="print the result alone: no progress bars, no commentary")
 
 
 def _train(options: Options) -> int:
@@ -137,6 +164,19 @@ def _unlearn(options: Options) -> int:
 
 def _evaluate(options: Options) -> int:
     return _report(evaluate_run(_config(EvaluateConfig, options), **_run_options(options)), options)
+
+
+def _craft(options: Options) -> int:
+    return _report(craft_run(_config(CraftConfig, options), **_run_options(options)), options)
+
+
+def _hypothesis(options: Options) -> int:
+    shift = options["hypothesis"] == "shift"
+    config = _config(ShiftConfig if shift else CosineConfig, options | {"seeds": tuple(options["seeds"])})
+    content = (shift_run if shift else cosine_run)(config, **_run_options(options))
+    lines = [*(shift_in_words if shift else cosine_in_words)(content), f"run folder: {options['out']}"]
+    _print(_json(content) if options["json"] else "\n".join(lines))
+    return DONE
 
 
 def _preview(options: Options) -> int:
@@ -199,11 +239,13 @@ COMMANDS = {
     "train": _train,
     "unlearn": _unlearn,
     "evaluate": _evaluate,
+    "craft": _craft,
     "preview": _preview,
     "export": _export,
     "demo": _demo,
     "sweep": _sweep,
     "report": _report_sweep,
+    "hypothesis": _hypothesis,
     "doctor": _doctor,
 }
 
@@ -241,6 +283,8 @@ def _value(metric: dict[str, Any], name: str) -> str:
     value, unit = metric[name], metric["unit"]
     if value is None:
         return "not finite"
+    if unit == "loss":  # may be a millionth
+        return f"{value:.4g}"
     return f"{100 * value:.2f} %" if unit == "fraction" else f"{value:.2f} {'%' if unit == 'percent' else unit}"
 
 

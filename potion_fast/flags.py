@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .experiments.config import DATA_DEFAULTS, DATA_FIELDS, SWAP_CLASSES, EvaluateConfig, TrainConfig, UnlearnConfig
+from .experiments.defaults import CRAFT_DEFAULTS, DATA_DEFAULTS, DATA_FIELDS, SWAP_CLASSES
+from .experiments.fields import Checked
 from .modes import MODES, GroupSize
 from .poisons import POISONS
+from .schedules import SCHEDULES
 from .search import S_STEP, STRATEGIES
 
 
@@ -37,6 +39,10 @@ class OrFactory(list[str]):
 
 def _of_data(name: str) -> str:
     return ", ".join(f"{data} {defaults[name]}" for data, defaults in DATA_DEFAULTS.items() if name in defaults)
+
+
+def _of_crafting(name: str) -> str:
+    return ", ".join(f"{poison} {defaults[name]}" for poison, defaults in CRAFT_DEFAULTS.items() if name in defaults)
 
 
 def _of_modes(name: str) -> str:
@@ -85,11 +91,36 @@ TRAIN = {
     "frequency": Flag("sine-wave: in cycles per pixel", "X", "0.025"),
     "amplitude": Flag("sine-wave: as a share of the largest value that a pixel can have, in (0, 1]", "SHARE", "0.1"),
     "axis": Flag("sine-wave: runs along x (left to right) or y (top to bottom)", "NAME", "x"),
-    "target": Flag("all but swaps: label that the poison gives, counted from 0", "CLASS", "0"),
+    "target": Flag("badnet, sine-wave, moving-trigger: label that the poison gives, counted from 0", "CLASS", "0"),
     "swap_classes": Flag(
         "interclass-swap: the two labels that are swapped, counted from 0",
         "A,B",
         ", ".join(f"{data} {first},{second}" for data, (first, second) in SWAP_CLASSES.items()),
+    ),
+    "variance": Flag("gaussian: of the noise, in squared units of the normalised image", "X", "0.32"),
+    "epsilon": Flag(
+        "gradient-matching, gradient-canceling: largest change of a pixel",
+        "OF_255",
+        "gradient-matching 16, gradient-canceling unbounded",
+    ),
+    "target_class": Flag(
+        "gradient-matching: true label of the test image that it aims at, counted from 0", "CLASS", "drawn by the seed"
+    ),
+    "intended_class": Flag(
+        "gradient-matching: label that it wants for that image, and that the poisoned samples have",
+        "CLASS",
+        "drawn by the seed",
+    ),
+    "placement": Flag(
+        "gradient-canceling: add perturbed copies to the data (append) or perturb samples in their place (replace)",
+        "NAME",
+        "append",
+    ),
+    "perturbations": Flag(
+        "gradient-matching, gradient-canceling: perturbations.safetensors of `potion-fast craft`, which a poisoned "
+        "training needs; of gaussian also that of an earlier run",
+        "FILE",
+        "none; of gaussian drawn by the seed",
     ),
     "poisoned": Flag("poisoned training samples, S_m", "N"),
     "found": Flag("those of them that are found, S_f, and written to found.txt", "N"),
@@ -100,7 +131,13 @@ TRAIN = {
     "optimizer": Flag("SGD or AdamW", default=f"sgd; {_of_data('optimizer')}", choices=("sgd", "adamw")),
     "lr": Flag("peak learning rate", "X", _of_data("lr")),
     "momentum": Flag("momentum of SGD; of AdamW it is beta 1", "X"),
+    "nesterov": Flag("Nesterov's momentum, of SGD"),
     "weight_decay": Flag("weight decay, on all parameters", "X"),
+    "schedule": Flag(
+        "of the learning rate: linear after a warm-up, as the public code, constant, cosine, or multistep, a tenth "
+        "after 35 %%, 60 %% and 87.5 %% of the steps",
+        choices=SCHEDULES,
+    ),
     "keep": Flag(
         "epoch to keep: the last, or the best on the test or a validation set",
         default="by the mode: " + _of_modes("keep"),
@@ -111,6 +148,7 @@ TRAIN = {
     ),
     "mode": MODE,
     "seed": SEED,
+    "training_seed": Flag("of the initial weights and the batches alone; what is poisoned stays", "N", "the seed"),
     "device": DEVICE,
     "workers": WORKERS,
 }
@@ -157,10 +195,54 @@ UNLEARN = {
 
 EVALUATE = {"reference": REFERENCE, "root": SAME_ROOT, "data": SAME_DATA, "device": DEVICE, "workers": WORKERS}
 
-Kind = type[TrainConfig] | type[UnlearnConfig] | type[EvaluateConfig]
+CRAFT = {
+    "steps": Flag("of the optimiser, each over all poisoned samples", "N", _of_crafting("steps")),
+    "optimizer": Flag(
+        "sign-adam or adam for gradient-matching, descent or adam for gradient-canceling",
+        default=_of_crafting("optimizer"),
+        choices=("sign-adam", "adam", "descent"),
+    ),
+    "lr": Flag(
+        "learning rate, in units of the normalised image",
+        "X",
+        "gradient-matching 0.1 * batch / 512 for sign-adam and 0.1 for adam, " + _of_crafting("lr"),
+    ),
+    "batch_size": Flag("poisoned samples on the device at a time", "N", _of_crafting("batch_size")),
+    "restarts": Flag("gradient-matching: random starts, of which the best is kept", "N", _of_crafting("restarts")),
+    "over": Flag(
+        "gradient-matching: what is matched, each batch of poisoned samples by itself or all of them together",
+        default=_of_crafting("over"),
+        choices=("batch", "all"),
+    ),
+    "shift": Flag(
+        "gradient-matching: of its augmentation, at most so far each way; 0: no augmentation, no flips",
+        "PIXELS",
+        "a quarter of the image's shorter side",
+    ),
+    "budget": Flag(
+        "gradient-canceling: distance from the model's parameters to the bad ones that it aims for, in L2 norm",
+        "X",
+        _of_crafting("budget"),
+    ),
+    "parameters": Flag(
+        "gradient-canceling: whose gradient is to vanish, of all parameters or of the first tensor of them",
+        default=_of_crafting("parameters"),
+        choices=("all", "first"),
+    ),
+    "tolerance": Flag(
+        "gradient-canceling: stop when the gradient's norm is down to this share of the clean data's",
+        "SHARE",
+        _of_crafting("tolerance"),
+    ),
+    "root": SAME_ROOT,
+    "data": SAME_DATA,
+    "seed": Flag("of every random draw", "N", "the training's"),
+    "device": DEVICE,
+    "workers": WORKERS,
+}
 
 
-def add_flags(parser: argparse.ArgumentParser, kind: Kind, flags: Mapping[str, Flag]) -> None:
+def add_flags(parser: argparse.ArgumentParser, kind: type[Checked], flags: Mapping[str, Flag]) -> None:
     """A flag for each of these fields of a configuration, with the field's type and default."""
     types, defaults = get_type_hints(kind), {field.name: field.default for field in fields(kind)}
     for name, flag in flags.items():

@@ -28,7 +28,14 @@ OUTPUTS = (
     "curve.csv",
     "predictions.csv",
     "manipulated.csv",
+    "targets.csv",
+    "statistics.csv",
+    "losses.csv",
+    "shift.csv",
+    "cosine.csv",
     "samples.csv",
+    "perturbations.safetensors",
+    "crafting.safetensors",
     "model.safetensors",
     "forget.safetensors",
     "retain.safetensors",
@@ -36,6 +43,9 @@ OUTPUTS = (
     "found.txt",
     "healing.png",
     "preview.png",
+    "losses.png",
+    "shift.png",
+    "cosine.png",
     "train.npz",
     "test.npz",
     "triggered.npz",
@@ -50,8 +60,12 @@ class RunFolder:
     metrics.json         each metric's value, unit, n, ideal value and denominator; warnings
     training.csv         every epoch of a training
     trace.csv            every step of a search; curve.csv: test accuracies along it
-    predictions.csv      in the order of the test set; manipulated.csv: of the training images whose labels were swapped
+    predictions.csv      in the order of the test set; manipulated.csv: of training images with swapped labels;
+                         targets.csv: of the attacked test images; statistics.csv: of S_m with Gaussian noise
+    losses.csv           every step of a crafting; losses.png: with poisoned images
+    shift.csv            and cosine.csv, and .png of both: of the two hypotheses
     model.safetensors    and forget.safetensors, retain.safetensors: importances
+    perturbations.safetensors   what was added to each image of S_m
     poisoned.txt         indices of S_m; found.txt: of S_f
     healing.png          the search, and what became of triggered images
     preview.png          images clean and poisoned

@@ -16,12 +16,13 @@ import yaml
 
 import potion_fast
 from potion_fast import cli
-from potion_fast.experiments import EvaluateConfig, TrainConfig, UnlearnConfig, config, stages
-from potion_fast.flags import EVALUATE, TRAIN, UNLEARN
+from potion_fast.experiments import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, config, evaluations, stages
+from potion_fast.flags import CRAFT, EVALUATE, TRAIN, UNLEARN
 
 pytest_plugins = ["small_runs"]
 
 TABLES = {"train": (TrainConfig, TRAIN), "unlearn": (UnlearnConfig, UNLEARN), "evaluate": (EvaluateConfig, EVALUATE)}
+TABLES |= {"craft": (CraftConfig, CRAFT)}
 TINY = ["--train-size", "500", "--width", "4", "--iterations", "30", "--patch-size", "3", "--device", "cpu", "--quiet"]
 
 
@@ -163,7 +164,7 @@ def test_a_search_that_ends_early_has_its_own_exit_code(
 def test_numbers_that_are_not_finite_are_null(
     poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(stages, "model_damage", lambda after, before: float("nan"))
+    monkeypatch.setattr(evaluations, "model_damage", lambda after, before: float("nan"))
     arguments = ["evaluate", str(poisoned), "--device", "cpu", "--quiet"]
     assert cli.main([*arguments, "--json", "--out", str(tmp_path / "a")]) == cli.DONE
     assert strict(capsys.readouterr().out)["metrics"]["model_damage"]["value"] is None

@@ -86,6 +86,37 @@ def test_the_same_seed_gives_the_same_weights_and_metrics(tiny: dict[str, Any], 
     assert (poisoned / "poisoned.txt").read_text() != (tmp_path / "other" / "poisoned.txt").read_text()
 
 
+def test_the_seed_of_the_training_changes_the_model_and_not_what_is_poisoned(
+    tiny: dict[str, Any], poisoned: Path, tmp_path: Path
+):
+    train_run(TrainConfig(**tiny, training_seed=5), tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() != (poisoned / "model.safetensors").read_bytes()
+    for name in ("poisoned.txt", "found.txt"):
+        assert (tmp_path / name).read_text() == (poisoned / name).read_text()
+    first, second = (next(iter(scenario_of(path).train_loader()))[1] for path in (tmp_path, poisoned))
+    assert not torch.equal(first, second)  # other batches, too
+
+
+def test_a_run_of_before_these_settings_is_still_read(copied: Path, tmp_path: Path):
+    content = yaml.safe_load((copied / "config.yaml").read_text())
+    for name in ("training_seed", "nesterov", "schedule"):
+        del content["config"][name]
+    (copied / "config.yaml").write_text(yaml.safe_dump(content))
+    evaluate_run(EvaluateConfig(run=str(copied), device="cpu"), tmp_path / "out")
+    assert metrics(tmp_path / "out").items() >= metrics(copied).items()
+
+
+def test_schedule_and_nesterov_reach_the_training(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    told: dict[str, Any] = {}
+    train = stages.train
+    monkeypatch.setattr(stages, "train", lambda *data, **options: told.update(options) or train(*data, **options))
+    train_run(TrainConfig(**{**tiny, "iterations": 3}, nesterov=True, schedule="cosine"), tmp_path)
+    assert (told["nesterov"], told["schedule"]) == (True, "cosine")
+    assert (stored(tmp_path)["nesterov"], stored(tmp_path)["schedule"]) == (True, "cosine")
+
+
 def test_a_reference_is_trained_without_any_poisoned_sample(clean: Path, poisoned: Path):
     reference, scenario = scenario_of(clean), scenario_of(poisoned)
     assert reference.poisoned == scenario.poisoned
@@ -133,7 +164,7 @@ def test_the_epoch_that_is_kept_is_chosen_by_the_mode(
 def test_a_training_that_fails_in_evaluation_has_saved_its_model(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(stages, "evaluate_poison", _fail)
+    monkeypatch.setattr(stages, "evaluated", _fail)
     with pytest.raises(ZeroDivisionError):
         train_run(TrainConfig(**tiny), tmp_path)
     load_model(tmp_path / "model.safetensors")
@@ -214,6 +245,9 @@ def test_unlearning_writes_all_files_and_heals(healed: Path, poisoned: Path, cle
     assert after["poison_healed"] == pytest.approx(100 * after["triggered_accuracy"] / reference["triggered_accuracy"])
     content = json.loads((healed / "metrics.json").read_text())
     assert str(clean) in content["metrics"]["poison_healed"]["denominator"]
+    removed = before["attack_success_rate"] - after["attack_success_rate"]
+    effect = before["attack_success_rate"] - reference["attack_success_rate"]
+    assert after["poison_removed"] == pytest.approx(100 * removed / effect)
     assert content["found"] == 16
     trace = rows(healed / "trace.csv")
     assert len(trace) == content["search"]["steps"]
@@ -342,7 +376,7 @@ def test_workers_and_device_are_those_of_the_run_and_not_of_the_training(
     evaluate_run(EvaluateConfig(run=str(copied), device="cpu"), tmp_path / "evaluated")
 
 
-@pytest.mark.parametrize("failing", ["ptn_search", "evaluate_poison", "draw_healing"])
+@pytest.mark.parametrize("failing", ["ptn_search", "evaluated", "draw_healing"])
 def test_what_was_expensive_is_on_disk_when_a_later_step_fails(
     tmp_path: Path, poisoned: Path, healed: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ):

@@ -16,9 +16,12 @@ from potion_fast.metrics import (
     Metric,
     accuracy,
     attack_success_rate,
+    evaluate_indiscriminate,
     evaluate_poison,
+    evaluate_targets,
     model_damage,
     poison_healed,
+    poison_removed,
     predict,
 )
 from potion_fast.poisons import BadNet
@@ -99,6 +102,15 @@ def test_poison_healed_is_a_percentage_of_the_reference():
         poison_healed(0.5, 0.0)
 
 
+def test_poison_removed_is_the_share_of_the_effect_that_is_gone():
+    assert poison_removed(0.9, 0.3, 0.1) == pytest.approx(75)
+    assert poison_removed(0.9, 0.0, 0.1) > 100  # not clipped
+    assert poison_removed(0.9, 1.0, 0.1) == pytest.approx(-12.5)  # worse than before
+    assert poison_removed(-1.5, -0.3, 0.0) == pytest.approx(80)  # of a score that falls below that of no poison
+    assert poison_removed(0.105, 0.5, 0.1) is None  # there was no effect
+    assert poison_removed(1.0, 1.0, 0.0) == 0
+
+
 def test_model_damage_is_negative_when_accuracy_is_lost():
     assert model_damage(0.88, 0.9) == pytest.approx(-2)
 
@@ -133,6 +145,45 @@ def test_evaluation_refuses_loaders_that_do_not_read_the_same_images():
     shuffled = make_loader(clean.dataset, batch_size=4, shuffle=True, seed=1)
     with pytest.raises(DataError, match="different labels"):
         evaluate_poison(PatchReader(), shuffled, triggered, target=0)
+
+
+class Reader(nn.Module):
+    """Says what stands in the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.one_hot(inputs, 4) * self.scale
+
+
+def loader(predictions: list[int], labels: list[int]) -> Any:
+    return [(torch.tensor(predictions), torch.tensor(labels))]
+
+
+def test_targets_are_judged_by_their_true_and_their_intended_label():
+    test, targets = loader([0, 1, 2, 2], [0, 1, 2, 3]), loader([1, 2, 3], [1, 1, 1])
+    evaluation = evaluate_targets(Reader(), test, targets, torch.tensor([2, 2, 2]))
+    values = {name: (metric.value, metric.n, metric.ideal) for name, metric in evaluation.metrics.items()}
+    assert values == {
+        "clean_accuracy": (0.75, 4, 1.0),
+        "target_accuracy": (pytest.approx(1 / 3), 3, 1.0),
+        "target_success": (pytest.approx(1 / 3), 3, 0.0),
+    }
+    assert evaluation.attacked_logits.argmax(1).tolist() == [1, 2, 3]
+    assert "3 target images" in (evaluation.metrics["target_success"].denominator or "")
+    with pytest.raises(DataError, match="2 labels are intended for 3 targets"):
+        evaluate_targets(Reader(), test, targets, torch.tensor([2, 2]))
+    with pytest.raises(DataError, match="is its true one"):
+        evaluate_targets(Reader(), test, targets, torch.tensor([2, 1, 2]))
+
+
+def test_an_indiscriminate_attack_is_judged_by_the_test_error():
+    evaluation = evaluate_indiscriminate(Reader(), loader([0, 1, 2, 2], [0, 1, 2, 3]))
+    values = {name: (metric.value, metric.n, metric.ideal) for name, metric in evaluation.metrics.items()}
+    assert values == {"clean_accuracy": (0.75, 4, 1.0), "test_error": (0.25, 4, 0.0)}
+    assert evaluation.attacked_logits is evaluation.clean_logits
 
 
 def test_metrics_become_json():

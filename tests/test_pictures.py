@@ -17,6 +17,7 @@ from potion_fast.errors import FileError
 from potion_fast.experiments import Scenario, TrainConfig, pictures
 from potion_fast.experiments.tradeoff import Point
 from potion_fast.metrics import Metric, PoisonEvaluation
+from potion_fast.poisons import POISONS
 from potion_fast.search import Step
 
 BEFORE = {"clean_accuracy": 0.99, "triggered_accuracy": 0.1, "attack_success_rate": 1.0}
@@ -68,7 +69,8 @@ def texts_outside(figure: Figure) -> list[str]:
         for text in half.findobj(Text):
             box, edge = text.get_window_extent(), half.bbox
             cut = box.x0 < edge.x0 - 1 or box.y0 < edge.y0 - 1 or box.x1 > edge.x1 + 1 or box.y1 > edge.y1 + 1
-            if text.get_text() and text not in ticks and cut:  # ticks past an axis' end exist and are not drawn
+            shown = text.get_visible() and text not in ticks  # ticks past an axis' end exist and are not drawn
+            if text.get_text() and shown and cut:
                 outside.append(text.get_text())
     return outside
 
@@ -140,6 +142,10 @@ def test_colour_images_are_drawn_too(tmp_path: Path, scenario: Scenario):
     draw(tmp_path / "a.png", replace(scenario, splits=splits), [(7, 0.1)], 12)
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == PIXELS
+
+
+def test_every_kind_of_attack_has_its_words():
+    assert set(pictures.WORDS) == {poison.kind for poison in POISONS.values()}
 
 
 def test_a_picture_that_cannot_be_written_is_a_file_error(tmp_path: Path, scenario: Scenario):

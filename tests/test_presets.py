@@ -1,16 +1,34 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from potion_fast.experiments.sweep import load_sweep, plan, presets, run_sweep
+from potion_fast.experiments.sweep.method import Method
 from potion_fast.poisons import POISONS
 from potion_fast.unlearners import UNLEARNERS
 
 TABLES = [f"potion/table{number}" for number in range(2, 10)]
 TABLES += ["potion/table1/cifar10", "potion/table1/cifar100", "potion/table1/cifar10-cpu", "potion/smoke"]
+SMOKE = ("potion/smoke", "exam/smoke")
+# Folders of sweeps that were begun hold results by these: the number of tasks, and a hash of their sorted keys.
+KEYS = {
+    "potion/smoke": (250, "926f2bcba2349c98"),
+    "potion/table1/cifar10": (273, "97aa7e4fea1f136d"),
+    "potion/table1/cifar100": (273, "db7f0de43a20b702"),
+    "potion/table2": (197, "11cf0ad53ebcfe25"),
+    "potion/table3": (197, "5751427213fe72ff"),
+    "potion/table4": (176, "afb6f80de4fbe1aa"),
+    "potion/table5": (197, "1c9fc4f55ae1bfe7"),
+    "potion/table6": (197, "1df6029438a6d0da"),
+    "potion/table7": (176, "dbcc74787291ea56"),
+    "potion/table8": (328, "da01d7fd543b7bec"),
+    "potion/table9": (60, "0e745725520cb951"),
+}
 
 
 def test_there_is_a_preset_for_every_table():
@@ -39,13 +57,42 @@ def test_the_grid_of_table_1_is_the_papers():
     assert {m.config.resolved().iterations for m in whole.trainings.values()} == {4000}
 
 
-def test_smoke_runs_every_attack_and_every_method(tmp_path: Path):
-    config = load_sweep("potion/smoke")
-    methods = [{**method, "iterations": 4} if "iterations" in method else method for method in config.methods]
-    smaller = ["train.train_size=500", "train.width=8", "train.iterations=60", "train.device=cpu", "poisoned=[20]"]
-    smaller += ["found=[1.0]", "rho=[0.2]", "s_step=[2]", "curve=2", f"methods={json.dumps(methods)}"]
-    assert run_sweep("potion/smoke", tmp_path / "out", overrides=smaller)["undone"] == []
+@pytest.mark.parametrize("name", KEYS)
+def test_the_names_of_a_sweeps_tasks_stay(name: str):
+    keys = sorted(task.key for task in plan(load_sweep(name)).tasks)
+    assert (len(keys), hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]) == KEYS[name]
+
+
+def test_between_them_the_smoke_presets_have_every_attack_and_every_method():
+    configs = [load_sweep(name) for name in SMOKE]
+    assert {attack["poison"] for config in configs for attack in config.attacks.values()} == set(POISONS)
+    assert {each.name for config in configs for entry in config.methods for each in Method.each(entry)} == set(
+        UNLEARNERS
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "poisoned", "attacks"), [("potion/smoke", 20, None), ("exam/smoke", 20, ["targeted", "indiscriminate"])]
+)
+def test_smoke_runs_every_method_on_its_attacks(name: str, poisoned: int, attacks: list[str] | None, tmp_path: Path):
+    config = load_sweep(name)
+    chosen = {key: {**told} for key, told in config.attacks.items() if attacks is None or key in attacks}
+    for told in chosen.values():
+        if "craft" in told:
+            told["craft"] = {**told["craft"], "steps": 2}
+    methods = [_shorter(entry) for entry in config.methods]
+    smaller = ["train.train_size=500", "train.width=8", "train.iterations=60", "train.device=cpu", "rho=[0.2]"]
+    smaller += [f"poisoned=[{poisoned}]", "found=[1.0]", "s_step=[2]", "curve=2", f"methods={json.dumps(methods)}"]
+    smaller += [f"attacks={json.dumps(chosen)}"]
+    assert run_sweep(name, tmp_path / "out", overrides=smaller)["undone"] == []
     rows = [row for path in (tmp_path / "out" / "results").iterdir() for row in json.loads(path.read_text())["rows"]]
-    assert {attack["poison"] for attack in config.attacks.values()} == set(POISONS)
-    for attack in config.attacks:
-        assert {row["method"] for row in rows if row["attack"] == attack} == set(UNLEARNERS)
+    wanted = {each.name for entry in methods for each in Method.each(entry)}
+    for attack in chosen:
+        assert {row["method"] for row in rows if row["attack"] == attack} == wanted
+
+
+def _shorter(entry: Any) -> Any:
+    """A method with fewer iterations, and one budget."""
+    if not isinstance(entry, dict):
+        return entry
+    return {**entry, **{key: value for key, value in (("iterations", 4), ("budget", 0.1)) if key in entry}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from potion_fast import cli
 from potion_fast.data import load_dataset, read_indices
 from potion_fast.errors import DataError, FileError, PotionError
 from potion_fast.experiments import Scenario, TrainConfig, export, export_run, preview, preview_run, train_run
-from potion_fast.experiments.config import POISON_OPTIONS
+from potion_fast.experiments.defaults import POISON_OPTIONS
+from potion_fast.experiments.earlier import PERTURBATIONS
 from potion_fast.experiments.export import folder_names
-from potion_fast.poisons import POISONS
+from potion_fast.poisons import POISONS, Perturbations
 from run_files import rows, stored
 
-SMALL: dict[str, Any] = {"train_size": 200, "poisoned": 20, "found": 5, "device": "cpu"}
+SMALL: dict[str, Any] = {"train_size": 200, "poisoned": 12, "found": 5, "device": "cpu"}
+WITHOUT_TRIGGER = ("swap", "gaussian", "targeted", "indiscriminate")  # kinds
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,22 @@ def in_colour(root: Path, **options: Any) -> TrainConfig:
     return TrainConfig(data="folder", root=str(root), poisoned=8, found=3, device="cpu", **options)
 
 
+def with_perturbations(config: TrainConfig, folder: Path) -> TrainConfig:
+    """For a poison that is crafted, some perturbations of a third of an image's range; else as it is."""
+    if POISONS[config.poison].kind not in ("targeted", "indiscriminate"):
+        return config
+    scenario = Scenario.load(replace(config, leave_out_poisoned=True))
+    shape = (len(scenario.poisoned), scenario.splits.channels, *scenario.splits.size)
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    targets, intended = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+    if scenario.poison.kind == "targeted":
+        targets, intended = torch.tensor(scenario.attacked.rows[:1]), scenario.attacked.wanted[:1]
+    facts = {"bases": scenario.bases}
+    Perturbations(torch.tensor(scenario.poisoned), values, targets, intended, facts).save(folder / "crafted")
+    epsilon = 255.0 if scenario.poison.kind == "targeted" else None
+    return replace(config, perturbations=str(folder / "crafted"), epsilon=epsilon)
+
+
 # --- preview
 
 
@@ -63,36 +82,42 @@ def test_a_preview_shows_images_and_labels_before_and_after(
             drawn.append(self)
 
     monkeypatch.setattr(preview, "Figure", Kept)
-    content = preview_run(TrainConfig(**SMALL, poison=poison), tmp_path, images=images)
-    scenario = Scenario.load(TrainConfig(**SMALL, poison=poison))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    config, out = with_perturbations(TrainConfig(**SMALL, poison=poison), tmp_path), tmp_path / "out"
+    content = preview_run(config, out, images=images)
+    scenario = Scenario.load(config)
+    assert sorted(path.name for path in out.iterdir()) == [
         "config.yaml",
         "found.txt",
         "poisoned.txt",
         "preview.png",
     ]
-    assert read_indices(tmp_path / "poisoned.txt", 200) == scenario.poisoned
+    assert read_indices(out / "poisoned.txt", len(scenario.splits.train)) == scenario.poisoned
     shown = [row["index"] for row in content["shown"]]
     assert len(set(shown)) == images and set(shown) <= set(scenario.poisoned)
 
     (figure,) = drawn
-    with Image.open(tmp_path / "preview.png") as image:
+    with Image.open(out / "preview.png") as image:
         assert image.format == "PNG"
         assert image.size == tuple(round(side * preview.DPI) for side in figure.get_size_inches())
     grid = np.array(figure.axes).reshape(-1, images)  # rows of Axes
     assert len(grid) == (2 if "swap" in poison else 3)  # where no pixel changes there is no difference to show
     clean, poisoned = scenario.splits.dataset("train"), scenario.train_set(augment=False)
+    changed, summed = (1, 2) if scenario.table is not None else (2, 1)  # rows
     for column, row in enumerate(content["shown"]):
         before, label = clean[row["index"]]
         after, given = poisoned[row["index"]]
         assert (row["label"], row["given"]) == (int(label), int(given))
         assert grid[0, column].get_title() == str(int(label))
-        assert grid[1, column].get_title() == f"“{int(given)}”"
+        assert grid[summed, column].get_title() == f"“{int(given)}”"
         assert grid[-1, column].get_xlabel() == f"image {row['index']}"
-        for axes, image in zip(grid[:2, column], (before, after), strict=True):
+        for axes, image in zip(grid[[0, summed], column], (before, after), strict=True):
             assert np.array_equal(axes.images[0].get_array(), scenario.pixels(image)[0].numpy())
-        if "swap" not in poison:
-            change = grid[2, column].images[0].get_array() - 0.5
+        if scenario.table is not None:
+            drawn_change = grid[changed, column].images[0].get_array() - 0.5
+            expected = scenario.table.values[scenario.poisoned.index(row["index"])][0].numpy()
+            assert np.allclose(drawn_change / abs(drawn_change).max(), expected / abs(expected).max(), atol=1e-5)
+        elif "swap" not in poison:
+            change = grid[changed, column].images[0].get_array() - 0.5
             assert np.array_equal(change != 0, (scenario.pixels(after) != scenario.pixels(before))[0].numpy())
     ticks = {label for axes in figure.findobj(Axes) for label in (*axes.get_xticklabels(), *axes.get_yticklabels())}
     for text in set(figure.findobj(Text)) - ticks:
@@ -118,19 +143,24 @@ def test_a_preview_of_too_many_or_no_images_is_refused(tmp_path: Path, images: i
 @pytest.mark.parametrize("poison", POISONS)
 def test_exported_folders_hold_what_a_model_is_trained_and_tested_on(colour: Path, tmp_path: Path, poison: str):
     options = {"swap_classes": (0, 2)} if poison == "interclass-swap" else {}
-    config = in_colour(colour, poison=poison, **options)
-    content = export_run(config, tmp_path)
+    config = with_perturbations(in_colour(colour, poison=poison, **options), tmp_path)
+    out = tmp_path / "out"
+    content = export_run(config, out)
     scenario = Scenario.load(config)
-    triggered = "swap" not in poison
-    assert content["images"] == {"train": 36, "test": 9, **({"triggered": 9} if triggered else {})}
-    assert (tmp_path / "triggered").exists() == triggered
+    n = 44 if poison == "gradient-canceling" else 36  # with its copies
+    triggered = scenario.poison.kind not in WITHOUT_TRIGGER
+    assert content["images"] == {"train": n, "test": 9, **({"triggered": 9} if triggered else {})}
+    assert (out / "triggered").exists() == triggered
+    assert (out / PERTURBATIONS).exists() == (scenario.table is not None)
+    if scenario.table is not None:
+        assert torch.equal(Perturbations.load(out / PERTURBATIONS).values, scenario.table.values)
     splits = {"train": scenario.train_set(augment=False), "test": scenario.splits.dataset("test")}
     if triggered:
         splits["triggered"] = scenario.splits.dataset("test", poison=scenario.poison, trigger_all=True)
     for name, dataset in splits.items():
         images, labels = dataset.batch(range(len(dataset)))
         pixels = (scenario.pixels(images) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        read = ImageFolder(str(tmp_path / name))
+        read = ImageFolder(str(out / name))
         assert read.classes == list(scenario.splits.classes)
         assert len(read) == len(dataset)
         for path, label in read.samples:
@@ -138,8 +168,8 @@ def test_exported_folders_hold_what_a_model_is_trained_and_tested_on(colour: Pat
             assert label == labels[index]
             with Image.open(path) as image:
                 assert np.array_equal(np.asarray(image), pixels[index])
-    samples = [{name: int(value) for name, value in row.items()} for row in rows(tmp_path / "samples.csv")]
-    assert [row["index"] for row in samples] == list(range(36))
+    samples = [{name: int(value) for name, value in row.items()} for row in rows(out / "samples.csv")]
+    assert [row["index"] for row in samples] == list(range(n))
     assert [row["label"] for row in samples] == splits["train"].labels.tolist()
     assert [row["clean_label"] for row in samples] == scenario.splits.train.labels.tolist()
     assert [row["index"] for row in samples if row["poisoned"]] == scenario.poisoned
@@ -159,13 +189,13 @@ def test_clean_images_come_through_an_export_unchanged(colour: Path, tmp_path: P
 
 @pytest.mark.parametrize("poison", POISONS)
 def test_npz_holds_the_same_and_the_indices_without_pickle(tmp_path: Path, poison: str):
-    config = TrainConfig(**SMALL, poison=poison)
-    export_run(config, tmp_path, form="npz")
+    config, out = with_perturbations(TrainConfig(**SMALL, poison=poison), tmp_path), tmp_path / "out"
+    export_run(config, out, form="npz")
     scenario = Scenario.load(config)
     splits = {"train": scenario.train_set(augment=False), "test": scenario.splits.dataset("test")}
     for name, dataset in splits.items():
         images, labels = dataset.batch(range(len(dataset)))
-        with np.load(tmp_path / f"{name}.npz", allow_pickle=False) as file:
+        with np.load(out / f"{name}.npz", allow_pickle=False) as file:
             read = {key: file[key] for key in file}
         assert read["images"].dtype == np.uint8 and read["images"].shape == (len(dataset), 8, 8, 1)
         assert np.array_equal(read["images"][..., 0], (scenario.pixels(images) * 255).round()[:, 0].numpy())
@@ -174,8 +204,15 @@ def test_npz_holds_the_same_and_the_indices_without_pickle(tmp_path: Path, poiso
             assert read["poisoned"].tolist() == scenario.poisoned
             assert read["found"].tolist() == scenario.found
             assert np.array_equal(read["clean_labels"], scenario.splits.train.labels.numpy())
-    assert (tmp_path / "triggered.npz").exists() == ("swap" not in poison)
-    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert (out / "triggered.npz").exists() == (scenario.poison.kind not in WITHOUT_TRIGGER)
+    assert not [path for path in out.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("run", [preview_run, export_run])
+def test_a_poison_that_has_to_be_crafted_first_says_so(tmp_path: Path, run: Any):
+    with pytest.raises(DataError, match="needs perturbations: train with --leave-out-poisoned, craft them"):
+        run(TrainConfig(**SMALL, poison="gradient-matching"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("form", ["folder", "npz"])

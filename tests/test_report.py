@@ -25,10 +25,11 @@ from potion_fast.experiments import TrainConfig, train_run
 from potion_fast.experiments.report import curves, found, report_sweep, sensitivity, times
 from potion_fast.experiments.report.averages import average
 from potion_fast.experiments.report.curves import objectives, points
+from potion_fast.experiments.report.first import in_order
 from potion_fast.experiments.report.formats import escaped, latex, markdown, tidy
-from potion_fast.experiments.report.make import in_order
 from potion_fast.experiments.report.methods import variant_label, variants
 from potion_fast.experiments.report.printed import of_paper, printed
+from potion_fast.experiments.report.real import trained_runs
 from potion_fast.experiments.report.rows import Row, read_rows
 from potion_fast.experiments.report.style import Picture
 from potion_fast.experiments.report.tables import Line, Table, ablations, recomputed, tables
@@ -462,6 +463,14 @@ def test_a_broken_model_is_told_and_the_rest_is_made(sweep: Path, tmp_path: Path
     content = report_sweep(folder, samples=10)
     assert "digits_badnet cannot be measured" in content["not_drawn"]["figure03"]
     assert "figure12" in content["figures"]
+
+
+def test_the_model_of_a_perturbation_is_not_measured(sweep: Path, tmp_path: Path) -> None:
+    for name in ("badnet", "gaussian"):
+        shutil.copytree(sweep / "models" / "digits_badnet", tmp_path / name)
+    path = tmp_path / "gaussian" / "config.yaml"
+    path.write_text(path.read_text().replace("poison: badnet", "poison: gaussian"))
+    assert trained_runs(tmp_path) == {"badnet": tmp_path / "badnet"}
 
 
 def test_pictures_come_in_the_papers_order() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,8 @@ import potion_fast as pf
 from potion_fast.cli import main
 from potion_fast.data import make_loader
 from potion_fast.errors import FileError, PotionError
-from potion_fast.experiments.stages import notes_of_healing
+from potion_fast.experiments.notes import notes_of_healing
+from potion_fast.experiments.scenario import Scenario
 from potion_fast.experiments.sweep import load_sweep, plan, plan_sweep, run_sweep
 from potion_fast.experiments.sweep.folder import SweepFolder
 from potion_fast.experiments.sweep.plan import Plan, reference_of
@@ -175,7 +177,7 @@ def test_what_is_read_off_one_trace_is_what_a_search_of_its_own_gives(swept: Pat
         assert (row["reason"], row["steps"]) == (result.reason, len(result.trace))
         assert row["alpha"] == pytest.approx(result.alpha)
         assert row["dampened"] == (result.kept.dampened if result.kept else None)
-        assert (row["clean_accuracy"], row["triggered_accuracy"]) == tuple(after.values())[:2]
+        assert (row["clean_accuracy"], row["triggered_accuracy"]) == tuple(after.scores.values())[:2]
 
 
 def _is(row: dict[str, Any], method: str, found: int, strategy: str) -> bool:
@@ -249,7 +251,7 @@ def test_a_dry_run_counts_and_knows_only_what_was_measured(
     assert "not measured yet" in text
     assert not out.exists()
     told = plan_sweep(tiny_file, swept)
-    assert told["left"] == {"trainings": 0, "passes": 0, "unlearnings": 0, "rows": 0}
+    assert told["left"] == {"trainings": 0, "craftings": 0, "passes": 0, "unlearnings": 0, "rows": 0}
     assert told["seconds"] == 0
     assert told["all"]["rows"] == len(rows_of(swept))
     told = plan_sweep(tiny_file, swept, overrides=["seeds=[0, 1]", "methods=[none, ptn-lf, ptn-xlf]"])
@@ -361,9 +363,9 @@ def test_overrides_reach_into_mappings_and_wrong_ones_are_refused(tiny_file: Pat
 def test_in_reference_mode_the_found_samples_are_those_of_the_public_code():
     poisoned = np.sort(np.random.RandomState(0).choice(50000, 100, replace=False)).tolist()
     labels = torch.zeros(50000, dtype=torch.int64)
-    scenario = SimpleNamespace(
-        poison=pf_poison(), poisoned=poisoned, splits=SimpleNamespace(train=SimpleNamespace(labels=labels))
-    )
+    splits, config = SimpleNamespace(train=SimpleNamespace(labels=labels)), SimpleNamespace(seed=0)
+    scenario: Any = SimpleNamespace(poison=pf_poison(), poisoned=poisoned, bases=poisoned, splits=splits, config=config)
+    scenario.draw_found = partial(Scenario.draw_found, scenario)
     fake: Any = SimpleNamespace(scenario=scenario, seed=0, config=SimpleNamespace(mode="reference"))
     assert Subject.found(fake, 1) == [46712]
     ten, twenty = set(Subject.found(fake, 10)), set(Subject.found(fake, 20))

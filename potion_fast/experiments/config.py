@@ -2,74 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from ..errors import DataError, ModelError, PotionError
 from ..importances.objectives import resolve
 from ..modes import GroupSize, mode_named
-from ..poisons import POISONS, options_of
+from ..poisons import POISONS, Perturbation, options_of
 from ..search import S_STEP, check_options
-
-VIT = "timm:vit_base_patch16_224.augreg_in21k_ft_in1k"
-ADAMW = {"optimizer": "adamw"}  # the others are trained by SGD
-# Settings that belong to a data set: CIFAR's are those of the public code, the digits' train in seconds on one core. Of
-# Imagenette and ImageNet the paper has 5 and 2 epochs; the patch covers as large a share of the image as CIFAR's.
-DATA_DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"model": "small_cnn", "width": 64, "patch_size": 1, "iterations": 600, "batch_size": 64, "lr": 0.05},
-    "cifar10": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 4000, "batch_size": 512, "lr": 0.025},
-    "cifar100": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 6000, "batch_size": 512, "lr": 0.025},
-    "imagenette": {"model": VIT, "patch_size": 21, "iterations": 370, "batch_size": 128, "lr": 2.5e-4, **ADAMW},
-    "imagenet": {"model": VIT, "patch_size": 21, "iterations": 20020, "batch_size": 128, "lr": 2.5e-4, **ADAMW},
-    "folder": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 4000, "batch_size": 512, "lr": 0.025},
-}
-
-# A poison's option for each field that sets one. The others come from the data and the seed.
-POISON_OPTIONS = {
-    "patch_size": "size",
-    "corner": "corner",
-    "trigger_value": "value",
-    "frequency": "frequency",
-    "amplitude": "amplitude",
-    "axis": "axis",
-    "target": "target",
-    "swap_classes": "classes",
-}
-# Pairs that are easily confused; CIFAR's are those of the public code (maple tree and orange in CIFAR-100).
-SWAP_CLASSES = {"digits": (3, 5), "cifar10": (3, 5), "cifar100": (47, 53)}
-
-DATA_FIELDS = ("data", "root", "train_size", "image_size", "mean", "std", "poison", *POISON_OPTIONS)
-DATA_FIELDS += ("poisoned", "found", "seed", "model")  # a model may ask for its own preprocessing
-
-AT_LEAST = {
-    **dict.fromkeys(("train_size", "image_size", "width", "patch_size", "poisoned", "found"), 1),
-    **dict.fromkeys(("iterations", "batch_size", "group_size", "max_steps"), 1),
-    **dict.fromkeys(("target", "momentum", "weight_decay", "validation", "seed", "workers"), 0),
-}
-
-
-class Checked:
-    """A dataclass that raises PotionError for a field of a wrong type or a number out of its range."""
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if not _fits(value, hint):
-                raise PotionError(f"{name} must be {_in_words(hint)}, not {value!r}")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise PotionError(f"{name} must be finite, not {value}")
-            if name in AT_LEAST and isinstance(value, (int, float)) and value < AT_LEAST[name]:
-                raise PotionError(f"{name} must be at least {AT_LEAST[name]}, not {value}")
-            if name == "lr" and value is not None and value <= 0:
-                raise PotionError(f"lr must be above 0, not {value}")
-            if name == "seed" and value >= 2**32:
-                raise PotionError(f"seed must be below 2^32, not {value}")
+from .defaults import (
+    CRAFT_DEFAULTS,
+    CRAFT_OPTIMIZERS,
+    CRAFT_OPTIONS,
+    DATA_DEFAULTS,
+    DATA_FIELDS,
+    LEFT_OUT,
+    PATHS,
+    POISON_OPTIONS,
+    SWAP_CLASSES,
+)
+from .fields import Checked
 
 
 @dataclass(frozen=True)
@@ -84,13 +40,19 @@ class TrainConfig(Checked):
     frequency, amplitude, axis           of a wave, see `SineWave`
     target                               label of a trigger
     swap_classes                         the two labels of an interclass swap
+    variance                             of Gaussian noise, in normalised units
+    epsilon                              largest change of a crafted pixel, of 255; None: the poison's default
+    target_class, intended_class         of gradient matching; None: drawn by the seed
+    placement                            of gradient canceling: the copies of S_m that it adds, or S_m itself
+    perturbations                        file of a crafting, or of an earlier run; Gaussian noise is drawn without one
     poisoned, found                      |S_m| and |S_f|
     leave_out_poisoned                   train without any of S_m: the reference of *poison healed*
-    iterations, batch_size, optimizer, lr, momentum, weight_decay   see `train`
+    iterations, batch_size, optimizer, lr, momentum, nesterov, weight_decay, schedule   see `train`
     keep, validation                     the epoch that is kept: "last", or the best on the "test" or a "validation" set
                                          of so many samples held out of the training data
     mode                                 default of `keep`
     seed, device, workers                "auto" takes a CUDA GPU where there is one
+    training_seed                        of the initial weights and the batches alone; None: seed
     """
 
     data: str = "digits"
@@ -111,6 +73,12 @@ class TrainConfig(Checked):
     axis: str | None = None
     target: int | None = None
     swap_classes: tuple[int, ...] | None = None
+    variance: float | None = None
+    epsilon: float | None = None
+    target_class: int | None = None
+    intended_class: int | None = None
+    placement: str | None = None
+    perturbations: str | None = None
     poisoned: int = 64
     found: int = 16
     leave_out_poisoned: bool = False
@@ -119,11 +87,14 @@ class TrainConfig(Checked):
     optimizer: Literal["sgd", "adamw"] | None = None
     lr: float | None = None
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 5e-4
+    schedule: Literal["linear", "constant", "cosine", "multistep"] = "linear"
     keep: Literal["last", "test", "validation"] | None = None
     validation: int | None = None
     mode: str = "default"
     seed: int = 0
+    training_seed: int | None = None
     device: str = "auto"
     workers: int = 0
 
@@ -134,6 +105,11 @@ class TrainConfig(Checked):
         defaults = {"optimizer": "sgd", **_of_poison(self), **DATA_DEFAULTS.get(self.data, DATA_DEFAULTS["folder"])}
         if "size" not in options_of(self.poison):
             del defaults["patch_size"]
+        if self.perturbations is not None:
+            _check_perturbed(self)
+        optimizer = self.optimizer or defaults["optimizer"]
+        if self.nesterov and not (optimizer == "sgd" and self.momentum > 0):
+            raise PotionError(f"nesterov needs SGD with momentum, not {optimizer} with momentum {self.momentum}")
         if self.model not in (None, defaults["model"]):
             defaults.pop("width", None)  # it is another model's: this one has its own
         filled: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
@@ -142,6 +118,7 @@ class TrainConfig(Checked):
             **filled,
             **_absolute_paths(self),
             keep=mode_named(self.mode).keep if self.keep is None else self.keep,
+            training_seed=self.seed if self.training_seed is None else self.training_seed,
             device=resolved_device(self.device),
         )
 
@@ -217,15 +194,64 @@ class EvaluateConfig(Checked):
         return replace(self, **_absolute_paths(self), device=resolved_device(self.device))
 
 
-Config = TypeVar("Config", TrainConfig, UnlearnConfig, EvaluateConfig)
+@dataclass(frozen=True)
+class CraftConfig(Checked):
+    """Crafting the perturbations of a poison, against the model of a training without any of S_m.
+
+    run                              folder of that training, which says what is poisoned and how
+    root, data                       see `UnlearnConfig`
+    steps, optimizer, lr, batch_size   see `gradient_matching` and `gradient_canceling`
+    restarts, over                   of gradient matching
+    shift                            of its augmentation, in pixels; None: its own; 0: no augmentation, no flips
+    budget                           of gradient canceling: how far from the model its target parameters are, ε_w
+    parameters, tolerance            of gradient canceling
+    seed                             of all that is random; None: the training's
+    """
+
+    run: str
+    root: str | None = None
+    data: str | None = None
+    steps: int | None = None
+    optimizer: Literal["sign-adam", "adam", "descent"] | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    restarts: int | None = None
+    over: Literal["batch", "all"] | None = None
+    shift: int | None = None
+    budget: float | None = None
+    parameters: Literal["all", "first"] | None = None
+    tolerance: float | None = None
+    seed: int | None = None
+    device: str = "auto"
+    workers: int = 0
+
+    def resolved(self, poison: str) -> CraftConfig:
+        """With absolute paths and the poison's defaults.
+
+        Raises DataError for a poison that is not crafted, or an option that it has not, and ModelError.
+        """
+        if poison not in CRAFT_DEFAULTS:
+            raise DataError(f"the poison {poison!r} is not crafted; that can be: {', '.join(CRAFT_DEFAULTS)}")
+        others = [name for each, names in CRAFT_OPTIONS.items() if each != poison for name in names]
+        if foreign := [name for name in others if getattr(self, name) is not None]:
+            raise DataError(f"crafting {poison!r} takes no {', '.join(foreign)}")
+        if self.optimizer not in (None, *CRAFT_OPTIMIZERS[poison]):
+            raise DataError(f"crafting {poison!r} takes the optimizer {' or '.join(CRAFT_OPTIMIZERS[poison])}")
+        defaults = CRAFT_DEFAULTS[poison]
+        filled: dict[str, Any] = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **filled, **_absolute_paths(self), device=resolved_device(self.device))
 
 
-def to_dict(config: TrainConfig | UnlearnConfig | EvaluateConfig) -> dict[str, Any]:
+AnyConfig = TrainConfig | UnlearnConfig | EvaluateConfig | CraftConfig
+Config = TypeVar("Config", TrainConfig, UnlearnConfig, EvaluateConfig, CraftConfig)
+
+
+def to_dict(config: AnyConfig) -> dict[str, Any]:
     """Plain values for YAML, without the options that belong to other poisons."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(config).items()
-        if value is not None or name not in POISON_OPTIONS
+        if value is not None or name not in LEFT_OUT
     }
 
 
@@ -276,30 +302,15 @@ def _of_poison(config: TrainConfig) -> dict[str, Any]:
     return defaults
 
 
-def _absolute_paths(config: TrainConfig | UnlearnConfig | EvaluateConfig) -> dict[str, Any]:
+def _check_perturbed(config: TrainConfig) -> None:
+    """Raise DataError where perturbations are given to a training that takes none."""
+    if not issubclass(POISONS[config.poison], Perturbation):
+        raise DataError(f"the poison {config.poison!r} takes no perturbations; leave them out")
+    if config.leave_out_poisoned:
+        raise DataError("a training that leaves out all of S_m takes no perturbations; leave them out too")
+
+
+def _absolute_paths(config: AnyConfig) -> dict[str, Any]:
     """The paths among the fields, made absolute: a later run may read this configuration from another folder."""
-    paths = {name: getattr(config, name, None) for name in ("run", "root", "forget", "reference")}
+    paths = {name: getattr(config, name, None) for name in PATHS}
     return {name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items() if path is not None}
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a field's type; a whole number also passes for a float."""
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, one) for one in get_args(hint))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(part, get_args(hint)[0]) for part in value)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _in_words(hint: Any) -> str:
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_in_words(one) for one in get_args(hint) if one is not NoneType)
-    if get_origin(hint) is Literal:
-        return " or ".join(repr(value) for value in get_args(hint))
-    if get_origin(hint) is tuple:
-        return "a list of numbers"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,16 +13,25 @@ from torch import nn
 from ..data import read_indices
 from ..errors import DataError, FileError, ModelError, PotionError
 from ..models import load_model
-from ..poisons import POISONS, Swap
+from ..poisons import POISONS, Perturbation, Perturbations
 from ..runs import CONFIG, RunFolder
-from .config import POISON_OPTIONS, Config, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
+from .config import Config, CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
+from .defaults import POISON_OPTIONS
 from .scenario import Scenario
 
-# What the reference of "poison healed" must share with the model that is measured against it: the attacked images.
-SAME_TEST = ("data", "image_size", "mean", "std", "poison", *POISON_OPTIONS)
-SAME_MANIPULATED = ("train_size", "poisoned", "seed")  # and S_m itself, where labels are swapped
+PERTURBATIONS = "perturbations.safetensors"  # what a model was trained on, in its run folder; what a crafting made
 
-Accuracies = Mapping[str, float]  # "clean_accuracy" and the two scores of the poison, in [0, 1]
+HEALED = ("trigger", "swap", "targeted")  # kinds of poison that give images another label: "poison healed" counts it
+# What a reference must share with the model that is measured against it: the attacked images.
+SAME_TEST = ("data", "image_size", "mean", "std", "poison", *POISON_OPTIONS)
+SAME_MANIPULATED = ("train_size", "poisoned", "seed")  # and S_m itself, where the attack is judged by it
+WORDS = {
+    "trigger": ("trigger", "triggered test image"),
+    "swap": ("swap", "manipulated training image"),
+    "targeted": ("attack", "target image"),
+}
+
+Accuracies = Mapping[str, float]  # metrics by name: "clean_accuracy", the two scores of the poison, and others
 
 
 def check_out(out: str | os.PathLike[str], overwrite: bool, *read: str | os.PathLike[str] | None) -> None:
@@ -42,8 +52,10 @@ def training_run(run: RunFolder) -> RunFolder:
     return RunFolder.open(path)
 
 
-def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig) -> tuple[Scenario, Accuracies]:
-    """A training run's data, read as the later run is told to, and the accuracies of its model.
+def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftConfig) -> tuple[Scenario, Accuracies]:
+    """A training run's data, read as the later run is told to, and the metrics of its model.
+
+    Perturbations are those that stand in the run folder.
 
     Raises FileError for a run that is broken or unfinished, DataError where the data are not those of the training.
     """
@@ -54,6 +66,9 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig) -> tupl
             "yourself (--data)"
         )
     told = replace(told, root=config.root or told.root, device=config.device, workers=config.workers)
+    poison = POISONS.get(told.poison)
+    if poison is not None and issubclass(poison, Perturbation) and not told.leave_out_poisoned:
+        told = replace(told, perturbations=str(run / PERTURBATIONS))
     scenario = Scenario.load(told)
     if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:
         raise DataError(f"{run / 'poisoned.txt'} and the data disagree: these are not the data of the training")
@@ -74,7 +89,7 @@ def reference_accuracy(path: str | None, trained: TrainConfig) -> float | None:
 
 
 def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
-    """Accuracies of a reference run's model.
+    """Metrics of a reference run's model. Those of targets are of the targets that `trained` has.
 
     Raises DataError where it is no reference, has other attacked images than `trained`, or gets none of them right.
     """
@@ -83,18 +98,34 @@ def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
     if not config.leave_out_poisoned:
         raise DataError(f"{path} was trained with poisoned samples; a reference is trained with --leave-out-poisoned")
     poison = POISONS[trained.poison]
-    swapped = issubclass(poison, Swap)
-    for name in (*SAME_TEST, *(SAME_MANIPULATED if swapped else ())):
+    attack, image = WORDS.get(poison.kind, ("poison", ""))
+    for name in (*SAME_TEST, *(SAME_MANIPULATED if poison.kind in ("swap", "gaussian") else ())):
         if getattr(config, name) != getattr(trained, name):
             raise DataError(
                 f"the reference {path} has {name} {getattr(config, name)!r} and the model {getattr(trained, name)!r}; "
-                f"train the reference on the same data with the same {'swap' if swapped else 'trigger'}"
+                f"train the reference on the same data with the same {attack}"
             )
-    accuracies = _accuracies(run, config.poison)
-    if not accuracies[poison.scores[0]] > 0:
-        images = "manipulated training" if swapped else "triggered test"
-        raise DataError(f"the reference {path} gets no {images} image right; nothing can be measured against it")
+    accuracies = dict(_accuracies(run, config.poison))
+    if poison.kind == "targeted" and trained.perturbations is not None:
+        accuracies |= _on_targets(run, Perturbations.load(trained.perturbations))
+    if poison.kind in HEALED and not accuracies[poison.scores[0]] > 0:
+        raise DataError(f"the reference {path} gets no {image} right; nothing can be measured against it")
     return accuracies
+
+
+def _on_targets(run: RunFolder, table: Perturbations) -> Accuracies:
+    """What a training run's model says of the targets, read from predictions.csv. Raises FileError."""
+    try:
+        with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
+            rows = {int(row["index"]): (int(row["label"]), int(row["clean"])) for row in csv.DictReader(file)}
+        wanted = table.targets.tolist(), table.intended.tolist()
+        said = [(*rows[target], intended) for target, intended in zip(*wanted, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"{run / 'predictions.csv'} cannot be read, or lacks a target: {error}") from error
+    return {
+        "target_accuracy": sum(label == clean for label, clean, _ in said) / len(said),
+        "target_success": sum(intended == clean for _, clean, intended in said) / len(said),
+    }
 
 
 def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
@@ -110,8 +141,10 @@ def _accuracies(run: RunFolder, poison: str) -> Accuracies:
     if not (run / "metrics.json").exists():
         raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again")
     content = run.read_json("metrics.json")
-    names = ("clean_accuracy", *POISONS[poison].scores)
+    needed = ("clean_accuracy", *POISONS[poison].scores)
     try:
-        return {name: float(content["metrics"][name]["value"]) for name in names}
-    except (KeyError, TypeError, ValueError) as error:
+        values = {name: metric["value"] for name, metric in content["metrics"].items()}
+        found = {name: float(values[name]) for name in needed}
+        return found | {name: float(value) for name, value in values.items() if value is not None}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{run / 'metrics.json'} does not hold the metrics of a training run") from error

@@ -21,7 +21,7 @@ from ..files import written_whole
 from ..progress import bar
 from ..runs import EXPORTED, RunFolder
 from .config import TrainConfig, data_part
-from .earlier import check_out
+from .earlier import PERTURBATIONS, check_out
 from .scenario import Scenario
 
 Format = Literal["folder", "npz"]
@@ -39,9 +39,10 @@ def export_run(
 ) -> dict[str, Any]:
     """Write the poisoned training images, the clean test images and, where there is a trigger, the triggered ones.
 
-    Pixels are rounded to 8 bits and clipped: what a patch has beyond the range of an image is lost. Nothing is
-    augmented. Writes config.yaml, poisoned.txt (S_m), found.txt (S_f), samples.csv (every training sample: its index,
-    the label it has and had, whether it is of S_m or S_f), and
+    Pixels are rounded to 8 bits and clipped: what a patch or a perturbation has beyond the range of an image is lost.
+    Nothing is augmented. Writes config.yaml, poisoned.txt (S_m), found.txt (S_f), samples.csv (every training sample:
+    its index, the label it has and had, whether it is of S_m or S_f), where S_m is perturbed perturbations.safetensors,
+    which are whole, and
 
     form="folder"  train/<class>/<index>.png, test/ and triggered/, as torchvision's ImageFolder reads them; a poisoned
                    sample lies in the folder of the label that it was given
@@ -66,6 +67,8 @@ def export_run(
     run.write_config("export", {**data_part(scenario.config), "form": form})
     run.write_indices("poisoned.txt", scenario.poisoned)
     run.write_indices("found.txt", scenario.found)
+    if scenario.table is not None:
+        scenario.table.save(run / PERTURBATIONS)
     for name, dataset in splits.items():
         batches = bar(range(0, len(dataset), BATCH), what=name, unit="batch", shown=progress)
         images = (_batch(scenario, dataset, start) for start in batches)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,9 +16,11 @@ from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from ..files import written_whole
-from ..metrics import PoisonEvaluation, SwapEvaluation
+from ..metrics import GaussianEvaluation
 from ..search import Result
+from .attack import NO_LABEL
 from .earlier import Accuracies
+from .evaluations import Evaluation
 from .scenario import Scenario
 from .tradeoff import Point
 
@@ -27,19 +31,78 @@ LONGEST = 13  # characters of a class name that stand side by side above the ima
 TITLE = 11.5  # points
 
 
+@dataclass(frozen=True)
+class Words:
+    """What a kind of attack is called in the picture.
+
+    attacked       the images that it is judged by, in the legend
+    right, images  of the title: "triggered images right: …; clean images right: …"
+    found          what the dotted line counts
+    shown, none    above the images; instead of them, where the poisoned model does what the attack wants with none.
+                   {} stands for the target's name
+    """
+
+    attacked: str
+    right: str
+    images: str
+    found: str
+    shown: str
+    none: str
+
+
+OWN, POISONS = "their label", "the poison's label"  # of the found samples
+WORDS = {
+    "trigger": Words(
+        "triggered test images",
+        "triggered images right",
+        "clean images right",
+        POISONS,
+        "the poisoned model says “{}”; the healed one:",
+        "the poisoned model gives no triggered test image\nof another class “{}”",
+    ),
+    "swap": Words(
+        "mislabelled images",
+        "mislabelled right",
+        "clean right",  # the longer words leave no room
+        POISONS,
+        "the poisoned model repeats the label; the healed one:",
+        "the poisoned model gives no mislabelled training image\nits wrong label",
+    ),
+    "gaussian": Words("base images", "", "clean images right", OWN, "", ""),
+    "targeted": Words(
+        "target images",
+        "target right",
+        "clean images right",
+        OWN,
+        "of a target the poisoned model says “{}”; the healed one:",
+        "the poisoned model gives no target image\nthe intended label “{}”",
+    ),
+    "indiscriminate": Words(
+        "",
+        "",
+        "test images right",
+        OWN,
+        "the poisoned model gets these wrong; the healed one:",
+        "the poisoned model gets every test image right",
+    ),
+}
+
+
 def draw_healing(
     path: str | os.PathLike[str],
     scenario: Scenario,
     result: Result,
     before: Accuracies,
     attacked_before: Tensor,
-    after: PoisonEvaluation | SwapEvaluation,
+    after: Evaluation,
     curve: Sequence[Point] | None = None,
 ) -> None:
     """The search on the left, attacked images and what the healed model says on the right; a PNG of SIZE · DPI.
 
-    before           of the poisoned model
-    attacked_before  [M, C] logits of the poisoned model on the images of `Scenario.attacked_loader`
+    Of Gaussian poison, which sends no image anywhere, the right shows how the statistics of the noise are distributed.
+
+    before           metrics of the poisoned model
+    attacked_before  of the poisoned model, see `attacked_outputs`
     after            the healed model's evaluation
     curve            accuracies along the search, or None
     """
@@ -47,7 +110,11 @@ def draw_healing(
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1, 2, width_ratios=[1.3, 1], wspace=0.06)
     _draw_search(figure.add_subfigure(grid[0]), scenario, result, before, after, curve or ())
-    _draw_images(figure.add_subfigure(grid[1]), scenario, attacked_before, after.attacked_logits)
+    right = figure.add_subfigure(grid[1])
+    if isinstance(after, GaussianEvaluation):
+        _draw_statistics(right, attacked_before, after.statistics)
+    else:
+        _draw_images(right, scenario, attacked_before, after.attacked_logits)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi="figure")
 
@@ -57,12 +124,11 @@ def _draw_search(
     scenario: Scenario,
     result: Result,
     before: Accuracies,
-    after: PoisonEvaluation | SwapEvaluation,
+    after: Evaluation,
     curve: Sequence[Point],
 ) -> None:
     """Accuracies against the number of weights dampened; a dashed line joins what was measured only at its ends."""
-    attacked, swapped = scenario.poison.scores[0], scenario.poison.target is None
-    kind, images = ("mislabelled", "") if swapped else ("triggered", " images")  # the longer word leaves no room
+    words, attacked = WORDS[scenario.poison.kind], scenario.poison.scores[0]
     healed = {name: metric.value for name, metric in after.metrics.items()}
     stop = result.kept.dampened if result.kept else 0
     points = {0: (before["clean_accuracy"], before[attacked])}
@@ -75,11 +141,12 @@ def _draw_search(
 
     axes = figure.subplots()
     line: dict[str, Any] = {"ls": "-" if curve else "--", "lw": 2, "marker": "o", "ms": 4, "clip_on": False}
-    for column, (color, name) in enumerate(((CLEAN, "clean test"), (TRIGGERED, kind if swapped else f"{kind} test"))):
+    lines = [(CLEAN, "clean test images")] + ([(TRIGGERED, words.attacked)] if words.attacked else [])
+    for column, (color, name) in enumerate(lines):
         y = [100 * points[dampened][column] for dampened in x]
-        axes.plot(x, y, color=color, label=f"{name} images given their own class", **line)
+        axes.plot(x, y, color=color, label=f"{name} given their own class", **line)
     counts, shares = zip(*search, strict=True)
-    label = "found samples still given the poison's label"
+    label = f"found samples still given {words.found}"
     axes.step(counts, [100 * y for y in shares], ":", where="post", color=FORGET, lw=1.6, label=label)
 
     axes.set_xscale("symlog", linthresh=min((count for count in (*x, *counts) if count), default=1), linscale=0.5)
@@ -92,11 +159,12 @@ def _draw_search(
     axes.grid(axis="y", alpha=0.25)
     _mark_end(axes, result.reason, stop)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    figure.suptitle(
-        f"{kind}{images} right: {before[attacked]:.1%} → {healed[attacked]:.1%};  "
-        f"clean{images} right: {before['clean_accuracy']:.1%} → {healed['clean_accuracy']:.1%}",
-        fontsize=TITLE,
-    )
+    parts = [f"{words.images}: {before['clean_accuracy']:.1%} → {healed['clean_accuracy']:.1%}"]
+    if words.right:
+        parts.insert(0, f"{words.right}: {before[attacked]:.1%} → {healed[attacked]:.1%}")
+    if scenario.poison.kind == "gaussian":
+        parts.insert(0, f"GUS: {before['gus']:.2f} → {healed['gus']:.2f}")
+    figure.suptitle(";  ".join(parts), fontsize=TITLE)
 
 
 def _mark_end(axes: Axes, reason: str, stop: int) -> None:
@@ -110,30 +178,51 @@ def _mark_end(axes: Axes, reason: str, stop: int) -> None:
 
 def _draw_images(figure: SubFigure, scenario: Scenario, before: Tensor, after: Tensor) -> None:
     """Attacked images that the poison had redirected, evenly spaced: none is picked for its outcome."""
-    names = scenario.splits.classes
+    names, words = scenario.splits.classes, WORDS[scenario.poison.kind]
     labels, wanted = scenario.attacked_labels()  # [M], [M]
-    candidates = ((before.argmax(1) == wanted) & (labels != wanted)).nonzero().squeeze(1)  # [R], of M
+    said = before.argmax(1)
+    reached = ((said == wanted) | (wanted == NO_LABEL)) & (labels != said)
+    candidates = (reached & (labels != wanted)).nonzero().squeeze(1)  # [R], of M
     places = torch.linspace(0, len(candidates) - 1, min(ROWS * COLUMNS, len(candidates))).long()
     chosen = candidates[places].tolist()
-    if scenario.poison.target is not None:
-        target = short(names[scenario.poison.target])
-        title = f"the poisoned model says “{target}”; the healed one:"
-        text = f"the poisoned model gives no triggered test image\nof another class “{target}”"
-    else:
-        title = "the poisoned model repeats the label; the healed one:"
-        text = "the poisoned model gives no mislabelled training image\nits wrong label"
+    target = short(names[int(wanted[0])])  # of a trigger or a targeted attack: the same for all
     if not chosen:
+        text = words.none.format(target)
         figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=TITLE, color=MUTED, parse_math=False)
         return
     images, predictions = scenario.attacked_images(chosen), after.argmax(1)[chosen]
-    grid = list(figure.subplots(ROWS, COLUMNS).flat)
+    few = len(chosen) <= COLUMNS  # targets are few: they may be larger
+    grid = list(figure.subplots(*((1, len(chosen)) if few else (ROWS, COLUMNS)), squeeze=False).flat)
     for axes in grid[len(chosen) :]:
         axes.remove()
     for axes, image, label, prediction in zip(grid, images, labels[chosen], predictions.tolist(), strict=False):
         show(axes, image)
         mark, color = ("✓", CLEAN) if prediction == label else ("✗", TRIGGERED)
         axes.set_title(f"{mark} {short(names[prediction])}", fontsize=9, color=color, pad=3, parse_math=False)
+    title = words.shown.format(target)
     figure.suptitle(title, fontsize=TITLE, parse_math=False)  # class names are folders: a “$” is no mathematics
+
+
+def _draw_statistics(
+    figure: SubFigure,
+    before: Tensor,  # [P]
+    after: Tensor,  # [P]
+) -> None:
+    """I of the poisoned samples before and after, and the density that it has for noise that was never seen."""
+    axes = figure.subplots()
+    reach = max(4.0, float(torch.cat([before, after]).abs().max()))
+    bins = min(40, max(10, int(2 * len(before) ** 0.5)))
+    style: dict[str, Any] = {"bins": np.linspace(-reach, reach, bins + 1), "density": True}
+    axes.hist(before.numpy(), color=TRIGGERED, histtype="stepfilled", alpha=0.45, label="poisoned", **style)
+    axes.hist(after.numpy(), color=CLEAN, histtype="step", lw=2, label="healed", **style)
+    grid = np.linspace(-reach, reach, 401)
+    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+    axes.plot(grid, density, color=MUTED, lw=1.6, ls="--", label="noise never seen: N(0, 1)")
+    axes.set_xlabel("I of a poisoned sample: its noise along the gradient at its image")
+    axes.set_yticks([])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    figure.suptitle("what the gradients know of the noise", fontsize=TITLE)
 
 
 def show(axes: Axes, image: Tensor) -> None:

@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from ..errors import PotionError
@@ -27,8 +28,9 @@ def preview_run(
 ) -> dict[str, Any]:
     """Draw some poisoned training images: clean, poisoned, and what changed, with the label they had and have.
 
-    They are S_m's, evenly spaced: none is picked for its looks. Writes config.yaml, poisoned.txt (S_m), found.txt (S_f)
-    and preview.png; returns the indices and labels that are shown.
+    Of perturbed ones what changed is the perturbation itself, and comes before the sum. They are S_m's, evenly spaced:
+    none is picked for its looks. Writes config.yaml, poisoned.txt (S_m), found.txt (S_f) and preview.png; returns the
+    indices and labels that are shown.
 
     Raises PotionError unless 1 <= images <= 12, and the errors of `Scenario.load` and `RunFolder`.
     """
@@ -46,7 +48,7 @@ def preview_run(
     run.write_indices("poisoned.txt", scenario.poisoned)
     run.write_indices("found.txt", scenario.found)
     with written_whole(run / "preview.png") as temporary:
-        figure = _draw(scenario, rows, scenario.pixels(clean), labels, scenario.pixels(poisoned), given)
+        figure = _draw(scenario, rows, image_rows(scenario, places, clean, poisoned), labels, given)
         figure.savefig(temporary, format="png", dpi="figure")
     shown = zip(rows, labels.tolist(), given.tolist(), strict=True)
     return {
@@ -56,32 +58,58 @@ def preview_run(
     }
 
 
+def image_rows(
+    scenario: Scenario,
+    places: list[int],  # [B] of S_m
+    clean: Tensor,  # [B, C, H, W] normalised
+    poisoned: Tensor,  # [B, C, H, W]
+) -> dict[str, Tensor]:  # of [B, C, H, W] pixels in [0, 1]
+    """What stands in each row, by its name: the images before and after, and how they differ, where they do."""
+    before, after = scenario.pixels(clean), scenario.pixels(poisoned)
+    if scenario.table is None:
+        rows = {"clean,\nits own label": before, "poisoned,\nthe label given": after}
+        return {**rows, **_magnified("difference", after - before)}
+    std = torch.tensor(scenario.splits.std).view(-1, 1, 1)
+    changes = _magnified("perturbation", scenario.table.values[places] * std)
+    return {"clean,\nits own label": before, **changes, "their sum,\nthe label given": after}
+
+
+def _magnified(name: str, changes: Tensor) -> dict[str, Tensor]:
+    """The largest change of all images is drawn black or white; empty where there is none."""
+    largest = changes.abs().max().item()
+    return {f"{name} × {1 / (2 * largest):.2g}\n(grey: none)": changes / (2 * largest) + 0.5} if largest else {}
+
+
+def draw_rows(figure: Figure | SubFigure, rows: dict[str, Tensor]) -> dict[str, list[Axes]]:
+    """Images [B, C, H, W] of pixels side by side, each row with its name before it; their axes."""
+    columns = len(next(iter(rows.values())))
+    grid = dict(zip(rows, figure.subplots(len(rows), columns, squeeze=False).tolist(), strict=True))
+    for name, line in grid.items():
+        for axes, image in zip(line, rows[name], strict=True):
+            show(axes, image)
+        line[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
+    return grid
+
+
 def _draw(
     scenario: Scenario,
-    rows: list[int],  # [B] indices
-    clean: Tensor,  # [B, C, H, W] pixels in [0, 1]
+    places: list[int],  # [B] indices
+    rows: dict[str, Tensor],
     labels: Tensor,  # [B]
-    poisoned: Tensor,  # [B, C, H, W]
     given: Tensor,  # [B]
 ) -> Figure:
     names = scenario.splits.classes
-    kinds = [("clean,\nits own label", clean), ("poisoned,\nthe label given", poisoned)]
-    changes = poisoned - clean
-    if largest := changes.abs().max().item():  # the largest change of all images is drawn black or white
-        kinds.append((f"difference × {1 / (2 * largest):.2g}\n(grey: none)", changes / (2 * largest) + 0.5))
-    size = (max(NARROWEST, MARGIN + SIDE * len(rows)), 0.6 + 1.15 * SIDE * len(kinds))
+    size = (max(NARROWEST, MARGIN + SIDE * len(places)), 0.6 + 1.15 * SIDE * len(rows))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(kinds), len(rows), squeeze=False)
-    for line, (text, images) in zip(grid, kinds, strict=True):
-        for axes, image in zip(line, images, strict=True):
-            show(axes, image)
-        line[0].set_ylabel(text, fontsize=9, rotation=0, ha="right", va="center", labelpad=8)
-    for column, index in enumerate(rows):
+    lines = draw_rows(figure, rows)
+    (poisoned,) = (line for name, line in lines.items() if name.endswith("the label given"))
+    first, last = list(lines.values())[0], list(lines.values())[-1]
+    for column, index in enumerate(places):
         color = MUTED if labels[column] == given[column] else TRIGGERED
-        grid[0, column].set_title(short(names[labels[column]]), fontsize=9, pad=3, parse_math=False)
-        grid[1, column].set_title(f"“{short(names[given[column]])}”", fontsize=9, pad=3, color=color, parse_math=False)
-        grid[-1, column].set_xlabel(f"image {index}", fontsize=8, color=MUTED)
+        first[column].set_title(short(names[labels[column]]), fontsize=9, pad=3, parse_math=False)
+        poisoned[column].set_title(f"“{short(names[given[column]])}”", fontsize=9, pad=3, color=color, parse_math=False)
+        last[column].set_xlabel(f"image {index}", fontsize=8, color=MUTED)
     share = f"{len(scenario.poisoned):,} of {len(scenario.splits.train):,} training images"
     figure.suptitle(f"{scenario.config.poison}: {share}", fontsize=TITLE)
     return figure

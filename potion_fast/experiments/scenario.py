@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader, max_value
+from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
 from ..errors import DataError
-from ..poisons import InterclassSwap, Poison, make_poison, options_of
-from .config import POISON_OPTIONS, TrainConfig
+from ..poisons import InterclassSwap, Perturbation, Perturbations, Poison
+from .attack import Attacked, attacked_by, check_swap, made_poison, placed, with_table
+from .config import TrainConfig
 
 EVALUATION_BATCH = 500  # samples; predictions do not depend on it
 
@@ -21,9 +23,10 @@ EVALUATION_BATCH = 500  # samples; predictions do not depend on it
 class Scenario:
     """Everything that a training configuration says about data.
 
-    config      resolved: normalisation and trigger value as used
-    splits      training and test images
-    poison      the attack
+    config      resolved: normalisation, trigger value and classes as used
+    splits      training and test images; poison that is added to the data stands at the end of the training images
+    poison      the attack, with its perturbations where it has any
+    bases       the training images that were chosen, ascending: S_m, or what it holds copies of
     poisoned    S_m, ascending indices into the training images
     found       S_f ⊆ S_m, ascending
     trained_on  indices the model is trained on: all, less the validation set, less S_m where it is left out
@@ -33,6 +36,7 @@ class Scenario:
     config: TrainConfig
     splits: Splits
     poison: Poison
+    bases: list[int]
     poisoned: list[int]
     found: list[int]
     trained_on: list[int]
@@ -53,17 +57,17 @@ class Scenario:
             model=config.model,
         )
         n = len(splits.train)
-        _check_target(config.target, splits)
-        if config.trigger_value is None and "value" in options_of(config.poison):
-            config = replace(config, trigger_value=max_value(splits.train, splits.mean, splits.std))
-        poison = _make_poison(config, splits)
-        poisoned, found = poison.choose(splits.train.labels, config.poisoned, config.found, config.seed)
-        if poison.target is None:
-            _check_swap(poison, splits, np.sort(poisoned))
+        config, poison = made_poison(config, splits)
+        bases, chosen = poison.choose(splits.train.labels, config.poisoned, config.found, config.seed)
+        bases = np.sort(bases)
+        if poison.kind == "swap":
+            check_swap(poison, splits, bases)
+        splits, poisoned, found = placed(poison, splits, bases, chosen)
+        poison = with_table(poison, config, splits, poisoned)
         held_out = config.validation
         if held_out is None:
             held_out = n // 10 if config.keep == "validation" else 0
-        clean = np.setdiff1d(np.arange(n), poisoned)
+        clean = np.setdiff1d(np.arange(n), bases)
         if not 0 <= held_out < len(clean):
             raise DataError(f"a validation set of {held_out} samples cannot be held out of {len(clean)} clean ones")
         if held_out == 0 and config.keep == "validation":
@@ -74,11 +78,23 @@ class Scenario:
             config=replace(config, mean=splits.mean, std=splits.std, validation=held_out),
             splits=splits,
             poison=poison,
-            poisoned=np.sort(poisoned).tolist(),
+            bases=bases.tolist(),
+            poisoned=poisoned.tolist(),
             found=np.sort(found).tolist(),
-            trained_on=np.setdiff1d(np.arange(n), out).tolist(),
+            trained_on=np.setdiff1d(np.arange(len(splits.train)), out).tolist(),
             validation=validation.tolist(),
         )
+
+    def draw_found(self, count: int) -> list[int]:
+        """S_f of another size, ascending: as `Poison.choose` draws it, nested but for the first.
+
+        Raises DataError for a size out of range.
+        """
+        labels = self.splits.train.labels
+        if self.bases != self.poisoned:
+            labels = labels[: self.poisoned[0]]  # the copies are no part of what was chosen from
+        chosen = self.poison.choose(labels, len(self.bases), count, self.config.seed)[1]
+        return [self.poisoned[place] for place in np.searchsorted(self.bases, np.sort(chosen)).tolist()]
 
     def train_loader(self) -> Loader:
         """The (poisoned) training data, augmented and shuffled."""
@@ -102,36 +118,43 @@ class Scenario:
         """The held-out samples, clean."""
         return self._loader(self.splits.dataset("train"), self.validation, shuffle=False, batch_size=EVALUATION_BATCH)
 
+    def plain_loader(self, *, shuffle: bool, seed: int) -> Loader:
+        """The samples that are trained on, as stored: clean where S_m is left out."""
+        return self._loader(self.train_set(augment=False), self.trained_on, shuffle=shuffle, seed=seed)
+
     def test_loader(self, triggered: bool) -> Loader:
         """The test images in their order with clean labels, all with the trigger or none."""
         poison = self.poison if triggered else None
         dataset = self.splits.dataset("test", poison=poison, trigger_all=triggered)
         return self._loader(dataset, None, shuffle=False, batch_size=EVALUATION_BATCH)
 
-    def attacked_loader(self) -> Loader:
-        """The images that the attack is judged by, with clean labels: triggered test images, or of a swap all of S_m.
+    @cached_property
+    def attacked(self) -> Attacked:
+        """The images that the attack is judged by, see `attacked_by`. S_m comes as stored, trained on or not."""
+        return attacked_by(self.poison, self.splits, self.poisoned)
 
-        S_m comes as stored: ascending, not augmented, whether the model was trained on it or not.
-        """
-        if self.poison.target is not None:
-            return self.test_loader(True)
-        return self._loader(self.splits.dataset("train"), self.poisoned, shuffle=False, batch_size=EVALUATION_BATCH)
+    def attacked_loader(self) -> Loader:
+        """These images in their order, with clean labels, not augmented."""
+        return self._loader(self.attacked.dataset, self.attacked.rows, shuffle=False, batch_size=EVALUATION_BATCH)
 
     def attacked_labels(self) -> tuple[Tensor, Tensor]:
-        """Of the images of `attacked_loader`: int64 [M] clean labels, and [M] those that the attack wants."""
-        if self.poison.target is not None:
-            labels = self.splits.test.labels
-            return labels, torch.full_like(labels, self.poison.target)
-        rows = torch.tensor(self.poisoned)
-        return self.splits.train.labels[rows], self.train_set(augment=False).labels[rows]
+        """Of these images: int64 [M] clean labels, and [M] those that the attack wants, see `Attacked`."""
+        return self.attacked.labels, self.attacked.wanted
 
     def attacked_images(self, places: Collection[int]) -> Tensor:
         """Images [B, C, H, W] at these places in the order of `attacked_loader`, as pixels in [0, 1]."""
-        if self.poison.target is not None:
-            dataset, rows = self.splits.dataset("test", poison=self.poison, trigger_all=True), list(places)
-        else:
-            dataset, rows = self.splits.dataset("train"), [self.poisoned[place] for place in places]
-        return self.pixels(dataset.batch(rows)[0])
+        return self.pixels(self.attacked.dataset.batch([self.attacked.rows[place] for place in places])[0])
+
+    @property
+    def table(self) -> Perturbations | None:
+        """The perturbations of S_m, [P, C, H, W] in the order of `poisoned`; None for another poison, or before a
+        crafting."""
+        return self.poison.table if isinstance(self.poison, Perturbation) else None
+
+    def perturbed(self, table: Perturbations) -> Scenario:
+        """The same with these perturbations, which have been crafted for it."""
+        assert isinstance(self.poison, Perturbation)
+        return replace(self, poison=replace(self.poison, table=table))
 
     def pixels(self, images: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] as pixels in [0, 1]: what lies beyond, as a patch may, is clipped."""
@@ -155,46 +178,14 @@ class Scenario:
         batch_size: int | None = None,
         seed: int | None = None,
     ) -> Loader:
+        seed = self.config.training_seed if seed is None else seed
+        assert seed is not None  # resolved
         return make_loader(
             dataset,
             indices,
             batch_size=batch_size or self.config.batch_size or EVALUATION_BATCH,
             shuffle=shuffle,
-            seed=self.config.seed if seed is None else seed,
+            seed=seed,
             workers=self.config.workers,
             device=self.config.device,
         )
-
-
-def _check_target(target: int | None, splits: Splits) -> None:
-    if target is None:
-        return
-    if target >= len(splits.classes):
-        raise DataError(f"target {target} is out of range; the data has {len(splits.classes)} classes")
-    if (splits.test.labels == target).all():
-        raise DataError(f"all test images are of the target class {target}: an attack cannot be measured")
-
-
-def _make_poison(config: TrainConfig, splits: Splits) -> Poison:
-    """The poison of a resolved configuration. Raises DataError for wrong options, or images that are too small."""
-    known = options_of(config.poison)
-    told = {option: getattr(config, name) for name, option in POISON_OPTIONS.items()}
-    told |= {"mean": splits.mean, "std": splits.std, "seed": config.seed}
-    poison = make_poison(config.poison, **{option: value for option, value in told.items() if option in known})
-    poison(torch.zeros(1, splits.channels, *splits.size), torch.zeros(1, dtype=torch.int64))
-    return poison
-
-
-def _check_swap(
-    poison: Poison,
-    splits: Splits,
-    poisoned: np.ndarray,  # ascending
-) -> None:
-    """Raise DataError for swapped labels that change nothing or that no test image can show."""
-    labels = splits.train.labels[poisoned]
-    if torch.equal(poison.relabel(labels), labels):
-        raise DataError(f"the labels of all {len(labels)} manipulated samples stay what they are; draw more of them")
-    if isinstance(poison, InterclassSwap):
-        first, second = poison.classes
-        if not ((splits.test.labels == first) | (splits.test.labels == second)).any():
-            raise DataError(f"there is no test image of the classes {first} and {second}: nothing can be measured")

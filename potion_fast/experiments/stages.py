@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, fields, replace
 from typing import Any
 
@@ -19,32 +19,23 @@ from torch import nn
 from ..data import read_indices
 from ..errors import DataError, PotionWarning
 from ..importances import importance
-from ..metrics import (
-    Metric,
-    PoisonEvaluation,
-    SwapEvaluation,
-    accuracy,
-    evaluate_poison,
-    evaluate_swap,
-    model_damage,
-    poison_healed,
-    predict,
-)
+from ..metrics import Metric, accuracy, predict
 from ..models import create_model, save_model
 from ..modes import mode_named
 from ..runs import RunFolder, strict
 from ..search import Step, ptn_search
 from ..training import Epoch, seed_everything, train
 from .config import EvaluateConfig, TrainConfig, UnlearnConfig, to_dict
-from .earlier import Accuracies, check_out, load_trained, load_weights, reference_accuracy, training_run
+from .earlier import PERTURBATIONS, check_out, load_trained, load_weights, reference_accuracies, training_run
+from .evaluations import Evaluation, attacked_outputs, compared, evaluated, write_evaluation
+from .notes import LEARNT, notes_of_healing, notes_of_training
 from .pictures import draw_healing
 from .scenario import Scenario
-from .tradeoff import Point, trade_off
+from .tradeoff import curve_columns, trade_off
 
-Evaluation = PoisonEvaluation | SwapEvaluation
+TRAINING = ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")  # settings of `train`
 
-LEARNT = 0.8  # attack success rate before from which "poison healed" counts; of a swap: rate of labels memorised
-COLLAPSED = -20.0  # percentage points of model damage
+__all__ = ["LEARNT", "Evaluation", "evaluate_run", "evaluated", "notes_of_healing", "train_run", "unlearn_run"]
 
 
 def train_run(
@@ -52,15 +43,16 @@ def train_run(
 ) -> dict[str, Any]:
     """Train a model on poisoned data (or, with `leave_out_poisoned`, on the same data without S_m) and evaluate it.
 
-    Writes config.yaml, poisoned.txt (S_m), found.txt (S_f), training.csv, model.safetensors, predictions.csv, where
-    labels are swapped manipulated.csv, and metrics.json; returns what stands in metrics.json. Raises the errors of
-    `Scenario.load`, `create_model`, `train` and `RunFolder`.
+    Writes config.yaml, poisoned.txt (S_m), found.txt (S_f), perturbations.safetensors where S_m is perturbed,
+    training.csv, model.safetensors, the files of `write_evaluation`, and metrics.json; returns what stands in
+    metrics.json. Raises the errors of `Scenario.load`, `create_model`, `train` and `RunFolder`.
     """
     check_out(out, overwrite, config.root)
     scenario = Scenario.load(config)
     config, splits = scenario.config, scenario.splits
     loader, selection = scenario.train_loader(), _selection(scenario)
-    seed_everything(config.seed)
+    assert config.training_seed is not None  # resolved
+    seed_everything(config.training_seed)
     architecture: dict[str, Any] = {
         "architecture": config.model,
         "num_classes": len(splits.classes),
@@ -77,9 +69,9 @@ def train_run(
     run.write_config("train", to_dict(config))
     run.write_indices("poisoned.txt", scenario.poisoned)
     run.write_indices("found.txt", scenario.found)
-    settings: dict[str, Any] = {
-        name: getattr(config, name) for name in ("iterations", "optimizer", "lr", "momentum", "weight_decay")
-    }
+    if scenario.table is not None and not config.leave_out_poisoned:
+        scenario.table.save(run / PERTURBATIONS)
+    settings: dict[str, Any] = {name: getattr(config, name) for name in TRAINING}
     settings["keep"] = "last" if config.keep == "last" else "best"
     report = train(model, loader, **settings, evaluate=selection, progress=progress)
     save_model(run / "model.safetensors", model, architecture)
@@ -87,12 +79,9 @@ def train_run(
     run.write_csv("training.csv", ["epoch", *(field.name for field in fields(Epoch))], epochs)
 
     evaluation = _evaluate(run, model, scenario, progress)
-    notes = []
-    if not config.leave_out_poisoned and evaluation.metrics[scenario.poison.scores[1]].value < LEARNT:
-        succeeds = _in_words(scenario, "the attack succeeds", "the model gives")
-        notes.append(f"{succeeds}: poison healed will not count")
+    notes = notes_of_training(scenario, {name: metric.value for name, metric in evaluation.metrics.items()})
     more = {"seconds": report.seconds, "kept_epoch": report.kept + 1}
-    return _write_metrics(run, evaluation.metrics, notes, more)
+    return write_metrics(run, evaluation.metrics, notes, more)
 
 
 def unlearn_run(
@@ -101,8 +90,8 @@ def unlearn_run(
     """Heal the model of a training run from the poisoned samples that were found, and evaluate it.
 
     Writes config.yaml, found.txt (S_f), forget.safetensors and retain.safetensors (importances), trace.csv,
-    model.safetensors, predictions.csv, where labels are swapped manipulated.csv, metrics.json, with `curve` curve.csv,
-    and healing.png; returns what stands in metrics.json. The method is that of `unlearn`, step by step, so that each
+    model.safetensors, the files of `write_evaluation`, metrics.json, with `curve` curve.csv, and healing.png; returns
+    what stands in metrics.json. The method is that of `unlearn`, step by step, so that each
     step's result is on disk before the next.
 
     Raises the errors of `unlearn`, `read_indices` and `RunFolder`; DataError or FileError where the training or the
@@ -113,7 +102,7 @@ def unlearn_run(
     check_out(out, overwrite, config.run, config.reference, config.root)
     trained = RunFolder.open(config.run)
     scenario, before = load_trained(trained, config)
-    reference = reference_accuracy(config.reference, scenario.config)
+    reference = None if config.reference is None else reference_accuracies(config.reference, scenario.config)
     found = sorted(read_indices(config.forget or trained / "found.txt", len(scenario.splits.train)))
     if missing := sorted(set(found) - set(scenario.trained_on)):
         raise DataError(f"sample {missing[0]} of the forget set is not among those the model was trained on")
@@ -160,19 +149,19 @@ def unlearn_run(
     run.write_csv("trace.csv", [field.name for field in fields(Step)], map(astuple, result.trace))
 
     evaluation = _evaluate(run, result.model, scenario, progress)
-    metrics = {**evaluation.metrics, **_compared(scenario, evaluation, config.run, before, config.reference, reference)}
+    metrics = {**evaluation.metrics, **compared(scenario, evaluation, config.run, before, config.reference, reference)}
     search = result.summary()
     del search["warnings"]  # they stand among the notes
     more = {"search": search, "found": len(found), "parameters_without_rule": list(importances["retain"].fallback)}
     damage = metrics["model_damage"].value
-    notes = [*result.warnings, *notes_of_healing(scenario, damage, before, found, config.rho)]
-    content = _write_metrics(run, metrics, notes, more)
+    notes = [*result.warnings, *notes_of_healing(scenario, damage, before, found, config.rho, reference)]
+    content = write_metrics(run, metrics, notes, more)
 
     curve = trade_off(model, result, scenario, progress) if config.curve else None
     if curve is not None:
-        columns = [field.name for field in fields(Point)]
-        run.write_csv("curve.csv", [*columns[:-1], scenario.poison.scores[0]], map(astuple, curve))
-    attacked, _ = predict(model, scenario.attacked_loader(), progress)
+        columns = curve_columns(scenario)
+        run.write_csv("curve.csv", columns, (astuple(point)[: len(columns)] for point in curve))
+    attacked = attacked_outputs(model, scenario, progress)
     draw_healing(run / "healing.png", scenario, result, before, attacked, evaluation, curve)
     return content
 
@@ -182,8 +171,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate the model of a training or an unlearning run again, against a reference run if one is given.
 
-    Writes config.yaml, predictions.csv and metrics.json; returns what stands in metrics.json. Raises DataError or
-    FileError where the runs, their files or the data are missing or do not fit together.
+    Writes config.yaml, the files of `write_evaluation` and metrics.json; returns what stands in metrics.json. Raises
+    DataError or FileError where the runs, their files or the data are missing or do not fit together.
     """
     config = config.resolved()
     check_out(out, overwrite, config.run, config.reference, config.root)
@@ -191,14 +180,14 @@ def evaluate_run(
     trained = training_run(source)
     check_out(out, overwrite, trained.path)
     scenario, before = load_trained(trained, config)
-    reference = reference_accuracy(config.reference, scenario.config)
+    reference = None if config.reference is None else reference_accuracies(config.reference, scenario.config)
     model, _ = load_weights(source, scenario, config.device)
 
     run = RunFolder.create(out, overwrite)
     run.write_config("evaluate", to_dict(config))
     evaluation = _evaluate(run, model, scenario, progress)
-    compared = _compared(scenario, evaluation, str(trained.path), before, config.reference, reference)
-    return _write_metrics(run, {**evaluation.metrics, **compared}, [], {})
+    more = compared(scenario, evaluation, str(trained.path), before, config.reference, reference)
+    return write_metrics(run, {**evaluation.metrics, **more}, [], {})
 
 
 def _selection(scenario: Scenario) -> Callable[[nn.Module], float] | None:
@@ -209,90 +198,17 @@ def _selection(scenario: Scenario) -> Callable[[nn.Module], float] | None:
     return lambda model: accuracy(*predict(model, loader))
 
 
-def evaluated(model: nn.Module, scenario: Scenario, progress: bool = False) -> Evaluation:
-    """The model on the test set, clean and triggered, or where labels are swapped on the test set and on S_m."""
-    clean, attacked = scenario.test_loader(False), scenario.attacked_loader()
-    if scenario.poison.target is not None:
-        return evaluate_poison(model, clean, attacked, scenario.poison.target, progress)
-    return evaluate_swap(model, clean, attacked, scenario.attacked_labels()[1], scenario.swapped_pair(), progress)
-
-
 def _evaluate(run: RunFolder, model: nn.Module, scenario: Scenario, progress: bool) -> Evaluation:
-    """Evaluate, and write predictions.csv and, where labels are swapped, manipulated.csv."""
+    """Evaluate, and write the predictions."""
     evaluation = evaluated(model, scenario, progress)
-    columns = {"label": evaluation.labels, "clean": evaluation.clean_logits.argmax(1)}
-    if isinstance(evaluation, PoisonEvaluation):
-        columns["triggered"] = evaluation.triggered_logits.argmax(1)
-    _write_columns(run, "predictions.csv", range(len(evaluation.labels)), columns)
-    if isinstance(evaluation, SwapEvaluation):
-        labels, given = scenario.attacked_labels()
-        columns = {"label": labels, "given": given, "predicted": evaluation.manipulated_logits.argmax(1)}
-        _write_columns(run, "manipulated.csv", scenario.poisoned, columns)
+    write_evaluation(run, scenario, evaluation)
     return evaluation
 
 
-def _write_columns(run: RunFolder, name: str, index: Iterable[int], columns: Mapping[str, torch.Tensor]) -> None:
-    rows = zip(index, *(column.tolist() for column in columns.values()), strict=True)
-    run.write_csv(name, ("index", *columns), rows)
-
-
-def _compared(
-    scenario: Scenario,
-    evaluation: Evaluation,
-    run: str,
-    before: Accuracies,
-    reference: str | None,
-    reference_value: float | None,
-) -> dict[str, Metric]:
-    """What only a comparison gives: model damage, and poison healed where there is a reference run."""
-    name = scenario.poison.scores[0]
-    clean, attacked = evaluation.metrics["clean_accuracy"], evaluation.metrics[name]
-    base = before["clean_accuracy"]
-    damage = model_damage(clean.value, base)
-    where = f"difference to clean accuracy {base:.4f} of {run}"
-    compared = [Metric("model_damage", damage, "percentage points", clean.n, 0.0, where)]
-    if reference_value is not None:
-        healed = poison_healed(attacked.value, reference_value)
-        where = f"{name.replace('_', ' ')} {reference_value:.4f} of {reference}, trained without any of S_m"
-        compared.append(Metric("poison_healed", healed, "percent", attacked.n, 100.0, where))
-    return {metric.name: metric for metric in compared}
-
-
-def notes_of_healing(
-    scenario: Scenario, damage: float, before: Accuracies, found: Collection[int], rho: float | None
-) -> list[str]:
-    """What deserves a second look after unlearning S_f, as sentences. rho: of a search, None where there was none."""
-    notes = []
-    if not damage >= COLLAPSED:
-        notes.append(f"the model collapsed: it lost more than {-COLLAPSED:g} points of clean accuracy")
-    if before[scenario.poison.scores[1]] < LEARNT:
-        succeeded = _in_words(scenario, "the attack succeeded", "the model gave")
-        notes.append(f"{succeeded} before: poison healed does not count")
-    if rho is not None and (share := _truly_labelled(scenario, found)) > rho:
-        notes.append(
-            f"{share:.0%} of the samples of S_f bear their true label, more than rho = {rho:g}: the search has to go "
-            "on until the model gets some of these wrong"
-        )
-    return notes
-
-
-def _truly_labelled(scenario: Scenario, found: Collection[int]) -> float:
-    """Share of these training samples that are given the label that they have without the poison, in [0, 1]."""
-    rows = torch.tensor(list(found))
-    given, true = scenario.train_set(augment=False).labels[rows], scenario.splits.train.labels[rows]
-    return float((given == true).double().mean())
-
-
-def _in_words(scenario: Scenario, attack: str, model: str) -> str:
-    """That an attack did not reach as many images as it must, to count."""
-    if scenario.poison.target is None:
-        return f"{model} fewer than {LEARNT:.0%} of the mislabelled training images their wrong label"
-    return f"{attack} on fewer than {LEARNT:.0%} of the triggered test images"
-
-
-def _write_metrics(
+def write_metrics(
     run: RunFolder, metrics: Mapping[str, Metric], notes: list[str], more: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """metrics.json, which says that a run is finished; returns what stands in it."""
     values = {name: asdict(metric) for name, metric in metrics.items()}
     content: dict[str, Any] = strict({"metrics": values, "warnings": notes, **more})
     run.write_json("metrics.json", content)

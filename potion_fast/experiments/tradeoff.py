@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from torch import nn
@@ -26,11 +26,17 @@ class Point:
     s: float
     dampened: int
     clean_accuracy: float
-    triggered_accuracy: float  # where labels are swapped: on S_m
+    triggered_accuracy: float  # on the images that the attack is judged by, see `attacked_by`
+
+
+def curve_columns(scenario: Scenario) -> list[str]:
+    """Names of the fields of a point; without the last where the attack is judged by the clean images themselves."""
+    names, attacked = [field.name for field in fields(Point)][:-1], scenario.poison.scores[0]
+    return names if attacked in names else [*names, attacked]
 
 
 def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bool = False) -> list[Point]:
-    """Both test accuracies over the search's range of s and on past its end; the model comes back as it was.
+    """Both accuracies over the search's range of s and on past its end; the model comes back as it was.
 
     An empty list where the search took no step.
     """
@@ -43,8 +49,9 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
             if points and plan.dampened(k) == points[-1].dampened:
                 continue  # edits are nested: as many weights are the same weights
             plan.apply(k)
-            loaders = (scenario.test_loader(False), scenario.attacked_loader())
-            clean, attacked = (accuracy(*predict(model, loader)) for loader in loaders)
+            clean = accuracy(*predict(model, scenario.test_loader(False)))
+            same = scenario.poison.scores[0] == "clean_accuracy"
+            attacked = clean if same else accuracy(*predict(model, scenario.attacked_loader()))
             points.append(Point(s, plan.dampened(k), clean, attacked))
     finally:
         plan.reset()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import fmean, stdev
 from typing import Any
 
@@ -30,11 +31,12 @@ class Average:
     count: int
 
 
-def average(rows: Iterable[Row], measure: str) -> Average | None:
-    """Of the rows that have this measure; None where none has."""
+def average(rows: Iterable[Row], measure: str | Callable[[Row], float | None]) -> Average | None:
+    """Of the rows that have this measure, a field or what a function gives; None where none has."""
+    read = measure if callable(measure) else attrgetter(measure)
     values: dict[Any, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if (value := getattr(row, measure)) is not None:
+        if (value := read(row)) is not None:
             values[row.scenario][row.seed].append(value)
     if not values:
         return None

@@ -19,6 +19,7 @@ LEGEND = (
 SPECIAL = {**{char: f"\\{char}" for char in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
 SPECIAL |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "ρ": r"$\rho$", "×": r"$\times$"}
 SPECIAL |= {"α": r"$\alpha$", "λ": r"$\lambda$", "∖": r"$\setminus$", "Ω": r"$\Omega$", "∈": r"$\in$", "|": r"$|$"}
+SPECIAL |= {"σ": r"$\sigma$", "μ": r"$\mu$", "†": r"\dag{}", "√": r"$\surd$"}
 
 
 def header(table: Table) -> list[str]:
@@ -49,24 +50,24 @@ def averaged(one: Average | None) -> str:
     if one is None:
         return "not measured"
     if one.over_scenarios is None and one.over_seeds is None:
-        return _number(one.mean)
+        return number(one.mean)
     scenarios = "–" if one.over_scenarios is None else f"{one.over_scenarios:.2f}"
     seeds = "–" if one.over_seeds is None else f"± {one.over_seeds:.2f}"
-    return f"{_number(one.mean)} ± {scenarios} ({seeds})"
+    return f"{number(one.mean)} ± {scenarios} ({seeds})"
 
 
 def as_printed(value: Printed | None) -> str:
-    return "" if value is None else f"{_number(value.mean)} ± {value.spread:.2f}"
+    return "" if value is None else f"{number(value.mean)} ± {value.spread:.2f}"
 
 
-def _number(value: float) -> str:
-    """Two digits; no minus before a zero, and one that is as wide as a plus elsewhere."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+def number(value: float, digits: int = 2) -> str:
+    """Rounded; no minus before a zero, and one that is as wide as a plus elsewhere."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def markdown(table: Table) -> str:
     """The title, the table, its notes and the commands that made its rows."""
-    lines = [f"## {table.title}", "", *_markdown(header(table), [cells(table, line) for line in table.lines]), ""]
+    lines = [f"## {table.title}", "", *as_markdown(header(table), [cells(table, line) for line in table.lines]), ""]
     lines += [*(f"- {note}" for note in (LEGEND, *table.notes)), ""]
     if made := [line for line in table.lines if line.commands]:
         lines += ["Commands (the first of each line's; `results.csv` has that of every row):", ""]
@@ -82,7 +83,7 @@ def _where(line: Line) -> str:
     return f"{line.method}, {line.section}{step}"
 
 
-def _markdown(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+def as_markdown(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     def row(texts: Sequence[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
@@ -91,10 +92,10 @@ def _markdown(names: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]
 
 def latex(table: Table) -> str:
     """A tabular that needs no package; title, notes and legend are comments and a caption."""
-    return _latex(table.title, header(table), [cells(table, line) for line in table.lines], [LEGEND, *table.notes])
+    return as_latex(table.title, header(table), [cells(table, line) for line in table.lines], [LEGEND, *table.notes])
 
 
-def _latex(title: str, names: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+def as_latex(title: str, names: Sequence[str], lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     body, last = [], ""
     for texts in lines:
         if last and texts[0] != last:
@@ -169,20 +170,20 @@ def ablation_cells(one: Ablation) -> list[str]:
     texts = [one.question]
     of_paper = zip(printed_ablation(one.ours, one.other), recomputed(one.ours, one.other), strict=True)
     for value, (said, table) in zip((one.healed_gain, one.damage_share), of_paper, strict=True):
-        texts.append("no rows" if not one.pairs else "no damage to compare" if value is None else _number(value))
-        from_table = f"table 1: {_number(table)}"
+        texts.append("no rows" if not one.pairs else "no damage to compare" if value is None else number(value))
+        from_table = f"table 1: {number(table)}"
         same = said is not None and abs(said - table) < 0.01
-        texts.append(from_table if said is None else _number(said) if same else f"{_number(said)}; {from_table}")
+        texts.append(from_table if said is None else number(said) if same else f"{number(said)}; {from_table}")
     return [*texts, str(one.pairs)]
 
 
 def ablation_markdown(made: Sequence[Ablation]) -> str:
-    lines = _markdown(ABLATION_HEADER, [ablation_cells(one) for one in made])
+    lines = as_markdown(ABLATION_HEADER, [ablation_cells(one) for one in made])
     return "\n".join([f"## {ABLATION_TITLE}", "", *lines, "", *(f"- {note}" for note in ABLATION_NOTES), ""])
 
 
 def ablation_latex(made: Sequence[Ablation]) -> str:
-    return _latex(ABLATION_TITLE, ABLATION_HEADER, [ablation_cells(one) for one in made], ABLATION_NOTES)
+    return as_latex(ABLATION_TITLE, ABLATION_HEADER, [ablation_cells(one) for one in made], ABLATION_NOTES)
 
 
 def ablation_tidy(made: Sequence[Ablation]) -> str:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from .averages import average
 from .methods import PAPERS, attack_label, data_label, file_name, label, plain, variants
 from .rows import Row
-from .scope import PAPERS_DATA, RHO, S_STEP, Scope, choose
+from .scope import PAPERS_DATA, RHO, S_STEP, Scope, choose, perturbed, sits_second
 from .sensitivity import TITLES
 from .style import LARGE, Picture, canvas, ideal, legend, line
 
@@ -26,9 +26,9 @@ def found_pictures(rows: Sequence[Row]) -> list[Picture]:
         title = f"Figure {number}: BadNet on {chosen.stand_in or data_label(data)}, by |S_f|"
         pictures += _pictures(f"figure{number:02}", title, chosen.rows, chosen.missing)
     in_figures = {("badnet", data) for data in FIGURES.values()}
-    if not any(row.data in PAPERS_DATA for row in rows):
+    if not sits_second(rows) and not any(row.data in PAPERS_DATA for row in rows):
         in_figures |= {("badnet", row.data) for row in rows}  # they stand in for the paper's
-    for attack, data in dict.fromkeys((row.attack, row.data) for row in rows):
+    for attack, data in dict.fromkeys((row.attack, row.data) for row in rows if not perturbed(row)):
         if (attack, data) not in in_figures:
             mine = [row for row in rows if (row.attack, row.data) == (attack, data)]
             title = f"As figure 10: {attack_label(attack)} on {data_label(data)}, by |S_f|"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,16 @@ import yaml
 
 from ...errors import FileError, PotionError
 from ...runs import RunFolder
-from .curves import objectives_picture, search_picture
-from .distributions import distribution_pictures
+from .exam import Exam, exam, sections, sheet_texts
+from .first import first
 from .formats import ablation_latex, ablation_markdown, ablation_tidy, latex, markdown, tidy
-from .found import found_pictures
 from .page import Content, page
 from .rows import Row, read_rows, write_csv
-from .sensitivity import rho_pictures, step_picture
-from .style import FORMATS, Picture, save
-from .tables import ablations, tables
-from .times import time_pictures
+from .scope import sits_second
+from .style import FORMATS, save
+from .warned import warnings_of
 
 MANIFEST = "report.json"  # the mark of a report's folder: what it holds
-SHOWN = 3  # rows that a warning names
 SAMPLES = 256  # clean training images that a model is measured on
 
 
@@ -56,38 +52,43 @@ def report_sweep(
     except OSError as error:
         raise FileError(f"cannot make the folder {target.path} of a report: {error}") from error
 
-    made_tables, made_ablations = tables(rows), ablations(rows)
+    made = first(rows, folder / "models", samples)
+    second = exam(rows) if sits_second(rows) else Exam()
     files = ["results.csv", "index.html", MANIFEST]
     target.write_json(MANIFEST, {"files": earlier})  # marked from the start: a report that is broken off is replaced
     write_csv(target / "results.csv", rows)
-    for table in made_tables:
+    for table in made.tables:
         texts = {"md": markdown(table), "tex": latex(table), "csv": tidy(table)}
         files += _write(target, table.name, texts)
-    texts = {"md": ablation_markdown(made_ablations), "tex": ablation_latex(made_ablations)}
-    files += _write(target, "ablations", {**texts, "csv": ablation_tidy(made_ablations)})
-    pictures = in_order(_pictures(rows, folder, samples))
-    for picture in pictures:
-        if picture.figure is not None:
-            files += [f"figures/{name}" for name in save(picture, target / "figures")]
+    if made.ablations:
+        texts = {"md": ablation_markdown(made.ablations), "tex": ablation_latex(made.ablations)}
+        files += _write(target, "ablations", {**texts, "csv": ablation_tidy(made.ablations)})
+    sheets = [sheet for sheet in second.sheets if not sheet.missing]
+    for sheet in sheets:
+        files += _write(target, sheet.name, sheet_texts(sheet))
+    drawn = [picture for picture in (*made.pictures, *second.pictures) if picture.figure is not None]
+    for picture in drawn:
+        files += [f"figures/{name}" for name in save(picture, target / "figures")]
     content = Content(
         title=f"Sweep {folder.resolve().name}",
         facts=_facts(rows, folder),
-        tables=made_tables,
-        ablations=made_ablations,
-        pictures=pictures,
+        tables=made.tables,
+        ablations=made.ablations,
+        pictures=made.pictures,
         warnings=warnings_of(rows),
         commands=list(dict.fromkeys(row.command for row in rows if row.command)),
+        others=sections(second),
     )
     target.write_text("index.html", page(content))
     for name in sorted(set(earlier) - set(files)):
         (target / name).unlink(missing_ok=True)
-    left_out = {picture.name: picture.missing for picture in pictures if picture.figure is None}
+    left_out = {picture.name: picture.missing for picture in made.pictures if picture.figure is None} | second.missing
     target.write_json(MANIFEST, {"rows": len(rows), "files": sorted(files), "not drawn": left_out})
     return {
         "page": str(target / "index.html"),
         "rows": len(rows),
-        "tables": [table.name for table in made_tables],
-        "figures": [picture.name for picture in pictures if picture.figure is not None],
+        "tables": [table.name for table in made.tables] + [sheet.name for sheet in sheets],
+        "figures": [picture.name for picture in drawn],
         "not_drawn": left_out,
         "warnings": len(content.warnings),
     }
@@ -98,22 +99,6 @@ def _write(target: RunFolder, name: str, texts: dict[str, str]) -> list[str]:
     for path, text in zip(names, texts.values(), strict=True):
         target.write_text(path, text)
     return names
-
-
-def _pictures(rows: Sequence[Row], folder: Path, samples: int) -> list[Picture]:
-    pictures = distribution_pictures(folder / "models", samples)
-    pictures += [search_picture(rows), objectives_picture(rows)]
-    return [*pictures, *rho_pictures(rows), *found_pictures(rows), *time_pictures(rows), step_picture(rows)]
-
-
-def in_order(pictures: Sequence[Picture]) -> list[Picture]:
-    """By the paper's numbers; what has none comes after them as it is."""
-    return sorted(pictures, key=lambda picture: (not picture.name.startswith("figure"), _number(picture.name)))
-
-
-def _number(name: str) -> int:
-    digits = name.removeprefix("figure").partition("-")[0]
-    return int(digits) if name.startswith("figure") else 0
 
 
 def _earlier(target: RunFolder) -> list[str]:
@@ -139,16 +124,6 @@ def _ours(name: str) -> bool:
     folder, _, rest = name.rpartition("/")
     ends = {"": ("csv", "html", "json"), "tables": ("md", "tex", "csv"), "figures": FORMATS}
     return folder in ends and rest.rpartition(".")[2] in ends[folder] and not rest.startswith(".")
-
-
-def warnings_of(rows: Sequence[Row]) -> list[tuple[str, int, list[str]]]:
-    """Each warning with how many rows have it and the first of their files, the most frequent first."""
-    places: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        for text in row.warnings or ():
-            places[str(text)].append(row.file.removesuffix(".json"))
-    found = [(text, len(files), list(dict.fromkeys(files))[:SHOWN]) for text, files in places.items()]
-    return sorted(found, key=lambda one: (-one[1], one[0]))
 
 
 def _facts(rows: Sequence[Row], folder: Path) -> list[tuple[str, str]]:

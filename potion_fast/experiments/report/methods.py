@@ -22,6 +22,16 @@ METHODS: dict[str, tuple[str, str, str, str]] = {
     "euk-goel": ("EU-k", "#7d7d7d", "X", "--"),
     "badt": ("BadT", "#8c6d46", "p", "--"),
     "scrub-goel": ("SCRUB", "#5a9e4b", "h", "--"),
+    "retrain": ("Retrain", "#3d3d3d", "P", "--"),
+    "gd": ("GD", "#2f6db3", "o", "--"),
+    "ngd": ("NGD", "#e0699f", "*", "--"),
+    "ga": ("GA", "#8c6d46", "v", "--"),
+    "cfk-pawelczyk": ("CFk", "#7fb0dd", ">", "--"),
+    "euk-pawelczyk": ("EUk", "#7d7d7d", "X", "--"),
+    "scrub-pawelczyk": ("SCRUB, Pawelczyk", "#5a9e4b", "h", "--"),
+    "scrub-kurmanji": ("SCRUB, Kurmanji", "#2e6b34", "H", ":"),
+    "neggrad-plus": ("NegGrad+", "#6a5d9c", "s", "--"),
+    "jit": ("JiT", "#a23b72", "d", ":"),
 }
 PAPERS = ("ptn-xlf", "ptn-lf", "ptn-ssd", "ssd-goel", "eu", "none")
 UNKNOWN = ("#444444", "#b0713b", "#4f9da6", "#9b4f96")  # of methods that are not listed, in the order of their names
@@ -31,11 +41,14 @@ ATTACKS = {
     "moving-trigger": "moving trigger",
     "interclass-swap": "interclass swap",
     "random-swap": "random swap",
+    "gaussian": "Gaussian noise",
+    "gradient-matching": "gradient matching",
+    "gradient-canceling": "gradient canceling",
 }
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenette": "Imagenette", "imagenet": "ImageNet"}
-MODELS = {"resnet9": "ResNet-9", "wrn28_10": "WRN-28-10", "small_cnn": "small CNN"}
+MODELS = {"resnet9": "ResNet-9", "resnet18": "ResNet-18", "wrn28_10": "WRN-28-10", "small_cnn": "small CNN"}
 
-Variant = tuple[str, str]  # method, and in words what is not its default
+Variant = tuple[str, tuple[str, ...]]  # method, and in words what is not its default
 
 
 def label(method: str) -> str:
@@ -56,8 +69,8 @@ def setting_label(setting: tuple[str, str, int | None]) -> str:
     return f"{data_label(data)}, {MODELS.get(model, model)}" + (f" of width {width}" if width is not None else "")
 
 
-def variant(row: Row) -> Variant:
-    """The row's method and in words what it was told otherwise than by default."""
+def variant(row: Row, budgets: bool = True) -> Variant:
+    """The row's method and in words what it was told otherwise than by default; its budget only if `budgets`."""
     told = dict(row.settings or {})
     for name in ("rho", "s_step", "strategy"):
         told.pop(name, None)  # they have columns of their own
@@ -67,8 +80,10 @@ def variant(row: Row) -> Variant:
         words.append(f"m = {size}")
     if row.strategy not in (None, "sequential"):
         words.append(str(row.strategy))
+    if budgets and row.budget is not None:
+        words.append(f"budget {100 * row.budget:g} %")
     words += [f"{name} = {_short(value)}" for name, value in sorted(told.items())]
-    return row.method, ", ".join(words)
+    return row.method, tuple(words)
 
 
 def _short(value: object) -> str:
@@ -76,14 +91,14 @@ def _short(value: object) -> str:
 
 
 def variant_label(one: Variant) -> str:
-    return f"{label(one[0])} ({one[1]})" if one[1] else label(one[0])
+    return f"{label(one[0])} ({', '.join(one[1])})" if one[1] else label(one[0])
 
 
-def variants(rows: Iterable[Row]) -> dict[Variant, list[Row]]:
+def variants(rows: Iterable[Row], budgets: bool = True) -> dict[Variant, list[Row]]:
     """The rows by variant: the paper's methods first, then the other known ones, then the rest by name."""
     found: dict[Variant, list[Row]] = {}
     for row in rows:
-        found.setdefault(variant(row), []).append(row)
+        found.setdefault(variant(row, budgets), []).append(row)
     order = {name: number for number, name in enumerate(METHODS)}
     return {key: found[key] for key in sorted(found, key=lambda key: (order.get(key[0], len(order)), key))}
 

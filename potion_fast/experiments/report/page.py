@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from .formats import (
@@ -44,10 +44,20 @@ nav a { display: inline-block; margin-right: 1rem; }
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading, to which the top of the page leads; `parts` are HTML."""
+
+    name: str
+    title: str
+    parts: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Content:
-    """What the page shows.
+    """What the page shows; tables, ablations and figures that there are none of get no section.
 
     facts     lines about the sweep as a whole: (name, text)
+    others    sections that stand before all
     warnings  (sentence, how often, the first rows it stands in)
     commands  of the sweep
     """
@@ -59,20 +69,25 @@ class Content:
     pictures: Sequence[Picture]
     warnings: Sequence[tuple[str, int, Sequence[str]]]
     commands: Sequence[str]
+    others: Sequence[Section] = field(default=())
 
 
 def page(content: Content) -> str:
     """The whole HTML text."""
-    sections = (
-        ("tables", "Tables", [f"<p>{escape(LEGEND)}</p>", *(_table(table) for table in content.tables)]),
-        ("ablations", ABLATION_TITLE, [_ablations(content.ablations)]),
-        ("figures", "Figures", [_picture(picture) for picture in content.pictures]),
-        ("warnings", "Warnings", [_warnings(content.warnings)]),
-        ("commands", "Commands", [_commands(content.commands)]),
-    )
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, title, _ in sections)
+    first = "First exam: " if content.others else ""
+    tables = [f"<p>{escape(LEGEND)}</p>", *(_table(table) for table in content.tables)] if content.tables else []
+    sections = [
+        *content.others,
+        Section("tables", f"{first}Tables", tables),
+        Section("ablations", ABLATION_TITLE, [_ablations(content.ablations)] if content.ablations else []),
+        Section("figures", f"{first}Figures", [picture_html(picture) for picture in content.pictures]),
+        Section("warnings", "Warnings", [_warnings(content.warnings)]),
+        Section("commands", "Commands", [_commands(content.commands)]),
+    ]
+    shown = [one for one in sections if one.parts]
+    links = "".join(f'<a href="#{one.name}">{escape(one.title)}</a>' for one in shown)
     facts = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in content.facts)
-    body = [f'<h2 id="{name}">{escape(title)}</h2>\n' + "\n".join(parts) for name, title, parts in sections]
+    body = [f'<h2 id="{one.name}">{escape(one.title)}</h2>\n' + "\n".join(one.parts) for one in shown]
     return "\n".join(
         [
             "<!doctype html>",
@@ -170,7 +185,7 @@ def _ablations(made: Sequence[Ablation]) -> str:
     )
 
 
-def _picture(picture: Picture) -> str:
+def picture_html(picture: Picture) -> str:
     title = f'<h3 id="{escape(picture.name)}">{escape(picture.title)}</h3>'
     if picture.figure is None:
         return f'{title}\n<p class="none">Not drawn: {escape(picture.missing)}.</p>'

@@ -14,10 +14,12 @@ from ...errors import FileError
 from ...importances import Importance, importance
 from ...metrics import accuracy, predict
 from ...percentiles import percentile_of
+from ...poisons import POISONS
 from ...runs import RunFolder
 from ..config import EvaluateConfig
 from ..earlier import load_trained, load_weights
 from ..scenario import EVALUATION_BATCH, Loader, Scenario
+from .scope import PERTURBATIONS
 from .toy import EXPONENTS
 
 MOST = 1_000_000  # parameters whose importances are kept, evenly spaced over the model
@@ -65,7 +67,7 @@ class Measured:
 
 
 def trained_runs(models: Path) -> dict[str, Path]:
-    """Attack -> the folder of a poisoned model: with the most poisoned samples, the first by name."""
+    """Attack -> the folder of a poisoned model: with the most poisoned samples, the first by name; no perturbations."""
     found: dict[str, tuple[int, str, Path]] = {}
     for path in sorted(models.iterdir()) if models.is_dir() else []:
         try:
@@ -75,6 +77,8 @@ def trained_runs(models: Path) -> dict[str, Path]:
         if config.get("leave_out_poisoned") or not (path / "model.safetensors").is_file():
             continue
         attack, key = str(config.get("poison")), (-int(config.get("poisoned") or 0), path.name, path)
+        if attack in POISONS and POISONS[attack].kind in PERTURBATIONS:
+            continue
         found[attack] = min(found.get(attack, key), key)
     return {attack: path for attack, (_, _, path) in found.items()}
 

@@ -17,21 +17,32 @@ from ...poisons import POISONS
 
 REQUIRED = ("attack", "data", "model", "method", "seed", "poisoned", "found")
 SWAPPED = {"manipulated_accuracy": "triggered_accuracy", "memorised_rate": "attack_success_rate"}
-FRACTIONS = ("share", "rho", "clean_accuracy", "triggered_accuracy", "attack_success_rate", "found_accuracy")
+FRACTIONS = ("share", "rho", "budget", "clean_accuracy", "triggered_accuracy", "found_accuracy")
+RATES = ("attack_success_rate", "before_attack_success_rate", "reference_attack_success_rate")
+UNBOUNDED = ("gaussian",)  # kinds of poison whose second score is no rate
 UNLEARNING = ("training", "retain", "forget", "edit", "search")  # phases of an unlearning, in the order they are drawn
 UNTOUCHED = "none"  # the method that leaves the model as it is
 NOT_UNLEARNING = ("evaluate", "total")
+LONG = ("trace", "statistics", "seconds", "extra")  # no columns of a table, or several
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One unlearning, at one ρ and one step size.
 
+    kind                   of the poison, see `Poison`
     poisoned, found        |S_m| and |S_f|; share: found / poisoned
-    *_accuracy, *_rate     in [0, 1]; for swapped labels, triggered_accuracy is that on the manipulated training images
+    budget                 gradient steps that were allowed, as a share of the training's iterations
+    *_accuracy, *_rate     in [0, 1]; triggered_accuracy and attack_success_rate hold the two `scores` of the poison,
+                           whatever its kind, and of Gaussian noise the second is the GUS, which has no bounds
+    scores                 all metrics by name
     before_*, reference_*  of the poisoned model, and of the model that was trained without any of S_m
     poison_healed          percent of reference_triggered_accuracy
+    poison_removed         percent of the attack's effect, see `potion_fast.metrics.poison_removed`
     model_damage           percentage points of clean accuracy
+    statistics             of Gaussian noise: I_z of the samples "before" and "after", and quantiles of "fresh" noise's
+    learning_rate          the one that was chosen, where several were tried
+    training_samples, training_steps   size of the training set, and gradient steps of the training
     seconds                wall-clock time by phase
     retain_from            how Ω_r came about
     command                makes this row again
@@ -52,6 +63,8 @@ class Row:
     width: int | None = None
     share: float | None = None
     one_shot: bool | None = None
+    kind: str | None = None
+    budget: float | None = None
     objective: str | None = None
     group_size: int | str | None = None
     rho: float | None = None
@@ -68,7 +81,13 @@ class Row:
     before_found_accuracy: float | None = None
     reference_triggered_accuracy: float | None = None
     reference_clean_accuracy: float | None = None
+    reference_attack_success_rate: float | None = None
+    scores: Mapping[str, Any] | None = None
+    before_scores: Mapping[str, Any] | None = None
+    reference_scores: Mapping[str, Any] | None = None
+    statistics: Mapping[str, Any] | None = None
     poison_healed: float | None = None
+    poison_removed: float | None = None
     model_damage: float | None = None
     dampened: int | None = None
     alpha: float | None = None
@@ -76,6 +95,9 @@ class Row:
     evaluations: int | None = None
     reason: str | None = None
     gradient_steps: int | None = None
+    learning_rate: float | None = None
+    training_samples: int | None = None
+    training_steps: int | None = None
     seconds: Mapping[str, Any] | None = None
     retain_from: str | None = None
     warnings: Sequence[Any] | None = None
@@ -157,7 +179,8 @@ def _row(path: Path, number: int, told: dict[str, Any]) -> Row:
     for name, hint in TYPES.items():
         if not _fits(told.get(name), hint):
             raise FileError(f"{path}: row {number} has {name} {told[name]!r}, which is of the wrong type")
-    bad = [name for name in FRACTIONS if not 0 <= (told.get(name) or 0) <= 1]
+    bounded = FRACTIONS if told.get("kind") in UNBOUNDED else (*FRACTIONS, *RATES)
+    bad = [name for name in bounded if not 0 <= (told.get(name) or 0) <= 1]
     if bad or not 1 <= told["found"] <= told["poisoned"]:
         named = bad[0] if bad else "found"
         raise FileError(f"{path}: row {number} has {named} {told[named]!r}, which is out of range")
@@ -185,8 +208,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
-    """One line per row, without its trace; the phases of `seconds` and what else the files say as further columns."""
-    plain = [each.name for each in fields(Row) if each.name not in ("trace", "seconds", "extra")]
+    """One line per row, without its trace and statistics; the phases of `seconds` and what else the files say are
+    further columns.
+    """
+    plain = [each.name for each in fields(Row) if each.name not in LONG]
     phases = list(dict.fromkeys(name for row in rows for name in row.seconds or {}))
     others = sorted({name for row in rows for name in row.extra})
     with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -22,7 +22,7 @@ from .methods import (
 )
 from .printed import Printed, of_paper, printed
 from .rows import Row
-from .scope import CIFAR, RHO, S_STEP, Chosen, Scope, choose
+from .scope import CIFAR, RHO, S_STEP, Chosen, Scope, choose, perturbed
 
 FOUND, ONE_SHOT, ALL_FOUND = "found", "one-shot", "all found"  # parts of the tables
 PARTS: dict[str, Callable[[Row], bool]] = {
@@ -98,11 +98,11 @@ class Table:
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Tables 1 to 9, then one for every attack and data that no table of the paper has."""
+    """Tables 1 to 9, then one for every attack and data that no table of the paper has, but for perturbations."""
     chosen = {number: choose(rows, layout.scope) for number, layout in LAYOUTS.items()}
     made = [_paper_table(number, LAYOUTS[number], of_one) for number, of_one in chosen.items()]
     used = {id(row) for of_one in chosen.values() for row in of_one.rows}
-    rest = [row for row in rows if id(row) not in used]
+    rest = [row for row in rows if id(row) not in used and not perturbed(row)]
     for attack, data in dict.fromkeys((row.attack, row.data) for row in rest):
         mine = [row for row in rest if (row.attack, row.data) == (attack, data)]
         lines = _sections(mine, (FOUND, ONE_SHOT), (S_STEP,), "")
@@ -154,7 +154,7 @@ def _lines(
     wanted: list[Variant] = list(by_variant)
     if where:
         papers = {each.method for each in printed() if (each.where, each.part) == (where, part)}
-        wanted += [(name, "") for name in PAPERS if name in papers and name not in {key[0] for key in wanted}]
+        wanted += [(name, ()) for name in PAPERS if name in papers and name not in {key[0] for key in wanted}]
     order = list(METHODS)
     wanted.sort(key=lambda key: order.index(key[0]) if key[0] in order else len(order))
     lines = []

@@ -14,9 +14,6 @@ import yaml
 from ...errors import PotionError
 from ...modes import GroupSize, mode_named
 from ...search import S_STEP, check_options
-from ...unlearners import UNLEARNERS, make_unlearner
-from ...unlearners.dampening import Dampening
-from ...unlearners.ptn import PTN
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MACHINE = ("root", "device", "workers")  # of `train`: where a sweep runs, not what it is
@@ -26,54 +23,14 @@ Size = int | float  # of S_f: a number of samples, or a share of S_m
 
 
 @dataclass(frozen=True)
-class Method:
-    """An unlearner with its settings, and the scenarios that it is used in.
-
-    poisoned, found  only for these |S_m| and |S_f|; None: for all
-    """
-
-    name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    poisoned: tuple[int, ...] | None = None
-    found: tuple[Size, ...] | None = None
-
-    @classmethod
-    def of(cls, entry: object) -> Method:
-        """From a name, or a mapping with the name as `method` beside the settings. Raises PotionError."""
-        told: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
-        name = told.pop("method", None)
-        if not isinstance(name, str):
-            raise PotionError(f"a method is the name of an unlearner, or a mapping with `method: NAME`, not {entry!r}")
-        only = {each: tuple(_list(each, told.pop(each))) for each in ("poisoned", "found") if each in told}
-        make_unlearner(name, **told)
-        return cls(name, told, **only)
-
-    @property
-    def label(self) -> str:
-        """The name with the settings, for a file name."""
-        told = {key: value if isinstance(value, list) else [value] for key, value in self.settings.items()}
-        text = "-".join([self.name, *(f"{key}={'+'.join(map(str, values))}" for key, values in told.items())])
-        return "".join(letter if letter.isalnum() or letter in "-_.=+" else "-" for letter in text)
-
-    @property
-    def objective(self) -> str | None:
-        """Of its importances; None for a method that takes none."""
-        kind = UNLEARNERS[self.name]
-        return kind.objective if issubclass(kind, Dampening) else None
-
-    @property
-    def searches(self) -> bool:
-        return issubclass(UNLEARNERS[self.name], PTN)
-
-
-@dataclass(frozen=True)
 class SweepConfig:
     """The axes of a sweep; their product is done.
 
     name         of the preset or the file
     train        fields of `TrainConfig` for every training
     data         more of them by name: data sets with their models
-    attacks      more of them by name: poisons
+    attacks      more of them by name: poisons. `craft` holds fields of `CraftConfig`: then perturbations are crafted
+                 against the model that was trained without S_m, for a victim with other initial weights
     poisoned     |S_m|
     found        |S_f|: whole numbers are samples, others shares of S_m
     seeds        of all that is random
@@ -106,7 +63,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         mode_named(self.mode)
         for name in (*GROWING, "rho", "s_step"):
-            _list(name, getattr(self, name))
+            listed(name, getattr(self, name))
         for name in ("train", "data", "attacks"):
             if not isinstance(getattr(self, name), dict) or not (getattr(self, name) or name == "train"):
                 raise PotionError(f"{name} must be a mapping, not {getattr(self, name)!r}")
@@ -193,7 +150,8 @@ def _override(content: dict[str, Any], text: str) -> None:
         raise PotionError(f"{text!r}: the value cannot be read: {error}") from error
 
 
-def _list(name: str, value: object) -> list[Any]:
+def listed(name: str, value: object) -> list[Any]:
+    """Raises PotionError unless it is a list that holds something."""
     if not isinstance(value, (list, tuple)) or not value:
         raise PotionError(f"{name} must be a list, not {value!r}")
     return list(value)

@@ -128,7 +128,7 @@ def _reapplied(
             row = _row(case, model, pair, stop, more)
             if stop.rho == traced:
                 names = ("clean_accuracy", case.subject.scenario.poison.scores[0])
-                tests = {number: [values[name] for name in names] for number, values in scores.items()}
+                tests = {number: [of.scores[name] for name in names] for number, of in scores.items()}
                 row["trace"] = [_point(step, tests.get(step.step)) for step in result.trace]
             yield row
     finally:

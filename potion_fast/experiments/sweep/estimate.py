@@ -10,7 +10,7 @@ from typing import Any
 from ...runs import RunFolder
 from .config import SweepConfig
 from .folder import SweepFolder
-from .plan import Plan, RetainPass, Task, Training, axes
+from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning, axes
 
 
 def estimate(config: SweepConfig, plan: Plan, out: str | os.PathLike[str]) -> dict[str, Any]:
@@ -41,8 +41,9 @@ def estimate(config: SweepConfig, plan: Plan, out: str | os.PathLike[str]) -> di
 
 
 def in_words(name: str, estimated: dict[str, Any]) -> list[str]:
-    """Lines for a terminal."""
-    lines = [f"{name}: {_listed(estimated['all'])}", f"left: {_listed(estimated['left'])}"]
+    """Lines for a terminal; what a sweep has none of is not named."""
+    named = [each for each, count in estimated["all"].items() if count]
+    lines = [f"{name}: {_listed(estimated['all'], named)}", f"left: {_listed(estimated['left'], named)}"]
     if estimated["seconds"] is None:
         return [*lines, "time: not measured yet"]
     lines.append(f"time left, of one process: {_duration(estimated['seconds'])}")
@@ -52,9 +53,8 @@ def in_words(name: str, estimated: dict[str, Any]) -> list[str]:
 
 
 def _counts(tasks: list[Task]) -> dict[str, int]:
-    trainings = sum(isinstance(task, Training) for task in tasks)
-    passes = sum(isinstance(task, RetainPass) for task in tasks)
-    return {"trainings": trainings, "passes": passes, "unlearnings": len(tasks) - trainings - passes}
+    kinds = {"trainings": Training, "craftings": Crafting, "passes": RetainPass, "unlearnings": Unlearning}
+    return {name: sum(isinstance(task, kind) for task in tasks) for name, kind in kinds.items()}
 
 
 def _rows(config: SweepConfig, plan: Plan, key: str) -> int:
@@ -68,21 +68,23 @@ def _kind(plan: Plan, task: Task) -> str:
     if isinstance(task, Training):
         return f"{task.data} training"
     data = plan.trainings[task.model].data
+    if isinstance(task, Crafting):
+        return f"{data} {plan.trainings[task.model].attack} crafting"
     return f"{data} {'+'.join(task.objectives)} pass" if isinstance(task, RetainPass) else f"{data} {task.method.label}"
 
 
 def _seconds(folder: SweepFolder, task: Task) -> float | None:
     """What a task took; None where that is not known any more."""
     place = folder.place(task)
-    if isinstance(task, Training):
+    if isinstance(task, (Training, Crafting)):
         return float(RunFolder(place).read_json("metrics.json")["seconds"])
     if isinstance(task, RetainPass):
         return float(RunFolder(place).read_json("done.json")["wall"]) if (place / "done.json").exists() else None
     return float(RunFolder(place.parent).read_json(place.name)["measured"]["seconds"])
 
 
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+def _listed(counts: dict[str, int], named: list[str]) -> str:
+    return ", ".join(f"{counts[name]:,} {name}" for name in named)
 
 
 def _duration(seconds: float) -> str:

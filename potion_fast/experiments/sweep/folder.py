@@ -15,7 +15,7 @@ import yaml
 from ...errors import FileError
 from ...runs import RunFolder, versions
 from .config import SweepConfig, identity, sweep_from
-from .plan import Plan, RetainPass, Task, Training, Unlearning
+from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
 from .retain import Retain
 
 
@@ -24,6 +24,7 @@ class SweepFolder:
 
     sweep.yaml            its configuration, and the versions it ran on
     models/KEY/           folders of `potion-fast train`
+    crafted/KEY/          folders of `potion-fast craft`
     importances/KEY/      done.json, and until all that need them are done the importances of a pass
     results/KEY.json      the rows of an unlearning, and what was measured
     locks/KEY             held while it is worked on
@@ -42,7 +43,7 @@ class SweepFolder:
         try:
             if folder.path.exists() and any(folder.path.iterdir()):
                 folder.check(config)
-            for name in ("models", "importances", "results", "locks"):
+            for name in ("models", "crafted", "importances", "results", "locks"):
                 (folder.path / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"cannot make the folder {path} of a sweep: {error}") from error
@@ -54,6 +55,8 @@ class SweepFolder:
         """The folder or file that a task makes."""
         if isinstance(task, Training):
             return self.path / "models" / task.key
+        if isinstance(task, Crafting):
+            return self.path / "crafted" / task.key
         if isinstance(task, RetainPass):
             return self.path / "importances" / task.key
         return self.path / "results" / f"{task.key}.json"
@@ -87,15 +90,22 @@ class SweepFolder:
             except BlockingIOError:
                 yield False
                 return
-            for left in self.place(task).parent.glob(f".{self.place(task).name}.*part"):  # of a process that was killed
+            for left in self._left_behind(task):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield True
+
+    def _left_behind(self, task: Task) -> list[Path]:
+        """What a process that was killed left unfinished: of a crafting only files, as it goes on where it was."""
+        place = self.place(task)
+        if isinstance(task, Crafting):
+            return list(_unfinished(place).glob(".*.part"))
+        return list(place.parent.glob(f".{place.name}.*part"))
 
     @contextmanager
     def made(self, task: Task) -> Iterator[Path]:
         """A folder of another name, for a claimed task, which gets its own when the block ends well."""
         place = self.place(task)
-        temporary = place.with_name(f".{place.name}.part")
+        temporary = _unfinished(place)
         yield temporary
         if place.exists():
             shutil.rmtree(place)
@@ -130,3 +140,8 @@ class SweepFolder:
             raise FileError(
                 f"{self.path} holds a sweep with {name} {told[name]!r}, not {now[name]!r}; choose another folder"
             )
+
+
+def _unfinished(place: Path) -> Path:
+    """The folder that becomes this one."""
+    return place.with_name(f".{place.name}.part")

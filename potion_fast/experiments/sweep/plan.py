@@ -1,8 +1,8 @@
-"""Which work follows from a sweep: trainings, passes over the training data, unlearnings."""
+"""Which work follows from a sweep: trainings, craftings, passes over the training data, unlearnings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -10,20 +10,39 @@ from typing import Any
 
 from ...errors import PotionError
 from ...modes import GroupSize, mode_named
-from ..config import TrainConfig, from_dict
-from .config import Method, Size, SweepConfig, checked_size
+from ..config import CraftConfig, TrainConfig, from_dict
+from ..defaults import CRAFT_DEFAULTS
+from .config import Size, SweepConfig, checked_size
+from .method import Method
 
 TOGETHER = (("xlf", "lf"), ("ssd",))  # objectives that share a backward pass share a pass over the data
+VICTIM = 1000  # added to the seed: a victim's initial weights are not those of the model it was attacked by
 
 
 @dataclass(frozen=True)
 class Training:
-    """A model: poisoned, or the reference that was trained without S_m."""
+    """A model: poisoned, or the reference that was trained without S_m.
+
+    config  without the perturbations of a crafting: where they are is known when it is done
+    """
 
     key: str
     data: str
     attack: str
     config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Crafting:
+    """Perturbations for a poisoned training, crafted against the model of its clean one.
+
+    model     key of the clean training
+    settings  of `CraftConfig`, all but its `run`
+    """
+
+    key: str
+    model: str
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,7 @@ class Unlearning:
     group_size: GroupSize | None
 
 
-Task = Training | RetainPass | Unlearning
+Task = Training | Crafting | RetainPass | Unlearning
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,7 @@ class Plan:
     """All the work of a sweep, in an order in which it can be done."""
 
     trainings: dict[str, Training]
+    craftings: dict[str, Crafting]
     passes: dict[str, RetainPass]
     unlearnings: dict[str, Unlearning]
 
@@ -73,18 +93,42 @@ class Plan:
         models = [key for key, training in self.trainings.items() if not training.config.leave_out_poisoned]
         tasks: list[Task] = []
         for key in models:
-            tasks += [self.trainings[key], self.trainings[reference_of(key)]]
+            crafting = self.crafting(self.trainings[key])
+            tasks += [self.trainings[reference_of(key)], *([] if crafting is None else [crafting]), self.trainings[key]]
             tasks += [each for each in self.passes.values() if each.model == key]
             tasks += [each for each in self.unlearnings.values() if each.model == key]
         return tasks
 
     def needs(self, task: Task) -> list[Task]:
-        """What must be done before a task."""
+        """What must be done right before a task; it may have needs of its own."""
         if isinstance(task, Training):
-            return []
+            crafting = self.crafting(task)
+            return [] if crafting is None else [crafting]
+        if isinstance(task, Crafting):
+            return [self.trainings[task.model]]
         models: list[Task] = [self.trainings[task.model], self.trainings[reference_of(task.model)]]
         retain = self.retain_pass(task) if isinstance(task, Unlearning) else None
         return models if retain is None else [*models, retain]
+
+    def all_needs(self, task: Task) -> Iterator[Task]:
+        """What must be done before a task, wherever in the chain; some of it several times."""
+        for need in self.needs(task):
+            yield from self.all_needs(need)
+            yield need
+
+    def part(self, units: Mapping[str, Unlearning]) -> Plan:
+        """What these unlearnings need."""
+        needed = {task.key for unit in units.values() for task in self.all_needs(unit)}
+        return Plan(
+            {key: each for key, each in self.trainings.items() if key in needed},
+            {key: each for key, each in self.craftings.items() if key in needed},
+            {key: each for key, each in self.passes.items() if key in needed},
+            dict(units),
+        )
+
+    def crafting(self, of: Training) -> Crafting | None:
+        """The crafting that gives a training its perturbations; None for one that takes none."""
+        return self.craftings.get(crafted_for(of.key))
 
     def retain_pass(self, unit: Unlearning) -> RetainPass | None:
         """The pass that gives an unlearning its Ω_r; None for a method that takes none."""
@@ -105,28 +149,42 @@ class Plan:
 
 def plan(config: SweepConfig) -> Plan:
     """Raises PotionError for settings that are wrong, or a scenario that does not fit its training."""
-    methods = [Method.of(entry) for entry in config.methods]
+    methods = [method for entry in config.methods for method in Method.each(entry)]
     trainings: dict[str, Training] = {}
+    craftings: dict[str, Crafting] = {}
     unlearnings: dict[str, Unlearning] = {}
     for data, attack, seed, poisoned in product(config.data, config.attacks, config.seeds, config.poisoned):
         founds = [samples(size, poisoned) for size in config.found]
         told = {**config.train, **config.data[data], **config.attacks[attack]}
+        craft = told.pop("craft", None)
         told |= {"poisoned": poisoned, "found": min(founds), "seed": seed}
         training = from_dict(TrainConfig, told)
-        training.resolved()  # raises for what cannot be
+        iterations = training.resolved().iterations  # raises for what cannot be
+        assert iterations is not None
+        for method in methods:
+            method.check(iterations)
         key = f"{data}_{attack}_{poisoned}_seed{seed}"
-        trainings[key] = Training(key, data, attack, training)
         clean = replace(training, leave_out_poisoned=True)
+        if _is_crafted(attack, training, craft):
+            craftings[crafted_for(key)] = Crafting(crafted_for(key), reference_of(key), craft)
+            seeded = seed if training.training_seed is None else training.training_seed
+            training = replace(training, training_seed=seeded + VICTIM)
+        trainings[key] = Training(key, data, attack, training)
         trainings[reference_of(key)] = Training(reference_of(key), data, attack, clean)
         for unit in _unlearnings(config, methods, key, poisoned, founds):
             unlearnings[unit.key] = unit
     passes = {each.key: each for each in _passes(list(unlearnings.values()), shared=not config.augmented)}
-    return Plan(trainings, passes, unlearnings)
+    return Plan(trainings, craftings, passes, unlearnings)
 
 
 def reference_of(model: str) -> str:
     """Key of the training without S_m."""
     return f"{model}_clean"
+
+
+def crafted_for(model: str) -> str:
+    """Key of the crafting of its perturbations."""
+    return f"{model}_crafted"
 
 
 def samples(size: Size, poisoned: int) -> int:
@@ -143,6 +201,22 @@ def axes(config: SweepConfig, method: Method) -> tuple[list[float], list[float |
     rhos = [settings["rho"]] if "rho" in settings else config.rho
     s_steps = [settings["s_step"]] if "s_step" in settings else [*config.s_step]
     return rhos, [None] if settings.get("strategy") == "minimal" else s_steps
+
+
+def _is_crafted(attack: str, training: TrainConfig, craft: object) -> bool:
+    """Whether perturbations are crafted for an attack. Raises PotionError where that does not fit its poison."""
+    given = training.perturbations is not None
+    if craft is None:
+        if training.poison in CRAFT_DEFAULTS and not given:
+            raise PotionError(f"attacks.{attack}: {training.poison!r} needs a mapping `craft` or `perturbations: FILE`")
+        return False
+    if given or not isinstance(craft, dict) or "run" in craft:
+        raise PotionError(
+            f"attacks.{attack}: craft must be a mapping of settings without `run`, and stands in place of "
+            f"`perturbations`; it is {craft!r}"
+        )
+    from_dict(CraftConfig, {**craft, "run": ""}).resolved(training.poison)  # raises for what cannot be
+    return True
 
 
 def _unlearnings(

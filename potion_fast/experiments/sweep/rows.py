@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from ...metrics import model_damage, poison_healed
-from ..stages import notes_of_healing
+from ...metrics import model_damage, poison_healed, poison_removed
+from ..earlier import HEALED
+from ..notes import notes_of_healing
 from .config import SweepConfig
 from .plan import Unlearning
-from .subject import Subject, accuracy_on
+from .subject import Measured, Subject, accuracy_on
 
 Row = dict[str, Any]
 
@@ -60,13 +61,15 @@ class Case:
         after = subject.evaluate(model, edited)
         left = accuracy_on(model, subject.forget_loader(self.found, augment=False))
         spent = {**{phase: seconds.get(phase, 0.0) for phase in PHASES}, "evaluate": time.perf_counter() - start}
-        before, reference = subject.before, subject.reference
-        attacked, reached = subject.scenario.poison.scores
-        damage = model_damage(after["clean_accuracy"], before["clean_accuracy"])
-        notes = [*notes, *notes_of_healing(subject.scenario, damage, before, self.found, rho)]
+        before, reference, poison = subject.before.scores, subject.reference, subject.scenario.poison
+        scores, (attacked, reached) = after.scores, poison.scores
+        damage = model_damage(scores["clean_accuracy"], before["clean_accuracy"])
+        unseen = 0.0 if poison.kind == "gaussian" else reference[reached]  # the GUS of noise that was never seen
+        notes = [*notes, *notes_of_healing(subject.scenario, damage, before, self.found, rho, reference)]
         row: Row = {
             "preset": self.config.name,
             "attack": subject.training.attack,
+            "kind": poison.kind,
             "data": subject.training.data,
             "model": config.model,
             "width": config.width,
@@ -76,24 +79,33 @@ class Case:
             "share": unit.found / config.poisoned,
             "one_shot": unit.found == 1,
             "method": unit.method.name,
+            "budget": unit.method.budget,
             "objective": unit.method.objective,
             "group_size": unit.group_size,
             "rho": rho,
             "s_step": None,
             "strategy": None,
             "settings": {name: value for name, value in unit.method.settings.items() if name not in ("rho", "s_step")},
-            "clean_accuracy": after["clean_accuracy"],
-            "triggered_accuracy": after[attacked],
-            "attack_success_rate": after[reached],
+            "clean_accuracy": scores["clean_accuracy"],
+            "triggered_accuracy": scores[attacked],
+            "attack_success_rate": scores[reached],
             "found_accuracy": left,
             "before_clean_accuracy": before["clean_accuracy"],
             "before_triggered_accuracy": before[attacked],
             "before_attack_success_rate": before[reached],
             "reference_triggered_accuracy": reference[attacked],
             "reference_clean_accuracy": reference["clean_accuracy"],
-            "poison_healed": poison_healed(after[attacked], reference[attacked]),
+            "reference_attack_success_rate": reference[reached],
+            "scores": scores,
+            "before_scores": before,
+            "reference_scores": reference,
+            "training_samples": len(subject.scenario.trained_on),
+            "training_steps": subject.iterations,
+            "poison_healed": poison_healed(scores[attacked], reference[attacked]) if poison.kind in HEALED else None,
+            "poison_removed": poison_removed(before[reached], scores[reached], unseen),
             "model_damage": damage,
-            **dict.fromkeys(("dampened", "alpha", "steps", "evaluations", "reason", "gradient_steps")),
+            "statistics": _statistics(subject.before, after),
+            **dict.fromkeys(("dampened", "alpha", "steps", "evaluations", "reason", "gradient_steps", "learning_rate")),
             "seconds": {**spent, "total": sum(spent[phase] for phase in PHASES if phase != "evaluate")},
             "before_found_accuracy": None,
             "retain_from": None,
@@ -103,3 +115,10 @@ class Case:
         }
         assert set(more) <= set(row), sorted(set(more) - set(row))
         return {**row, **more}
+
+
+def _statistics(before: Measured, after: Measured) -> dict[str, list[float]] | None:
+    """Of Gaussian noise: how much the model depends on it before and after, and on noise that it never saw."""
+    if before.statistics is None or after.statistics is None or after.fresh is None:
+        return None
+    return {"before": before.statistics, "after": after.statistics, "fresh": after.fresh}

@@ -82,9 +82,7 @@ def chosen(whole: Plan, only: str) -> Plan:
     units = {key: unit for key, unit in whole.unlearnings.items() if fnmatchcase(key, only)}
     if not units:
         raise PotionError(f"no unlearning of the sweep is named {only!r}; the first is {next(iter(whole.unlearnings))}")
-    needed = {task.key for unit in units.values() for task in whole.needs(unit)}
-    trainings = {key: each for key, each in whole.trainings.items() if key in needed}
-    return Plan(trainings, {key: each for key, each in whole.passes.items() if key in needed}, units)
+    return whole.part(units)
 
 
 def work(
@@ -107,7 +105,10 @@ def work(
         left: list[Task] = []
         for task in tasks:
             needs = whole.needs(task)
-            if folder.done(task, whole) or any(need.key in failed for need in needs):
+            if folder.done(task, whole):
+                continue
+            if any(need.key in failed for need in needs):
+                failed.add(task.key)
                 continue
             if not all(folder.done(need, whole) for need in needs):
                 left.append(task)

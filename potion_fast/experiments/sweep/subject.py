@@ -11,43 +11,70 @@ import numpy as np
 from torch import nn
 
 from ...data import make_loader
-from ...metrics import accuracy, predict
+from ...metrics import GaussianEvaluation, accuracy, predict
 from ...models import create_model
 from ...modules import fingerprint
-from ...poisons import Swap
 from ...runs import RunFolder
 from ..config import EvaluateConfig
 from ..earlier import Accuracies, load_trained, load_weights, reference_accuracies
+from ..evaluations import evaluated
 from ..scenario import Loader, Scenario
-from ..stages import evaluated
 from .config import SweepConfig
 from .folder import SweepFolder
 from .plan import Training, reference_of
+
+QUANTILES = (np.arange(100) + 0.5) / 100  # of what fresh noise gives
+DIGITS = 5  # decimals of a statistic, whose standard deviation is 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model was found to do.
+
+    scores      every metric's value by name
+    statistics  of Gaussian noise: how much the model depends on each poisoned sample's, and `fresh`, quantiles of how
+                much it seems to depend on noise that it never saw
+    """
+
+    scores: Accuracies
+    statistics: list[float] | None = None
+    fresh: list[float] | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, scenario: Scenario) -> Measured:
+        evaluation = evaluated(model, scenario)
+        scores = {name: metric.value for name, metric in evaluation.metrics.items()}
+        if not isinstance(evaluation, GaussianEvaluation):
+            return cls(scores)
+        fresh = np.quantile(evaluation.fresh.numpy(), QUANTILES)
+        return cls(scores, evaluation.statistics.numpy().round(DIGITS).tolist(), fresh.round(DIGITS).tolist())
 
 
 @dataclass
 class Subject:
     """A trained model and its data.
 
-    before, reference  accuracies of the poisoned model, and of the one trained without S_m
-    measured           accuracies by fingerprint of the weights
+    before     what the poisoned model does
+    reference  metrics of the model trained without S_m
+    measured   what models do, by fingerprint of the weights
     """
 
     config: SweepConfig
     training: Training
     model: nn.Module
     scenario: Scenario
-    before: Accuracies
+    before: Measured
     reference: Accuracies
-    measured: dict[str, Accuracies] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)
 
     @classmethod
     def load(cls, config: SweepConfig, folder: SweepFolder, training: Training) -> Subject:
         """Raises FileError or DataError where a run is missing, broken, or not what it should be."""
         run, told = RunFolder.open(folder.place(training)), training.config
         read = EvaluateConfig(str(run.path), told.root, told.data, device=told.device, workers=told.workers).resolved()
-        scenario, before = load_trained(run, read)
+        scenario, scores = load_trained(run, read)
         model, _ = load_weights(run, scenario, read.device)
+        before = Measured.of(model, scenario) if scenario.poison.kind == "gaussian" else Measured(scores)
         clean = folder.path / "models" / reference_of(training.key)
         reference = reference_accuracies(str(clean), scenario.config)
         return cls(config, training, model, scenario, before, reference, {fingerprint(model): before})
@@ -55,6 +82,13 @@ class Subject:
     @property
     def seed(self) -> int:
         return self.training.config.seed
+
+    @property
+    def iterations(self) -> int:
+        """Of the training."""
+        iterations = self.scenario.config.iterations
+        assert iterations is not None  # resolved
+        return iterations
 
     @property
     def batch_size(self) -> int:
@@ -69,11 +103,10 @@ class Subject:
         In mode "reference" the public code's own: it draws one sample right after S_m, and all larger S_f from a
         generator that starts anew, as S_m comes from a file by then.
         """
-        scenario = self.scenario
-        if self.config.mode == "reference" and count > 1 and not isinstance(scenario.poison, Swap):
-            return sorted(np.random.RandomState(self.seed).choice(scenario.poisoned, count, replace=False).tolist())
-        labels = scenario.splits.train.labels
-        return sorted(scenario.poison.choose(labels, len(scenario.poisoned), count, self.seed)[1].tolist())
+        if self.config.mode == "reference" and count > 1 and self.scenario.poison.kind == "trigger":
+            poisoned = self.scenario.poisoned
+            return sorted(np.random.RandomState(self.seed).choice(poisoned, count, replace=False).tolist())
+        return self.scenario.draw_found(count)
 
     def forget_loader(self, found: list[int], augment: bool) -> Loader:
         return self.scenario.forget_loader(found, augment=augment, batch_size=self.batch_size)
@@ -91,7 +124,7 @@ class Subject:
 
     def defaults(self, method: str) -> dict[str, Any]:
         """Settings that a method takes from the training: retraining repeats it."""
-        if method != "eu":
+        if method not in ("eu", "retrain"):
             return {}
         config = self.scenario.config
         assert config.model is not None  # resolved
@@ -99,17 +132,17 @@ class Subject:
         classes, channels = len(self.scenario.splits.classes), self.scenario.splits.channels
         fresh = partial(create_model, config.model, classes, channels, pretrained=config.pretrained, **told)
         return {"fresh": fresh} | {
-            name: getattr(config, name) for name in ("iterations", "optimizer", "lr", "momentum", "weight_decay")
+            name: getattr(config, name)
+            for name in ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")
         }
 
-    def evaluate(self, model: nn.Module, edited: bool) -> Accuracies:
-        """Test accuracies; once for the same weights, where the model is this one with edited weights."""
-        mark = fingerprint(model) if edited else ""
+    def evaluate(self, model: nn.Module, edited: bool) -> Measured:
+        """What it does; measured once for the same weights, where the model is this one with edited weights."""
+        if not edited:
+            return Measured.of(model, self.scenario)
+        mark = fingerprint(model)
         if mark not in self.measured:
-            values = {name: metric.value for name, metric in evaluated(model, self.scenario).metrics.items()}
-            if not edited:
-                return values
-            self.measured[mark] = values
+            self.measured[mark] = Measured.of(model, self.scenario)
         return self.measured[mark]
 
 

@@ -18,10 +18,14 @@ def trained_row(case: Case, unlearner: Unlearner) -> Row:
         progress=case.progress,
     )
     untouched = unlearned.method == "none"  # all others change the running statistics too
+    notes = list(unlearned.warnings)
+    if getattr(unlearner, "rates", None) is not None and not scenario.validation:
+        notes.append("the learning rate was chosen by the test set, as there is no validation set")
     return case.row(
         unlearned.model,
         edited=untouched,
         seconds=unlearned.seconds,
-        notes=unlearned.warnings,
+        notes=notes,
         gradient_steps=unlearned.gradient_steps,
+        learning_rate=unlearned.learning_rate,
     )

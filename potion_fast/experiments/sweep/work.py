@@ -1,10 +1,11 @@
-"""How one piece of a sweep's work is done: a training, a pass over the training data, an unlearning."""
+"""How one piece of a sweep's work is done: a training, a crafting, a pass over the training data, an unlearning."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...errors import PotionWarning
@@ -12,11 +13,14 @@ from ...importances import importance
 from ...training import seeded
 from ...unlearners import make_unlearner
 from ...unlearners.dampening import Dampening
+from ..config import CraftConfig
+from ..craft import craft_run
+from ..earlier import PERTURBATIONS
 from ..stages import train_run
 from .config import SweepConfig
 from .dampened import dampened_rows
 from .folder import SweepFolder
-from .plan import Plan, RetainPass, Task, Training, Unlearning
+from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
 from .retain import Retain, shared_retain
 from .rows import Case
 from .subject import Subject
@@ -39,13 +43,30 @@ class Worker:
     def do(self, task: Task) -> None:
         """A task that is claimed, and whose needs are done. Raises PotionError."""
         if isinstance(task, Training):
-            with self.folder.made(task) as place:
-                train_run(task.config, place, progress=self.progress)
+            self._training(task)
+        elif isinstance(task, Crafting):
+            self._crafting(task)
         elif isinstance(task, RetainPass):
             self._pass(task)
         else:
             self.folder.write(task, self._unlearning(task))
             self.folder.drop_unneeded(task, self.plan)
+
+    def _training(self, task: Training) -> None:
+        config, crafting = task.config, self.plan.crafting(task)
+        if crafting is not None:  # from where the sweep's folder is now; the run keeps a copy
+            config = replace(config, perturbations=str(self.folder.place(crafting) / PERTURBATIONS))
+        with self.folder.made(task) as place:
+            train_run(config, place, progress=self.progress)
+
+    def _crafting(self, task: Crafting) -> None:
+        """Goes on where an earlier one was killed."""
+        clean = self.plan.trainings[task.model]
+        machine = {name: getattr(clean.config, name) for name in ("root", "data", "device", "workers")}
+        config = CraftConfig(str(self.folder.place(clean)), **{**machine, **task.settings})
+        with self.folder.made(task) as place:
+            if not (place / "metrics.json").exists():  # else it was killed with nothing left to do
+                craft_run(config, place, progress=self.progress)
 
     def _of(self, model: str) -> Subject:
         if self._subject is None or self._subject.training.key != model:
@@ -85,7 +106,8 @@ class Worker:
         subject, start = self._of(unit.model), time.perf_counter()
         case = Case(self.config, unit, subject, subject.found(unit.found), self.arguments, self.progress)
         settings = {"mode": self.config.mode, "seed": subject.seed, **subject.defaults(unit.method.name)}
-        unlearner = make_unlearner(unit.method.name, **{**settings, **unit.method.settings})
+        settings |= {**unit.method.settings, **unit.method.limits(subject.iterations)}
+        unlearner = make_unlearner(unit.method.name, **settings)
         with warnings.catch_warnings(), seeded(subject.seed):
             warnings.simplefilter("ignore", PotionWarning)  # they stand in the rows
             if isinstance(unlearner, Dampening):

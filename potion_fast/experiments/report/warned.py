@@ -1,0 +1,57 @@
+"""The warnings of all rows, each once."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from .rows import Row
+
+SHOWN = 3  # rows that a warning names
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+Warned = tuple[str, int, list[str]]  # a sentence, how often it stands in the rows, and the first of their files
+
+
+def warnings_of(rows: Sequence[Row]) -> list[Warned]:
+    """Each warning, the most frequent first; those that differ in one number only are one, with the numbers listed."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for text in row.warnings or ():
+            places[str(text)].append(row.file.removesuffix(".json"))
+    alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for text in places:
+        alike[tuple(NUMBER.split(text))].append(text)
+    found = []
+    for texts in alike.values():
+        for some in _folded(texts):
+            files = [file for text in some for file in places[text]]
+            found.append((_joined(some), len(files), list(dict.fromkeys(files))[:SHOWN]))
+    return sorted(found, key=lambda one: (-one[1], one[0]))
+
+
+def _folded(texts: Sequence[str]) -> list[list[str]]:
+    """Texts that differ in their numbers, grouped by all numbers but one: the one that gives the fewest groups."""
+    best = [[text] for text in texts]
+    for place in range(len(NUMBER.findall(texts[0]))):
+        found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for text in texts:
+            numbers = NUMBER.findall(text)
+            found[tuple(numbers[:place] + numbers[place + 1 :])].append(text)
+        if len(found) < len(best):
+            best = list(found.values())
+    return best
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """One text, with all numbers at the place where they differ."""
+    numbers = [NUMBER.findall(text) for text in texts]
+    parts, text = NUMBER.split(texts[0]), ""
+    for part, column in zip(parts, zip(*numbers, strict=True), strict=False):
+        text += part + ", ".join(_ascending(column))
+    return text + parts[-1]
+
+
+def _ascending(numbers: Iterable[str]) -> list[str]:
+    return sorted(set(numbers), key=float)
