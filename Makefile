@@ -3,7 +3,7 @@
 #
 #   make demo            poison, train, heal and draw a small run, into runs/demo
 #   make test            the tests
-#   make smoke           all attacks and methods at toy size, and the report of them, into runs/smoke
+#   make smoke           all attacks and methods at toy size, and the reports of them, into runs/smoke and runs/exam
 #   make lint            ruff and mypy
 #   make check-gpu-code  compile the CUDA and Triton kernels for every architecture; needs nvcc, no GPU
 #   make bench           benchmarks of the kernels against the reference
@@ -26,6 +26,8 @@ test: $(READY)
 smoke: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/potion-fast sweep potion/smoke --out runs/smoke --processes 2 --quiet
 	$(VENV)/bin/potion-fast report runs/smoke
+	OMP_NUM_THREADS=1 $(VENV)/bin/potion-fast sweep exam/smoke --out runs/exam --processes 2 --quiet
+	$(VENV)/bin/potion-fast report runs/exam
 
 lint: $(READY)
 	$(VENV)/bin/python -m ruff check .

@@ -39,7 +39,8 @@ tests() { # whatever runs a kernel, on every backend that this machine has
   step 360 tests python3 -m pytest -q -m "not gpu_code" tests/test_ops.py tests/test_accumulate.py \
     tests/test_accumulate_linear.py tests/test_accumulate_conv.py tests/test_dampen.py tests/test_select.py \
     tests/test_group.py tests/test_put.py tests/test_kernels.py tests/test_channel_sums.py tests/test_row_sums.py \
-    tests/test_edits.py tests/test_strategies.py tests/test_unlearning.py tests/test_training.py tests/test_loader.py
+    tests/test_edits.py tests/test_strategies.py tests/test_unlearning.py tests/test_training.py tests/test_loader.py \
+    tests/test_perturbations.py tests/test_gaussian.py
   step 240 tests_engine python3 -m pytest -q -k "not large" tests/test_engine.py
 }
 
