@@ -212,10 +212,10 @@ def test_draws_are_uniform_and_mirror_half():
 
 
 def test_the_restart_with_the_lowest_loss_on_unaugmented_poisons_is_kept():
-    crafted = craft(restarts=4, augment=False)
+    crafted = craft(restarts=4, augment=False, seed=4)
     finals = crafted.facts["final_losses"]
     assert len(set(finals)) == 4
-    assert finals[crafted.kept] == min(finals)
+    assert (crafted.kept, finals[1]) == (1, min(finals))
     assert [len(losses) for losses in crafted.losses] == [9] * 4
     images, labels = samples(POISONS)
     targets, intended = samples(2, seed=2)
@@ -232,7 +232,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_others():
 
 def test_model_and_generators_are_left_as_they_were():
     model = net()  # in training mode
-    model.norm.eval()
+    model.twice.eval()
     model.head.bias.requires_grad_(False)
     model.conv.weight.grad = torch.ones_like(model.conv.weight)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -241,10 +241,14 @@ def test_model_and_generators_are_left_as_they_were():
         craft(model)
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert (model.training, model.norm.training, model.head.training) == (True, False, True)
+    assert (model.training, model.twice.training, model.norm.training) == (True, False, True)
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["head.bias"]
     assert [name for name, p in model.named_parameters() if p.grad is not None] == ["conv.weight"]
     assert (model.conv.weight.grad == 1).all()
+
+
+def test_a_model_in_training_mode_is_used_in_evaluation_mode():
+    assert torch.equal(craft(net()).perturbations, craft(net().eval()).perturbations)
 
 
 def test_frozen_parameters_are_not_matched():
@@ -290,13 +294,13 @@ def breaking(after: int) -> Callable[[slice], Tensor]:
 
 
 @pytest.mark.parametrize("over", ["batch", "all"])
-@pytest.mark.parametrize("reads", [5, 20, 33, 34, 60])
+@pytest.mark.parametrize("reads", [5, 20, 34])
 def test_a_crafting_goes_on_where_it_was_broken_off_bit_for_bit(tmp_path: Path, over: str, reads: int):
-    whole, path = craft(over=over, restarts=3), tmp_path / "crafting.safetensors"
+    whole, path = craft(over=over), tmp_path / "crafting.safetensors"
     with pytest.raises(BrokenOffError):
-        craft(over=over, restarts=3, read=breaking(reads), checkpoint=path, checkpoint_every=2)
+        craft(over=over, read=breaking(reads), checkpoint=path, checkpoint_every=2)
     assert path.exists() == (reads > 8)  # a few reads come before the first steps
-    rest = craft(over=over, restarts=3, checkpoint=path, checkpoint_every=2)
+    rest = craft(over=over, checkpoint=path, checkpoint_every=2)
     assert torch.equal(rest.perturbations, whole.perturbations)
     assert (rest.losses, rest.kept, rest.facts) == (whole.losses, whole.kept, whole.facts)
     assert not list(tmp_path.iterdir())
@@ -413,9 +417,7 @@ def trained(model: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, lr
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "over", "steps"), [("sign-adam", "batch", 120), ("sign-adam", "all", 120), ("adam", "all", 40)]
-)
+@pytest.mark.parametrize(("optimizer", "over", "steps"), [("sign-adam", "batch", 120), ("adam", "all", 40)])
 def test_two_percent_of_the_digits_by_sixteen_levels_lower_the_loss_by_thirty(optimizer: Any, over: Any, steps: int):
     splits = load_dataset("digits")
     images, labels = splits.train.images(range(len(splits.train))), splits.train.labels

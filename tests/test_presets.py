@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from potion_fast.experiments.sweep import load_sweep, plan, presets, run_sweep
 from potion_fast.experiments.sweep.method import Method
@@ -71,19 +72,17 @@ def test_between_them_the_smoke_presets_have_every_attack_and_every_method():
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "poisoned", "attacks"), [("potion/smoke", 20, None), ("exam/smoke", 20, ["targeted", "indiscriminate"])]
-)
-def test_smoke_runs_every_method_on_its_attacks(name: str, poisoned: int, attacks: list[str] | None, tmp_path: Path):
+@pytest.mark.parametrize(("name", "skipped"), [("potion/smoke", ()), ("exam/smoke", ("badnet", "sine", "moving"))])
+def test_smoke_runs_every_method_on_its_attacks(name: str, skipped: tuple[str, ...], tmp_path: Path):
     config = load_sweep(name)
-    chosen = {key: {**told} for key, told in config.attacks.items() if attacks is None or key in attacks}
+    chosen = {key: {**told} for key, told in config.attacks.items() if key not in skipped}
     for told in chosen.values():
         if "craft" in told:
             told["craft"] = {**told["craft"], "steps": 2}
     methods = [_shorter(entry) for entry in config.methods]
     smaller = ["train.train_size=500", "train.width=8", "train.iterations=60", "train.device=cpu", "rho=[0.2]"]
-    smaller += [f"poisoned=[{poisoned}]", "found=[1.0]", "s_step=[2]", "curve=2", f"methods={json.dumps(methods)}"]
-    smaller += [f"attacks={json.dumps(chosen)}"]
+    smaller += ["poisoned=[20]", "found=[1.0]", "s_step=[2]", "curve=2", f"methods={yaml.safe_dump(methods)}"]
+    smaller += [f"attacks={yaml.safe_dump(chosen)}"]
     assert run_sweep(name, tmp_path / "out", overrides=smaller)["undone"] == []
     rows = [row for path in (tmp_path / "out" / "results").iterdir() for row in json.loads(path.read_text())["rows"]]
     wanted = {each.name for entry in methods for each in Method.each(entry)}
@@ -92,7 +91,6 @@ def test_smoke_runs_every_method_on_its_attacks(name: str, poisoned: int, attack
 
 
 def _shorter(entry: Any) -> Any:
-    """A method with fewer iterations, and one budget."""
-    if not isinstance(entry, dict):
-        return entry
-    return {**entry, **{key: value for key, value in (("iterations", 4), ("budget", 0.1)) if key in entry}}
+    """A method with fewer iterations or steps, and one budget."""
+    less = {"iterations": 4, "s_step": 1.5, "budget": 0.1}
+    return {key: less.get(key, value) for key, value in entry.items()} if isinstance(entry, dict) else entry

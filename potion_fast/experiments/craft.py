@@ -171,7 +171,8 @@ def _matched(
     aims = "1 target" if len(targets) == 1 else f"{len(targets)} targets"
     where = f"1 - cosine of the gradients of {len(scenario.poisoned)} poisons and {aims}"
     metrics = _of_losses(before, after, len(scenario.poisoned), where)
-    return Made(crafted, metrics, targets=torch.tensor(targets), intended=intended)
+    notes = [] if after < before else ["the perturbations match the targets no better than none: try more steps"]
+    return Made(crafted, metrics, notes, targets=torch.tensor(targets), intended=intended)
 
 
 def _canceled(model: nn.Module, scenario: Scenario, config: CraftConfig, run: RunFolder, progress: bool) -> Made:

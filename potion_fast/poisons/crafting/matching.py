@@ -110,7 +110,8 @@ class Matching:
               batches gives v, and another one g_δ: no graph is larger than a batch's.
         """
         objective, values = self._loss, []
-        if over == "all" and len(self.poisons.rows) > 1:
+        streamed = over == "all" and len(self.poisons.rows) > 1
+        if streamed:
             total = [gradient.requires_grad_() for gradient in self._sum(perturbations, draws)]
             loss = self._loss(total)
             values.append(self._finite(loss))
@@ -125,7 +126,7 @@ class Matching:
             inputs = _augmented(images.to(self.device) + delta, draws, rows)
             value = objective(self._gradients(inputs, self.poisons.labels[rows], create_graph=True))
             slope[rows] = torch.autograd.grad(value, delta)[0].to(slope.device)
-            if objective == self._loss:
+            if not streamed:
                 values.append(self._finite(value))
         return sum(values) / len(values), slope
 
