@@ -140,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_hypotheses(commands: Any) -> None:
     summary = "measure why unlearning fails on poison; writes a run folder"
     which = commands.add_parser("hypothesis", help=summary, description=f"{summary.capitalize()}.", epilog=EXIT_CODES)
-    kinds = which.add_subparsers(dest="hypothesis", required=True, metavar="HYPOTHESIS")
+    kinds = which.add_subparsers(dest="hypothesis", required=True, metavar="HYPOTHESIS", help="which of the two")
     for name, config, flags, text in (
         ("shift", ShiftConfig, SHIFT, "how far a linear classifier moves without its poison, or without clean samples"),
         ("cosine", CosineConfig, COSINE, "whether gradients of clean samples point to where poison has to be undone"),

@@ -416,3 +416,10 @@ def test_found_samples_that_bear_their_true_label_are_warned_of(swept: Path, tin
     assert notes_of_healing(scenario, 0.0, before, true, None) == []
     assert "collapsed" in notes_of_healing(scenario, -30.0, before, false, 0.2)[0]
     assert pf.__version__ in yaml.safe_load((swept / "sweep.yaml").read_text())["versions"]["potion_fast"]
+
+
+@pytest.mark.parametrize("text", ["3e-5", "3E-05", "0.3e-4", "+3.e-5", "0.00003"])
+def test_small_numbers_are_numbers_however_they_are_written(text: str):
+    config = load_sweep("potion/smoke", [f"train.lr={text}", f"methods=[{{method: cf, lr: {text}}}]"])
+    assert config.train["lr"] == config.methods[0]["lr"] == 3e-5
+    assert load_sweep("potion/smoke", ["train.model=e-5"]).train["model"] == "e-5"

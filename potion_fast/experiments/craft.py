@@ -31,7 +31,7 @@ from .scenario import Scenario
 from .stages import write_metrics
 
 CHECKPOINT = "crafting.safetensors"  # of a crafting under way
-MACHINE = ("root", "device", "workers")  # where a crafting runs, not what it is
+MACHINE = ("run", "root", "device", "workers")  # where a crafting runs, not what it is: its checkpoint knows the model
 
 
 @dataclass(frozen=True)

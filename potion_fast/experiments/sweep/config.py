@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,15 @@ from ...search import S_STEP, check_options
 PRESETS = Path(__file__).parents[1] / "presets"
 MACHINE = ("root", "device", "workers")  # of `train`: where a sweep runs, not what it is
 GROWING = ("poisoned", "found", "seeds", "methods", "group_sizes")  # a sweep may be started again with more of these
+
+
+class Loader(yaml.SafeLoader):
+    """YAML whose 1e-5 is a number, as in YAML 1.2 and in JSON."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
+)
 
 Size = int | float  # of S_f: a number of samples, or a share of S_m
 
@@ -100,7 +110,7 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
         if name not in presets():
             raise PotionError(f"there is no sweep {name!r}; give a .yaml file or one of {', '.join(presets())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise PotionError(f"the sweep {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -145,7 +155,7 @@ def _override(content: dict[str, Any], text: str) -> None:
         if not isinstance(place, dict):
             raise PotionError(f"{text!r}: the sweep has no mapping {'.'.join(outer[: number + 1])!r}")
     try:
-        place[last] = yaml.safe_load(value)
+        place[last] = yaml.load(value, Loader)
     except yaml.YAMLError as error:
         raise PotionError(f"{text!r}: the value cannot be read: {error}") from error
 
