@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +31,8 @@ from potion_fast.experiments.sweep.subject import Subject
 from potion_fast.importances import importance
 from potion_fast.search import OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Step, ptn_search
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY: dict[str, Any] = {
     "train": {"train_size": 500, "width": 4, "iterations": 60, "device": "cpu", "validation": 40},
     "attacks": {"badnet": {"poison": "badnet", "patch_size": 3}},
@@ -52,15 +53,6 @@ TINY: dict[str, Any] = {
     "s_step": [1.1, 2],
     "curve": 3,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Bits do not depend on how many cores are free, and other processes have one thread too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

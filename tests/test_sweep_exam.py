@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from potion_fast.experiments.sweep.subject import Subject
 from potion_fast.metrics import poison_removed
 from potion_fast.poisons import Perturbations
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY: dict[str, Any] = {
     "train": {"train_size": 500, "width": 8, "iterations": 60, "device": "cpu", "validation": 40},
     "attacks": {
@@ -49,15 +50,6 @@ TINY: dict[str, Any] = {
     "s_step": [2],
 }
 TARGETED = "digits_targeted_16_seed0"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Bits do not depend on how many cores are free, and other processes have one thread too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
