@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 
 from ..errors import ModelError, PotionError
 from ..metrics import accuracy, predict
 from ..training import DivergedError
 from .base import Unlearned
-
-if TYPE_CHECKING:
-    from .trained import Trained
 
 
 @dataclass(frozen=True)
@@ -39,42 +35,43 @@ class Trial:
 
 
 def best_rate(
-    unlearner: Trained,
+    name: str,
     rates: Sequence[float],
-    model: nn.Module,
-    forget_loader: Iterable[Any],
-    retain_loader: Iterable[Any],
+    at: Callable[[float], Unlearned],
     validation_loader: Iterable[Any] | None,
-    progress: bool = False,
+    *others: Iterable[Any],
+    cost: int = 1,
 ) -> Unlearned:
     """Unlearn at every rate from the same start, and keep the first with the highest accuracy on the validation loader.
+
+    name    of the unlearner
+    at      unlearns at one rate, always from the same start
+    others  all other loaders that it reads
+    cost    of one of its iterations, in gradient steps
 
     The trace holds a `Trial` for every rate, the report is that of the training that is kept.
 
     Raises PotionError without a validation loader, ModelError where the training diverges at every rate.
     """
     if validation_loader is None:
-        raise PotionError(f"{unlearner.name}: to choose among learning rates it needs a validation_loader")
+        raise PotionError(f"{name}: to choose among learning rates it needs a validation_loader")
     start = time.perf_counter()
     trials: list[Trial] = []
     best: tuple[Trial, Unlearned] | None = None
     for rate in rates:
         begun = time.perf_counter()
         try:
-            with rewound(forget_loader, retain_loader, validation_loader):
-                done = replace(unlearner, lr=rate, rates=None)(
-                    model, forget_loader, retain_loader, validation_loader=validation_loader, progress=progress
-                )
+            with rewound(*others, validation_loader):
+                done = at(rate)
         except DivergedError as error:
-            steps = error.iterations * unlearner.cost
-            trials.append(Trial(rate, 0.0, steps, time.perf_counter() - begun, diverged=True))
+            trials.append(Trial(rate, 0.0, error.iterations * cost, time.perf_counter() - begun, diverged=True))
             continue
         right = accuracy(*predict(done.model, validation_loader))
         trials.append(Trial(rate, right, done.gradient_steps, time.perf_counter() - begun))
         if best is None or right > best[0].accuracy:
             best = trials[-1], done
     if best is None:
-        raise ModelError(f"{unlearner.name}: the training diverged at every one of the rates {list(rates)}; lower them")
+        raise ModelError(f"{name}: the training diverged at every one of the rates {list(rates)}; lower them")
     kept, done = best
     done.trace, done.kept = trials, kept
     done.seconds["search"] = time.perf_counter() - start - sum(done.seconds.values())

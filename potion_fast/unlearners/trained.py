@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -92,7 +92,13 @@ class Trained(Unlearner):
         progress: bool = False,
     ) -> Unlearned:
         if self.rates is not None:
-            return best_rate(self, self.rates, model, forget_loader, retain_loader, validation_loader, progress)
+            loaders = (forget_loader, retain_loader)
+
+            def at(rate: float) -> Unlearned:
+                one = replace(self, lr=rate, rates=None)
+                return one(model, *loaders, validation_loader=validation_loader, progress=progress)
+
+            return best_rate(self.name, self.rates, at, validation_loader, *loaders, cost=self.cost)
         with seeded(self.seed):
             return self.unlearned(model, forget_loader, retain_loader, validation_loader, progress)
 
