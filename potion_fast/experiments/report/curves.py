@@ -103,9 +103,8 @@ def search_picture(rows: Sequence[Row]) -> Picture:
                 lines[text] = axes.plot(*zip(*known, strict=True), color=color, ls=style, lw=2, **shown)[0]
         if (start := before(row)) is not None:
             axes.axhline(100 * RHO * start, color=MUTED, lw=1, ls="--")
-            axes.text(
-                0.01, 100 * RHO * start + 1, r"$\rho$ · acc₀", transform=axes.get_yaxis_transform(), fontsize=SMALL
-            )
+            left = {"transform": axes.get_yaxis_transform(), "va": "top", "fontsize": SMALL}
+            axes.text(0.01, 100 * RHO * start - 1, r"$\rho$ · acc₀", **left)
         if row.dampened:
             axes.axvline(row.dampened, color=MUTED, lw=1)
         dampened_axis(axes, [point.dampened for point in steps])
