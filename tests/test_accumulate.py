@@ -101,9 +101,15 @@ def test_threads_share_the_work() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        process, thread = time.process_time(), time.thread_time()
-        ops.accumulate(sums, [gradient])
-        process, thread = time.process_time() - process, time.thread_time() - thread
+        shares = [_share_of_others(sums, gradient) for _ in range(5)]
     finally:
         torch.set_num_threads(before)
-    assert process - thread > 0.2 * process
+    assert max(shares) > 0.2  # of a run of milliseconds the system may count less
+
+
+def _share_of_others(sums: torch.Tensor, gradient: torch.Tensor) -> float:
+    """Of the processor time, what threads other than the calling one spent."""
+    process, thread = time.process_time(), time.thread_time()
+    ops.accumulate(sums, [gradient])
+    process, thread = time.process_time() - process, time.thread_time() - thread
+    return (process - thread) / process

@@ -328,3 +328,17 @@ def test_the_preset_makes_a_scenario_of_the_published_folders(root: Path, name: 
     images, labels = next(iter(scenario.test_loader(True)))
     assert (images[..., -21:, -21:] == scenario.config.trigger_value).all() and labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert math.isclose(images.max().item(), 1.0, abs_tol=1e-6)
+
+
+def test_several_threads_read_within_inference_mode(root: Path):
+    """Predictions are made in that mode, which belongs to a thread."""
+    folder = root / "val" / IMAGENETTE[0]
+    files = source(folder, Preprocessing(size=32))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = files.images([0, 1])
+        with torch.inference_mode():
+            assert torch.equal(files.images([0, 1]), expected)
+    finally:
+        torch.set_num_threads(before)

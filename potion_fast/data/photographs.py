@@ -129,7 +129,8 @@ class PhotographSource(ImageSource):
     def _read(self, indices: Sequence[int] | Tensor, visit: int | None) -> Tensor:
         rows = torch.as_tensor(indices, dtype=torch.int64).tolist()
         size = self.preprocessing.size
-        pixels = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+        with torch.inference_mode(False):  # of this thread alone: others could not write to its tensors
+            pixels = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
 
         def read(place: int) -> None:
             image = decode(os.path.join(self.folder, os.fsdecode(self.names[rows[place]])))
