@@ -9,12 +9,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...errors import DataError, ModelError
 from ...modules import checked_parameters, trainable
 from .augmentation import shift_and_flip
 from .projection import Box
+from .union import gradients
 
 Over = Literal["batch", "all"]
 
@@ -140,10 +140,7 @@ class Matching:
         return total
 
     def _gradients(self, inputs: Tensor, labels: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
-        """Of the summed cross-entropy, in each parameter; 0 in one that the model does not use."""
-        outputs = self.model(inputs.to(self.device, self.dtype))
-        loss = F.cross_entropy(outputs, labels.to(self.device), reduction="sum")
-        return torch.autograd.grad(loss, self.parameters, create_graph=create_graph, materialize_grads=True)
+        return gradients(self.model, self.parameters, inputs, labels, create_graph)
 
     def _loss(self, gradients: Sequence[Tensor]) -> Tensor:
         return 1 - _dot(self.direction, gradients) / _norm(gradients)
