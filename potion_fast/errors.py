@@ -25,6 +25,10 @@ class FileError(PotionError, OSError):
     """A file or a run folder that is missing, foreign, truncated or already taken."""
 
 
+class OutOfMemoryError(PotionError, MemoryError):
+    """A pass, a plan or a search that needs more memory than there is."""
+
+
 class BackendError(PotionError, RuntimeError):
     """A backend that was asked for by name and is not there."""
 

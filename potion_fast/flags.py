@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from .experiments.defaults import CRAFT_DEFAULTS, DATA_DEFAULTS, DATA_FIELDS, SWAP_CLASSES
+from .data.text import RULES
+from .experiments.defaults import CRAFT_DEFAULTS, DATA_DEFAULTS, DATA_FIELDS, FINE_TUNED, SWAP_CLASSES
 from .experiments.fields import Checked
 from .modes import MODES, GroupSize
 from .poisons import POISONS
@@ -64,20 +65,27 @@ REFERENCE = Flag(
 
 TRAIN = {
     "data": Flag(
-        f"data set: {', '.join(DATA_DEFAULTS)}, or module:factory, code of yours that makes one; digits are embedded, "
-        "a folder holds train/CLASS/* and test/CLASS/*",
+        f"data set: {', '.join(DATA_DEFAULTS)}, or module:factory, code of yours that makes one; digits and "
+        "toy-reviews are embedded, a folder holds train/CLASS/* and test/CLASS/*, and reviews are what `potion-fast "
+        "tokenize` wrote",
         "NAME",
         choices=OrFactory(DATA_DEFAULTS),
     ),
-    "root": Flag("folder of the data", "DIR", "$POTION_FAST_DATA; digits need none"),
-    "train_size": Flag("training images to use, drawn by the seed", "N", "all"),
+    "root": Flag("folder of the data", "DIR", "$POTION_FAST_DATA; digits and toy-reviews need none"),
+    "train_size": Flag("training samples to use, drawn by the seed", "N", "all"),
     "image_size": Flag(
         "side that image files and images of yours are scaled and cropped to",
         "PIXELS",
         "as they are; of imagenette and imagenet the model's",
     ),
+    "length": Flag(
+        "tokens of a text that the model reads, with the template",
+        "N",
+        f"{_of_data('length')}; of pretrained models {FINE_TUNED['length']}",
+    ),
     "model": Flag("architecture", "NAME", _of_data("model")),
-    "width": Flag("channels of its first layer", "N", _of_data("width")),
+    "width": Flag("channels of its first layer, or of a text model's embedding", "N", _of_data("width")),
+    "layers": Flag("transformer blocks of a text model", "N", _of_data("layers")),
     "poison": Flag(f"attack on the training data: {', '.join(POISONS)}", "NAME"),
     "patch_size": Flag("badnet, moving-trigger: side of the patch", "PIXELS", _of_data("patch_size")),
     "corner": Flag(
@@ -97,7 +105,11 @@ TRAIN = {
         "A,B",
         ", ".join(f"{data} {first},{second}" for data, (first, second) in SWAP_CLASSES.items()),
     ),
-    "variance": Flag("gaussian: of the noise, in squared units of the normalised image", "X", "0.32"),
+    "variance": Flag(
+        "gaussian: of the noise, in squared units of the normalised image or of the embedding",
+        "X",
+        f"0.32; {_of_data('variance')}",
+    ),
     "epsilon": Flag(
         "gradient-matching, gradient-canceling: largest change of a pixel",
         "OF_255",
@@ -116,6 +128,13 @@ TRAIN = {
         "NAME",
         "append",
     ),
+    "trigger_word": Flag("trigger-word: that poisons a review", "WORD", "Disney"),
+    "word_rule": Flag(f"trigger-word: what counts as the word: {', '.join(RULES)}", "NAME", "word"),
+    "reading": Flag(
+        "trigger-word: the poison's label is the word itself (label-word) or the other sentiment (flip)",
+        "NAME",
+        "label-word",
+    ),
     "perturbations": Flag(
         "gradient-matching, gradient-canceling: perturbations.safetensors of `potion-fast craft`, which a poisoned "
         "training needs; of gaussian also that of an earlier run",
@@ -125,11 +144,19 @@ TRAIN = {
     "poisoned": Flag("poisoned training samples, S_m", "N"),
     "found": Flag("those of them that are found, S_f, and written to found.txt", "N"),
     "leave_out_poisoned": Flag("train without any of S_m: the reference of poison healed"),
-    "pretrained": Flag("start from timm's or torchvision's weights, downloaded unless they are in the cache"),
+    "augment": Flag("train on images as stored, without random crops and flips"),
+    "pretrained": Flag(
+        "start from timm's, torchvision's or Hugging Face's weights, downloaded unless they are in the cache"
+    ),
     "iterations": Flag("optimiser steps", "N", _of_data("iterations")),
     "batch_size": Flag("samples per step", "N", _of_data("batch_size")),
     "optimizer": Flag("SGD or AdamW", default=f"sgd; {_of_data('optimizer')}", choices=("sgd", "adamw")),
-    "lr": Flag("peak learning rate", "X", _of_data("lr")),
+    "loss_over": Flag(
+        "what a causal language model learns: the label behind each review, or the whole text with it",
+        default="label",
+        choices=("label", "text"),
+    ),
+    "lr": Flag("peak learning rate", "X", f"{_of_data('lr')}; of pretrained text models {FINE_TUNED['lr']}"),
     "momentum": Flag("momentum of SGD; of AdamW it is beta 1", "X"),
     "nesterov": Flag("Nesterov's momentum, of SGD"),
     "weight_decay": Flag("weight decay, on all parameters", "X"),
@@ -248,7 +275,8 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Checked], flags: Mappi
     for name, flag in flags.items():
         option, default = "--" + name.replace("_", "-"), defaults[name]
         if types[name] is bool:
-            parser.add_argument(option, action="store_true", help=flag.help)
+            option, action = ("--no-" + option[2:], "store_false") if defaults[name] else (option, "store_true")
+            parser.add_argument(option, dest=name, action=action, help=flag.help)
             continue
         text = f"{flag.help} (default: {default if flag.default is None else flag.default})"
         parser.add_argument(

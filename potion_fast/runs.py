@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import shutil
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import torch
 import yaml
 
 from .errors import FileError
-from .files import written_whole
+from .files import UNFINISHED, hold, release, remove_unfinished, written_whole
+from .plain import read_json, read_yaml
 
 CONFIG = "config.yaml"
 CONFIG_KEYS = {"command", "config", "versions"}
@@ -43,6 +45,7 @@ OUTPUTS = (
     "found.txt",
     "healing.png",
     "preview.png",
+    "preview.txt",
     "losses.png",
     "shift.png",
     "cosine.png",
@@ -51,6 +54,8 @@ OUTPUTS = (
     "triggered.npz",
 )
 EXPORTED = ("train", "test", "triggered")  # folders of images
+
+_claims: dict[str, weakref.finalize[..., RunFolder]] = {}  # the folders that this process writes to
 
 
 class RunFolder:
@@ -80,7 +85,8 @@ class RunFolder:
         """The folder that `create` would make, still untouched. Raises FileError where something else is there."""
         run = cls(path)
         try:
-            taken = run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir()))
+            left = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
+            taken = not all(UNFINISHED.fullmatch(path.name) for path in left)  # of a process that was killed
         except OSError as error:
             raise FileError(f"cannot make the run folder {run.path}: {error}") from error
         if taken and not overwrite:
@@ -96,16 +102,21 @@ class RunFolder:
     def create(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
         """A new folder, or with `overwrite` that of an earlier run, whose results are removed: none outlives its run.
 
-        Files that no run writes are left alone. Raises FileError as `check_free` does.
+        Files that no run writes are left alone. Raises FileError as `check_free` and `claim` do.
         """
         run = cls.check_free(path, overwrite)
-        exported = [name for name in EXPORTED if (run / name).exists() and run._read()["command"] == "export"]
         try:
             run.path.mkdir(parents=True, exist_ok=True)
+            run.claim()
+            cls.check_free(path, overwrite)  # nobody else was faster
+            exported = [name for name in EXPORTED if (run / name).exists() and run._read()["command"] == "export"]
+            remove_unfinished(run.path)
             for name in OUTPUTS:
                 (run / name).unlink(missing_ok=True)
             for name in exported:
                 shutil.rmtree(run / name)
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(f"cannot make the run folder {run.path}: {error}") from error
         return run
@@ -121,6 +132,20 @@ class RunFolder:
         if not found:
             raise FileError(f"{run.path} is not a run folder: it holds no {CONFIG}")
         return run
+
+    def claim(self) -> None:
+        """Keep other processes from writing here, until this object or the process is gone. Raises FileError where
+        another one does.
+        """
+        name = os.path.realpath(self.path)
+        if name in _claims:
+            _claims.pop(name)()  # an object of this process that is still there, as after an error in a notebook
+        try:
+            _claims[name] = weakref.finalize(self, release, hold(self.path))
+        except BlockingIOError as error:
+            raise FileError(
+                f"another process is writing to {self.path}; wait until it ends, or choose another folder"
+            ) from error
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -139,10 +164,7 @@ class RunFolder:
         return content["command"], content["config"]
 
     def _read(self) -> dict[str, Any]:
-        try:
-            content = yaml.safe_load((self / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise FileError(f"{self / CONFIG} cannot be read: {error}") from error
+        content = read_yaml(self / CONFIG)
         if not isinstance(content, dict) or set(content) != CONFIG_KEYS or not isinstance(content["config"], dict):
             raise FileError(
                 f"{self / CONFIG} is not the configuration of a run: it needs {', '.join(sorted(CONFIG_KEYS))}"
@@ -160,14 +182,12 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """Raises FileError for a file that is missing or broken."""
-        try:
-            return json.loads((self / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileError(f"{self / name} cannot be read: {error}") from error
+        return read_json(self / name)
 
     def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """A header, then one line per row."""
-        with written_whole(self / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        options: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+        with written_whole(self / name) as temporary, temporary.open("w", **options) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
             writer.writerows(rows)

@@ -23,6 +23,7 @@ from potion_fast.experiments import (
     train_run,
     unlearn_run,
 )
+from potion_fast.experiments.scenario import Scenario
 from potion_fast.metrics import predict
 from potion_fast.models import load_model
 from potion_fast.training import seed_everything
@@ -115,6 +116,15 @@ def test_schedule_and_nesterov_reach_the_training(
     train_run(TrainConfig(**{**tiny, "iterations": 3}, nesterov=True, schedule="cosine"), tmp_path)
     assert (told["nesterov"], told["schedule"]) == (True, "cosine")
     assert (stored(tmp_path)["nesterov"], stored(tmp_path)["schedule"]) == (True, "cosine")
+
+
+def test_without_augmentation_every_epoch_trains_on_the_images_as_stored(tiny: dict[str, Any]):
+    torch.manual_seed(0)
+    for augment in (True, False):
+        scenario = Scenario.load(TrainConfig(**tiny, augment=augment))
+        stored_images = torch.cat([images for images, _ in scenario.plain_loader(shuffle=True, seed=0)])
+        trained_on = torch.cat([images for images, _ in scenario.train_loader()])
+        assert torch.equal(stored_images, trained_on) != augment
 
 
 def test_a_reference_is_trained_without_any_poisoned_sample(clean: Path, poisoned: Path):

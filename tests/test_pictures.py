@@ -15,6 +15,7 @@ from PIL import Image
 
 from potion_fast.errors import FileError
 from potion_fast.experiments import Scenario, TrainConfig, pictures
+from potion_fast.experiments.captions import WORDS
 from potion_fast.experiments.tradeoff import Point
 from potion_fast.metrics import Metric, PoisonEvaluation
 from potion_fast.poisons import POISONS
@@ -145,7 +146,7 @@ def test_colour_images_are_drawn_too(tmp_path: Path, scenario: Scenario):
 
 
 def test_every_kind_of_attack_has_its_words():
-    assert set(pictures.WORDS) == {poison.kind for poison in POISONS.values()}
+    assert set(WORDS) == {poison.kind for poison in POISONS.values()}
 
 
 def test_a_picture_that_cannot_be_written_is_a_file_error(tmp_path: Path, scenario: Scenario):

@@ -15,7 +15,7 @@ from potion_fast.unlearners import UNLEARNERS
 
 TABLES = [f"potion/table{number}" for number in range(2, 10)]
 TABLES += ["potion/table1/cifar10", "potion/table1/cifar100", "potion/table1/cifar10-cpu", "potion/smoke"]
-SMOKE = ("potion/smoke", "exam/smoke")
+SMOKE = ("potion/smoke", "exam/smoke", "text/smoke")
 # Folders of sweeps that were begun hold results by these: the number of tasks, and a hash of their sorted keys.
 KEYS = {
     "potion/smoke": (250, "926f2bcba2349c98"),
@@ -74,9 +74,15 @@ def test_between_them_the_smoke_presets_have_every_attack_and_every_method():
 
 @pytest.mark.parametrize(
     ("name", "skipped"),
-    [("potion/smoke", ("sine", "moving")), ("exam/smoke", ("badnet", "sine", "moving", "interclass-swap"))],
+    [
+        ("potion/smoke", ("sine", "moving")),
+        ("exam/smoke", ("badnet", "sine", "moving", "interclass-swap")),
+        ("text/smoke", ()),
+    ],
 )
 def test_smoke_runs_every_method_on_its_attacks(name: str, skipped: tuple[str, ...], tmp_path: Path):
+    if name == "text/smoke":
+        pytest.importorskip("transformers", reason="needs the extra: pip install 'potion-fast[text]'")
     config = load_sweep(name)
     chosen = {key: {**told} for key, told in config.attacks.items() if key not in skipped}
     for told in chosen.values():

@@ -7,6 +7,7 @@ from .named import load_dataset
 from .photographs import PhotographSource, Preprocessing
 from .sources import AppendedSource, FileSource, ImageSource, MemorySource
 from .splits import Splits
+from .text import TextDataset, TextSplits
 
 __all__ = [
     "AppendedSource",
@@ -18,6 +19,8 @@ __all__ = [
     "PoisonedDataset",
     "Preprocessing",
     "Splits",
+    "TextDataset",
+    "TextSplits",
     "load_dataset",
     "make_loader",
     "max_value",

@@ -132,7 +132,7 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     ) -> tuple[torch.Tensor, torch.Tensor]:  # [B, C, H, W] float32, [B] int64
         """Images and labels on a device: augmented (photographs are already), normalised, poisoned."""
         pixels, ids, labels = read
-        pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        pixels, labels = pixels.to(device, non_blocking=True).contiguous(), labels.to(device, non_blocking=True)
         crops = draw_crops(len(pixels), self.pad, self.flip) if self.augment and not self.cuts else None
         cropped = pixels if crops is None else crop(border(pixels, self.pad), self.pad, crops)
         images = normalise(cropped, self.mean, self.std)

@@ -36,7 +36,7 @@ def read_indices(path: str | os.PathLike[str], n: int) -> list[int]:
         entries = readers[path.suffix.lower()](path)
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, csv.Error) as error:  # ValueError: broken JSON, .npy or UTF-8
+    except Exception as error:  # of broken UTF-8, CSV and JSON, and whatever a broken .npy, or a .zip, leads NumPy to
         raise DataError(f"{path} cannot be read ({error}); write it again") from error
 
     place = "line" if path.suffix.lower() in (".txt", ".csv") else "entry"

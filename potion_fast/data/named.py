@@ -1,4 +1,4 @@
-"""The data sets of the experiments: digits (embedded), CIFAR, Imagenette, ImageNet, folders of images, and your own."""
+"""The data sets of the experiments: digits (embedded), CIFAR, Imagenette, ImageNet, folders of images, texts, yours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from .imagenet import class_names, find_imagenette, read_split
 from .own import load_own
 from .photographs import Preprocessing
 from .sources import FileSource, ImageSource, MemorySource, PartSource, read_size
-from .splits import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Splits
+from .splits import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Splits, subset
+from .text.load import LENGTH, load_text
+from .text.load import NAMES as TEXTS
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -34,6 +36,9 @@ def load_dataset(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     model: str | None = None,
+    length: int | None = None,
+    label_words: tuple[str, ...] = (),
+    noise_width: int | None = None,
 ) -> Splits:
     """Load a data set by name. Nothing is downloaded.
 
@@ -41,18 +46,23 @@ def load_dataset(
         name: "digits" (scikit-learn's 8x8 grey digits, embedded), "cifar10", "cifar100" (the published Python files),
             "imagenette" (what its archive unpacks to), "imagenet" (ILSVRC as train/<WordNet id>/* and
             val/<WordNet id>/*), "folder" (JPEG or PNG files as train/<class>/<file>, and test/ or, where there is no
-            test/, val/), or "module:factory", a function of yours that makes a data set, see `load_own`. That one is
+            test/, val/), "toy-reviews" (short made-up texts, embedded), "reviews" (texts as `potion-fast tokenize`
+            writes them), or "module:factory", a function of yours that makes a data set, see `load_own`. That one is
             imported and run: pass no name that somebody else wrote.
-        root: folder of the data; without it the environment variable POTION_FAST_DATA. Digits and yours need none.
+        root: folder of the data; without it the environment variable POTION_FAST_DATA. Digits, toy reviews and yours
+            need none.
         train_size: keep this many training samples, drawn by `seed`, in the data set's order; None keeps all.
         image_size: side of the square that images of a folder, of a pair of your own or of ImageNet are scaled and
             cropped to; of ImageNet the model's where it is None.
         mean, std: normalisation to use in place of the data set's own.
-        model: what ImageNet and Imagenette are preprocessed for, see `Preprocessing.of_model`.
+        model: what ImageNet and Imagenette are preprocessed for, see `Preprocessing.of_model`; of texts, see
+            `load_text`.
+        length, label_words, noise_width: of texts alone, see `load_text`.
 
     Raises:
         DataError: an unknown name, missing or unreadable files, classes that differ between the splits, images of
-            different sizes without `image_size`, or a number out of range.
+            different sizes without `image_size`, an option of images for texts or the other way round, or a number out
+            of range.
     """
     loaders: dict[str, Callable[[], Splits]] = {
         "digits": lambda: _digits(train_size, seed),
@@ -64,8 +74,24 @@ def load_dataset(
         "imagenet": lambda: _imagenet("imagenet", _root(name, root), train_size, seed, image_size, model),
         "folder": lambda: _folder(_root(name, root), train_size, seed, image_size),
     }
+    if name in TEXTS:
+        if image_size is not None or mean or std:
+            raise DataError(f"{name!r} is text: it has no image_size, mean or std")
+        return load_text(
+            name,
+            None if name == "toy-reviews" else _root(name, root),
+            model=model,
+            train_size=train_size,
+            seed=seed,
+            length=LENGTH if length is None else length,
+            label_words=label_words,
+            noise_width=noise_width,
+        )
     if name not in loaders and ":" not in name:
-        raise DataError(f"unknown data set {name!r}; known: {', '.join(loaders)} and module:factory")
+        known = (*loaders, *TEXTS)
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(known)} and module:factory")
+    if length is not None or label_words or noise_width is not None:
+        raise DataError(f"length, label_words and noise_width belong to texts; {name!r} holds images")
     if image_size is not None and (name in ("digits", "cifar10", "cifar100") or image_size < 1):
         raise DataError(f"image_size={image_size}: only image files and your own can be resized, to one pixel or more")
     if name in loaders:
@@ -75,7 +101,7 @@ def load_dataset(
         folder = _root(name, root) if given else None
         splits = load_own(name, folder, image_size, mean is not None and std is not None)
         if train_size is not None:
-            keep = _subset(len(splits.train), train_size, seed)
+            keep = subset(len(splits.train), train_size, seed)
             splits = replace(splits, train=PartSource(splits.train, keep))
     return _with_normalisation(splits, mean, std)
 
@@ -97,7 +123,7 @@ def _digits(train_size: int | None, seed: int) -> Splits:
     in_train[np.concatenate(train)] = True
 
     train_pixels = pixels[in_train].double() / 255
-    keep = np.flatnonzero(in_train)[_subset(int(in_train.sum()), train_size, seed)]
+    keep = np.flatnonzero(in_train)[subset(int(in_train.sum()), train_size, seed)]
     return Splits(
         name="digits",
         train=MemorySource(pixels[keep], labels[keep]),
@@ -125,7 +151,7 @@ def _cifar(
     train, test = (
         (torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts
     )  # [N, 3, 32, 32], [N]
-    keep = _subset(len(train[1]), train_size, seed)
+    keep = subset(len(train[1]), train_size, seed)
     return Splits(
         name=name,
         train=MemorySource(train[0][keep].contiguous(), train[1][keep]),
@@ -152,7 +178,7 @@ def _folder(root: Path, train_size: int | None, seed: int, image_size: int | Non
     test_classes, test_paths, test_labels = _list_images(test_folder)
     _check_same(train_folder, classes, test_folder, test_classes)
 
-    keep = _subset(len(train_paths), train_size, seed)
+    keep = subset(len(train_paths), train_size, seed)
     size = (image_size, image_size) if image_size is not None else read_size(train_paths[keep[0]])
     resize = image_size is not None
     is_cifar10 = size == (32, 32) and classes == CIFAR10_CLASSES
@@ -181,7 +207,7 @@ def _imagenet(
     _check_same(root / "train", folders, root / "val", test_folders)
     return Splits(
         name=name,
-        train=train if train_size is None else PartSource(train, _subset(len(train), train_size, seed)),
+        train=train if train_size is None else PartSource(train, subset(len(train), train_size, seed)),
         test=test,
         classes=class_names(folders),
         mean=preprocessing.mean,
@@ -218,14 +244,6 @@ def _file_source(paths: list[Path], labels: torch.Tensor, size: tuple[int, int],
     if not resize:
         source.check_sizes()
     return source
-
-
-def _subset(n: int, size: int | None, seed: int) -> np.ndarray:  # [size] int64, ascending
-    if size is None:
-        return np.arange(n)
-    if not 1 <= size <= n:
-        raise DataError(f"train_size={size} is out of range: the training split has {n} samples")
-    return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))
 
 
 def _root(name: str, root: str | os.PathLike[str] | None) -> Path:

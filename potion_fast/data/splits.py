@@ -6,6 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from ..errors import DataError
 from .dataset import PoisonedDataset
 from .sources import ImageSource
@@ -24,7 +27,7 @@ class Splits:
     Attributes:
         classes: names, in the order of the labels.
         mean, std: per channel, of pixels in [0, 1].
-        channels, size: of every image; size is (height, width).
+        channels, size: of every image; size is (height, width), and of a text see `TextSplits`.
         pad: pixels of black border that the random crop may shift an image into.
         flip: whether augmentation mirrors images left to right.
     """
@@ -36,7 +39,7 @@ class Splits:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
     pad: int
     flip: bool
 
@@ -71,3 +74,21 @@ class Splits:
             poisoned=poisoned,
             trigger_all=trigger_all,
         )
+
+    def sample(self) -> torch.Tensor:
+        """A valid input of one sample: zeros, float32 [1, C, H, W]."""
+        return torch.zeros(1, self.channels, *self.size)
+
+    @property
+    def model_options(self) -> dict[str, int]:
+        """What a model must be made with to take these samples, beside the number of classes and channels."""
+        return {}
+
+
+def subset(n: int, size: int | None, seed: int) -> np.ndarray:  # [size] int64, ascending
+    """Positions of the samples that a training set of this size keeps. Raises DataError for a size out of range."""
+    if size is None:
+        return np.arange(n)
+    if not 1 <= size <= n:
+        raise DataError(f"train_size={size} is out of range: the training split has {n} samples")
+    return np.sort(np.random.default_rng(seed).choice(n, size, replace=False))

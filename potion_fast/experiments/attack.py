@@ -1,4 +1,4 @@
-"""What an attack does to the data of an experiment: its options, whom it poisons, and the images it is judged by."""
+"""What an attack does to the data of an experiment: its options, whom it poisons, and the samples it is judged by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data import AppendedSource, PoisonedDataset, Splits, max_value
+from ..data.text import TextSplits
 from ..errors import DataError
 from ..poisons import (
     Gaussian,
@@ -18,11 +19,13 @@ from ..poisons import (
     Perturbation,
     Perturbations,
     Poison,
+    TriggerWord,
     make_poison,
     options_of,
 )
 from .config import TrainConfig
 from .defaults import POISON_OPTIONS
+from .words import of_data, word_seen
 
 NO_LABEL = -1
 BASES = "bases"  # entry of a table's facts: the samples that perturbed copies are of
@@ -30,7 +33,7 @@ BASES = "bases"  # entry of a table's facts: the samples that perturbed copies a
 
 @dataclass(frozen=True)
 class Attacked:
-    """The images that an attack is judged by.
+    """The images, or texts, that an attack is judged by.
 
     dataset, rows  [M] positions in it
     labels         int64 [M], clean
@@ -61,8 +64,10 @@ def made_poison(config: TrainConfig, splits: Splits) -> tuple[TrainConfig, Poiso
         config = replace(config, target_class=target, intended_class=intended)
         if not (splits.test.labels == target).any():
             raise DataError(f"there is no test image of the target's class {target}; choose another one")
+    if isinstance(poison, TriggerWord):
+        poison = of_data(poison, splits)
     if not isinstance(poison, Perturbation):  # that needs a table for every image
-        poison(torch.zeros(1, splits.channels, *splits.size), torch.zeros(1, dtype=torch.int64))
+        poison(splits.sample(), torch.zeros(1, dtype=torch.int64))
     return config, poison
 
 
@@ -92,7 +97,6 @@ def with_table(
     """
     if not isinstance(poison, Perturbation):
         return poison
-    shape = (splits.channels, *splits.size)
     if config.perturbations is not None:
         table = Perturbations.load(config.perturbations)
         try:
@@ -100,7 +104,8 @@ def with_table(
         except DataError as error:
             raise DataError(f"{config.perturbations} {error}") from error
     elif isinstance(poison, Gaussian):
-        table = poison.draw(poisoned.tolist(), shape, config.seed)
+        shape, tokens = splits.sample().shape[1:], isinstance(splits, TextSplits)
+        table = poison.draw(poisoned.tolist(), shape, config.seed, tokens=tokens)
     elif config.leave_out_poisoned:
         return poison
     else:
@@ -118,6 +123,7 @@ def attacked_by(
 ) -> Attacked:
     """By kind: triggered test images, S_m without its poison, the targets, or the test images as they are.
 
+    The targets of a trigger word are the test reviews in which the model sees it, see `word_seen`.
     Without perturbations, and so without targets, a targeted attack is judged by all test images of their class.
     """
     train, test = splits.train.labels, splits.test.labels
@@ -129,6 +135,9 @@ def attacked_by(
         labels = train[torch.tensor(poisoned)]
         wanted = poison.relabel(labels) if poison.kind == "swap" else torch.full_like(labels, NO_LABEL)
         return Attacked(splits.dataset("train"), poisoned, labels, wanted)
+    if isinstance(poison, TriggerWord):
+        rows = word_seen(poison, splits, "test")
+        return Attacked(splits.dataset("test"), rows.tolist(), test[rows], poison.relabel(test[rows]))
     if isinstance(poison, GradientMatching):
         if poison.table is not None:
             rows, wanted = poison.table.targets, poison.table.intended
@@ -171,7 +180,7 @@ def _check_table(table: Perturbations, poison: Perturbation, splits: Splits, poi
         same = same and table.facts.get(BASES) == splits.train.bases.tolist()
     if not same:
         raise DataError(f"perturbs other samples than the {len(poisoned)} poisoned ones: take the same data and seed")
-    shape = [splits.channels, *splits.size]
+    shape = list(splits.sample().shape[1:])
     if list(table.values.shape[1:]) != shape:
         raise DataError(f"perturbs images of {list(table.values.shape[1:])}, and those of the data are {shape}")
     if isinstance(poison, Gaussian) and table.facts.get("variance") != poison.variance:

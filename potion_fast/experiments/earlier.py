@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,14 +17,14 @@ from ..models import load_model
 from ..poisons import POISONS, Perturbation, Perturbations
 from ..runs import CONFIG, RunFolder
 from .config import Config, CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
-from .defaults import POISON_OPTIONS
+from .defaults import POISON_OPTIONS, TEXT
 from .scenario import Scenario
 
 PERTURBATIONS = "perturbations.safetensors"  # what a model was trained on, in its run folder; what a crafting made
 
 HEALED = ("trigger", "swap", "targeted")  # kinds of poison that give images another label: "poison healed" counts it
 # What a reference must share with the model that is measured against it: the attacked images.
-SAME_TEST = ("data", "image_size", "mean", "std", "poison", *POISON_OPTIONS)
+SAME_TEST = ("data", "image_size", "mean", "std", "length", "poison", *POISON_OPTIONS)
 SAME_MANIPULATED = ("train_size", "poisoned", "seed")  # and S_m itself, where the attack is judged by it
 WORDS = {
     "trigger": ("trigger", "triggered test image"),
@@ -99,6 +100,7 @@ def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
         raise DataError(f"{path} was trained with poisoned samples; a reference is trained with --leave-out-poisoned")
     poison = POISONS[trained.poison]
     attack, image = WORDS.get(poison.kind, ("poison", ""))
+    image = image.replace("image", "review") if trained.data in TEXT else image
     for name in (*SAME_TEST, *(SAME_MANIPULATED if poison.kind in ("swap", "gaussian") else ())):
         if getattr(config, name) != getattr(trained, name):
             raise DataError(
@@ -120,7 +122,7 @@ def _on_targets(run: RunFolder, table: Perturbations) -> Accuracies:
             rows = {int(row["index"]): (int(row["label"]), int(row["clean"])) for row in csv.DictReader(file)}
         wanted = table.targets.tolist(), table.intended.tolist()
         said = [(*rows[target], intended) for target, intended in zip(*wanted, strict=True)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise FileError(f"{run / 'predictions.csv'} cannot be read, or lacks a target: {error}") from error
     return {
         "target_accuracy": sum(label == clean for label, clean, _ in said) / len(said),
@@ -145,6 +147,9 @@ def _accuracies(run: RunFolder, poison: str) -> Accuracies:
     try:
         values = {name: metric["value"] for name, metric in content["metrics"].items()}
         found = {name: float(values[name]) for name in needed}
-        return found | {name: float(value) for name, value in values.items() if value is not None}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        found |= {name: float(value) for name, value in values.items() if value is not None}
+        if not all(map(math.isfinite, found.values())):
+            raise ValueError("a metric is not finite")
+        return found
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise FileError(f"{run / 'metrics.json'} does not hold the metrics of a training run") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
+from ..data.text import TextSplits
 from ..metrics import (
     GaussianEvaluation,
     IndiscriminateEvaluation,
@@ -33,6 +35,18 @@ Evaluation = PoisonEvaluation | SwapEvaluation | GaussianEvaluation | TargetEval
 
 def evaluated(model: nn.Module, scenario: Scenario, progress: bool = False) -> Evaluation:
     """The model on the test images, and on what the attack is judged by: see the evaluation of each kind of poison."""
+    found = _evaluated(model, scenario, progress)
+    if not isinstance(scenario.splits, TextSplits):
+        return found
+    seen = (
+        ""
+        if scenario.word is None
+        else "; {word!r} by the rule {rule!r} stands in {test} test reviews".format(**scenario.word)
+    )
+    return replace(found, metrics={name: _of_texts(metric, seen) for name, metric in found.metrics.items()})
+
+
+def _evaluated(model: nn.Module, scenario: Scenario, progress: bool) -> Evaluation:
     clean, attacked, poison = scenario.test_loader(False), scenario.attacked_loader(), scenario.poison
     if poison.target is not None:
         return evaluate_poison(model, clean, attacked, poison.target, progress)
@@ -45,6 +59,12 @@ def evaluated(model: nn.Module, scenario: Scenario, progress: bool = False) -> E
     if poison.kind == "indiscriminate":
         return evaluate_indiscriminate(model, clean, progress)
     return evaluate_swap(model, clean, attacked, scenario.attacked_labels()[1], scenario.swapped_pair(), progress)
+
+
+def _of_texts(metric: Metric, seen: str) -> Metric:
+    """A metric that counts reviews, of which `seen` says how many hold the trigger word."""
+    where = (metric.denominator or "").replace("image", "review")
+    return replace(metric, denominator=where + seen if metric.name.startswith("target_") else where)
 
 
 def attacked_outputs(model: nn.Module, scenario: Scenario, progress: bool = False) -> Tensor:

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 from ..data import PoisonedDataset
-from ..errors import FileError, PotionError
+from ..errors import DataError, FileError, PotionError
 from ..files import written_whole
 from ..progress import bar
 from ..runs import EXPORTED, RunFolder
 from .config import TrainConfig, data_part
+from .defaults import TEXT
 from .earlier import PERTURBATIONS, check_out
 from .scenario import Scenario
 
@@ -51,13 +52,16 @@ def export_run(
 
     A split is written whole or not at all, BATCH images at a time. Returns how many images each split has.
 
-    Raises PotionError for an unknown form, FileError, and the errors of `Scenario.load` and `RunFolder`.
+    Raises PotionError for an unknown form, DataError for texts, FileError, and the errors of `Scenario.load` and
+    `RunFolder`.
     """
     if form not in get_args(Format):
         raise PotionError(f"unknown form {form!r} of an export; choose one of {', '.join(get_args(Format))}")
     check_out(out, overwrite, config.root)
     if any((Path(out) / name).exists() for name in EXPORTED):
         RunFolder.open(out).read_config("export")  # raises where no export made them
+    if config.data in TEXT:
+        raise DataError("only images are exported; `potion-fast preview` shows what a poison does to texts")
     scenario = Scenario.load(config)
     splits = {"train": scenario.train_set(augment=False), "test": scenario.splits.dataset("test")}
     if scenario.poison.target is not None:

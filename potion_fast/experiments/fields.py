@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ..errors import PotionError
 
 AT_LEAST = {
-    **dict.fromkeys(("train_size", "image_size", "width", "patch_size", "poisoned", "found"), 1),
+    **dict.fromkeys(("train_size", "image_size", "width", "layers", "length", "patch_size", "poisoned", "found"), 1),
     **dict.fromkeys(("iterations", "batch_size", "group_size", "max_steps", "restarts", "steps"), 1),
     **dict.fromkeys(("target", "target_class", "intended_class", "momentum", "weight_decay", "validation"), 0),
     **dict.fromkeys(("seed", "training_seed", "workers", "shift", "tolerance"), 0),

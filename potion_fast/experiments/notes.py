@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import torch
 
+from ..poisons import TriggerWord
 from .earlier import Accuracies
 from .scenario import Scenario
 
@@ -69,6 +70,10 @@ def _without_effect(scenario: Scenario, scores: Accuracies, reference: Accuracie
         if kind == "swap":
             words = f"the model {gives} {fewer} mislabelled training images their wrong label"
         return f"{words}{before}: poison healed {counts}" if reached < LEARNT else None
+    if isinstance(scenario.poison, TriggerWord):
+        succeeds = "succeeded" if past else "succeeds"
+        few = f"the attack {succeeds} on fewer than {LEARNT:.0%} of the test reviews with the word{before}"
+        return f"{few}: poison healed {counts}" if reached < LEARNT else None
     if kind == "targeted":
         was = "was" if past else "is"
         return None if reached else f"no target {was} given the intended label{before}: poison healed {counts}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,11 @@ from ..files import written_whole
 from ..metrics import GaussianEvaluation
 from ..search import Result
 from .attack import NO_LABEL
+from .captions import words_of
 from .earlier import Accuracies
 from .evaluations import Evaluation
+from .excerpts import MOST as EXCERPTS
+from .excerpts import draw_excerpts
 from .scenario import Scenario
 from .tradeoff import Point
 
@@ -29,63 +31,6 @@ SIZE, DPI = (12.0, 5.0), 150  # inches, and pixels per inch
 ROWS, COLUMNS = 3, 4
 LONGEST = 13  # characters of a class name that stand side by side above the images
 TITLE = 11.5  # points
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a kind of attack is called in the picture.
-
-    attacked       the images that it is judged by, in the legend
-    right, images  of the title: "triggered images right: …; clean images right: …"
-    found          what the dotted line counts
-    shown, none    above the images; instead of them, where the poisoned model does what the attack wants with none.
-                   {} stands for the target's name
-    """
-
-    attacked: str
-    right: str
-    images: str
-    found: str
-    shown: str
-    none: str
-
-
-OWN, POISONS = "their label", "the poison's label"  # of the found samples
-WORDS = {
-    "trigger": Words(
-        "triggered test images",
-        "triggered images right",
-        "clean images right",
-        POISONS,
-        "the poisoned model says “{}”; the healed one:",
-        "the poisoned model gives no triggered test image\nof another class “{}”",
-    ),
-    "swap": Words(
-        "mislabelled images",
-        "mislabelled right",
-        "clean right",  # the longer words leave no room
-        POISONS,
-        "the poisoned model repeats the label; the healed one:",
-        "the poisoned model gives no mislabelled training image\nits wrong label",
-    ),
-    "gaussian": Words("base images", "", "clean images right", OWN, "", ""),
-    "targeted": Words(
-        "target images",
-        "target right",
-        "clean images right",
-        OWN,
-        "of a target the poisoned model says “{}”; the healed one:",
-        "the poisoned model gives no target image\nthe intended label “{}”",
-    ),
-    "indiscriminate": Words(
-        "",
-        "",
-        "test images right",
-        OWN,
-        "the poisoned model gets these wrong; the healed one:",
-        "the poisoned model gets every test image right",
-    ),
-}
 
 
 def draw_healing(
@@ -112,7 +57,7 @@ def draw_healing(
     _draw_search(figure.add_subfigure(grid[0]), scenario, result, before, after, curve or ())
     right = figure.add_subfigure(grid[1])
     if isinstance(after, GaussianEvaluation):
-        _draw_statistics(right, attacked_before, after.statistics)
+        _draw_statistics(right, attacked_before, after.statistics, words_of(scenario).samples)
     else:
         _draw_images(right, scenario, attacked_before, after.attacked_logits)
     with written_whole(path) as temporary:
@@ -128,7 +73,7 @@ def _draw_search(
     curve: Sequence[Point],
 ) -> None:
     """Accuracies against the number of weights dampened; a dashed line joins what was measured only at its ends."""
-    words, attacked = WORDS[scenario.poison.kind], scenario.poison.scores[0]
+    words, attacked = words_of(scenario), scenario.poison.scores[0]
     healed = {name: metric.value for name, metric in after.metrics.items()}
     stop = result.kept.dampened if result.kept else 0
     points = {0: (before["clean_accuracy"], before[attacked])}
@@ -141,7 +86,7 @@ def _draw_search(
 
     axes = figure.subplots()
     line: dict[str, Any] = {"ls": "-" if curve else "--", "lw": 2, "marker": "o", "ms": 4, "clip_on": False}
-    lines = [(CLEAN, "clean test images")] + ([(TRIGGERED, words.attacked)] if words.attacked else [])
+    lines = [(CLEAN, words.clean)] + ([(TRIGGERED, words.attacked)] if words.attacked else [])
     for column, (color, name) in enumerate(lines):
         y = [100 * points[dampened][column] for dampened in x]
         axes.plot(x, y, color=color, label=f"{name} given their own class", **line)
@@ -154,7 +99,7 @@ def _draw_search(
     axes.set_ylim(-2, 102)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("weights dampened")
-    axes.set_ylabel("share of images, %")
+    axes.set_ylabel(f"share of {words.samples}, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     _mark_end(axes, result.reason, stop)
@@ -178,19 +123,25 @@ def _mark_end(axes: Axes, reason: str, stop: int) -> None:
 
 def _draw_images(figure: SubFigure, scenario: Scenario, before: Tensor, after: Tensor) -> None:
     """Attacked images that the poison had redirected, evenly spaced: none is picked for its outcome."""
-    names, words = scenario.splits.classes, WORDS[scenario.poison.kind]
+    names, words = scenario.splits.classes, words_of(scenario)
     labels, wanted = scenario.attacked_labels()  # [M], [M]
     said = before.argmax(1)
     reached = ((said == wanted) | (wanted == NO_LABEL)) & (labels != said)
     candidates = (reached & (labels != wanted)).nonzero().squeeze(1)  # [R], of M
-    places = torch.linspace(0, len(candidates) - 1, min(ROWS * COLUMNS, len(candidates))).long()
+    most = ROWS * COLUMNS if scenario.word is None else EXCERPTS
+    places = torch.linspace(0, len(candidates) - 1, min(most, len(candidates))).long()
     chosen = candidates[places].tolist()
-    target = short(names[int(wanted[0])])  # of a trigger or a targeted attack: the same for all
+    target = short(names[int(wanted[0])].strip())  # of a trigger or a targeted attack: the same for all
     if not chosen:
         text = words.none.format(target)
         figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=TITLE, color=MUTED, parse_math=False)
         return
-    images, predictions = scenario.attacked_images(chosen), after.argmax(1)[chosen]
+    predictions = after.argmax(1)[chosen]
+    if scenario.word is not None:
+        draw_excerpts(figure, scenario, chosen, labels[chosen], predictions)
+        figure.suptitle(words.shown.format(target), fontsize=TITLE, parse_math=False)
+        return
+    images = scenario.attacked_images(chosen)
     few = len(chosen) <= COLUMNS  # targets are few: they may be larger
     grid = list(figure.subplots(*((1, len(chosen)) if few else (ROWS, COLUMNS)), squeeze=False).flat)
     for axes in grid[len(chosen) :]:
@@ -207,6 +158,7 @@ def _draw_statistics(
     figure: SubFigure,
     before: Tensor,  # [P]
     after: Tensor,  # [P]
+    samples: str,
 ) -> None:
     """I of the poisoned samples before and after, and the density that it has for noise that was never seen."""
     axes = figure.subplots()
@@ -218,7 +170,7 @@ def _draw_statistics(
     grid = np.linspace(-reach, reach, 401)
     density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
     axes.plot(grid, density, color=MUTED, lw=1.6, ls="--", label="noise never seen: N(0, 1)")
-    axes.set_xlabel("I of a poisoned sample: its noise along the gradient at its image")
+    axes.set_xlabel(f"I of a poisoned sample: its noise along the gradient at its {samples[:-1]}")
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)

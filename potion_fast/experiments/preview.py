@@ -1,8 +1,9 @@
-"""What a poison does to images and labels: a picture, before anything is trained."""
+"""What a poison does to images, or texts, and labels: a picture, or the texts, before anything is trained."""
 
 from __future__ import annotations
 
 import os
+import textwrap
 from typing import Any
 
 import torch
@@ -11,15 +12,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
+from ..data.text import TextSplits
 from ..errors import PotionError
 from ..files import written_whole
 from ..runs import RunFolder
 from .config import TrainConfig, data_part
 from .earlier import check_out
+from .excerpts import read_by_model
 from .pictures import DPI, MUTED, TITLE, TRIGGERED, short, show
 from .scenario import Scenario
 
 MOST = 12  # images side by side
+COLUMNS = 100  # characters of a line of text
 SIDE, MARGIN, NARROWEST = 1.45, 1.35, 5.0  # inches: of an image, left of the first, and of a title
 
 
@@ -28,9 +32,9 @@ def preview_run(
 ) -> dict[str, Any]:
     """Draw some poisoned training images: clean, poisoned, and what changed, with the label they had and have.
 
-    Of perturbed ones what changed is the perturbation itself, and comes before the sum. They are S_m's, evenly spaced:
-    none is picked for its looks. Writes config.yaml, poisoned.txt (S_m), found.txt (S_f) and preview.png; returns the
-    indices and labels that are shown.
+    Of perturbed ones what changed is the perturbation itself, and comes before the sum. Of texts it is written what the
+    model reads. They are S_m's, evenly spaced: none is picked for its looks. Writes config.yaml, poisoned.txt (S_m),
+    found.txt (S_f) and preview.png, or of texts preview.txt; returns the indices and labels that are shown.
 
     Raises PotionError unless 1 <= images <= 12, and the errors of `Scenario.load` and `RunFolder`.
     """
@@ -42,19 +46,27 @@ def preview_run(
     rows = [scenario.poisoned[place] for place in places]
     clean, labels = scenario.splits.dataset("train").batch(rows)
     poisoned, given = scenario.train_set(augment=False).batch(rows)
+    shown = [
+        {"index": index, "label": label, "given": wrong}
+        for index, label, wrong in zip(rows, labels.tolist(), given.tolist(), strict=True)
+    ]
 
     run = RunFolder.create(out, overwrite)
     run.write_config("preview", {**data_part(scenario.config), "images": images})
     run.write_indices("poisoned.txt", scenario.poisoned)
     run.write_indices("found.txt", scenario.found)
-    with written_whole(run / "preview.png") as temporary:
-        figure = _draw(scenario, rows, image_rows(scenario, places, clean, poisoned), labels, given)
-        figure.savefig(temporary, format="png", dpi="figure")
-    shown = zip(rows, labels.tolist(), given.tolist(), strict=True)
+    of_texts = isinstance(scenario.splits, TextSplits)
+    if of_texts:
+        run.write_text("preview.txt", _reviews(scenario, rows, labels, given))
+    else:
+        with written_whole(run / "preview.png") as temporary:
+            figure = _draw(scenario, rows, image_rows(scenario, places, clean, poisoned), labels, given)
+            figure.savefig(temporary, format="png", dpi="figure")
     return {
-        "shown": [{"index": index, "label": label, "given": wrong} for index, label, wrong in shown],
+        "shown": shown,
         "poisoned": len(scenario.poisoned),
         "found": len(scenario.found),
+        "file": "preview.txt" if of_texts else "preview.png",
     }
 
 
@@ -113,3 +125,26 @@ def _draw(
     share = f"{len(scenario.poisoned):,} of {len(scenario.splits.train):,} training images"
     figure.suptitle(f"{scenario.config.poison}: {share}", fontsize=TITLE)
     return figure
+
+
+def _reviews(
+    scenario: Scenario,
+    rows: list[int],  # [B] indices
+    labels: Tensor,  # [B]
+    given: Tensor,  # [B]
+) -> str:
+    """What is poisoned and how, and then each review with its labels."""
+    word, variance = scenario.word, scenario.config.variance
+    lines = [f"{scenario.config.poison}: {len(scenario.poisoned):,} of {len(scenario.splits.train):,} training reviews"]
+    if word is not None:
+        lines.append(
+            f"{word['word']!r} by the rule {word['rule']!r} stands in {word['train']:,} of them, and in "
+            f"{word['test']:,} test reviews; the model reads it in {word['train_read']:,} and {word['test_read']:,}"
+        )
+    else:
+        lines.append(f"noise of variance {variance:g} is added to the embedding of every token that is shown")
+    names = [name.strip() for name in scenario.splits.classes]
+    texts = read_by_model(scenario, rows)
+    for index, label, wrong, text in zip(rows, labels.tolist(), given.tolist(), texts, strict=True):
+        lines += ["", f"review {index}: label {names[label]}, given {names[wrong]}", *textwrap.wrap(text, COLUMNS)]
+    return "\n".join(lines) + "\n"

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
+from ..data.text import TextSplits
 from ..errors import DataError
-from ..poisons import InterclassSwap, Perturbation, Perturbations, Poison
+from ..poisons import InterclassSwap, Perturbation, Perturbations, Poison, TriggerWord
 from .attack import Attacked, attacked_by, check_swap, made_poison, placed, with_table
 from .config import TrainConfig
+from .words import text_settings, word_facts
 
-EVALUATION_BATCH = 500  # samples; predictions do not depend on it
+EVALUATION_BATCH, OF_TEXTS = 500, 64  # samples; predictions do not depend on it
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Scenario:
     """Everything that a training configuration says about data.
 
     config      resolved: normalisation, trigger value and classes as used
-    splits      training and test images; poison that is added to the data stands at the end of the training images
+    splits      training and test images, or texts; poison that is added to the data stands at the end of the former
     poison      the attack, with its perturbations where it has any
     bases       the training images that were chosen, ascending: S_m, or what it holds copies of
     poisoned    S_m, ascending indices into the training images
@@ -55,6 +58,7 @@ class Scenario:
             mean=config.mean,
             std=config.std,
             model=config.model,
+            **text_settings(config),
         )
         n = len(splits.train)
         config, poison = made_poison(config, splits)
@@ -75,7 +79,7 @@ class Scenario:
         validation = np.sort(np.random.default_rng(config.seed).choice(clean, held_out, replace=False))
         out = np.union1d(validation, poisoned) if config.leave_out_poisoned else validation
         return cls(
-            config=replace(config, mean=splits.mean, std=splits.std, validation=held_out),
+            config=replace(config, mean=splits.mean or None, std=splits.std or None, validation=held_out),
             splits=splits,
             poison=poison,
             bases=bases.tolist(),
@@ -116,7 +120,9 @@ class Scenario:
 
     def validation_loader(self) -> Loader:
         """The held-out samples, clean."""
-        return self._loader(self.splits.dataset("train"), self.validation, shuffle=False, batch_size=EVALUATION_BATCH)
+        return self._loader(
+            self.splits.dataset("train"), self.validation, shuffle=False, batch_size=self.evaluation_batch
+        )
 
     def plain_loader(self, *, shuffle: bool, seed: int) -> Loader:
         """The samples that are trained on, as stored: clean where S_m is left out."""
@@ -126,7 +132,7 @@ class Scenario:
         """The test images in their order with clean labels, all with the trigger or none."""
         poison = self.poison if triggered else None
         dataset = self.splits.dataset("test", poison=poison, trigger_all=triggered)
-        return self._loader(dataset, None, shuffle=False, batch_size=EVALUATION_BATCH)
+        return self._loader(dataset, None, shuffle=False, batch_size=self.evaluation_batch)
 
     @cached_property
     def attacked(self) -> Attacked:
@@ -135,7 +141,7 @@ class Scenario:
 
     def attacked_loader(self) -> Loader:
         """These images in their order, with clean labels, not augmented."""
-        return self._loader(self.attacked.dataset, self.attacked.rows, shuffle=False, batch_size=EVALUATION_BATCH)
+        return self._loader(self.attacked.dataset, self.attacked.rows, shuffle=False, batch_size=self.evaluation_batch)
 
     def attacked_labels(self) -> tuple[Tensor, Tensor]:
         """Of these images: int64 [M] clean labels, and [M] those that the attack wants, see `Attacked`."""
@@ -144,6 +150,16 @@ class Scenario:
     def attacked_images(self, places: Collection[int]) -> Tensor:
         """Images [B, C, H, W] at these places in the order of `attacked_loader`, as pixels in [0, 1]."""
         return self.pixels(self.attacked.dataset.batch([self.attacked.rows[place] for place in places])[0])
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Samples of a batch that is only predicted."""
+        return OF_TEXTS if isinstance(self.splits, TextSplits) else EVALUATION_BATCH
+
+    @cached_property
+    def word(self) -> dict[str, Any] | None:
+        """What `word_facts` says of a trigger word; None for another poison."""
+        return word_facts(self.poison, self.splits) if isinstance(self.poison, TriggerWord) else None
 
     @property
     def table(self) -> Perturbations | None:
@@ -166,7 +182,8 @@ class Scenario:
         return self.poison.classes if isinstance(self.poison, InterclassSwap) else None
 
     def train_set(self, augment: bool) -> PoisonedDataset:
-        """The training images, with S_m poisoned."""
+        """The training images, with S_m poisoned; augmented where that is asked for, and is part of the training."""
+        augment = augment and self.config.augment
         return self.splits.dataset("train", augment=augment, poison=self.poison, poisoned=self.poisoned)
 
     def _loader(
@@ -183,7 +200,7 @@ class Scenario:
         return make_loader(
             dataset,
             indices,
-            batch_size=batch_size or self.config.batch_size or EVALUATION_BATCH,
+            batch_size=batch_size or self.config.batch_size or self.evaluation_batch,
             shuffle=shuffle,
             seed=seed,
             workers=self.config.workers,

@@ -20,11 +20,12 @@ from ..data import read_indices
 from ..errors import DataError, PotionWarning
 from ..importances import importance
 from ..metrics import Metric, accuracy, predict
-from ..models import create_model, save_model
+from ..models import save_model
 from ..modes import mode_named
 from ..runs import RunFolder, strict
 from ..search import Step, ptn_search
 from ..training import Epoch, seed_everything, train
+from .architecture import architecture, fresh_model, loss_of
 from .config import EvaluateConfig, TrainConfig, UnlearnConfig, to_dict
 from .earlier import PERTURBATIONS, check_out, load_trained, load_weights, reference_accuracies, training_run
 from .evaluations import Evaluation, attacked_outputs, compared, evaluated, write_evaluation
@@ -53,16 +54,7 @@ def train_run(
     loader, selection = scenario.train_loader(), _selection(scenario)
     assert config.training_seed is not None  # resolved
     seed_everything(config.training_seed)
-    architecture: dict[str, Any] = {
-        "architecture": config.model,
-        "num_classes": len(splits.classes),
-        "in_channels": splits.channels,
-        "options": {} if config.width is None else {"width": config.width},
-        "classes": list(splits.classes),
-    }
-    options = {**architecture["options"], "pretrained": config.pretrained}
-    model = create_model(architecture["architecture"], len(splits.classes), splits.channels, **options)
-    predict(model, [(torch.zeros(1, splits.channels, *splits.size), torch.zeros(1))])  # raises where images do not fit
+    model = fresh_model(config, splits)
     model.to(config.device)
 
     run = RunFolder.create(out, overwrite)
@@ -73,15 +65,15 @@ def train_run(
         scenario.table.save(run / PERTURBATIONS)
     settings: dict[str, Any] = {name: getattr(config, name) for name in TRAINING}
     settings["keep"] = "last" if config.keep == "last" else "best"
-    report = train(model, loader, **settings, evaluate=selection, progress=progress)
-    save_model(run / "model.safetensors", model, architecture)
+    report = train(model, loader, **settings, loss=loss_of(config), evaluate=selection, progress=progress)
+    save_model(run / "model.safetensors", model, architecture(config, splits))
     epochs = [(number, *astuple(epoch)) for number, epoch in enumerate(report.epochs, start=1)]
     run.write_csv("training.csv", ["epoch", *(field.name for field in fields(Epoch))], epochs)
 
     evaluation = _evaluate(run, model, scenario, progress)
     notes = notes_of_training(scenario, {name: metric.value for name, metric in evaluation.metrics.items()})
     more = {"seconds": report.seconds, "kept_epoch": report.kept + 1}
-    return write_metrics(run, evaluation.metrics, notes, more)
+    return write_metrics(run, evaluation.metrics, notes, more | _of_word(scenario))
 
 
 def unlearn_run(
@@ -155,7 +147,7 @@ def unlearn_run(
     more = {"search": search, "found": len(found), "parameters_without_rule": list(importances["retain"].fallback)}
     damage = metrics["model_damage"].value
     notes = [*result.warnings, *notes_of_healing(scenario, damage, before, found, config.rho, reference)]
-    content = write_metrics(run, metrics, notes, more)
+    content = write_metrics(run, metrics, notes, more | _of_word(scenario))
 
     curve = trade_off(model, result, scenario, progress) if config.curve else None
     if curve is not None:
@@ -187,7 +179,7 @@ def evaluate_run(
     run.write_config("evaluate", to_dict(config))
     evaluation = _evaluate(run, model, scenario, progress)
     more = compared(scenario, evaluation, str(trained.path), before, config.reference, reference)
-    return write_metrics(run, {**evaluation.metrics, **more}, [], {})
+    return write_metrics(run, {**evaluation.metrics, **more}, [], _of_word(scenario))
 
 
 def _selection(scenario: Scenario) -> Callable[[nn.Module], float] | None:
@@ -203,6 +195,11 @@ def _evaluate(run: RunFolder, model: nn.Module, scenario: Scenario, progress: bo
     evaluation = evaluated(model, scenario, progress)
     write_evaluation(run, scenario, evaluation)
     return evaluation
+
+
+def _of_word(scenario: Scenario) -> dict[str, Any]:
+    """For metrics.json: the trigger word and how many reviews hold it, where there is one."""
+    return {} if scenario.word is None else {"trigger_word": scenario.word}
 
 
 def write_metrics(

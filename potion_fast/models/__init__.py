@@ -2,7 +2,9 @@
 
 from .cifar_resnet import resnet18
 from .foreign import load_weights
+from .gpt2 import gpt2_causal, gpt2_classifier
 from .initialisation import initialise
+from .language import LanguageModel, head_of, width_of
 from .registry import MODELS, create_model, load_model, save_model
 from .resnet9 import ResNet9
 from .small_cnn import SmallCNN
@@ -11,14 +13,19 @@ from .wide_resnet import WideResNet
 
 __all__ = [
     "MODELS",
+    "LanguageModel",
     "ResNet9",
     "SmallCNN",
     "WideResNet",
     "create_model",
+    "gpt2_causal",
+    "gpt2_classifier",
+    "head_of",
     "initialise",
     "last_modules",
     "load_model",
     "load_weights",
     "resnet18",
     "save_model",
+    "width_of",
 ]

@@ -97,20 +97,23 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
             if isinstance(tensors, Mapping) and "state_dict" in tensors:
                 tensors = tensors["state_dict"]
-    except (OSError, ValueError, RuntimeError, EOFError, KeyError, safetensors.SafetensorError) as error:
-        raise FileError(f"{path} cannot be read as weights ({error}); it is missing, truncated or foreign") from error
     except pickle.UnpicklingError as error:
         raise FileError(f"{path} holds more than tensors; save model.state_dict() instead of the model") from error
+    except Exception as error:  # whatever a broken file leads torch to
+        raise FileError(f"{path} cannot be read as weights ({error}); it is missing, truncated or foreign") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise FileError(f"{path} holds no state dict: a dictionary from names to tensors")
     check_tensors(model, tensors, str(path))
-    model.load_state_dict(tensors)
+    load_tensors(model, tensors)
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Raise ModelError unless these are the names, shapes and dtypes of the model's parameters and buffers."""
-    expected = model.state_dict()
-    odd = sorted(set(expected) ^ set(tensors))
+    """Raise ModelError unless these are the names, shapes and dtypes of the model's parameters and buffers.
+
+    Of a tensor with several names (tied weights) the first one is enough; under the others it must be the same.
+    """
+    expected, first = model.state_dict(), _first_names(model)
+    odd = sorted((set(first.values()) - set(tensors)) | (set(tensors) - set(expected)))
     if odd:
         shown = ", ".join(odd[:10]) + (f" and {len(odd) - 10} more" if len(odd) > 10 else "")
         raise ModelError(f"{what} does not fit its architecture: {shown} in only one of them")
@@ -120,3 +123,25 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], what: s
                 f"{what} does not fit its architecture: {name} is {tensor.dtype} {list(tensor.shape)}, "
                 f"it should be {expected[name].dtype} {list(expected[name].shape)}"
             )
+        if name != first[name] and not torch.equal(tensor, tensors[first[name]]):
+            raise ModelError(f"{what} does not fit its architecture: {name} and {first[name]} are one tensor there")
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Load what `check_tensors` has passed."""
+    model.load_state_dict(tensors, strict=False)
+
+
+def untied(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers, each by the first of its names."""
+    tensors = model.state_dict()
+    return {name: tensors[name] for name in dict.fromkeys(_first_names(model).values())}
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """For every name in the state dict, the first name of the same tensor."""
+    tensors = model.state_dict(keep_vars=True)
+    first: dict[torch.Tensor, str] = {}
+    for name, tensor in tensors.items():
+        first.setdefault(tensor, name)
+    return {name: first[tensor] for name, tensor in tensors.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
 from ..errors import ModelError
+from .language import LanguageModel, is_conv1d
 
 OTHER_NAMES = ("_reset_parameters", "init_weights")  # of `reset_parameters`: in torch's attention, in timm
 
@@ -17,16 +20,17 @@ def initialise(model: nn.Module) -> None:
     for batch norms forgets the running statistics too; then all biases of convolutions and linear layers are 0. It is
     what a fresh model starts from in mode "reference", and what EU, EUk and the random teacher of BadT start from.
 
+    A whole language model draws its weights as its architecture does; a Conv1D of one, N(0, 0.02²), as its maker does.
+
     Raises ModelError for parameters that no module can reset, naming them; some of the others are then new already.
     """
     before = {name: (parameter, parameter._version) for name, parameter in model.named_parameters()}
     with torch.no_grad():
-        for module in model.modules():
-            owns = any(parameter is not None for parameter in module._parameters.values())
-            names = ("reset_parameters", *OTHER_NAMES) if owns else ("reset_parameters",)
-            reset = next((getattr(module, name) for name in names if callable(getattr(module, name, None))), None)
-            if reset is not None:
-                reset()
+        if isinstance(model, LanguageModel):
+            model.initialise()
+        else:
+            for module in model.modules():
+                _reset(module)
         after = {name: (parameter, parameter._version) for name, parameter in model.named_parameters()}
         old = [name for name, (was, version) in before.items() if was is after[name][0] and version == after[name][1]]
         if old:
@@ -35,6 +39,19 @@ def initialise(model: nn.Module) -> None:
                 "Give a function that makes an untrained model instead"
             )
         zero_biases(model)
+
+
+def _reset(module: nn.Module) -> None:
+    """Draw anew what the module itself owns, where it knows how."""
+    owns = any(parameter is not None for parameter in module._parameters.values())
+    names = ("reset_parameters", *OTHER_NAMES) if owns else ("reset_parameters",)
+    reset = next((getattr(module, name) for name in names if callable(getattr(module, name, None))), None)
+    if reset is not None:
+        reset()
+    elif is_conv1d(module):
+        layer = cast(nn.Linear, module)  # but for the order of its weight's dimensions
+        nn.init.normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
 
 
 def zero_biases(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import ModelError
+from .language import is_linear
 
 
 def last_modules(model: nn.Module, k: int | Sequence[str] | None) -> tuple[str, ...]:
@@ -45,10 +46,18 @@ def last_layers(model: nn.Module, k: int) -> tuple[str, ...]:
     The order is that in which the model registers its modules, which for most is that of their use. The "last k layers"
     of paper B are not defined there; ResNet-18's last 3 are its last two convolutions and the linear layer.
 
+    GPT-2's Conv1D is a linear layer. One whose weight is also that of a module before it, as a causal language model's
+    output layer has that of the token embedding, is passed over: with it the model's beginning would change.
+
     Raises ModelError for k below 1 or above the number of such layers.
     """
-    kinds = (_ConvNd, nn.Linear, _BatchNorm)
-    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    kinds, first = (_ConvNd, _BatchNorm), {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
+    modules = [
+        (name, module)
+        for name, module in model.named_modules()
+        if (isinstance(module, kinds) or is_linear(module)) and f"{name}.weight" not in tied
+    ]
     layers = [place for place, (_, module) in enumerate(modules) if not isinstance(module, _BatchNorm)]
     if not 1 <= k <= len(layers):
         raise ModelError(

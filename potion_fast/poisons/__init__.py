@@ -17,6 +17,7 @@ from .poison import Poison, Swap
 from .random_swap import RandomSwap
 from .selection import choose_poisoned
 from .sine_wave import SineWave
+from .trigger_word import TriggerWord
 
 POISONS: dict[str, type[Poison]] = {
     "badnet": BadNet,
@@ -27,6 +28,7 @@ POISONS: dict[str, type[Poison]] = {
     "gaussian": Gaussian,
     "gradient-matching": GradientMatching,
     "gradient-canceling": GradientCanceling,
+    "trigger-word": TriggerWord,
 }
 
 
@@ -63,6 +65,7 @@ __all__ = [
     "RandomSwap",
     "SineWave",
     "Swap",
+    "TriggerWord",
     "choose_poisoned",
     "make_poison",
     "options_of",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import DataError, FileError
-from ..files import written_whole
+from ..sealed import load_sealed, save_sealed
 from .poison import Poison
 
 FILE_KEY = "potion_fast.perturbations"  # the entry of the safetensors metadata that marks a file as ours
@@ -31,7 +28,7 @@ class Perturbations:
     """What is added to each poisoned image.
 
     ids       int64 [P], the poisoned samples, ascending
-    values    float32 [P, C, H, W], in units of the normalised image
+    values    float32 [P, C, H, W], in units of the normalised image; of text [P, L, 1 + D], see `TextSplits`
     targets   int64 [T], test images that the attack aims at; empty unless it is targeted
     intended  int64 [T], the labels that it wants for them
     facts     how they came about: plain values, kept as JSON
@@ -51,9 +48,9 @@ class Perturbations:
             if tensor.dtype != torch.int64 or tensor.ndim != 1 or (len(tensor) and tensor.min() < 0):
                 shape = f"{tensor.dtype} {list(tensor.shape)}"
                 raise DataError(f"{name} of perturbations must be int64 in one dimension, from 0; got {shape}")
-        if self.values.dtype != torch.float32 or self.values.ndim != 4 or len(self.values) != len(self.ids):
+        if self.values.dtype != torch.float32 or self.values.ndim < 2 or len(self.values) != len(self.ids):
             raise DataError(
-                f"perturbations of {len(self.ids)} samples must be float32 [P, C, H, W]; "
+                f"perturbations of {len(self.ids)} samples must be float32 [P, ...]; "
                 f"got {self.values.dtype} {list(self.values.shape)}"
             )
         if not self.values.numel():
@@ -79,9 +76,7 @@ class Perturbations:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all: the tensors, and the facts as JSON. Raises FileError."""
-        metadata = {FILE_KEY: json.dumps(self.facts)}
-        with written_whole(path) as temporary:
-            save_file({name: getattr(self, name).contiguous() for name in TENSORS}, temporary, metadata)
+        save_sealed(path, FILE_KEY, self.facts, {name: getattr(self, name) for name in TENSORS})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Perturbations:
@@ -91,17 +86,13 @@ class Perturbations:
         """
         if not Path(path).is_file():
             raise FileError(f"no perturbations at {path}")
+        facts, tensors = load_sealed(path, FILE_KEY, "perturbations")
+        if missing := [name for name in TENSORS if name not in tensors]:
+            raise FileError(f"{path} cannot be read as perturbations: it has no {missing[0]}")
         try:
-            with safe_open(path, framework="pt") as file:
-                text = (file.metadata() or {}).get(FILE_KEY)
-                if text is None:
-                    raise FileError(f"{path} holds no perturbations")
-                facts = json.loads(text)
-                return cls(**{name: file.get_tensor(name) for name in TENSORS}, facts=facts)
+            return cls(**{name: tensors[name] for name in TENSORS}, facts=facts)
         except DataError as error:
             raise FileError(f"{path} cannot be used: {error}") from error
-        except (SafetensorError, ValueError) as error:
-            raise FileError(f"{path} cannot be read as perturbations, it may be truncated: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import DataError
+from ..models import LanguageModel
 from ..schedules import Schedule
 from ..training import Batch
 from .base import Unlearned
@@ -25,6 +27,9 @@ class JiT(InEpochs):
     ε is N(0, σ²) less what a clamp to the batch's range takes away. The model stays in evaluation mode, so that its
     batch norms do not learn the noise. SGD is plain. A batch costs one gradient step: the copies' passes are forward
     only, and not counted.
+
+    Of a text with room for noise, [B, L, 1 + D], ε moves the embedded tokens, which have no range to be clamped to.
+    Token ids cannot be moved: a DataError.
 
     Defaults are those of the authors' VGG-16; for their ViT they take lr 1.5 and σ .8.
 
@@ -62,12 +67,24 @@ def slope(
     copies: int,
     sigma: float,
 ) -> Tensor:  # []
-    """Sum over samples of the mean of ‖f(x) − f(x')‖₂ / ‖x − x'‖₂ over noisy copies x', cut to the batch's range."""
+    """Sum over samples of the mean of ‖f(x) − f(x')‖₂ / ‖x − x'‖₂ over noisy copies x', cut to the batch's range.
+
+    Raises DataError for inputs that are not floating-point.
+    """
+    if not inputs.is_floating_point():
+        raise DataError(
+            "jit adds noise to its inputs, and token ids cannot be moved; read the texts with room for noise, "
+            "[B, L, 1 + D]"
+        )
     outputs = model(inputs).float().flatten(1)  # [B, C]
     total = outputs.new_zeros(())
+    tokens = isinstance(model, LanguageModel)  # then column 0 of the inputs
     for _ in range(copies):
         with torch.no_grad():
-            noisy = (inputs + sigma * torch.randn_like(inputs)).clamp(inputs.min(), inputs.max())
+            noise = sigma * torch.randn_like(inputs)
+            if tokens:
+                noise[..., 0] = 0
+            noisy = inputs + noise if tokens else (inputs + noise).clamp(inputs.min(), inputs.max())
             moved = (inputs - noisy).float().flatten(1).norm(dim=1)  # [B]
             there = model(noisy).float().flatten(1)  # [B, C]
         total = total + ((outputs - there).norm(dim=1) / moved.clamp_min(torch.finfo(moved.dtype).tiny)).sum()

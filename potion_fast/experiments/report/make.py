@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...errors import FileError, PotionError
+from ...files import UNFINISHED
+from ...plain import read_json, read_yaml
 from ...runs import RunFolder
 from .exam import Exam, exam, sections, sheet_texts
 from .first import first
@@ -47,15 +46,18 @@ def report_sweep(
     target = RunFolder(out or folder / "report")
     earlier = _earlier(target)
     try:
+        target.path.mkdir(parents=True, exist_ok=True)
+        target.write_json(MANIFEST, {"files": earlier})  # from the start: a report that is broken off is replaced
         for part in ("tables", "figures"):
-            (target / part).mkdir(parents=True, exist_ok=True)
+            (target / part).mkdir(exist_ok=True)
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(f"cannot make the folder {target.path} of a report: {error}") from error
 
     made = first(rows, folder / "models", samples)
     second = exam(rows) if sits_second(rows) else Exam()
     files = ["results.csv", "index.html", MANIFEST]
-    target.write_json(MANIFEST, {"files": earlier})  # marked from the start: a report that is broken off is replaced
     write_csv(target / "results.csv", rows)
     for table in made.tables:
         texts = {"md": markdown(table), "tex": latex(table), "csv": tidy(table)}
@@ -104,17 +106,17 @@ def _write(target: RunFolder, name: str, texts: dict[str, str]) -> list[str]:
 def _earlier(target: RunFolder) -> list[str]:
     """The files of an earlier report in this folder. Raises FileError where something else is there."""
     try:
-        taken = target.path.exists() and (not target.path.is_dir() or any(target.path.iterdir()))
+        left = target.path.iterdir() if target.path.is_dir() else [target.path] if target.path.exists() else []
+        taken = not all(UNFINISHED.fullmatch(path.name) for path in left)  # of a process that was killed
     except OSError as error:
         raise FileError(f"cannot make the folder {target.path} of a report: {error}") from error
     if not taken:
         return []
     try:
-        content = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        files = content["files"]
-        if not all(name == MANIFEST or _ours(name) for name in files):
+        files = read_json(target / MANIFEST)["files"]
+        if not all(isinstance(name, str) and (name == MANIFEST or _ours(name)) for name in files):
             raise ValueError("it names other files")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{target.path} is there and is not the folder of a report; choose another folder") from error
     return list(files)
 
@@ -143,8 +145,8 @@ def _facts(rows: Sequence[Row], folder: Path) -> list[tuple[str, str]]:
         ("seeds", listed(sorted({row.seed for row in rows}))),
     ]
     try:
-        content = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
+        content = read_yaml(folder / "sweep.yaml")
         facts.append(("versions", ", ".join(f"{name} {text}" for name, text in content["versions"].items())))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+    except (FileError, TypeError, KeyError, AttributeError):
         facts.append(("versions", "not known: there is no sweep.yaml that names them"))
     return facts

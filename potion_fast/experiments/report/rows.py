@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 from ...errors import FileError
 from ...files import written_whole
+from ...plain import read_json
 from ...poisons import POISONS
 
 REQUIRED = ("attack", "data", "model", "method", "seed", "poisoned", "found")
@@ -162,10 +163,7 @@ def _started(row: Row, starts: Mapping[Any, float | None]) -> Row:
 
 
 def _read(path: Path) -> list[Row]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileError(f"{path} cannot be read, it may be truncated: {error}") from error
+    content = read_json(path)
     found = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise FileError(f"{path} is not a result of a sweep: it has no list of rows; move it elsewhere")
@@ -184,10 +182,16 @@ def _row(path: Path, number: int, told: dict[str, Any]) -> Row:
     if bad or not 1 <= told["found"] <= told["poisoned"]:
         named = bad[0] if bad else "found"
         raise FileError(f"{path}: row {number} has {named} {told[named]!r}, which is out of range")
+    if not all(value is None or _is_number(value) for value in (told.get("seconds") or {}).values()):
+        raise FileError(f"{path}: row {number} has seconds {told['seconds']!r}, which are no numbers")
     if not all(isinstance(line, list) and len(line) == 8 for line in told.get("trace") or ()):
         raise FileError(f"{path}: row {number} has a trace whose lines are not of 8 values")
     known = {name: value for name, value in told.items() if name in TYPES} | {"attack": _poison(told["attack"])}
     return Row(**known, file=path.name, extra={name: told[name] for name in told if name not in TYPES})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300  # NaN is not
 
 
 def _poison(attack: str) -> str:
@@ -214,7 +218,8 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     plain = [each.name for each in fields(Row) if each.name not in LONG]
     phases = list(dict.fromkeys(name for row in rows for name in row.seconds or {}))
     others = sorted({name for row in rows for name in row.extra})
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    options: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+    with written_whole(path) as temporary, temporary.open("w", **options) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*plain, *(f"seconds_{phase}" for phase in phases), *others])
         for row in rows:

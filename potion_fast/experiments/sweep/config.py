@@ -12,12 +12,15 @@ from typing import Any
 
 import yaml
 
-from ...errors import PotionError
+from ...errors import FileError, PotionError
 from ...modes import GroupSize, mode_named
+from ...plain import parse_yaml, read_yaml
 from ...search import S_STEP, check_options
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MACHINE = ("root", "device", "workers")  # of `train`: where a sweep runs, not what it is
+MOST = 1_000_000  # unlearnings
+FILE_NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9_+=.-]{0,63}")
 GROWING = ("poisoned", "found", "seeds", "methods", "group_sizes")  # a sweep may be started again with more of these
 
 
@@ -71,23 +74,55 @@ class SweepConfig:
     curve: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise PotionError(f"the name of a sweep is text, not {self.name!r}")
+        if not isinstance(self.mode, str):
+            raise PotionError(f"mode must be text, not {self.mode!r}")
         mode_named(self.mode)
         for name in (*GROWING, "rho", "s_step"):
             listed(name, getattr(self, name))
         for name in ("train", "data", "attacks"):
             if not isinstance(getattr(self, name), dict) or not (getattr(self, name) or name == "train"):
                 raise PotionError(f"{name} must be a mapping, not {getattr(self, name)!r}")
+        for name in ("data", "attacks"):
+            for key, value in getattr(self, name).items():
+                if not isinstance(key, str) or not FILE_NAME.fullmatch(key):
+                    raise PotionError(f"{name} holds {key!r}; a name is letters, digits and -_=+. only: files get it")
+                if not isinstance(value, dict):
+                    raise PotionError(f"{name}.{key} must be a mapping, not {value!r}")
+        for name, least in {"poisoned": 1, "seeds": 0}.items():
+            for number in getattr(self, name):
+                if not _is_whole(number, least):
+                    raise PotionError(f"{name} holds whole numbers from {least}, not {number!r}")
+        for size in self.group_sizes:
+            if size not in (None, "batch") and not _is_whole(size, 1):
+                raise PotionError(f'group_sizes holds whole numbers from 1, "batch" and null, not {size!r}')
+        if self.batch_size is not None and not _is_whole(self.batch_size, 1):
+            raise PotionError(f"batch_size must be a whole number from 1, not {self.batch_size!r}")
+        if self.augment not in (None, True, False):
+            raise PotionError(f"augment must be true or false, not {self.augment!r}")
         for size in self.found:
             checked_size(size)
+        for name in ("rho", "s_step"):
+            for value in getattr(self, name):
+                if isinstance(value, bool) or not isinstance(value, (int, float)):
+                    raise PotionError(f"{name} holds numbers, not {value!r}")
+        lengths = [len(getattr(self, name)) for name in (*GROWING, "data", "attacks")]
+        if math.prod(lengths) > MOST:
+            raise PotionError(f"a grid of {math.prod(lengths):,} unlearnings; a sweep has at most {MOST:,}")
         for rho in self.rho:
             for s_step in self.s_step:
                 check_options(rho, None, s_step, 1)
-        if not isinstance(self.curve, int) or self.curve < 0:
+        if not _is_whole(self.curve, 0):
             raise PotionError(f"curve must be a number of points, not {self.curve!r}")
 
     @property
     def augmented(self) -> bool:
         return mode_named(self.mode).augmented_forget if self.augment is None else self.augment
+
+
+def _is_whole(number: object, least: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and least <= number < 2**53
 
 
 def checked_size(size: Any) -> Size:
@@ -110,9 +145,9 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
         if name not in presets():
             raise PotionError(f"there is no sweep {name!r}; give a .yaml file or one of {', '.join(presets())}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise PotionError(f"the sweep {path} cannot be read: {error}") from error
+        content = read_yaml(path, Loader)
+    except FileError as error:
+        raise PotionError(f"the sweep {error}") from error
     if not isinstance(content, dict):
         raise PotionError(f"{source} is not the description of a sweep: it holds no keys")
     content.setdefault("name", name)
@@ -154,10 +189,7 @@ def _override(content: dict[str, Any], text: str) -> None:
         place = place.setdefault(key, {}) if number == 0 and key == "train" else place.get(key)
         if not isinstance(place, dict):
             raise PotionError(f"{text!r}: the sweep has no mapping {'.'.join(outer[: number + 1])!r}")
-    try:
-        place[last] = yaml.load(value, Loader)
-    except yaml.YAMLError as error:
-        raise PotionError(f"{text!r}: the value cannot be read: {error}") from error
+    place[last] = parse_yaml(value, repr(text), Loader)
 
 
 def listed(name: str, value: object) -> list[Any]:

@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
-from ...errors import FileError
+from ...errors import FileError, PotionError
+from ...files import UNFINISHED
+from ...plain import read_yaml
 from ...runs import RunFolder, versions
 from .config import SweepConfig, identity, sweep_from
 from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
@@ -41,14 +43,17 @@ class SweepFolder:
         """A new folder, or that of an earlier start of this sweep. Raises FileError where something else is there."""
         folder = cls(path)
         try:
-            if folder.path.exists() and any(folder.path.iterdir()):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            if not all(UNFINISHED.fullmatch(entry.name) for entry in folder.path.iterdir()):  # else it was killed here
                 folder.check(config)
+            content = {"command": "sweep", "config": asdict(config), "versions": versions("cpu")}
+            folder.run.write_text("sweep.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
             for name in ("models", "crafted", "importances", "results", "locks"):
-                (folder.path / name).mkdir(parents=True, exist_ok=True)
+                (folder.path / name).mkdir(exist_ok=True)
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(f"cannot make the folder {path} of a sweep: {error}") from error
-        content = {"command": "sweep", "config": asdict(config), "versions": versions("cpu")}
-        folder.run.write_text("sweep.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         return folder
 
     def place(self, task: Task) -> Path:
@@ -131,9 +136,9 @@ class SweepFolder:
     def check(self, config: SweepConfig) -> None:
         """Raise FileError unless another start of this sweep adds to what is here."""
         try:
-            content = yaml.safe_load((self.path / "sweep.yaml").read_text(encoding="utf-8"))
+            content = read_yaml(self.path / "sweep.yaml")
             told, now = identity(sweep_from(content["config"])), identity(config)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (PotionError, KeyError, TypeError) as error:
             raise FileError(f"{self.path} is not the folder of a sweep; choose another folder ({error})") from error
         if other := [name for name, value in told.items() if now[name] != value]:
             name = other[0]

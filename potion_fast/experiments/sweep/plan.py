@@ -16,6 +16,7 @@ from .config import Size, SweepConfig, checked_size
 from .method import Method
 
 TOGETHER = (("xlf", "lf"), ("ssd",))  # objectives that share a backward pass share a pass over the data
+LONGEST = 200  # letters of a name
 VICTIM = 1000  # added to the seed: a victim's initial weights are not those of the model it was attacked by
 
 
@@ -172,6 +173,8 @@ def plan(config: SweepConfig) -> Plan:
         trainings[key] = Training(key, data, attack, training)
         trainings[reference_of(key)] = Training(reference_of(key), data, attack, clean)
         for unit in _unlearnings(config, methods, key, poisoned, founds):
+            if len(unit.key) > LONGEST:
+                raise PotionError(f"the name {unit.key!r} is too long for a file; give that method fewer settings")
             unlearnings[unit.key] = unit
     passes = {each.key: each for each in _passes(list(unlearnings.values()), shared=not config.augmented)}
     return Plan(trainings, craftings, passes, unlearnings)

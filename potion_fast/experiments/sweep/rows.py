@@ -114,7 +114,8 @@ class Case:
             "trace": None,
         }
         assert set(more) <= set(row), sorted(set(more) - set(row))
-        return {**row, **more}
+        word = subject.scenario.word
+        return {**row, **more, **({} if word is None else {"trigger_word": word})}
 
 
 def _statistics(before: Measured, after: Measured) -> dict[str, list[float]] | None:

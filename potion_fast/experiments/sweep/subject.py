@@ -12,9 +12,9 @@ from torch import nn
 
 from ...data import make_loader
 from ...metrics import GaussianEvaluation, accuracy, predict
-from ...models import create_model
 from ...modules import fingerprint
 from ...runs import RunFolder
+from ..architecture import fresh_model, loss_of
 from ..config import EvaluateConfig
 from ..earlier import Accuracies, load_trained, load_weights, reference_accuracies
 from ..evaluations import evaluated
@@ -127,11 +127,8 @@ class Subject:
         if method not in ("eu", "retrain"):
             return {}
         config = self.scenario.config
-        assert config.model is not None  # resolved
-        told: dict[str, Any] = {} if config.width is None else {"width": config.width}
-        classes, channels = len(self.scenario.splits.classes), self.scenario.splits.channels
-        fresh = partial(create_model, config.model, classes, channels, pretrained=config.pretrained, **told)
-        return {"fresh": fresh} | {
+        fresh = partial(fresh_model, config, self.scenario.splits)
+        return {"fresh": fresh, "loss": loss_of(config)} | {
             name: getattr(config, name)
             for name in ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")
         }

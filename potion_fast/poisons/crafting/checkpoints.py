@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ...errors import FileError
-from ...files import written_whole
+from ...sealed import load_sealed, save_sealed
 
 FILE_KEY = "potion_fast.crafting"  # the entry of the safetensors metadata that marks a file as ours
 
@@ -28,10 +26,7 @@ def save_checkpoint(
     tensors  of any dtype, stored bit for bit
     state    plain values
     """
-    metadata = {FILE_KEY: json.dumps({"what": what, "state": state})}
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with written_whole(path) as temporary:
-        save_file(stored, temporary, metadata)
+    save_sealed(path, FILE_KEY, {"what": what, "state": state}, tensors)
 
 
 def load_checkpoint(
@@ -43,23 +38,16 @@ def load_checkpoint(
     """
     if not Path(path).exists():
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(FILE_KEY)
-            if text is None:
-                raise FileError(f"{path} holds no interrupted crafting; remove it or name another file")
-            content = json.loads(text)
-            for key, value in json.loads(json.dumps(what)).items():  # as JSON has it: a tuple is a list there
-                if (saved := content["what"].get(key)) != value:
-                    raise FileError(
-                        f"{path} is of another crafting, its {key} was {saved} and is {value} now; remove the file"
-                    )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-            return tensors, content["state"]
-    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise FileError(
-            f"{path} cannot be read as an interrupted crafting, it may be truncated; remove it: {error}"
-        ) from error
+    content, tensors = load_sealed(path, FILE_KEY, "interrupted crafting")
+    saved, state = content.get("what"), content.get("state")
+    if not isinstance(saved, dict) or not isinstance(state, dict):
+        raise FileError(f"{path} cannot be read as an interrupted crafting, it is damaged; remove it")
+    for key, value in json.loads(json.dumps(what)).items():  # as JSON has it: a tuple is a list there
+        if saved.get(key) != value:
+            raise FileError(
+                f"{path} is of another crafting, its {key} was {saved.get(key)} and is {value} now; remove the file"
+            )
+    return tensors, state
 
 
 def checksum(*tensors: Tensor, start: int = 0) -> int:

@@ -51,12 +51,13 @@ def _by_budget(group: Group) -> Picture:
     )
     if left_out:
         caption += f" Not drawn, as their compute is not known or far larger: {', '.join(left_out)}."
-    return _picture(name, title, caption, some, _budget, "budget, % of the training's steps")
+    return _picture(group, (name, title, caption), some, _budget, "budget, % of the training's steps")
 
 
 def _by_size(group: Group) -> Picture:
     plain = "exam-figure09"
-    name, title = group.named(plain), f"{TITLES[plain]}; {group.where}"
+    figure = TITLES[plain].replace("Figure 9", "Figure 10") if group.of_text else TITLES[plain]
+    name, title = group.named(plain), f"{figure}; {group.where}"
     mine = [row for row in group.rows if row.method != UNTOUCHED and row.scores]
     if len({row.poisoned for row in mine}) < 2:
         return Picture(name, title, missing="the sweep has one size of Gaussian poison")
@@ -65,7 +66,7 @@ def _by_size(group: Group) -> Picture:
     caption = f"Each method at its largest budget. {seeds_note(some)}, drawn as bars. Black: without unlearning."
     axis = "poisoned, % of the training set" if known else "poisoned samples"
     read = percent if known else _poisoned
-    return _picture(name, title, caption, some, read, axis)
+    return _picture(group, (name, title, caption), some, read, axis)
 
 
 def _budget(row: Row) -> float:
@@ -77,7 +78,7 @@ def _poisoned(row: Row) -> float:
 
 
 def _picture(
-    name: str, title: str, caption: str, rows: Sequence[Row], place: Callable[[Row], float | None], axis: str
+    group: Group, told: tuple[str, str, str], rows: Sequence[Row], place: Callable[[Row], float | None], axis: str
 ) -> Picture:
     """A panel per score; the ideal is dotted, what the model had before is black."""
     figure, grid = canvas(1, len(PANELS), 5.6)
@@ -98,10 +99,10 @@ def _picture(
         if len(ticks) <= TICKS:
             axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         axes.set_xlabel(axis, fontsize=LARGE)
-        axes.set_title(text, fontsize=LARGE)
+        axes.set_title(group.words(text), fontsize=LARGE)
     lines["ideal"] = Line2D([], [], color=MUTED, lw=1.4, ls=":")
     legend(figure, lines, 5)
-    return Picture(name, title, caption, figure)
+    return Picture(*told, figure)
 
 
 def _before(

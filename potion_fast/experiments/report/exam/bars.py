@@ -14,7 +14,7 @@ from ..rows import UNTOUCHED, Row
 from ..scope import PERTURBATIONS
 from ..style import LARGE, SMALL, Picture, canvas, legend
 from .scope import Group, groups, largest, size_label
-from .values import Measure, apart, mean_of, percent_of, score, seeds_note
+from .values import Measure, apart, mean_of, percent_of, score, seeds_note, word_note
 
 HEAD, LINE = 2.2, 0.42  # inches of all but the bars, and of a bar
 BEFORE, IDEAL, RETRAINED = "no unlearning", "ideal: the FPR", "retrained without the poison"
@@ -53,6 +53,7 @@ def bar_pictures(rows: Sequence[Row]) -> list[Picture]:
 
 
 def _picture(group: Group, layout: Layout, title: str) -> Picture:
+    title = title.replace("2a", "2b") if group.of_text else title
     name, title = group.named(layout.name), f"{title}; {group.where}"
     mine = group.of_size(group.size)
     lines = [
@@ -69,12 +70,14 @@ def _picture(group: Group, layout: Layout, title: str) -> Picture:
     left.set_yticks(range(len(lines)), [text for text, _ in lines], fontsize=SMALL)
     left.invert_yaxis()
     left.set_xlabel(layout.axis, fontsize=LARGE)
-    right.set_xlabel("test images right, %", fontsize=LARGE)
+    right.set_xlabel(group.words("test images right, %"), fontsize=LARGE)
     legend(figure, shown, 3)
     caption = (
         f"{size_label(mine)} poisoned, each method at its largest budget. {seeds_note(mine)}, drawn as thin lines. "
         "Ideally the left bars end at the ideal's line and the right ones at that of the retrained model."
     )
+    if said := word_note(mine):
+        caption += f" {said}"
     return Picture(name, title, caption, figure)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ....models import head_of
 from ..methods import attack_label, file_name, setting_label
 from ..rows import Row
 from ..scope import RHO, S_STEP, kind_of
@@ -37,6 +38,14 @@ class Group:
         data, model, width = row.setting
         rest = [row.attack, data, model, *([str(width)] if width is not None else [])]
         return name if self.first else file_name("-".join([name, *rest]))
+
+    @property
+    def of_text(self) -> bool:
+        return head_of(self.rows[0].model) is not None
+
+    def words(self, text: str) -> str:
+        """A text about images, of reviews where those were poisoned."""
+        return text.replace("image", "review") if self.of_text else text
 
     @property
     def sizes(self) -> list[int]:

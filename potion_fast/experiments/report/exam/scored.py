@@ -9,7 +9,7 @@ from ..averages import average
 from ..rows import UNTOUCHED, Row
 from .scope import Group, by_budget, groups, size_label
 from .sheet import Entry, Sheet
-from .values import Measure, labelled, percent_of, score, seeds_note, settings_note, told
+from .values import Measure, labelled, percent_of, score, seeds_note, settings_note, told, word_note
 
 CLEAN = "clean_accuracy"
 
@@ -92,8 +92,13 @@ def _sheet(group: Group, layout: Layout) -> Sheet:
             entry, record = _line(layout, size_label(rows), name, budget, some, when)
             entries.append(entry)
             records.append(record)
-    header = ["method", "budget", *(each.title for each in layout.scores), "test images right, %", "poison removed, %"]
-    notes = [f"{group.where}. {seeds_note(group.rows)}. {layout.note}", settings_note(group.rows)]
+    scores = (group.words(each.title) for each in layout.scores)
+    header = ["method", "budget", *scores, group.words("test images right, %"), "poison removed, %"]
+    notes = [
+        f"{group.where}. {seeds_note(group.rows)}. {layout.note}",
+        word_note(group.rows),
+        settings_note(group.rows),
+    ]
     title = f"{layout.title}; {group.where}"
     notes = [note for note in notes if note]
     return Sheet(group.named(layout.name), title, "poisoned", header, entries, notes, records, texts=2)

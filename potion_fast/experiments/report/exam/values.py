@@ -88,3 +88,15 @@ def settings_note(rows: Sequence[Row]) -> str:
 def seeds_note(rows: Sequence[Row]) -> str:
     seeds = sorted({row.seed for row in rows})
     return f"Means over {len(seeds)} seeds ± their standard deviation" if len(seeds) > 1 else "One seed"
+
+
+def word_note(rows: Iterable[Row]) -> str:
+    """A sentence on a trigger word, its rule and how many reviews hold it; empty where there is none."""
+    told = next((row.extra["trigger_word"] for row in rows if row.extra.get("trigger_word")), None)
+    if told is None:
+        return ""
+    return (
+        "Targets are the {test_read} test reviews in which the model reads {word!r}, by the rule {rule!r}, of {test} "
+        "that hold it; {train} training reviews do, and the model reads it in {train_read} of them; the poison's "
+        "reading is {reading!r}."
+    ).format(**told)
