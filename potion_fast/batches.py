@@ -29,12 +29,18 @@ def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
 
 
 def count_samples(loader: Iterable[object]) -> int:
-    """How many samples a loader gives. It is read for that, unless it is a DataLoader that knows: reading one draws
-    random numbers. Raises DataError for what is not a batch."""
+    """How many samples a loader gives, on all ranks together where it has a ShareSampler. It is read for that, unless
+    it is a DataLoader that knows: reading one draws random numbers. Raises DataError for what is not a batch."""
     batches = getattr(loader, "batch_sampler", None)
     if type(batches) is BatchSampler and not batches.drop_last and isinstance(batches.sampler, Sized):
-        return len(batches.sampler)
+        return int(getattr(batches.sampler, "total", len(batches.sampler)))
     return sum(len(inputs_and_labels(batch)[0]) for batch in loader)
+
+
+def sampler_of(loader: Iterable[object]) -> object | None:
+    """What a loader takes its samples' order from, if it tells; a DataLoader's own batches may come from another."""
+    batches = getattr(loader, "batch_sampler", None)
+    return getattr(batches, "sampler", None) or getattr(loader, "sampler", None)
 
 
 class Piece(NamedTuple):

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from . import ops
 from .errors import SearchError
 from .importances import Importance
-from .modules import dampenable
+from .modules import dampenable, trainable
 from .percentiles import checked_percentiles, paired_means
 from .places import Places
+from .select_shards import select_shards
+from .shards import reshard, shard_ranks
 
 
 class EditPlan:
@@ -32,6 +34,10 @@ class EditPlan:
     exponent        above 0; 1 in the papers
 
     Holds 20 bytes for each weight that some candidate changes, beside the means that the importances keep.
+
+    Of a model that FSDP2 has sharded (`fully_shard`) each rank edits its shards, by importances of its shards: their
+    `sums` and `shapes` are of `parameter.to_local()`. Together these are the edits of one process, to the bit, and an
+    edit exchanges nothing. All ranks make the plan and call `revalue`; what is wrong on one is raised on all.
 
     Raises ImportanceError where the importances are not this model's or do not belong together, ModelError for weights
     that are not float32 or not finite, SearchError for λ or the exponent out of range.
@@ -71,7 +77,11 @@ class EditPlan:
         wanted = checked_percentiles(percentiles)
         plan = cls.__new__(cls)
         f, o = plan._begin(model, forget, retain, dampening, exponent)
-        plan._hold(*ops.select_group(f, o, wanted, plan._least))
+        if plan._ranks.size > 1:
+            alphas = select_shards(f, o, wanted, plan._ranks)
+            plan._hold(alphas, *ops.group(f, o, alphas, plan._least))
+        else:
+            plan._hold(*ops.select_group(f, o, wanted, plan._least))
         if dampening is not None:
             plan.revalue(dampening, exponent)
         return plan
@@ -82,10 +92,12 @@ class EditPlan:
         """Check everything; the means [n], [n] on the model's device."""
         if dampening is not None:
             _check_factor(dampening, exponent)
-        forget.check_model(model)
-        parameters = dampenable(model)
-        f, o = paired_means(forget, retain)
-        self._parameters = [parameter.detach() for parameter in parameters.values()]
+        reshard(model)
+        self._model, self._ranks = model, shard_ranks(trainable(model))
+        with self._ranks.failing_together():
+            forget.check_model(model)
+            self._parameters = list(dampenable(model).values())
+            f, o = paired_means(forget, retain)
         self._least = 0.0 if dampening is None else dampening  # weights that this λ leaves alone are not kept
         device = self._parameters[0].device
         return f.to(device), o.to(device)
@@ -105,7 +117,7 @@ class EditPlan:
         return len(self.alphas)
 
     def dampened(self, k: int) -> int:
-        """Number of weights that candidate k changes: selected, and by a factor below 1."""
+        """Number of weights that candidate k changes, on all ranks: selected, and by a factor below 1."""
         self._values()
         return self._changed[self._rank[self._checked(k)] + 1]
 
@@ -136,8 +148,10 @@ class EditPlan:
         factor = (scale * self._retain).div_(self._forget)  # [m], rounded as `ops.dampen` does
         if exponent != 1:
             factor.pow_(exponent)
-        below = [factor[start:stop] < 1 for start, stop in pairwise(self._starts)]
-        self._changed = [0, *accumulate(int(group.count_nonzero()) for group in below)]  # [K + 1]
+        below = [int((factor[start:stop] < 1).count_nonzero()) for start, stop in pairwise(self._starts)]
+        changed = torch.tensor(below, dtype=torch.int64, device=factor.device)  # [K]
+        self._ranks.sum(changed)
+        self._changed = [0, *accumulate(changed.tolist())]  # [K + 1]
         self._dampened = factor.clamp_(max=1).mul_(self._original)
 
     def _checked(self, k: int) -> int:
@@ -153,6 +167,7 @@ class EditPlan:
     def _move(self, groups: int) -> None:
         """Apply or undo whole groups. A group counts as applied as long as any of it may be: an interrupted move can
         be reset."""
+        reshard(self._model)
         while self._applied < groups:
             self._applied += 1
             self._places.put(self._applied - 1, self._values())

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import ImportanceError, ModelError
+from .shards import local, reshard
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -17,16 +18,23 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def held(model: nn.Module) -> dict[str, Tensor]:
+    """What this process holds of them, detached: all of each, or its shard where FSDP2 has sharded them."""
+    reshard(model)
+    return {name: local(parameter) for name, parameter in trainable(model).items()}
+
+
 def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable parameters, checked: at least one, all finite, all on one device.
 
     Raises ImportanceError where there is none, ModelError for the others.
     """
+    values = held(model)
     parameters = trainable(model)
     if not parameters:
         raise ImportanceError("the model has no trainable parameter; set requires_grad on those that may be dampened")
-    for name, parameter in parameters.items():
-        if parameter.numel() and not torch.stack(parameter.detach().aminmax()).isfinite().all():  # NaN if there is one
+    for name, tensor in values.items():
+        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # NaN if there is one
             raise ModelError(f"parameter {name!r} holds values that are not finite")
     devices = {str(parameter.device) for parameter in parameters.values()}
     if len(devices) > 1:
@@ -36,20 +44,23 @@ def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return parameters
 
 
-def dampenable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The same, all float32: what an edit may change. Raises ModelError for another dtype too."""
-    parameters = checked_parameters(model)
-    for name, parameter in parameters.items():
-        if parameter.dtype != torch.float32:
-            raise ModelError(f"parameter {name!r} is {parameter.dtype}; only float32 weights can be dampened")
-    return parameters
+def dampenable(model: nn.Module) -> dict[str, Tensor]:
+    """What this process holds of them, checked and all float32: what an edit may change. Raises ModelError for another
+    dtype too."""
+    checked_parameters(model)
+    values = held(model)
+    for name, tensor in values.items():
+        if tensor.dtype != torch.float32:
+            raise ModelError(f"parameter {name!r} is {tensor.dtype}; only float32 weights can be dampened")
+    return values
 
 
 def fingerprint(model: nn.Module) -> str:
-    """CRC-32 of the trainable parameters' names and bytes: tells one set of weights from another."""
+    """CRC-32 of the trainable parameters' names and bytes, this process's shards': tells one set of weights from
+    another."""
     code = 0
-    for name, parameter in trainable(model).items():
-        data = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    for name, values in held(model).items():
+        data = values.cpu().contiguous().reshape(-1).view(torch.uint8)
         code = zlib.crc32(data.numpy().data, zlib.crc32(name.encode(), code))
     return f"{code:08x}"
 

@@ -8,8 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from . import ops
+from .distributed import Group, Ranks
 from .errors import ImportanceError, SearchError
 from .importances import Importance
+from .select_shards import select_shards
 
 
 def percentile_of(s: float) -> float:
@@ -41,20 +43,29 @@ def _growing(s: float, s_step: float) -> Iterator[tuple[float, float]]:
         s *= s_step
 
 
-def thresholds(forget: Importance, retain: Importance, percentiles: Sequence[float] | Tensor) -> Tensor:
+def thresholds(
+    forget: Importance, retain: Importance, percentiles: Sequence[float] | Tensor, group: Group = False
+) -> Tensor:
     """α_k, the percentiles p_k of Ω_f / Ω_r over all parameters where that ratio is finite (eq. 7).
 
     forget, retain  importances of the same model, weights, objective and group size
     percentiles     K numbers in [0, 100]
+    group           ranks of torch.distributed, None for all, whose importances are shards, each of its own parameters
+                    (of a model sharded by FSDP2, or any others): the percentiles are then of all shards together, to
+                    the bit those of one process that holds all of them, and the same on every rank. A shard may be
+                    empty. Counts are exchanged, never importances: see `select_shards`
     returns         [K] float32 on the importances' device, by linear interpolation, bit-equal to NumPy's nanpercentile
                     of the float32 ratios at a float64 percentile; NaN where no ratio is finite
 
     Raises ImportanceError for importances that do not belong together or are not finite, SearchError for percentiles
-    out of range.
+    out of range; on all ranks what is wrong on one.
     """
-    wanted = checked_percentiles(percentiles)
-    f, o = paired_means(forget, retain)
-    return ops.select(f, o, wanted)
+    ranks = Ranks.of(group)
+    with ranks.failing_together():
+        wanted = checked_percentiles(percentiles)
+        f, o = paired_means(forget, retain)
+    ranks.check_same({"percentiles": wanted})
+    return select_shards(f, o, wanted, ranks) if ranks.size > 1 else ops.select(f, o, wanted)
 
 
 def checked_percentiles(percentiles: Sequence[float] | Tensor) -> list[float]:

@@ -123,15 +123,23 @@ def select(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
     if ratio.numel() == 0:
         return torch.full((len(percentiles),), torch.nan, dtype=torch.float32, device=forget.device)
     ratio = ratio.sort().values
-    rank = (ratio.numel() - 1) * (np.asarray(percentiles, dtype=np.float64) / 100)  # [K]
+    low, weight = percentile_ranks(ratio.numel(), percentiles)
+    index = low.to(ratio.device)
+    return interpolated(ratio[index], ratio[(index + 1).clamp(max=ratio.numel() - 1)], weight.to(ratio.device))
+
+
+def percentile_ranks(n: int, percentiles: list[float]) -> tuple[Tensor, Tensor]:
+    """Where K percentiles lie among n > 0 sorted numbers: the number before each [K] int64, and the way from it to the
+    next [K] float64, in [0, 1)."""
+    rank = (n - 1) * (np.asarray(percentiles, dtype=np.float64) / 100)  # [K]
     low = np.floor(rank)
-    weight = torch.from_numpy(rank - low).to(ratio.device)  # [K] float64
-    index = torch.from_numpy(low.astype(np.int64)).to(ratio.device)
-    a = ratio[index]
-    b = ratio[(index + 1).clamp(max=ratio.numel() - 1)]
+    return torch.from_numpy(low.astype(np.int64)), torch.from_numpy(rank - low)
+
+
+def interpolated(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """a + (b − a) · weight, from the nearer end. a, b: [K] float32; weight: [K] float64; returns [K] float32."""
     gap = (b - a).double()  # the difference is rounded to float32 first
-    alphas = torch.where(weight < 0.5, a.double() + gap * weight, b.double() - gap * (1 - weight))
-    return alphas.float()
+    return torch.where(weight < 0.5, a.double() + gap * weight, b.double() - gap * (1 - weight)).float()
 
 
 def group(forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

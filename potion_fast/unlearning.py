@@ -13,6 +13,7 @@ from torch import nn
 from .batches import count_samples
 from .importances import Importance, Objective, importance
 from .importances.objectives import Losses
+from .memory import check_unlearning
 from .modes import GroupSize, mode_named
 from .search import Result, check_options, ptn_search
 
@@ -59,10 +60,12 @@ def unlearn(
 
     Returns the model, the trace of every step and why it stopped, see `Result`.
 
-    Raises ImportanceError, SearchError, ModelError, DataError; the caller's model is then as it was.
+    Raises ImportanceError, SearchError, ModelError, DataError, and OutOfMemoryError before any work where all of it
+    will not fit; the caller's model is then as it was.
     """
     defaults = mode_named(mode)
     check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
+    check_unlearning(model, 1 if retain is not None else 2, inplace)
     if group_size is None:
         group_size = defaults.group_size_for(count_samples(forget_loader)) if retain is None else retain.group_size
     seconds = {}

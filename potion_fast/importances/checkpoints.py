@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..batches import Piece
-from ..errors import FileError, ImportanceError
-from ..files import written_whole
+from ..errors import FileError, ImportanceError, PotionWarning
+from ..sealed import load_sealed, save_sealed
 
 FILE_KEY = "potion_fast.pass"  # the entry of the safetensors metadata that marks a file as ours
 VALUES = 16  # of each sample's input that its order is told by
@@ -55,6 +53,7 @@ class Keeper:
     what      what the pass computes, and on what
     position  that the sums are of
     torn      an error came while something was added: the sums are of no position, and what is on disk stays
+    kept      the file was written once: the path is right, and what fails later may pass
     """
 
     path: str | os.PathLike[str]
@@ -64,6 +63,7 @@ class Keeper:
     position: Position = Position()
     torn: bool = False
     saved: float = field(default_factory=time.monotonic)
+    kept: bool = False
 
     def load(self) -> Position:
         """Fill the sums from the file, and return the position; the start where there is no file.
@@ -72,39 +72,57 @@ class Keeper:
         """
         if not Path(self.path).exists():
             return self.position
+        content, stored = self.read(self.path)
         try:
-            with safe_open(self.path, framework="pt") as file:
-                text = (file.metadata() or {}).get(FILE_KEY)
-                if text is None:
-                    raise FileError(f"{self.path} holds no interrupted pass")
-                content = json.loads(text)
-                for key, value in self.what.items():
-                    if (saved := content["what"].get(key)) != value:
-                        raise ImportanceError(
-                            f"{self.path} is of another pass, its {key} was {saved} and is {value} now; remove the file"
-                        )
-                stored = [file.get_tensor(f"sums.{i}") for i in range(len(self.sums))]
-                self.position = Position(**content["position"])
-        except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise FileError(
-                f"{self.path} cannot be read as an interrupted pass, it may be truncated: {error}"
-            ) from error
+            position = Position(**content["position"])
+            if not all(type(number) is int and number >= 0 for number in asdict(position).values()):
+                raise TypeError("its position is not of whole numbers")
+        except (KeyError, TypeError) as error:
+            raise FileError(f"{self.path} cannot be read as an interrupted pass, it is damaged: {error}") from error
         for mine, theirs in zip(self.sums, stored, strict=True):
             mine.copy_(theirs)
+        self.position = position
         return self.position
 
+    def read(self, path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Tensor]]:
+        """What a file of this pass says of itself, and its sums, like `self.sums`. Raises as `load` does."""
+        content, tensors = load_sealed(path, FILE_KEY, "interrupted pass")
+        try:
+            for key, value in self.what.items():
+                if (saved := content["what"].get(key)) != value:
+                    raise ImportanceError(
+                        f"{path} is of another pass, its {key} was {saved} and is {value} now; remove the file"
+                    )
+            stored = [tensors[f"sums.{i}"] for i in range(len(self.sums))]
+            if any(t.shape != s.shape or t.dtype != s.dtype for t, s in zip(stored, self.sums, strict=True)):
+                raise TypeError("its sums are of another shape or dtype")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FileError(f"{path} cannot be read as an interrupted pass, it is damaged: {error}") from error
+        return content, stored
+
     def reached(self, position: Position) -> None:
-        """The sums are of this position now; written down if it is time."""
+        """The sums are of this position now; written down if it is time. A disk that has become full since the last
+        time costs that checkpoint and not the pass. Raises FileError where nothing could ever be written."""
         self.position = position
-        if time.monotonic() - self.saved >= self.seconds:
+        if time.monotonic() - self.saved < self.seconds:
+            return
+        try:
             self.save()
+        except FileError as error:
+            if not self.kept:
+                raise
+            self.saved = time.monotonic()
+            warnings.warn(f"the pass goes on, but could not be kept: {error}", PotionWarning, stacklevel=2)
 
     def save(self) -> None:
         """Write the file, whole or not at all. Raises FileError."""
-        metadata = {FILE_KEY: json.dumps({"position": asdict(self.position), "what": self.what})}
-        with written_whole(self.path) as temporary:
-            save_file({f"sums.{i}": tensor.contiguous() for i, tensor in enumerate(self.sums)}, temporary, metadata)
-        self.saved = time.monotonic()
+        self.write(self.path, {"position": asdict(self.position)})
+
+    def write(self, path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+        """The sums, and what they are of."""
+        tensors = {f"sums.{i}": tensor for i, tensor in enumerate(self.sums)}
+        save_sealed(path, FILE_KEY, {**content, "what": self.what}, tensors)
+        self.saved, self.kept = time.monotonic(), True
 
     def remove(self) -> None:
         Path(self.path).unlink(missing_ok=True)
@@ -117,7 +135,10 @@ def keeping(keeper: Keeper | None) -> Iterator[None]:
         yield
     except BaseException:
         if keeper is not None and not keeper.torn and keeper.position.samples:
-            keeper.save()
+            try:
+                keeper.save()
+            except Exception as error:  # a full disk, a device that is gone: what ended the block is still the news
+                warnings.warn(f"the interrupted pass could not be kept: {error}", PotionWarning, stacklevel=2)
         raise
 
 

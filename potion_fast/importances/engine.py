@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,22 +26,28 @@ class Target:
     square   gradient² instead of |gradient|
     weights  [K, N], factor of each group's |gradient| or gradient²; None for ones
     factors  [K, B], factor of each sample's gradient within its group's; None for ones
+    release  called with the names whose sums are complete for this batch
     """
 
     sums: Mapping[str, Tensor]
     square: bool
     weights: Tensor | None
     factors: Tensor | None
+    release: Callable[[Iterable[str]], None] | None = None
 
 
 @dataclass
 class Engine:
-    """Takes batches through a model whose layers have rules."""
+    """Takes batches through a model whose layers have rules.
+
+    gathered  FSDP2 gathers the parameters when a layer is called, on all ranks: none may prove anything by itself
+    """
 
     model: nn.Module
     parameters: Mapping[str, nn.Parameter]
     plan: Plan | None = None
     channels_last: bool = True  # until the model refuses
+    gathered: bool = False
 
     def add(
         self,
@@ -64,7 +70,7 @@ class Engine:
             total, target = aim(per_sample)
             assert self.plan is not None
             if total.requires_grad:
-                unused = {name: self.parameters[name] for name in self.plan.unused}
+                unused = {} if self.gathered else {name: self.parameters[name] for name in self.plan.unused}
                 receiver.begin(taps, target)
                 leaves = [taps.anchor, *taps.leaves.values(), *unused.values()]
                 gradients = torch.autograd.grad(total, leaves, allow_unused=True)[1:]
@@ -78,21 +84,26 @@ class Engine:
         self, inputs: Tensor, groups: int, losses: Callable[[Tensor], Tensor]
     ) -> tuple[Taps, Tensor, Receiver]:
         """One forward pass whose calls are those that were proved; otherwise they are proved again, for this batch."""
-        for again in (False, True):
+        for again in (False,) if self.gathered else (False, True):
             if self.plan is None or again:
-                self.plan = self._proved(inputs, losses)
-                self._check_coverage(self.plan)
-            for name in self.plan.unused:
+                self.prove(inputs, losses)
+                assert self.plan is not None
+            for name in () if self.gathered else self.plan.unused:
                 self.parameters[name].requires_grad_(True)
             receiver = Receiver(self.plan, groups)
             with tapped(self.plan, receiver, inputs.device) as taps:
-                with taps.forward(len(inputs), self.parameters):
+                with taps.forward(len(inputs), {} if self.gathered else self.parameters):
                     per_sample = losses(self._laid_out(inputs))
                 if not taps.unfit and [(call.layer, call.rows) for call in taps.calls] == [
                     (layer, each * len(inputs)) for layer, each in self.plan.calls
                 ]:
                     return taps, per_sample, receiver
         raise ImportanceError("the model takes another path through its layers each time it is called")
+
+    def prove(self, inputs: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
+        """Make the plan, on the first of these samples; parameters must be frozen."""
+        self.plan = self._proved(inputs, losses)
+        self._check_coverage(self.plan)
 
     def _proved(self, inputs: Tensor, losses: Callable[[Tensor], Tensor]) -> Plan:
         laid_out = self._laid_out(inputs)
@@ -162,6 +173,7 @@ class Receiver:
         for rows, factor in self._objectives():
             sums = {local: self.target.sums[name][rows] for local, name in names.items()}
             rule.accumulate(layer, scaled(use, factor), Sums(sums, self.target.square, self.target.weights))
+        self._release(names.values())
 
     def _add_shared(self, name: str, uses: list[tuple[Rule, nn.Module, str, Use]]) -> None:
         """The uses of one parameter add up before |·| or ·² is taken, a few groups at a time."""
@@ -176,6 +188,11 @@ class Receiver:
                 weights = None if self.target.weights is None else self.target.weights[:, some]
                 sums = Sums({name: self.target.sums[name][rows]}, self.target.square, weights)
                 sums.add(name, functools.reduce(torch.add, gradients))
+        self._release((name,))
+
+    def _release(self, names: Iterable[str]) -> None:
+        if self.target.release is not None:
+            self.target.release(names)
 
     def _objectives(self) -> Iterator[tuple[slice, Tensor | None]]:
         """Rows of the sums that one product serves, and the factor [B] of each sample's gradient in it."""

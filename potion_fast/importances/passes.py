@@ -13,15 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..batches import Piece, pieces
+from ..batches import Piece, pieces, sampler_of
+from ..distributed import Group, Ranks, ranks_for, unwrapped
 from ..errors import DataError, ImportanceError
+from ..memory import check, needs_of_pass
 from ..modes import GroupSize
 from ..modules import checked_parameters, evaluating, fingerprint
 from ..progress import bar
+from ..shards import local, units
 from .checkpoints import Keeper, Position, keeping, whole_batches
 from .engine import Engine, Target
 from .fallback import Fallback
+from .micro_batches import MicroBatches
 from .objectives import Losses, Objective, norm, resolve
+from .sharing import summed
 from .stored import Importance
 
 Spec = str | Losses | Objective
@@ -38,6 +43,7 @@ def importance(
     group_size: GroupSize = 1,
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
+    group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
     resume: bool = False,
@@ -54,6 +60,7 @@ def importance(
     group_size: GroupSize = 1,
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
+    group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
     resume: bool = False,
@@ -70,6 +77,7 @@ def importance(
     group_size: GroupSize = 1,
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
+    group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
     resume: bool = False,
@@ -89,10 +97,14 @@ def importance(
                 may be smaller and weighs as much as the others
     dtype       float32 or float64, of the sums, and of the products of linear layers and convolutions that go into them
     amp         bfloat16 or float16: run the model under torch.autocast. The result differs by that precision's rounding
+    group       the ranks of torch.distributed whose loaders each give their share of the samples; the sums are then of
+                all of them, with the same bits on every rank. False: this loader gives all. By default its sampler
+                says so, see `distributed.ShareSampler`; in a group of several ranks another sampler is an error
     checkpoint  file that keeps what was done, every `checkpoint_seconds` seconds and where the pass is interrupted;
                 it is removed when the pass is complete
     resume      go on from the checkpoint where there is one. On the same samples in the same order the result has the
-                same bits as that of an unbroken pass
+                same bits as that of an unbroken pass. With a ShareSampler each rank has a file, PATH.rank0 and so on,
+                in a folder that all ranks see, and any number of ranks goes on from them, no sample being taken twice
     progress    show a progress bar, with samples per second and the time left
 
     Exact, at the price of one ordinary forward and backward pass per batch: each layer's gradients are summed per group
@@ -100,9 +112,17 @@ def importance(
     that no rule is proved right for go through torch.func or a loop over groups, also exact; `Importance.fallback`
     names them.
 
+    On several ranks a group of samples is of one rank; a ShareSampler cuts shares between the groups of one process.
+    DistributedDataParallel is looked through. A rank sends 2 (1 - 1 / ranks) n sums to the others, once, at the end.
+    Of a model that FSDP2 has sharded (`fully_shard`) each rank gets the importances of its own shards, see `sharded`.
+    An error on one rank is raised on all of them, when they have come to the end of their shares.
+
+    A batch that does not fit into free memory goes through the model in parts, see `MicroBatches`.
+
     Raises ImportanceError (no trainable parameter, non-finite loss or importance with its parameter's name, an
     objective of the wrong shape, samples that mix), ModelError (weights not finite, or on several devices), DataError
-    (empty loader, labels missing, batches that are not (input, label), another order than the checkpoint's), FileError.
+    (empty loader, labels missing, batches that are not (input, label), another order than the checkpoint's), FileError,
+    OutOfMemoryError (the sums, or a single sample, do not fit).
     """
     several = isinstance(objective, (list, tuple))
     if several and w is not None:
@@ -121,14 +141,32 @@ def importance(
     if resume and checkpoint is None:
         raise ImportanceError("resume=True needs the file to go on from: checkpoint=PATH")
 
+    model, ranks = unwrapped(model), ranks_for(loader, group)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        run = Pass(model, checked_parameters(model), chosen, group_size, dtype, amp)
-        keeper = None if checkpoint is None else Keeper(checkpoint, checkpoint_seconds, run.buffers, run.what())
-        start = keeper.load() if keeper is not None and resume else Position()
-        results = run.results(run.over(loader, start, keeper, progress))
+        with ranks.failing_together():
+            run = pass_of(model, checked_parameters(model), chosen, group_size, dtype, amp, ranks)
+        position, keeper = summed(run, loader, ranks, checkpoint, checkpoint_seconds, resume, progress)
+        with ranks.failing_together():
+            results = run.results(position)
     if keeper is not None:
         keeper.remove()
     return results if several else results[0]
+
+
+def pass_of(
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    objectives: list[Objective],
+    group_size: GroupSize,
+    dtype: torch.dtype,
+    amp: torch.dtype | None,
+    ranks: Ranks,
+) -> Pass:
+    if not units(model):
+        return Pass(model, parameters, objectives, group_size, dtype, amp)
+    from .sharded import ShardedPass  # what it imports takes a second
+
+    return ShardedPass(model, parameters, objectives, group_size, dtype, amp, ranks)
 
 
 def resolve_one(spec: Spec | float) -> Objective:
@@ -191,11 +229,12 @@ class Pass:
         self.group_size, self.dtype, self.amp = group_size, dtype, amp
         self.device = next(iter(parameters.values())).device
         self.scale = HALF_SCALE if amp == torch.float16 else 1.0
-        self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        self.shapes = {name: local(parameter).shape for name, parameter in parameters.items()}
         size = sum(shape.numel() for shape in self.shapes.values())
         norms = [o for o in objectives if o.power is not None and not o.square]
         together = [norms] if len(norms) > 1 else []
         alone = [[o] for o in objectives if not together or o not in norms]
+        check(self.device, needs_of_pass(size, len(objectives), dtype))
         self.jobs = [
             Job(some, torch.zeros(len(some), size, dtype=dtype, device=self.device)) for some in together + alone
         ]
@@ -203,6 +242,7 @@ class Pass:
         self.fallbacks = [Fallback(model, parameters, functools.partial(self._losses, j.losses)) for j in self.jobs]
         self.part: list[Tensor] = []  # of a group larger than a batch: the gradients so far of each objective, [n]
         self.part_samples = 0
+        self.micro_batches = MicroBatches(self._add, lambda: [*self.buffers, *self.part], self.device)
         self.seen = 0  # samples before those at hand, for messages
         self.fallback: set[str] = set()  # parameters that went through torch.func or a loop
 
@@ -221,9 +261,14 @@ class Pass:
             "weights (fingerprint)": fingerprint(self.model),
         }
 
+    def add_up(self, ranks: Ranks) -> None:
+        """The sums of all ranks in place of this one's."""
+        for sums in self.buffers:
+            ranks.sum(sums)
+
     def over(self, loader: Iterable[object], start: Position, keeper: Keeper | None, progress: bool) -> Position:
         """Go through the loader's samples, those before `start` unused; returns the position at the end."""
-        sampler = getattr(loader, "sampler", None)
+        sampler = sampler_of(loader)
         total = len(sampler) if isinstance(sampler, Sized) else None
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
         position = Position()
@@ -237,7 +282,7 @@ class Pass:
                         raise DataError("the loader's batches are not those of the pass that the checkpoint is of")
                     self.seen = position.samples
                     with whole_batches(keeper):
-                        self._add(piece)
+                        self.micro_batches.add(piece)
                         if keeper is not None and piece.closes:
                             keeper.reached(ahead)
                 elif ahead.samples == start.samples and ahead.order != start.order:
@@ -245,10 +290,8 @@ class Pass:
                 position = ahead
                 samples_done.update(len(piece.inputs))
             if self.part:  # the last group is smaller than the others, and was not known to be the last
-                self._close()
+                self._close(self.part_samples)
                 position = replace(position, terms=position.terms + 1)
-        if position.samples == 0:
-            raise DataError("the loader gave no samples; importances need at least one")
         if position.samples < start.samples:
             raise DataError(f"the loader gave {position.samples} samples, the checkpoint had {start.samples} done")
         return position
@@ -307,21 +350,23 @@ class Pass:
             found = torch.autograd.grad(
                 loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True, materialize_grads=True
             )
-            gradients = [gradient.to(self.dtype) / self.scale for gradient in found]
+            gradients = [g.to(self.dtype) if self.scale == 1 else g.to(self.dtype) / self.scale for g in found]
             if self.part:
-                self.part[i] += torch.cat([gradient.reshape(-1) for gradient in gradients])
+                sizes = [gradient.numel() for gradient in gradients]
+                for part, gradient in zip(self.part[i].split(sizes), gradients, strict=True):
+                    part += gradient.reshape(-1)
             else:
                 ops.accumulate(row, gradients, square=objective.square)
-        if self.part:
+        if self.part and closes:
+            self._close(self.part_samples + len(inputs))
+        elif self.part:
             self.part_samples += len(inputs)
-            if closes:
-                self._close()
 
-    def _close(self) -> None:
-        """The group whose parts were summed up is complete."""
+    def _close(self, samples: int) -> None:
+        """The group of so many samples, whose parts were summed up, is complete."""
         squares = [objective.square for job in self.jobs for objective in job.objectives]
         for row, gradient, square in zip((r for job in self.jobs for r in job.sums), self.part, squares, strict=True):
-            ops.accumulate(row, [gradient / self.part_samples], square=square)
+            ops.accumulate(row, [gradient.div_(samples)], square=square)
         self.part, self.part_samples = [], 0
 
     def _outputs(self, model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
@@ -352,7 +397,6 @@ class Pass:
         finite = torch.isfinite(losses)
         if not finite.all():
             k = int(finite.logical_not().nonzero()[0])
-            raise ImportanceError(
-                f"the loss of sample {self.seen + k} is {losses[k].item()}; look for bad inputs or weights"
-            )
+            sample = self.seen + self.micro_batches.done + k
+            raise ImportanceError(f"the loss of sample {sample} is {losses[k].item()}; look for bad inputs or weights")
         return losses

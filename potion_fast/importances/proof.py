@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ImportanceError
+from .gathering import Gathering
 from .taps import Call, Plan, candidates, tapped
 
 SAMPLES = 3  # enough to tell "one sample's rows" from "all rows"; few, since each costs a backward pass
@@ -48,16 +49,16 @@ def proved(model: nn.Module, parameters: Mapping[str, nn.Parameter], inputs: Ten
     Parameters must be frozen. Raises ImportanceError where samples mix.
     """
     check_no_batch_statistics(model)
-    plan = candidates(model, parameters)
+    plan, gathering = candidates(model, parameters), Gathering.of(model, parameters)
     while True:
         try:
-            return _tested(plan, parameters, inputs[:SAMPLES], losses)
+            return _tested(plan, parameters, inputs[:SAMPLES], losses, gathering)
         except _Wrong as wrong:
             plan = _without(plan, wrong)
         except ImportanceError:
             raise
         except Exception:
-            if not _stands_in(plan):
+            if not _stands_in(plan) or gathering is not None:
                 raise  # the model itself fails
             plan = _without(plan, _Wrong(_not_taken(plan, parameters, inputs[:SAMPLES], losses)))
 
@@ -90,10 +91,12 @@ def _without(plan: Plan, wrong: _Wrong) -> Plan:
     )
 
 
-def _tested(plan: Plan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, losses: Forward) -> Plan:
+def _tested(
+    plan: Plan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, losses: Forward, gathering: Gathering | None
+) -> Plan:
     """The plan with its calls and unused parameters filled in. Raises _Wrong, or ImportanceError where samples mix."""
     batch, sample = len(inputs), 0
-    values = {name: _shaken(parameters[name]) for name in plan.leaves}
+    values = {name: _shaken(parameters[name]) for name in plan.leaves} if gathering is None else {}
     reached: dict[tuple[int, int], Tensor] = {}  # call, sample -> [rows] bool
     inputs_reached: dict[int, Tensor] = {}  # sample -> [B] bool
 
@@ -101,7 +104,7 @@ def _tested(plan: Plan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, 
         reached[call.index, sample] = _nan_rows(gradient)
 
     with tapped(plan, receive, inputs.device) as taps, torch.autograd.set_detect_anomaly(False):
-        with taps.forward(batch, values), _Watch(plan, parameters) as watch:
+        with taps.forward(batch, values), Watch(plan, parameters, gathering) as watch:
             seen = inputs
             if inputs.is_floating_point():
                 seen = taps.tracked(inputs)
@@ -132,7 +135,7 @@ def _tested(plan: Plan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, 
         plan, {taps.calls[i].layer for (i, k), rows in reached.items() if not _only(rows, k, len(rows) // batch)}
     )
     if _stands_in(plan) and not _same(per_sample, _values_of(losses, inputs, plan, values)):
-        wrong |= _not_taken(plan, parameters, inputs, losses)
+        wrong |= _not_taken(plan, parameters, inputs, losses) if gathering is None else _stands_in(plan)
     if wrong:
         raise _Wrong(wrong)
     calls = tuple((call.layer, call.rows // batch) for call in taps.calls)
@@ -198,25 +201,27 @@ def _same(got: Tensor, want: Tensor) -> bool:
     return torch.allclose(got.detach(), want, rtol=tolerance, atol=tolerance * float(want.abs().max()))
 
 
-class _Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):
     """Sees every operation of a forward pass, below autograd, and which parameters' memory it reads.
 
     outside  parameters of layers of the plan that were read while another module, or none, was being called
     """
 
-    def __init__(self, plan: Plan, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, plan: Plan, parameters: Mapping[str, nn.Parameter], gathering: Gathering | None = None) -> None:
         super().__init__()
-        self.plan = plan
+        self.plan, self.gathering, self.names = plan, gathering, set(parameters)
         self.outside: set[str] = set()
         self.read: set[str] = set()
-        self.inside: list[nn.Module] = []  # the layers that are being called, innermost last
+        self.inside: list[nn.Module] = []  # layers, and modules with leaves, that are being called, innermost last
         self.by_memory: dict[int, list[str]] = {}
-        for name, parameter in parameters.items():
+        for name, parameter in parameters.items() if gathering is None else ():
             self.by_memory.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
         self.handles: list[Any] = []
 
-    def __enter__(self) -> _Watch:
-        for layer in self.plan.layers:
+    def __enter__(self) -> Watch:
+        if self.gathering is not None:
+            self.handles += self.gathering.hooks(self.by_memory)
+        for layer in dict.fromkeys([*self.plan.layers, *(module for module, _ in self.plan.leaves.values())]):
             self.handles.append(layer.register_forward_pre_hook(lambda module, args: self.inside.append(module)))
             self.handles.append(layer.register_forward_hook(self._after, prepend=True))
         return super().__enter__()
@@ -230,15 +235,19 @@ class _Watch(TorchDispatchMode):
         self.inside.pop()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        own = self.plan.layers[self.inside[-1]].values() if self.inside else ()
+        own = self.plan.layers.get(self.inside[-1], {}).values() if self.inside else ()
         for tensor in tree_leaves((args, kwargs)):
             if isinstance(tensor, Tensor):
                 for name in self.by_memory.get(tensor.untyped_storage().data_ptr(), ()):
                     self.read.add(name)
-                    if name not in own and name not in self.plan.leaves and name not in self.plan.left:
+                    if name not in own and name not in self.plan.left and not self._stood_in(name):
                         self.outside.add(name)
         return function(*args, **(kwargs or {}))
 
+    def _stood_in(self, name: str) -> bool:
+        """Whether a leaf is in the parameter's place: always, but for one that is gathered as its module is called."""
+        return name in self.plan.leaves and (self.gathering is None or self.plan.leaves[name][0] in self.inside)
+
     def unread(self) -> set[str]:
         """Parameters that no operation read: their gradient is 0."""
-        return {name for names in self.by_memory.values() for name in names} - self.read
+        return self.names - self.read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import FileError, ImportanceError, PotionWarning
-from ..files import written_whole
 from ..modes import GroupSize
-from ..modules import fingerprint, trainable
+from ..modules import fingerprint, held
+from ..sealed import load_sealed, save_sealed
 
 FILE_KEY = "potion_fast.importance"  # the entry of the safetensors metadata that marks a file as ours
 
@@ -154,7 +152,7 @@ class Importance:
 
     def check_model(self, model: nn.Module) -> None:
         """Raise ImportanceError unless these importances were computed on this model with these weights."""
-        shapes = {name: tuple(parameter.shape) for name, parameter in trainable(model).items()}
+        shapes = {name: tuple(values.shape) for name, values in held(model).items()}
         if self.shapes != shapes:
             raise ImportanceError(f"importances of another model: {_first_difference(self.shapes, shapes)}")
         if self.fingerprint != fingerprint(model):
@@ -165,29 +163,36 @@ class Importance:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one safetensors file, whole or not at all: the sums, all else as JSON metadata. Raises FileError."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "sums"}
-        metadata = {FILE_KEY: json.dumps({**fields, "shapes": list(self.shapes.items())})}
-        with written_whole(path) as temporary:
-            save_file({"sums": self.sums.contiguous()}, temporary, metadata)
+        save_sealed(path, FILE_KEY, {**fields, "shapes": list(self.shapes.items())}, {"sums": self.sums})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Importance:
-        """Read what `save` wrote. Raises FileError for a file that is missing, truncated or foreign."""
+        """Read what `save` wrote. Raises FileError for a file that is missing, truncated, damaged or foreign."""
         if not Path(path).is_file():
             raise FileError(f"no importances at {path}")
+        fields, tensors = load_sealed(path, FILE_KEY, "importances")
         try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                text = (file.metadata() or {}).get(FILE_KEY)
-                if text is None:
-                    raise FileError(f"{path} holds no importances")
-                fields: dict[str, Any] = json.loads(text)
-                fields["fallback"] = tuple(fields.get("fallback", ()))
-                fields["shapes"] = {name: tuple(shape) for name, shape in fields["shapes"]}
-                loaded = cls(sums=file.get_tensor("sums"), **fields)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise FileError(f"{path} cannot be read as importances, it may be truncated: {error}") from error
-        if loaded.sums.shape != (sum(torch.Size(shape).numel() for shape in loaded.shapes.values()),):
-            raise FileError(f"{path}: {loaded.sums.numel()} sums do not fit the parameters it names")
+            fields["fallback"] = tuple(fields.get("fallback", ()))
+            fields["shapes"] = {name: tuple(shape) for name, shape in fields["shapes"]}
+            loaded = cls(sums=tensors["sums"].to(device), **fields)
+            loaded._check_fields()
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{path} cannot be read as importances, it is damaged or foreign: {error}") from error
         return loaded
+
+    def _check_fields(self) -> None:
+        """Raise ValueError for what no pass can have left behind."""
+        whole = [self.samples, self.terms, *(size for shape in self.shapes.values() for size in shape)]
+        if not all(type(number) is int and number >= 0 for number in whole) or not 1 <= self.terms <= self.samples:
+            raise ValueError(f"{self.terms} terms of {self.samples} samples, or a shape, are no such numbers")
+        if not all(type(text) is str for text in (self.objective, self.fingerprint, *self.shapes, *self.fallback)):
+            raise ValueError("its objective, fingerprint or names are no text")
+        if self.group_size != "batch" and (type(self.group_size) is not int or self.group_size < 1):
+            raise ValueError(f"its group size is {self.group_size!r}")
+        if self.sums.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"its sums are {self.sums.dtype}")
+        if self.sums.shape != (sum(math.prod(shape) for shape in self.shapes.values()),):
+            raise ValueError(f"{self.sums.numel()} sums do not fit the parameters it names")
 
 
 def _first_difference(mine: dict[str, tuple[int, ...]], others: dict[str, tuple[int, ...]]) -> str:

@@ -83,20 +83,40 @@ class Taps:
 
     @contextmanager
     def forward(self, batch: int, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Record the calls of the block, one forward pass of so many samples; `values` are those of the leaves."""
+        """Record the calls of the block, one forward pass of so many samples; `values` are those of the leaves, by
+        name. A leaf without one takes the value that its parameter has when its module is called."""
         self.batch, self.calls, self.recording = batch, [], True
-        self.leaves = {
-            name: values[name].detach().expand(batch, *values[name].shape[1:]).requires_grad_()
-            for name in self.plan.leaves
-        }
+        self.leaves = {name: self._leaf(values[name]) for name in self.plan.leaves if name in values}
         try:
             with ExitStack() as stack:
                 for name, (module, local) in self.plan.leaves.items():
+                    if name not in values:
+                        self._stand_in_when_called(stack, name, module, local)
+                        continue
                     stack.callback(module._parameters.__setitem__, local, module._parameters[local])
                     module._parameters[local] = self.leaves[name]  # type: ignore[assignment]
                 yield
         finally:
             self.recording = False  # what runs in the backward pass is a recomputation
+
+    def _leaf(self, value: Tensor) -> Tensor:
+        """[1, ...] -> [B, ...], requiring gradients."""
+        return value.detach().expand(self.batch, *value.shape[1:]).requires_grad_()
+
+    def _stand_in_when_called(self, stack: ExitStack, name: str, module: nn.Module, local: str) -> None:
+        """FSDP2 puts the whole parameter in place just before the call, and takes it away after it."""
+        whole: list[Any] = []
+
+        def before(module: nn.Module, args: Any) -> None:
+            whole.append(module._parameters[local])
+            self.leaves[name] = self.leaves.get(name, self._leaf(whole[-1]))
+            module._parameters[local] = self.leaves[name]  # type: ignore[assignment]
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            module._parameters[local] = whole.pop()
+
+        stack.callback(module.register_forward_pre_hook(before).remove)
+        stack.callback(module.register_forward_hook(after, prepend=True, always_call=True).remove)
 
     def after_call(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Forward hook of every layer of the plan."""

@@ -18,6 +18,7 @@ from ..importances import Importance
 from ..metrics import accuracy, predict
 from ..modules import trainable
 from ..percentiles import paired_means
+from ..shards import reshard
 from .strategies import Score
 
 MOST = 16  # candidates side by side
@@ -33,8 +34,8 @@ class Evaluation:
     """
 
     def __init__(self, model: nn.Module, loader: Iterable[object]) -> None:
-        on_gpu = next(model.parameters()).is_cuda
-        self.model, self.loader = Replayed(model) if on_gpu else model, loader
+        whole_on_gpu = next(model.parameters()).is_cuda and not reshard(model)  # shards are gathered anew each time
+        self.model, self.loader = Replayed(model) if whole_on_gpu else model, loader
 
     def __call__(self) -> Score:
         return _score(*predict(self.model, self.loader))

@@ -32,7 +32,7 @@ class Prefixes:
     def __init__(self, model: nn.Module, forget: Importance, retain: Importance) -> None:
         forget.check_model(model)
         parameters = dampenable(model)
-        self._parameters = [parameter.detach() for parameter in parameters.values()]
+        self._parameters = list(parameters.values())
         device = self._parameters[0].device
         self._forget, self._retain = (mean.to(device) for mean in paired_means(forget, retain))  # [n], [n]
         self._wanted, self._complete = FIRST, False

@@ -9,17 +9,20 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
 
 from torch import nn
 
+from ..distributed import Group, Ranks, unwrapped
 from ..edits import EditPlan
 from ..errors import PotionWarning, SearchError
 from ..importances import Importance
 from ..modes import mode_named
 from ..percentiles import schedule
 from ..progress import bar
+from .dealt import Dealt, agreed, check_sharded, check_whole, marks, searching
 from .evaluation import Evaluation, SideBySide, largest_output
+from .notes import notes_on
 from .prefixes import Prefixes
 from .strategies import Passes, Trial, batched, bisect, minimal, sequential
 from .trace import NOT_LEARNT, OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Result, Step
@@ -32,7 +35,6 @@ STRATEGIES: dict[str, Callable[..., Iterator[Trial]]] = {
     "bisect": bisect,
     "minimal": minimal,
 }
-JUMPS = ("bisect", "minimal")  # these draw conclusions on candidates that they do not evaluate
 
 Point = tuple[int, float, float]  # number of a step, s, p
 
@@ -78,6 +80,7 @@ def ptn_search(
     retain_holds_forget: bool | None = None,
     evaluation_loader: Iterable[object] | None = None,
     inplace: bool = False,
+    group: Group = None,
     progress: bool = False,
 ) -> Result:
     """Dampen more and more, until the accuracy on S_f has fallen to ρ of what it was (paper A, algorithm 1).
@@ -105,7 +108,16 @@ def ptn_search(
                          not for "minimal"
     evaluation_loader    S_f for the accuracy, where it should differ from forget_loader (no augmentation, say)
     inplace              change the caller's model; it is restored to the bit should anything fail
+    group                the ranks of torch.distributed that search together, each with the same model, importances and
+                         whole S_f: by default all that there are; False: this process alone. They end with the same
+                         weights, trace and reason, those of one process. "sequential" and "batched" deal the candidates
+                         out, candidate k to rank k mod their number (the parallel loop of algorithm 1). "bisect" and
+                         "minimal", where each candidate depends on the one before, are run by all ranks alike
     progress             show a progress bar
+
+    DistributedDataParallel is looked through. A model that FSDP2 has sharded, with importances of its shards (see
+    `EditPlan`), is searched "sequential" or "bisect" and in place, by the ranks that hold it, all trying the same
+    candidate; `group` is then not used. An error on one rank is raised on all.
 
     The search ends at α ≤ 1 in every mode: from there on no step changes the model. Where it ends without passing
     the threshold, the most edited model is given back with a warning, as the public code does. Where accuracy does not
@@ -113,22 +125,32 @@ def ptn_search(
     so if they saw it.
 
     Raises SearchError (a value out of range, an option that the strategy does not use, a model that torch.func cannot
-    evaluate "batched"), ImportanceError, ModelError, DataError (empty loader).
+    evaluate "batched"), ImportanceError (also of ranks that are not given the same), ModelError, DataError (empty
+    loader, or one of a share of S_f).
     """
-    defaults = mode_named(mode)
-    check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
-    strict = defaults.strict if strict is None else strict
-    b_start = defaults.b_start if b_start is None else b_start
-    retain_holds_forget = defaults.retain_holds_forget if retain_holds_forget is None else retain_holds_forget
-    share = forget.samples / (retain.samples + (0 if retain_holds_forget else forget.samples))
-    grid = islice(schedule(share, b_start, S_STEP if s_step is None else s_step), max_steps)
-    forget.check_model(model)
-    if not inplace:
-        model = copy.deepcopy(model)
+    model, loader = unwrapped(model), forget_loader if evaluation_loader is None else evaluation_loader
+    ranks, sharded = searching(model, group)
+    with ranks.failing_together():
+        defaults = mode_named(mode)
+        check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
+        strict = defaults.strict if strict is None else strict
+        b_start = defaults.b_start if b_start is None else b_start
+        retain_holds_forget = defaults.retain_holds_forget if retain_holds_forget is None else retain_holds_forget
+        share = forget.samples / (retain.samples + (0 if retain_holds_forget else forget.samples))
+        grid = islice(schedule(share, b_start, S_STEP if s_step is None else s_step), max_steps)
+        if sharded:
+            check_sharded(strategy, inplace)
+        if ranks.size > 1:
+            check_whole(loader)
+        forget.check_model(model)
+        if not inplace:
+            model = copy.deepcopy(model)
+    if ranks.size > 1:
+        options = strategy, rho, mode, b_start, s_step, max_steps, strict, retain_holds_forget
+        ranks.check_same({"search": options, "importances": [marks(each, sharded) for each in (forget, retain)]})
 
     start = time.perf_counter()
-    loader = forget_loader if evaluation_loader is None else evaluation_loader
-    evaluate = Evaluation(model, loader)
+    evaluate = partial(agreed, Evaluation(model, loader), ranks)
     with largest_output(model) if strategy == "batched" else nullcontext([0]) as largest:
         initial = evaluate()
     threshold = rho * initial.accuracy
@@ -143,12 +165,17 @@ def ptn_search(
     best: tuple[Trial, Step] | None = None
     plan: EditPlan | Prefixes | None = None
     try:
-        several = SideBySide(model, f, o, loader, largest[0]) if strategy == "batched" else evaluate
         # Where acc₀ passes there is nothing to halve: the first step is the answer.
         chosen = "sequential" if strategy == "bisect" and passes(initial.accuracy) else strategy
-        order = partial(STRATEGIES[chosen], evaluate=several, passes=passes)
-        rounds = _prefixes(model, f, o) if strategy == "minimal" else _blocks(model, f, o, grid)
-        with bar(what="search", unit="evaluation", shown=progress) as done:
+        order = partial(STRATEGIES[chosen], evaluate=evaluate, passes=passes)
+        if chosen == "batched":
+            with ranks.failing_together():
+                several = SideBySide(model, f, o, loader, largest[0])
+            order = partial(batched, evaluate=Dealt(several, ranks), passes=passes)
+        elif chosen == "sequential" and not sharded:
+            order = partial(sequential, evaluate=Evaluation(model, loader), passes=passes, ranks=ranks)
+        rounds = _prefixes(model, f, o, ranks) if strategy == "minimal" else _blocks(model, f, o, grid, ranks)
+        with bar(what="search", unit="evaluation", shown=progress and ranks.rank == 0) as done:
             for plan, points in rounds if reason == OUT_OF_STEPS else ():
                 tried = []
                 for trial in islice(order(plan), max_steps):  # cuts "minimal" alone: a grid is cut already
@@ -168,7 +195,7 @@ def ptn_search(
             plan.apply(best[0].k)
         finite = initial.finite if best is None else best[0].finite
         kept = None if best is None else best[1]
-        notes = _notes(strategy, reason, rho, initial.accuracy, trace, kept, finite)
+        notes = notes_on(strategy, reason, rho, initial.accuracy, trace, kept, finite)
         for note in notes:
             warnings.warn(note, PotionWarning, stacklevel=2)  # may raise, where a caller makes warnings errors
     except BaseException:
@@ -194,19 +221,24 @@ def ptn_search(
 
 
 def _blocks(
-    model: nn.Module, forget: Importance, retain: Importance, grid: Iterator[tuple[float, float]]
+    model: nn.Module, forget: Importance, retain: Importance, grid: Iterator[tuple[float, float]], ranks: Ranks
 ) -> Iterator[tuple[EditPlan, list[Point]]]:
     """The steps of a grid, block by block: each block's plan, on the original weights, and its (number, s, p)."""
     numbered = enumerate(grid, start=1)
     while block := [(number, s, p) for number, (s, p) in islice(numbered, BLOCK)]:
-        plan = EditPlan.at_percentiles(model, forget, retain, [p for _, _, p in block])
+        with ranks.failing_together():
+            plan = EditPlan.at_percentiles(model, forget, retain, [p for _, _, p in block])
         yield plan, block
         plan.reset()
 
 
-def _prefixes(model: nn.Module, forget: Importance, retain: Importance) -> Iterator[tuple[Prefixes, list[Point]]]:
+def _prefixes(
+    model: nn.Module, forget: Importance, retain: Importance, ranks: Ranks
+) -> Iterator[tuple[Prefixes, list[Point]]]:
     """All in one block, and no steps that its candidates belong to."""
-    yield Prefixes(model, forget, retain), []
+    with ranks.failing_together():
+        plan = Prefixes(model, forget, retain)
+    yield plan, []
 
 
 def _best(tried: list[tuple[Trial, Step]], passes: Passes) -> tuple[Trial, Step] | None:
@@ -215,35 +247,3 @@ def _best(tried: list[tuple[Trial, Step]], passes: Passes) -> tuple[Trial, Step]
     if passing:
         return min(passing, key=lambda pair: (pair[0].dampened, pair[0].k))
     return max(tried, key=lambda pair: pair[0].k, default=None)
-
-
-def _notes(
-    strategy: str, reason: str, rho: float, initial: float, trace: list[Step], kept: Step | None, finite: bool
-) -> list[str]:
-    """What deserves a second look after a search, as sentences."""
-    notes = []
-    if initial == 0:
-        notes.append("the model gives no sample of the forget set its label: the trigger was not learnt on them")
-    if reason in (SATURATED, OUT_OF_STEPS):
-        notes.append(f"the search ended {reason} before the accuracy on S_f fell to {rho:g} of {initial:.4g}")
-    if kept is not None and math.isnan(kept.alpha):
-        notes.append("no weight has a finite ratio of importances: there is nothing to select by")
-    if kept is None and reason == SATURATED:
-        notes.append("no weight has a ratio of importances above 1: there is nothing to dampen")
-    if strategy in JUMPS and (rises := _rises([initial, *(step.accuracy for step in _by_edits(trace))])):
-        notes.append(
-            f"the accuracy on S_f does not fall with every edit: {rises} of {len(trace)} candidates lie above one with "
-            f'fewer edits; strategy "{strategy}" may have passed over an answer'
-        )
-    if not finite:
-        notes.append("the model collapsed: its outputs on the forget set are not finite")
-    return notes
-
-
-def _by_edits(trace: list[Step]) -> list[Step]:
-    return sorted(trace, key=lambda step: step.dampened)
-
-
-def _rises(accuracies: list[float]) -> int:
-    """How many lie above one before them."""
-    return sum(later > lowest for later, lowest in zip(accuracies[1:], accumulate(accuracies, min), strict=False))

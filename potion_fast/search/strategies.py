@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from ..distributed import Ranks
+
+ALONE = Ranks()
 Passes = Callable[[float], bool]  # whether an accuracy on S_f is low enough
 
 
@@ -53,13 +56,24 @@ class Trial:
     seconds: float
 
 
-def sequential(plan: Candidates, evaluate: Callable[[], Score], passes: Passes) -> Iterator[Trial]:
-    """One after the other, until one passes: the public code's search."""
-    for k in range(_different(plan)):
-        trial = _tried(plan, k, evaluate)
-        yield trial
-        if passes(trial.accuracy):
-            return
+def sequential(
+    plan: Candidates, evaluate: Callable[[], Score], passes: Passes, ranks: Ranks = ALONE
+) -> Iterator[Trial]:
+    """One after the other, until one passes: the public code's search.
+
+    By several ranks as many at once as there are ranks, candidate k on rank k mod their number; what was tried past the
+    first that passes is left out, so that the trials are those of one process.
+    """
+    count = _different(plan)
+    for first in range(0, count, ranks.size):
+        k = first + ranks.rank
+        with ranks.failing_together():
+            own = _tried(plan, k, evaluate) if k < count else None
+        for trial in ranks.exchange(own):
+            if trial is not None:
+                yield trial
+                if passes(trial.accuracy):
+                    return
 
 
 def batched(plan: Candidates, evaluate: Callable[[Tensor], list[Score]], passes: Passes) -> Iterator[Trial]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ...shards import kind_of
 from .conv import ConvRule
 from .embedding import EmbeddingRule
 from .leaf import LeafRule
@@ -38,7 +39,7 @@ RULES: dict[type[nn.Module] | str, Rule] = {
 
 def rule_for(module: nn.Module) -> Rule | None:
     """The rule of a layer; None where there is none, or where the layer's settings are beyond it."""
-    kind = type(module)
+    kind = kind_of(module)
     rule = RULES.get(kind) or RULES.get(f"{kind.__module__}.{kind.__qualname__}")
     changed = "forward" in vars(module)  # replaced on this one object
     own = {name for name, parameter in module._parameters.items() if parameter is not None}

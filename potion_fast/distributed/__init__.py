@@ -1,0 +1,6 @@
+"""Several processes, started with torchrun, as one: what each takes of the data, and that they end or fail together."""
+
+from .ranks import Group, Ranks, unwrapped
+from .shares import ShareSampler, ranks_for
+
+__all__ = ["Group", "Ranks", "ShareSampler", "ranks_for", "unwrapped"]

@@ -1,0 +1,121 @@
+"""The ranks of a process group: what they tell each other, and what they sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import ImportanceError, PotionError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Group: TypeAlias = "ProcessGroup | Literal[False] | None"
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that work together; alone by default, and then nothing is exchanged.
+
+    group  None for this process alone
+    """
+
+    group: ProcessGroup | None = None
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def of(cls, group: Group) -> Ranks:
+        """The ranks of a group; of the default group where it is None and there is one; this process where False.
+
+        Raises ImportanceError where this process is not in the group.
+        """
+        if group is False or not initialised():
+            return cls()
+        chosen = dist.group.WORLD if group is None else group
+        rank = dist.get_rank(chosen)
+        if rank < 0:
+            raise ImportanceError("this process is not in the group; call it on the ranks of the group only")
+        size = dist.get_world_size(chosen)
+        return cls(chosen, rank, size) if size > 1 else cls()
+
+    def exchange(self, value: Any) -> list[Any]:
+        """The value of every rank, by rank; small, and picklable. Raises PotionError where a rank is lost."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(values, value, group=self.group)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        return values
+
+    def sum(self, tensor: Tensor) -> None:
+        """The sum over all ranks, in place, with the same bits on each. Raises PotionError where a rank is lost."""
+        if self.group is None:
+            return
+        try:
+            dist.all_reduce(tensor, group=self.group)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> PotionError:
+        return PotionError(
+            f"rank {self.rank} cannot reach the others of {self.size}, one may be lost; start again, with resume=True "
+            f"where there are checkpoints: {error}"
+        )
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """An error in the block on any rank is raised on all of them, at the end of the block."""
+        failed: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.group is None:
+                raise
+            failed = error
+        found = [] if self.group is None else self._told(failed)
+        if failed is not None:
+            raise failed
+        for rank, told in enumerate(found):
+            if told is not None:
+                kind, text = told
+                raise kind(f"rank {rank}: {text}")
+
+    def _told(self, failed: Exception | None) -> list[tuple[type[PotionError], str] | None]:
+        """What went wrong on each rank; None for those that are well."""
+        if isinstance(failed, PotionError):
+            return self.exchange((type(failed), str(failed)))
+        if failed is None:
+            return self.exchange(None)
+        try:
+            return self.exchange((PotionError, f"{type(failed).__name__}: {failed}"))
+        except PotionError:
+            return []  # its own error says more
+
+    def check_same(self, what: dict[str, Any]) -> None:
+        """Raise ImportanceError, on all ranks, unless they all do the same."""
+        first, *others = self.exchange(what)
+        for rank, other in enumerate(others, start=1):
+            for key, value in first.items():
+                if other.get(key) != value:
+                    raise ImportanceError(
+                        f"the ranks do not compute the same: {key} is {value} on rank 0 and {other.get(key)} on rank "
+                        f"{rank}"
+                    )
+
+
+def initialised() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module within DistributedDataParallel, whose forward exchanges buffers that a rank without data misses."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
