@@ -3,69 +3,89 @@
 #
 #   benchmarks/gpu.sh OUT [STAGE ...]
 #
-# OUT    gets one log per stage, doctor.json, machine.csv, candidates.csv and benchmarks.json, each as soon as it is there
-# STAGE  build, tests, sanitizer, benchmarks; these four in this order by default. Correctness comes first, so a run
-#        that is cut off has told what matters most. A stage that fails does not stop the next ones, but the script
-#        then ends with 1. The stage tune, only on request, writes the table of tiles for kernels/tiles.py to tune.log.
+# OUT    gets one log per step, doctor.json, machine.csv, benchmarks.json, and for README.md end_to_end.csv,
+#        step_profile.csv with its trace, photographs.csv and candidates.csv, each as soon as it is there
+# STAGE  build, tests, sanitizer, end_to_end, profile, benchmarks; these six in this order by default. Correctness comes
+#        first, so a run that is cut off has told what matters most. A stage that fails does not stop the next ones, but
+#        the script then ends with 1. The stage tune, only on request, writes the table of tiles for kernels/tiles.py to
+#        tune.log.
+#
+# Each stage has so many seconds and what the ones before it left over; what is still running then is ended and counts
+# as failed. The six have 540 seconds together, 9 minutes.
 #
 # python3 must have torch, timm, safetensors, scikit-build-core, pybind11, pytest, pytest-benchmark and hypothesis.
 set -uo pipefail
 out=${1:?usage: benchmarks/gpu.sh OUT [STAGE ...]}
 shift
 stages=("$@")
-[ ${#stages[@]} -gt 0 ] || stages=(build tests sanitizer benchmarks)
+[ ${#stages[@]} -gt 0 ] || stages=(build tests sanitizer end_to_end profile benchmarks)
+declare -A seconds=([build]=90 [tests]=120 [sanitizer]=70 [end_to_end]=150 [profile]=30 [benchmarks]=80 [tune]=1800)
+for stage in "${stages[@]}"; do
+  [ -n "${seconds[$stage]:-}" ] || { echo "unknown stage $stage; choose of ${!seconds[*]}" >&2; exit 2; }
+done
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.." || exit 1
 export PYTHONUNBUFFERED=1
 failed=0
+deadline=0 # of the stage at hand, in seconds since the script began
 
-step() { # seconds, log, command
-  echo "== $2: ${*:3}"
-  timeout "$1" "${@:3}" > "$out/$2.log" 2>&1
+step() { # log, command
+  local left=$((deadline - SECONDS))
+  echo "== $1: ${*:2}"
+  [ $left -gt 0 ] || { echo "== $1 left out: no time"; failed=1; return; }
+  timeout --kill-after=5 $left "${@:2}" > "$out/$1.log" 2>&1
   local status=$?
-  tail -n 3 "$out/$2.log"
-  [ $status -eq 0 ] || { echo "== $2 failed with $status"; failed=1; }
+  tail -n 3 "$out/$1.log"
+  [ $status -eq 0 ] || { echo "== $1 failed with $status"; failed=1; }
 }
 
 build() {
-  POTION_FAST_REQUIRE_NATIVE=1 POTION_FAST_CUDA=ON step 180 build \
+  POTION_FAST_REQUIRE_NATIVE=1 POTION_FAST_CUDA=ON step build \
     python3 -m pip install --no-build-isolation --no-deps --quiet --editable .
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv > "$out/machine.csv"
   python3 -m potion_fast.cli doctor --json > "$out/doctor.json" || failed=1
 }
 
 tests() { # whatever runs a kernel, on every backend that this machine has
-  step 360 tests python3 -m pytest -q -m "not gpu_code" tests/test_ops.py tests/test_accumulate.py \
+  step tests python3 -m pytest -q -m "not gpu_code" tests/test_ops.py tests/test_accumulate.py \
     tests/test_accumulate_linear.py tests/test_accumulate_conv.py tests/test_dampen.py tests/test_select.py \
     tests/test_group.py tests/test_put.py tests/test_kernels.py tests/test_channel_sums.py tests/test_row_sums.py \
     tests/test_edits.py tests/test_strategies.py tests/test_unlearning.py tests/test_training.py tests/test_loader.py \
-    tests/test_perturbations.py tests/test_gaussian.py
-  step 240 tests_engine python3 -m pytest -q -k "not large" tests/test_engine.py
+    tests/test_memory.py tests/test_perturbations.py tests/test_gaussian.py
+  step tests_engine python3 -m pytest -q -k "not large" tests/test_engine.py
 }
 
 sanitizer() { # memory errors in the CUDA kernels, and in Triton's where masks guard every edge of a tile
-  step 150 sanitizer compute-sanitizer --tool memcheck --error-exitcode 9 \
+  step sanitizer compute-sanitizer --tool memcheck --error-exitcode 9 \
     python3 -m pytest -q -k "cuda" tests/test_accumulate.py tests/test_dampen.py tests/test_select.py \
     tests/test_group.py tests/test_put.py
-  step 300 sanitizer_triton compute-sanitizer --tool memcheck --error-exitcode 9 \
+  step sanitizer_triton compute-sanitizer --tool memcheck --error-exitcode 9 \
     python3 -m pytest -q -k "triton" tests/test_accumulate_linear.py tests/test_accumulate_conv.py
 }
 
+end_to_end() { # the whole method beside the public code's form
+  step end_to_end python3 benchmarks/end_to_end.py "$out/end_to_end.csv" --device cuda --rounds 3 --batches 6 \
+    --jpegs 768 --workers "$(nproc)"
+}
+
+profile() { # where each millisecond of a step goes
+  step step_profile python3 benchmarks/step_profile.py "$out/step_profile.csv" --device cuda
+}
+
 benchmarks() {
-  step 180 candidates python3 benchmarks/candidates.py "$out/candidates.csv" --device cuda --rounds 9 \
+  step candidates python3 benchmarks/candidates.py "$out/candidates.csv" --device cuda --rounds 9 \
     --networks resnet9 wrn vit_b16 vit_h14 --methods percentiles groups plan edits search numpy topk sort dense
-  step 300 benchmarks python3 -m pytest -q benchmarks --benchmark-only --benchmark-json "$out/benchmarks.json"
+  step photographs python3 benchmarks/photographs.py "$out/photographs.csv" --workers 1 "$(nproc)" --rounds 3
+  step benchmarks python3 -m pytest -q benchmarks --benchmark-only --benchmark-json "$out/benchmarks.json"
 }
 
 tune() { # about a second to compile each of some 700 candidates
-  step 1800 tune python3 benchmarks/tune.py
+  step tune python3 benchmarks/tune.py
 }
 
 for stage in "${stages[@]}"; do
-  case $stage in
-    build | tests | sanitizer | benchmarks | tune) "$stage" ;;
-    *) echo "unknown stage $stage; choose build, tests, sanitizer, benchmarks or tune" >&2; exit 2 ;;
-  esac
+  deadline=$((deadline + seconds[$stage]))
+  "$stage"
 done
 exit $failed

@@ -173,8 +173,15 @@ def test_preprocessing_out_of_range_is_refused(options: dict[str, object]):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}])
-def test_jpeg_files_of_every_kind_are_decoded_as_by_pillow(tmp_path: Path, mode: str, options: dict[str, object]):
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"quality": 20, "subsampling": 2}, {"subsampling": 1}, {"keep_rgb": True}]
+)
+@pytest.mark.parametrize("by_pillow", [False, True])
+def test_jpeg_files_of_every_kind_are_decoded_as_by_pillow(
+    tmp_path: Path, mode: str, options: dict[str, object], by_pillow: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if by_pillow:  # a torchvision that decodes no JPEG
+        monkeypatch.setattr(torch.ops, "image", object())
     path = save(tmp_path / "a.JPEG", photograph(75, 101).convert(mode), **options)
     with Image.open(path) as image:
         expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
