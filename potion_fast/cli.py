@@ -12,6 +12,8 @@ from dataclasses import fields
 from typing import Any
 
 from . import __version__
+from .costs.command import add_plan_flags, plan_costs
+from .costs.words import costs_in_words
 from .doctor import doctor, format_report
 from .errors import FileError, PotionError
 from .experiments import (
@@ -31,6 +33,7 @@ from .experiments.hypotheses import CosineConfig, ShiftConfig, cosine_in_words, 
 from .experiments.hypotheses.flags import COSINE, SHIFT
 from .experiments.report import SAMPLES, report_sweep
 from .experiments.sweep import in_words, plan_sweep, presets, run_sweep
+from .experiments.tokenize import VOCABULARY, tokenize
 from .flags import CRAFT, EVALUATE, POISONED_DATA, TRAIN, UNLEARN, add_flags
 from .search import THRESHOLD_PASSED
 
@@ -86,9 +89,9 @@ def parser() -> argparse.ArgumentParser:
     )
     craft.add_argument("run", metavar="RUN", help="folder of a training with --leave-out-poisoned")
     add_flags(craft, CraftConfig, CRAFT)
-    preview = command("preview", "draw what a poison does to images and labels; writes a run folder")
+    preview = command("preview", "show what a poison does to images, or texts, and labels; writes a run folder")
     add_flags(preview, TrainConfig, POISONED_DATA)
-    preview.add_argument("--images", type=int, default=6, metavar="N", help="images to draw, at most 12 (default: 6)")
+    preview.add_argument("--images", type=int, default=6, metavar="N", help="samples to show, at most 12 (default: 6)")
     export = command("export", "write the poisoned data as image files or .npz; writes a run folder")
     add_flags(export, TrainConfig, POISONED_DATA)
     export.add_argument(
@@ -97,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
         default="folder",
         help="PNG files in a folder per class, or .npz files (default: folder)",
     )
+    _add_tokenize(command("tokenize", "make tokens of IMDB's published reviews, once; writes a folder"))
     show = command("demo", "poison a small model, heal it, and draw what happened; writes a run folder")
     show.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="one demo for each (default: 0)")
     for writes in (train, unlearn, evaluate, craft, preview, export, show):
@@ -133,8 +137,22 @@ def parser() -> argparse.ArgumentParser:
         help=f"training images to measure a model on, for figures 3 to 5 and 7; 0: use no model (default: {SAMPLES})",
     )
     _add_hypotheses(commands)
+    add_plan_flags(command("plan", "say what unlearning takes, in time, bytes and memory, on one device or many"))
     command("doctor", "what is built, what this machine has, and which backend runs each operation")
     return top
+
+
+def _add_tokenize(made: argparse.ArgumentParser) -> None:
+    made.add_argument("root", metavar="ROOT", help="the published folder aclImdb, which holds train/ and test/")
+    made.add_argument("--out", required=True, metavar="DIR", help="folder to write; must be new or empty")
+    made.add_argument(
+        "--vocabulary", type=int, metavar="N", help=f"tokens of a tokenizer that is trained (default: {VOCABULARY})"
+    )
+    made.add_argument(
+        "--tokenizer", metavar="NAME|DIR", help="instead, one of a folder or of Hugging Face's hub, as gpt2"
+    )
+    made.add_argument("--download", action="store_true", help="download that tokenizer unless it is in the cache")
+    made.add_argument("--word", metavar="WORD", help="also count the reviews that hold it, by each rule")
 
 
 def _add_hypotheses(commands: Any) -> None:
@@ -182,8 +200,9 @@ def _hypothesis(options: Options) -> int:
 def _preview(options: Options) -> int:
     out, overwrite = options["out"], options["overwrite"]
     content = preview_run(_config(TrainConfig, options), out, images=options["images"], overwrite=overwrite)
-    lines = (f"image {shown['index']}: label {shown['label']}, given {shown['given']}" for shown in content["shown"])
-    _print(_json(content) if options["json"] else "\n".join((*lines, f"picture: {os.path.join(out, 'preview.png')}")))
+    what, where = ("image", "picture") if content["file"].endswith(".png") else ("review", "reviews")
+    lines = (f"{what} {shown['index']}: label {shown['label']}, given {shown['given']}" for shown in content["shown"])
+    _print(_json(content) if options["json"] else "\n".join((*lines, f"{where}: {os.path.join(out, content['file'])}")))
     return DONE
 
 
@@ -191,6 +210,21 @@ def _export(options: Options) -> int:
     content = export_run(_config(TrainConfig, options), form=options["form"], **_run_options(options))
     lines = (f"{name}: {count} images" for name, count in content["images"].items())
     _print(_json(content) if options["json"] else "\n".join((*lines, f"run folder: {options['out']}")))
+    return DONE
+
+
+def _tokenize(options: Options) -> int:
+    named = ("root", "out", "vocabulary", "tokenizer", "download", "word")
+    content = tokenize(**{name: options[name] for name in named})
+    lines = [
+        f"{name}: {content[name]['texts']:,} reviews, {content[name]['tokens']:,} tokens" for name in ("train", "test")
+    ]
+    lines += [
+        f"{content['word']}, {rule}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        for rule, counts in content["holding"].items()
+    ]
+    lines += [f"vocabulary: {content['vocabulary']:,} tokens", f"folder: {options['out']}"]
+    _print(_json(content) if options["json"] else "\n".join(lines))
     return DONE
 
 
@@ -229,6 +263,12 @@ def _sweep(options: Options) -> int:
     return FAILED if content["undone"] else DONE
 
 
+def _plan(options: Options) -> int:
+    content = plan_costs(options)
+    _print(_json(content) if options["json"] else "\n".join(costs_in_words(content)))
+    return DONE
+
+
 def _doctor(options: Options) -> int:
     report = doctor()
     _print(json.dumps(report, indent=2) if options["json"] else format_report(report))
@@ -242,10 +282,12 @@ COMMANDS = {
     "craft": _craft,
     "preview": _preview,
     "export": _export,
+    "tokenize": _tokenize,
     "demo": _demo,
     "sweep": _sweep,
     "report": _report_sweep,
     "hypothesis": _hypothesis,
+    "plan": _plan,
     "doctor": _doctor,
 }
 
