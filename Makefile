@@ -3,7 +3,8 @@
 #
 #   make demo            poison, train, heal and draw a small run, into runs/demo
 #   make test            the tests
-#   make smoke           all attacks and methods at toy size, and the reports of them, into runs/smoke and runs/exam
+#   make faults          the fault campaign in full: processes killed, disks filled, 100,000 broken files of each kind
+#   make smoke           all attacks and methods at toy size, and the reports of them, into runs/{smoke,exam,text}
 #   make lint            ruff and mypy
 #   make check-gpu-code  compile the CUDA and Triton kernels for every architecture; needs nvcc, no GPU
 #   make bench           benchmarks of the kernels against the reference
@@ -15,7 +16,7 @@ READY := $(VENV)/.installed
 BUILD_INPUTS := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test smoke lint check-gpu-code bench clean
+.PHONY: demo test faults smoke lint check-gpu-code bench clean
 
 demo: $(READY)
 	$(VENV)/bin/potion-fast demo --out runs/demo --overwrite
@@ -23,11 +24,16 @@ demo: $(READY)
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q -m "not gpu_code"
 
+faults: $(READY)
+	OMP_NUM_THREADS=1 POTION_FAST_FAULTS=full $(VENV)/bin/python -m pytest -q -rs tests/faults
+
 smoke: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/potion-fast sweep potion/smoke --out runs/smoke --processes 2 --quiet
 	$(VENV)/bin/potion-fast report runs/smoke
 	OMP_NUM_THREADS=1 $(VENV)/bin/potion-fast sweep exam/smoke --out runs/exam --processes 2 --quiet
 	$(VENV)/bin/potion-fast report runs/exam
+	OMP_NUM_THREADS=1 $(VENV)/bin/potion-fast sweep text/smoke --out runs/text --processes 2 --quiet
+	$(VENV)/bin/potion-fast report runs/text
 
 lint: $(READY)
 	$(VENV)/bin/python -m ruff check .

@@ -214,7 +214,7 @@ def versions(device: str) -> dict[str, str]:
 
 def _cpu() -> str:
     """The processor's name, where the system tells it, and the threads that torch uses."""
-    name = platform.processor() or "CPU"
+    name = platform.machine() or "CPU"  # platform.processor() starts a process to find out
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)

@@ -90,7 +90,7 @@ def test_smoke_runs_every_method_on_its_attacks(name: str, skipped: tuple[str, .
             told["craft"] = {**told["craft"], "steps": 2}
     methods = [_shorter(entry) for entry in config.methods]
     smaller = ["train.train_size=500", "train.width=8", "train.iterations=60", "train.device=cpu", "rho=[0.2]"]
-    smaller += ["poisoned=[20]", "found=[1.0]", "s_step=[2]", "curve=2", f"methods={yaml.safe_dump(methods)}"]
+    smaller += ["poisoned=[16]", "found=[1.0]", "s_step=[2]", "curve=2", f"methods={yaml.safe_dump(methods)}"]
     smaller += [f"attacks={yaml.safe_dump(chosen)}"]
     assert run_sweep(name, tmp_path / "out", overrides=smaller)["undone"] == []
     rows = [row for path in (tmp_path / "out" / "results").iterdir() for row in json.loads(path.read_text())["rows"]]

@@ -94,7 +94,7 @@ def write_tokens(reviews: Reviews, tokenizer: Tokenizer, out: str | os.PathLike[
     with _folder_written_whole(target) as folder:
         for split in SPLITS:
             for name in ARRAYS:
-                np.save(folder / f"{split}_{name}.npy", getattr(getattr(tokens, split), name))
+                np.save(folder / f"{split}_{name}.npy", getattr(getattr(tokens, split), name), allow_pickle=False)
         (folder / TOKENIZER).write_text(tokens.tokenizer.to_str(pretty=True), encoding="utf-8")
         about = {"format": FORMAT, "name": tokens.name, "classes": tokens.classes, "vocabulary": tokens.vocabulary}
         about |= {split: getattr(tokens, split).sizes() for split in SPLITS}
@@ -127,7 +127,7 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def _mapped(path: Path, split: str) -> dict[str, np.ndarray]:
-    return {name: np.load(path / f"{split}_{name}.npy", mmap_mode="r") for name in ARRAYS}
+    return {name: np.load(path / f"{split}_{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
 
 
 def _crc(file: Path) -> int:

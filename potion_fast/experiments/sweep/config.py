@@ -94,9 +94,9 @@ class SweepConfig:
             for number in getattr(self, name):
                 if not _is_whole(number, least):
                     raise PotionError(f"{name} holds whole numbers from {least}, not {number!r}")
-        for size in self.group_sizes:
-            if size not in (None, "batch") and not _is_whole(size, 1):
-                raise PotionError(f'group_sizes holds whole numbers from 1, "batch" and null, not {size!r}')
+        for group in self.group_sizes:
+            if group not in (None, "batch") and not _is_whole(group, 1):
+                raise PotionError(f'group_sizes holds whole numbers from 1, "batch" and null, not {group!r}')
         if self.batch_size is not None and not _is_whole(self.batch_size, 1):
             raise PotionError(f"batch_size must be a whole number from 1, not {self.batch_size!r}")
         if self.augment not in (None, True, False):

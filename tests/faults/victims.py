@@ -1,0 +1,140 @@
+"""Jobs for processes that are killed, starved or run beside each other; all forked from one that has everything loaded.
+
+Each makes the file `begun` in its folder when it starts to work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import potion_fast as pf
+from potion_fast.errors import FileError
+from potion_fast.experiments import TrainConfig, train_run
+from potion_fast.experiments.report import report_sweep
+from potion_fast.experiments.sweep import run_sweep
+from potion_fast.models import create_model, save_model
+from toys import batches, net, samples
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["potion_fast.experiments.sweep", "potion_fast.experiments.report"])
+
+TINY: dict[str, Any] = {"train_size": 200, "width": 2, "iterations": 12, "patch_size": 3, "poisoned": 16, "found": 4}
+REFUSED = 7  # exit code: a folder that somebody else writes to
+Job = Callable[..., None]
+
+
+def begin(folder: Path) -> None:
+    torch.set_num_threads(1)
+    (folder / "begun").touch()
+
+
+def loader() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return batches(*samples(90), 3)
+
+
+def passing(folder: Path) -> None:
+    """A pass that is kept after every batch, and goes on where it was."""
+    begin(folder)
+    checkpoint = folder / "pass.safetensors"
+    result = pf.importance(net(), loader(), ["xlf", "ssd"], checkpoint=checkpoint, checkpoint_seconds=0, resume=True)
+    result[0].save(folder / "result.safetensors")
+
+
+def stored(number: int) -> pf.Importance:
+    n = 1 << 18
+    return pf.Importance(torch.full((n,), float(number + 1)), {"a": (n,)}, 5 + number, 5, "xlf", 1, "0")
+
+
+def told() -> dict[str, Any]:
+    return {"architecture": "small_cnn", "num_classes": 4, "in_channels": 1, "options": {"width": 32}}
+
+
+def model(number: int) -> torch.nn.Module:
+    torch.manual_seed(number)
+    return create_model("small_cnn", 4, 1, width=32)
+
+
+def saving(folder: Path) -> None:
+    """One of two contents after the other, to the same files."""
+    models, contents = [model(0), model(1)], [stored(0), stored(1)]
+    begin(folder)
+    for number in range(24):
+        contents[number % 2].save(folder / "x.safetensors")
+        save_model(folder / "model.safetensors", models[number % 2], told())
+
+
+def training(folder: Path) -> None:
+    begin(folder)
+    try:
+        train_run(TrainConfig(**TINY, device="cpu"), folder / "run", overwrite=True)
+    except FileError as error:
+        assert "another process" in str(error) or "already there" in str(error), error
+        sys.exit(REFUSED)
+
+
+def sweeping(folder: Path) -> None:
+    begin(folder)
+    run_sweep(folder / "sweep.yaml", folder / "out")
+
+
+def reporting(folder: Path) -> None:
+    begin(folder)
+    report_sweep(folder / "out", folder / "report", samples=0)
+
+
+def started(job: Job, *arguments: Any) -> Any:
+    process = CONTEXT.Process(target=job, args=arguments)
+    process.start()
+    return process
+
+
+def ended(job: Job, *arguments: Any) -> int:
+    """The exit code of a process that does the job."""
+    process = started(job, *arguments)
+    process.join()
+    return int(process.exitcode)
+
+
+def seconds_of(job: Job, folder: Path) -> float:
+    """How long the job takes from `begun` to its end."""
+    assert ended(job, folder) == 0
+    return time.time() - (folder / "begun").stat().st_mtime
+
+
+def stopped(job: Job, folder: Path, seconds: float, number: int, draw: random.Random) -> int:
+    """The exit code of a process that gets a signal at a random moment of so many seconds of its work."""
+    process = started(job, folder)
+    while not (folder / "begun").exists() and process.is_alive():
+        time.sleep(0.001)
+    time.sleep(draw.uniform(0, seconds))
+    if process.is_alive():
+        os.kill(process.pid, number)
+    process.join()
+    return int(process.exitcode)
+
+
+def on_a_small_disk(job: Job, folder: Path, size: int) -> None:
+    """The job in a folder that is a disk of so many bytes, which only this process sees; exits with 77 where no disk
+    may be mounted."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_namespace, private = 0x00020000, 0x4000 | 0x40000
+    flags = new_namespace if os.geteuid() == 0 else new_namespace | 0x10000000
+    if libc.unshare(flags) or libc.mount(b"none", b"/", None, private, None):
+        os._exit(77)
+    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, f"size={size}".encode()):
+        os._exit(77)
+
+    def grow(more: int) -> None:
+        assert not libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0x20, f"size={more}".encode())
+
+    job(folder, grow)
