@@ -61,8 +61,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """What a JSON file holds. Raises FileError for a file that is missing or broken."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileError(f"{path} cannot be read: {_in_words(error)}") from error
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path} cannot be read, it may be truncated: {_in_words(error)}") from error
 
 
 def _in_words(error: Exception) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import FileError
 from .files import written_whole
 
-CHECKSUM = "potion_fast.checksum"  # the entry of the safetensors metadata
+CHECKSUM = "potion_fast.checksum"  # beside the content: two entries of the metadata would come in any order
 
 
 def save_sealed(
@@ -29,9 +29,8 @@ def save_sealed(
     tensors  of any dtype and device, no two of them of the same memory
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(content)
     with written_whole(path) as temporary:
-        save_file(stored, temporary, {key: text, CHECKSUM: checksum(text, stored)})
+        save_file(stored, temporary, {key: sealed(content, stored)})
 
 
 def load_sealed(path: str | os.PathLike[str], key: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -42,8 +41,7 @@ def load_sealed(path: str | os.PathLike[str], key: str, what: str) -> tuple[dict
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            text = metadata.get(key)
+            text = (file.metadata() or {}).get(key)
             if text is None:
                 raise FileError(f"{path} holds no {what}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -52,16 +50,22 @@ def load_sealed(path: str | os.PathLike[str], key: str, what: str) -> tuple[dict
         raise
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: of torch, depth
         raise FileError(f"{path} cannot be read as {what}; it is missing, truncated or foreign: {error}") from error
-    if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(text, tensors):
-        raise FileError(f"{path} is damaged: its checksum is another than that of the {what} in it; make it again")
     if not isinstance(content, dict):
         raise FileError(f"{path} cannot be read as {what}: its metadata are a {type(content).__name__}")
+    told = content.pop(CHECKSUM, None)
+    if told is not None and told != checksum(content, tensors):
+        raise FileError(f"{path} is damaged: its checksum is another than that of the {what} in it; make it again")
     return content, tensors
 
 
-def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """CRC-32 of a text and of the names, dtypes, shapes and bytes of tensors on the CPU, in the order of the names."""
-    code = zlib.crc32(text.encode(errors="surrogatepass"))
+def sealed(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The content as JSON, with the checksum of itself and of the tensors."""
+    return json.dumps({**content, CHECKSUM: checksum(content, tensors)})
+
+
+def checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the content and of the names, dtypes, shapes and bytes of tensors on the CPU, in the names' order."""
+    code = zlib.crc32(json.dumps(content).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         code = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), code)

@@ -88,7 +88,7 @@ def load_dataset(
             noise_width=noise_width,
         )
     if name not in loaders and ":" not in name:
-        known = (*loaders, *TEXTS)
+        known = (*TEXTS, *loaders)
         raise DataError(f"unknown data set {name!r}; known: {', '.join(known)} and module:factory")
     if length is not None or label_words or noise_width is not None:
         raise DataError(f"length, label_words and noise_width belong to texts; {name!r} holds images")

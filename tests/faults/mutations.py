@@ -14,7 +14,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from potion_fast.sealed import CHECKSUM, checksum
+from potion_fast.sealed import CHECKSUM, sealed
 
 INTERESTING = (0, 1, 0x22, 0x2C, 0x2D, 0x30, 0x39, 0x5B, 0x7B, 0x7F, 0x80, 0xC3, 0xED, 0xFF)
 DEEP: Any = []
@@ -117,9 +117,7 @@ class Mutator(random.Random):
 
     def _odd(self, value: Any) -> Any:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and self.random() < 0.3:
-            return self.choice(
-                (value + 1, -value, value * 10**9, str(value), [value], float(value) if value < 9e9 else 0)
-            )
+            return self.choice((value + 1, -value, value * 10**9, str(value), [value], 0.5))
         return _copied(self.choice(ODD))
 
     def yaml_of(self, data: bytes, others: Sequence[bytes]) -> bytes:
@@ -152,13 +150,15 @@ class Mutator(random.Random):
             text = json.dumps(self.tree(header)).encode()
             return len(text).to_bytes(8, "little") + text + data[8 + size :]
         tensors, metadata = _opened(data)
-        key = next(name for name in metadata if name != CHECKSUM)
+        [(key, text)] = metadata.items()
+        content = json.loads(text)
+        del content[CHECKSUM]
         if self.random() < 0.7:
-            metadata[key] = json.dumps(self.tree(json.loads(metadata[key])))
+            content = self.tree(content)
         else:
             tensors = self._tensors(tensors)
-        metadata[CHECKSUM] = checksum(metadata[key], tensors)
-        return save_bytes(tensors, metadata)
+        text = sealed(content, tensors) if isinstance(content, dict) else json.dumps(content)
+        return save_bytes(tensors, {key: text})
 
     def _tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name = self.choice(list(tensors))

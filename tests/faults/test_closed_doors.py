@@ -33,7 +33,6 @@ from potion_fast.experiments.demo import demo
 from potion_fast.experiments.sweep import run_sweep
 from potion_fast.models import create_model, load_model, load_weights, save_model
 from run_files import edit_config
-from small_runs import TINY as LEARNT
 from victims import TINY
 from watch import ForbiddenError, watched
 
@@ -130,7 +129,9 @@ def test_an_open_door_is_seen(text: str):
 
 def heal(folder: Path) -> None:
     """Poison a model, heal it, evaluate it, and the same as a sweep with its report."""
-    tiny = [f"--{name.replace('_', '-')}={value}" for name, value in LEARNT.items()]
+    from small_runs import TINY  # a plugin of other tests, which has to be imported by pytest first
+
+    tiny = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
     common = ["--quiet", "--out"]
     assert main(["train", *tiny, *common, f"{folder}/poisoned"]) == 0
     assert main(["train", *tiny, "--leave-out-poisoned", *common, f"{folder}/clean"]) == 0

@@ -84,12 +84,26 @@ class SweepConfig:
         for name in ("train", "data", "attacks"):
             if not isinstance(getattr(self, name), dict) or not (getattr(self, name) or name == "train"):
                 raise PotionError(f"{name} must be a mapping, not {getattr(self, name)!r}")
+        self._check_names()
+        self._check_numbers()
+        lengths = [len(getattr(self, name)) for name in (*GROWING, "data", "attacks")]
+        if math.prod(lengths) > MOST:
+            raise PotionError(f"a grid of {math.prod(lengths):,} unlearnings; a sweep has at most {MOST:,}")
+        for rho in self.rho:
+            for s_step in self.s_step:
+                check_options(rho, None, s_step, 1)
+        if not _is_whole(self.curve, 0):
+            raise PotionError(f"curve must be a number of points, not {self.curve!r}")
+
+    def _check_names(self) -> None:
         for name in ("data", "attacks"):
             for key, value in getattr(self, name).items():
                 if not isinstance(key, str) or not FILE_NAME.fullmatch(key):
                     raise PotionError(f"{name} holds {key!r}; a name is letters, digits and -_=+. only: files get it")
                 if not isinstance(value, dict):
                     raise PotionError(f"{name}.{key} must be a mapping, not {value!r}")
+
+    def _check_numbers(self) -> None:
         for name, least in {"poisoned": 1, "seeds": 0}.items():
             for number in getattr(self, name):
                 if not _is_whole(number, least):
@@ -107,14 +121,6 @@ class SweepConfig:
             for value in getattr(self, name):
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     raise PotionError(f"{name} holds numbers, not {value!r}")
-        lengths = [len(getattr(self, name)) for name in (*GROWING, "data", "attacks")]
-        if math.prod(lengths) > MOST:
-            raise PotionError(f"a grid of {math.prod(lengths):,} unlearnings; a sweep has at most {MOST:,}")
-        for rho in self.rho:
-            for s_step in self.s_step:
-                check_options(rho, None, s_step, 1)
-        if not _is_whole(self.curve, 0):
-            raise PotionError(f"curve must be a number of points, not {self.curve!r}")
 
     @property
     def augmented(self) -> bool:
