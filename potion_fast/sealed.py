@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import FileError
 from .files import written_whole
 
-CHECKSUM = "potion_fast.checksum"  # beside the content: two entries of the metadata would come in any order
+SEALED = ".sealed"  # behind the name of the metadata's one entry: several would come in any order
 
 
 def save_sealed(
@@ -30,7 +30,7 @@ def save_sealed(
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with written_whole(path) as temporary:
-        save_file(stored, temporary, {key: sealed(content, stored)})
+        save_file(stored, temporary, {key + SEALED: sealed(content, stored)})
 
 
 def load_sealed(path: str | os.PathLike[str], key: str, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -41,26 +41,29 @@ def load_sealed(path: str | os.PathLike[str], key: str, what: str) -> tuple[dict
     """
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(key)
-            if text is None:
+            metadata = file.metadata() or {}
+            if not {key, key + SEALED} & set(metadata):
                 raise FileError(f"{path} holds no {what}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        content = json.loads(text)
+        if key + SEALED in metadata:
+            told = json.loads(metadata[key + SEALED])
+            content, code = told["content"], told["checksum"]
+        else:
+            content, code = json.loads(metadata[key]), None
     except FileError:
         raise
-    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: of torch, depth
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
         raise FileError(f"{path} cannot be read as {what}; it is missing, truncated or foreign: {error}") from error
     if not isinstance(content, dict):
         raise FileError(f"{path} cannot be read as {what}: its metadata are a {type(content).__name__}")
-    told = content.pop(CHECKSUM, None)
-    if told is not None and told != checksum(content, tensors):
+    if key + SEALED in metadata and code != checksum(content, tensors):
         raise FileError(f"{path} is damaged: its checksum is another than that of the {what} in it; make it again")
     return content, tensors
 
 
 def sealed(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """The content as JSON, with the checksum of itself and of the tensors."""
-    return json.dumps({**content, CHECKSUM: checksum(content, tensors)})
+    return json.dumps({"content": content, "checksum": checksum(content, tensors)})
 
 
 def checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

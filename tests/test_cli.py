@@ -68,7 +68,7 @@ def test_flags_have_the_defaults_of_the_configuration_and_name_them(name: str):
         if field.default is None:
             assert "(default: " in action.help
             assert "None" not in action.help
-        elif field.default is not False:
+        elif not isinstance(field.default, bool):
             assert f"(default: {field.default})" in action.help
 
 

@@ -176,9 +176,10 @@ def plans(whole: nn.Module, model: nn.Module, group: dist.ProcessGroup) -> None:
             of_one.apply(k)
             plan.apply(k)
             assert plan.dampened(k) == of_one.dampened(k)
-            assert_shards(model, weights(whole))
-            with torch.inference_mode():  # leaves this rank with whole parameters
+            with torch.inference_mode():  # leaves this rank with whole parameters, which the next edit must not leave
                 assert torch.equal(bits(model(x)), bits(whole(x)))
+            if k == 2:
+                assert_shards(model, weights(whole))
         of_one.reset()
         plan.reset()
         assert_shards(model, before)
