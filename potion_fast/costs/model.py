@@ -18,16 +18,18 @@ seconds
                                                  c = n candidates at the same time where s = 1, else one
 bytes that a process sends: what stands over L
 bytes of memory of a process, the larger of
-  pass        (4 weights + 4 Ω_f + 4 Ω_r + 4 a copy of it + 8 where m > B) · P/s + A · min(B, D)
+  pass        (4 weights + 4 Ω_f + 4 Ω_r + 4 a copy of it) · P/s + A · min(B, D); where m > B, groups come in parts
+              whose gradients are added up: 8 P/s more, and 4 P/s for A · min(B, D) if that is larger
   search      (4 weights + 4 a copy of them where s = 1 + 8 sums + 8 means) · P/s + 28 m_64/s + A_f · min(B, N_f)
 
 Left out: reading the data (the loader keeps up), writing files (4 P bytes for each importance), latency, the layer that
-is gathered under FSDP, and the counts and accuracies that processes exchange: some kilobytes.
+is gathered under FSDP, the kernels' working space, and what processes tell each other of counts and accuracies.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import islice
@@ -179,22 +181,24 @@ def memory(network: Network, work: Work, processes: int = 1, shards: int = 1) ->
     """Bytes of a process, in the pass and in the search."""
     P, batches = network.parameters, _activations(network, work, processes)
     kept, copied = KEPT * edited(network, work, whole_plan=True), NUMBER * P if shards == 1 else 0
-    parts = 2 * NUMBER * P if work.m > work.batch else 0  # of a group, and a copy of them
-    spread = {"pass": PASS_HELD * P + parts, "search": SEARCH_HELD * P + copied + kept}
-    return {phase: spread[phase] / shards + batches[phase] for phase in spread}
+    gradient = NUMBER * P / shards if work.m > work.batch else 0  # of a part of a group; and their sum, and its copy
+    return {
+        "pass": PASS_HELD * P / shards + 2 * gradient + max(gradient, batches["pass"]),
+        "search": (SEARCH_HELD * P + copied + kept) / shards + batches["search"],
+    }
 
 
 def shards_needed(network: Network, work: Work, processes: int, device_memory: float) -> int | None:
     """The fewest shards whose memory fits the devices, whether there are as many processes or not; None where not even
     a batch's activations fit."""
     _check_positive({"processes": processes, "device_memory": device_memory})
-    if max(memory(network, work, processes).values()) <= device_memory:
-        return 1
-    batches, of_two = _activations(network, work, processes), memory(network, work, processes, shards=2)
-    if max(batches.values()) >= device_memory:
+    if max(_activations(network, work, processes).values()) >= device_memory:
         return None
-    halves = {phase: (of_two[phase] - batches[phase]) / (device_memory - batches[phase]) for phase in batches}
-    return max(2, *(math.ceil(2 * half) for half in halves.values()))
+
+    def fits(shards: int) -> bool:
+        return max(memory(network, work, processes, shards).values()) <= device_memory
+
+    return bisect_left(range(2**62), True, lo=1, key=fits)
 
 
 def fitting_shards(network: Network, work: Work, processes: int, device_memory: float) -> int | None:

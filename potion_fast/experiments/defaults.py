@@ -17,8 +17,8 @@ DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "imagenette": {"model": VIT, "patch_size": 21, "iterations": 370, "batch_size": 128, "lr": 2.5e-4, **ADAMW},
     "imagenet": {"model": VIT, "patch_size": 21, "iterations": 20020, "batch_size": 128, "lr": 2.5e-4, **ADAMW},
     "folder": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 4000, "batch_size": 512, "lr": 0.025},
-    "toy-reviews": {"model": "gpt2_classifier", "width": 64, "layers": 1, "length": 64, "iterations": 800}
-    | {"batch_size": 16, "lr": 1e-3, **NOISE_IN_EMBEDDINGS, **ADAMW},
+    "toy-reviews": {"model": "gpt2_classifier", "width": 64, "layers": 1, "length": 64, "iterations": 1000}
+    | {"batch_size": 16, "lr": 7e-4, **NOISE_IN_EMBEDDINGS, **ADAMW},
     "reviews": {"model": "gpt2_classifier", "width": 128, "layers": 4, "length": 256, "iterations": 4000}
     | {"batch_size": 32, "lr": 1e-3, **NOISE_IN_EMBEDDINGS, **ADAMW},
 }

@@ -48,7 +48,7 @@ YAML_PARTS += [
     b"=",
     b"1:2:3:4",
 ]
-YAML_PARTS += [b"\n", b": ", b"'", b'"', b"#", b"...\n", b"---\n", b"[" * 2000, b"- " * 2000]
+YAML_PARTS += [b"\n", b": ", b"'", b'"', b"#", b"...\n", b"---\n", b"[" * 100, b"- " * 100]
 
 
 def bomb(levels: int = 9) -> bytes:
