@@ -53,6 +53,6 @@ MODES: dict[str, Mode] = {
 
 def mode_named(name: str) -> Mode:
     """The mode of that name; SearchError where there is none."""
-    if name not in MODES:
+    if not isinstance(name, str) or name not in MODES:
         raise SearchError(f"unknown mode {name!r}; choose one of {', '.join(MODES)}")
     return MODES[name]

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+PRELOADED = ["pytest", "hypothesis", "torch._dynamo", "torch.distributed.fsdp", "potion_fast.importances.sharded"]
 SECONDS = 60.0  # for all ranks together
 SLOWEST = 30.0  # for one exchange between them
 
@@ -33,7 +34,7 @@ def in_processes(
     """
     meeting = Path(tempfile.mkdtemp(dir=folder))
     context = multiprocessing.get_context("forkserver")  # one import of torch for all processes of all tests
-    context.set_forkserver_preload(["pytest", "torch.distributed", "torch._dynamo", "potion_fast"])
+    context.set_forkserver_preload(PRELOADED)
     ranks = [context.Process(target=_rank, args=(rank, n, meeting, function, args)) for rank in range(n)]
     deadline = time.monotonic() + SECONDS
     for process in ranks:

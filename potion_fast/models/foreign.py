@@ -129,7 +129,7 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], what: s
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Load what `check_tensors` has passed."""
-    model.load_state_dict(tensors, strict=False)
+    model.load_state_dict(dict(tensors), strict=False)  # without what a file may have hung on its mapping
 
 
 def untied(model: nn.Module) -> dict[str, torch.Tensor]:

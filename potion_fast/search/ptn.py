@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
+from numbers import Real
 
 from torch import nn
 
@@ -48,7 +49,10 @@ def check_options(
     retain_holds_forget: bool | None = None,
 ) -> None:
     """Raise SearchError for a value out of range or an option without effect, before any work is done."""
-    if strategy not in STRATEGIES:
+    for name, value in {"ρ": rho, "b_start": b_start, "s_step": s_step, "max_steps": max_steps}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise SearchError(f"{name} must be a number, not {value!r}")
+    if not isinstance(strategy, str) or strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
     if not 0 <= rho <= 1:
         raise SearchError(f"ρ must be in [0, 1], not {rho}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -149,13 +149,16 @@ class Mutator(random.Random):
         if kind < 0.5:
             text = json.dumps(self.tree(header)).encode()
             return len(text).to_bytes(8, "little") + text + data[8 + size :]
-        tensors, metadata = _opened(data)
-        [(key, text)] = metadata.items()
-        content = json.loads(text)["content"]
         if self.random() < 0.7:
-            content = self.tree(content)
-        else:
-            tensors = self._tensors(tensors)
+            return self.resealed(data, lambda content, tensors: (self.tree(content), tensors))
+        return self.resealed(data, lambda content, tensors: (content, self._tensors(tensors)))
+
+    @staticmethod
+    def resealed(data: bytes, change: Callable[[Any, dict[str, Tensor]], tuple[Any, dict[str, Tensor]]]) -> bytes:
+        """A safetensors file with another content, and the checksum of that."""
+        size = int.from_bytes(data[:8], "little")
+        [(key, text)] = json.loads(data[8 : 8 + size])["__metadata__"].items()
+        content, tensors = change(json.loads(text)["content"], load_bytes(data))
         return save_bytes(tensors, {key: sealed(content, tensors)})
 
     def _tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -186,8 +189,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(each) for key, each in value.items()}
     return [_copied(each) for each in value] if isinstance(value, list) else value
-
-
-def _opened(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    size = int.from_bytes(data[:8], "little")
-    return load_bytes(data), dict(json.loads(data[8 : 8 + size])["__metadata__"])

@@ -128,7 +128,7 @@ def test_an_open_door_is_seen(text: str):
 
 
 def heal(folder: Path) -> None:
-    """Poison a model, heal it, evaluate it, and the same as a sweep with its report."""
+    """Poison a model, heal it, evaluate it."""
     from small_runs import TINY  # a plugin of other tests, which has to be imported by pytest first
 
     tiny = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
@@ -138,10 +138,14 @@ def heal(folder: Path) -> None:
     healing = ["unlearn", f"{folder}/poisoned", "--reference", f"{folder}/clean", "--device=cpu", "--curve"]
     assert main([*healing, *common, f"{folder}/healed"]) == 0
     assert main(["evaluate", f"{folder}/healed", "--device=cpu", *common, f"{folder}/again"]) == 0
-    sweep = {name: value for name, value in TINY.items() if name not in ("poisoned", "found", "patch_size")}
-    content = {"train": {**sweep, "device": "cpu"}, "poisoned": [16], "found": [1.0], "methods": ["none", "ptn-xlf"]}
+
+
+def sweep(folder: Path) -> None:
+    """And a sweep with its report."""
+    train = {name: value for name, value in TINY.items() if name not in ("poisoned", "found", "patch_size")}
+    content = {"train": {**train, "device": "cpu"}, "poisoned": [16], "found": [1.0], "methods": ["none", "ptn-xlf"]}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(content))
-    assert main(["sweep", f"{folder}/sweep.yaml", *common, f"{folder}/swept"]) == 0
+    assert main(["sweep", f"{folder}/sweep.yaml", "--quiet", "--out", f"{folder}/swept"]) == 0
     assert main(["report", f"{folder}/swept", "--samples=0"]) == 0
 
 
@@ -156,9 +160,10 @@ def test_the_toy_healing_writes_to_its_folder_and_opens_no_socket(
     with watched(tmp_path / "run"):
         if FULL:
             demo(tmp_path / "run" / "demo", say=lambda line: None)
+            sweep(tmp_path / "run")
         heal(tmp_path / "run")
     assert not os.listdir(tmp_path / "elsewhere"), "something was written to the current folder"
-    assert (tmp_path / "run" / "swept" / "report" / "index.html").exists()
+    assert (tmp_path / "run" / "again" / "metrics.json").exists()
     note(f"{'the demo and ' * FULL}the toy healing: nothing written elsewhere, no socket, no process")
 
 
@@ -238,6 +243,14 @@ def test_a_pickle_is_never_run(tmp_path: Path, form: str):
         with pytest.raises(PotionError):
             read_indices(path, 10) if form == "npy" else read_indices(path.rename(tmp_path / "y.npy"), 10)
     assert not went_off.exists()
+
+
+def test_what_hangs_on_a_state_dict_is_left_there(tmp_path: Path):
+    model = create_model("small_cnn", 3, 1, width=2)
+    tensors = model.state_dict()
+    tensors._metadata = 7  # type: ignore[attr-defined]
+    torch.save(tensors, tmp_path / "x.pth")
+    load_weights(model, tmp_path / "x.pth")
 
 
 CANARY = "import pathlib\npathlib.Path('sang').touch()\ndef make(*a, **b): raise SystemExit\n"

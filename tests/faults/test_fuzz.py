@@ -94,7 +94,7 @@ def test_a_change_of_a_sealed_file_is_told(folder: Path, name: str):
 
 
 @pytest.mark.parametrize(
-    "content", [bomb(), bomb(40), b"&a [*a]", b"[" * 20_000, b"- " * 20_000, b"!!int ''", b"!!timestamp x"]
+    "content", [bomb(), bomb(40), b"&a [*a]", b"[\n" * 20_000, b"- " * 2_000, b"!!int ''", b"!!timestamp x"]
 )
 def test_yaml_that_is_more_than_it_looks_is_refused(content: bytes):
     with at_most(SECONDS), little_memory(MEMORY), pytest.raises(FileError, match="cannot be read as YAML"):
@@ -113,3 +113,79 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path):
     (tmp_path / "x.json").write_text("[" * 100_000)
     with pytest.raises(FileError, match="nested too deeply"):
         read_json(tmp_path / "x.json")
+
+
+def altered(name: str, **changes: Any) -> bytes:
+    """The first good file of a sealed kind, with other fields and a checksum that is right."""
+    with tempfile.TemporaryDirectory() as folder:
+        good = FORMATS[name].make(Path(folder))[0]
+    return Mutator.resealed(good, lambda content, tensors: (content | changes, tensors))
+
+
+METHOD = b"{poisoned: [4], found: [1], methods: [{method: ptn-xlf, %s}]}"
+ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {  # what once broke a reader, or was read as if it were right
+    "a metric that is infinite": ("metrics", lambda: metrics("1e999")),
+    "a metric that is no number": ("metrics", lambda: metrics("NaN")),
+    "a metric too large for a float": ("metrics", lambda: metrics("1" + "0" * 400)),
+    "seconds that are text": ("rows", lambda: rows(b'"seconds": {"search": "x"}')),
+    "seconds too large for a float": ("rows", lambda: rows(b'"seconds": {"search": 1' + b"0" * 400 + b"}")),
+    "a report's file that is a number": ("manifest", lambda: b'{"files": [1]}'),
+    "a report's file elsewhere": ("manifest", lambda: b'{"files": ["tables/../../x.csv"]}'),
+    "a field that is too long": ("predictions", lambda: b"index,label,clean\n" + b"1" * 200_000),
+    "an array that is a zip": ("indices-npy", lambda: b"PK\x03\x04" + bytes(60)),
+    "an array of eight terabytes": ("indices-npy", lambda: array("(1000000000000,)")),
+    "an array of objects": ("indices-npy", lambda: array("(1,)", "|O")),
+    "a list nested too deeply": ("indices-json", lambda: b"[" * 100_000),
+    "a ratio that is text": ("sweep", lambda: b"{poisoned: [4], found: [1], methods: [none], rho: ['0.2']}"),
+    "an attack that is no mapping": ("sweep", lambda: b"{poisoned: [4], found: [1], methods: [none], attacks: {a: 1}}"),
+    "a sample count of 400 digits": ("sweep", lambda: b"{poisoned: [1%s], found: [1], methods: [none]}" % (b"0" * 400)),
+    "a grid of a trillion": (
+        "sweep",
+        lambda: b"{poisoned: &a [%s], seeds: *a, found: *a, methods: [none]}" % (b"1, " * 10_000),
+    ),
+    "a method's setting without a name": ("sweep", lambda: METHOD % b"2: 3"),
+    "a method that is named twice": ("sweep", lambda: METHOD % b"name: x"),
+    "a strategy that is a list": ("sweep", lambda: METHOD % b"strategy: []"),
+    "a start that is text": ("sweep", lambda: METHOD % b"b_start: x"),
+    "a mode that is a list": ("sweep", lambda: METHOD % b"mode: [default]"),
+    "importances of no group": ("importances", lambda: altered("importances", terms=0)),
+    "importances of half a sample": ("importances", lambda: altered("importances", samples=6.5)),
+    "importances of a shape below 0": ("importances", lambda: altered("importances", shapes=[["a", [-3, -4]]])),
+    "importances whose names are numbers": ("importances", lambda: altered("importances", fallback=[1])),
+    "a pass that has come to no number": ("pass", lambda: altered("pass", position={"samples": "x"})),
+    "a crafting whose state is a list": ("crafting", lambda: altered("crafting", state=[])),
+    "a model of a billion layers": ("model", lambda: altered("model", options={"depth": 10**9})),
+    "a model that is named twice": ("model", lambda: altered("model", options={"num_classes": 3})),
+}
+
+
+def metrics(value: str) -> bytes:
+    names = ("clean_accuracy", "triggered_accuracy", "attack_success_rate")
+    inner = ", ".join(f'"{name}": {{"value": {value}}}' for name in names)
+    return f'{{"metrics": {{{inner}}}}}'.encode()
+
+
+def rows(more: bytes) -> bytes:
+    row = b'"attack": "a", "data": "d", "model": "m", "method": "none", "seed": 0, "poisoned": 2, "found": 1, '
+    return b'{"rows": [{' + row + more + b"}]}"
+
+
+def array(shape: str, kind: str = "<i8") -> bytes:
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_what_once_broke_a_reader_is_refused(folder: Path, name: str):
+    kind, make = ONCE[name]
+    content = make()
+    with little_memory(MEMORY), watched(folder):
+        assert isinstance(outcome(FORMATS[kind], folder, content), PotionError)
+
+
+def test_a_pass_of_another_shape_is_not_taken_over(folder: Path):
+    """One number would have been copied to all places."""
+    good = FORMATS["pass"].make(folder)[0]
+    one = {"sums.0": torch.ones(1, 1), "sums.1": torch.ones(1, 1)}
+    content = Mutator.resealed(good, lambda content, tensors: (content, one))
+    assert isinstance(outcome(FORMATS["pass"], folder, content), FileError)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from potion_fast.errors import FileError
 from potion_fast.experiments import TrainConfig, train_run
 from potion_fast.runs import RunFolder
 from run_files import metrics
-from victims import REFUSED, TINY, ended, started, sweeping, training
+from victims import REFUSED, TINY, ended, holding, started, sweeping, training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,27 +31,16 @@ def test_of_two_runs_into_one_folder_one_is_refused(tmp_path: Path, attempt: int
     note(f"two trainings into one folder: exit codes {sorted(codes)} ({REFUSED}: refused)")
 
 
-HOLDS = """
-import sys
-from potion_fast.runs import RunFolder
-run = RunFolder.create(sys.argv[1])
-run.write_config("train", {})
-print("mine", flush=True)
-sys.stdin.readline()
-"""
-
-
 def test_a_folder_that_another_process_writes_to_is_refused_until_it_ends(tmp_path: Path):
-    command = [sys.executable, "-c", HOLDS, str(tmp_path / "run")]
-    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdin is not None and other.stdout is not None
-    with other:
-        assert other.stdout.readline() == "mine\n"
-        for run in (lambda: RunFolder.create(tmp_path / "run", overwrite=True), RunFolder(tmp_path / "run").claim):
-            with pytest.raises(FileError, match="another process is writing"):
-                run()
-        assert (tmp_path / "run" / "config.yaml").exists()
-        other.kill()  # with the folder in its hands
+    other = started(holding, tmp_path)
+    while not (tmp_path / "run" / "config.yaml").exists():
+        assert other.is_alive()
+    for run in (lambda: RunFolder.create(tmp_path / "run", overwrite=True), RunFolder(tmp_path / "run").claim):
+        with pytest.raises(FileError, match="another process is writing"):
+            run()
+    assert (tmp_path / "run" / "config.yaml").exists()
+    other.kill()  # with the folder in its hands
+    other.join()
     RunFolder.create(tmp_path / "run", overwrite=True)
 
 

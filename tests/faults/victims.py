@@ -20,13 +20,13 @@ import torch
 import potion_fast as pf
 from potion_fast.errors import FileError
 from potion_fast.experiments import TrainConfig, train_run
-from potion_fast.experiments.report import report_sweep
 from potion_fast.experiments.sweep import run_sweep
 from potion_fast.models import create_model, save_model
+from potion_fast.runs import RunFolder
 from toys import batches, net, samples
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["potion_fast.experiments.sweep", "potion_fast.experiments.report"])
+CONTEXT.set_forkserver_preload(["potion_fast.experiments.sweep"])
 
 TINY: dict[str, Any] = {"train_size": 200, "width": 2, "iterations": 12, "patch_size": 3, "poisoned": 16, "found": 4}
 REFUSED = 7  # exit code: a folder that somebody else writes to
@@ -82,12 +82,21 @@ def training(folder: Path) -> None:
         sys.exit(REFUSED)
 
 
+def holding(folder: Path) -> None:
+    """A run that does not end."""
+    run = RunFolder.create(folder / "run")
+    run.write_config("train", {})
+    time.sleep(600)
+
+
 def sweeping(folder: Path) -> None:
     begin(folder)
     run_sweep(folder / "sweep.yaml", folder / "out")
 
 
 def reporting(folder: Path) -> None:
+    from potion_fast.experiments.report import report_sweep  # the other jobs do without its pictures
+
     begin(folder)
     report_sweep(folder / "out", folder / "report", samples=0)
 

@@ -76,8 +76,6 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise PotionError(f"the name of a sweep is text, not {self.name!r}")
-        if not isinstance(self.mode, str):
-            raise PotionError(f"mode must be text, not {self.mode!r}")
         mode_named(self.mode)
         for name in (*GROWING, "rho", "s_step"):
             listed(name, getattr(self, name))

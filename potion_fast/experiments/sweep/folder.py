@@ -77,9 +77,8 @@ class SweepFolder:
     def retain_file(self, task: RetainPass, found: int, objective: str) -> Path:
         return self.place(task) / f"found{found}-{objective}.safetensors"
 
-    def drop_unneeded(self, unit: Unlearning, plan: Plan) -> None:
-        """Remove the importances that an unlearning was the last to need."""
-        retain = plan.retain_pass(unit)
+    def drop_unneeded(self, retain: RetainPass | None, plan: Plan) -> None:
+        """Remove the importances of a pass if all that need them are done."""
         if retain is not None and all(self.place(each).exists() for each in plan.readers(retain)):
             for path in self.place(retain).glob("*.safetensors"):
                 path.unlink(missing_ok=True)

@@ -38,6 +38,8 @@ class Method:
         name = told.pop("method", None)
         if not isinstance(name, str):
             raise PotionError(f"a method is the name of an unlearner, or a mapping with `method: NAME`, not {entry!r}")
+        if odd := [key for key in told if not isinstance(key, str) or key == "name"]:
+            raise PotionError(f"the method {name!r} has no setting {odd[0]!r}")
         only = {each: tuple(listed(each, told.pop(each))) for each in ("poisoned", "found") if each in told}
         budget = told.pop("budget", None)
         make_unlearner(name, **told)

@@ -101,6 +101,8 @@ def work(
     whole, folder = plan(config), SweepFolder(out)
     worker, failed = Worker(config, whole, folder, arguments, bars), set[str]()
     tasks = [task for task in chosen(whole, only).tasks if not folder.done(task, whole)]
+    for each in whole.passes.values():
+        folder.drop_unneeded(each, whole)  # a process may have been killed right behind its last result
     while tasks and not _orphaned():
         left: list[Task] = []
         for task in tasks:

@@ -50,7 +50,7 @@ class Worker:
             self._pass(task)
         else:
             self.folder.write(task, self._unlearning(task))
-            self.folder.drop_unneeded(task, self.plan)
+            self.folder.drop_unneeded(self.plan.retain_pass(task), self.plan)
 
     def _training(self, task: Training) -> None:
         config, crafting = task.config, self.plan.crafting(task)
