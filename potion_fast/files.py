@@ -43,9 +43,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             temporary = folder / target.name
             temporary.touch()
-            mode = (
-                temporary.stat().st_mode
-            )  # as the user's umask has it; safetensors makes files that only the owner reads
+            mode = temporary.stat().st_mode  # as the umask has it; safetensors makes files that only the owner reads
             yield temporary
             temporary.chmod(mode)
             with temporary.open("rb+") as file:
@@ -58,6 +56,28 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     except (OSError, SafetensorError) as error:
         raise FileError(f"cannot write {target}: {error}") from error
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary folder; it takes the place of `path`, missing or empty, when the block ends well.
+
+    Where a process is killed, the next one that writes to `path` removes what it left. Raises FileError where the
+    folder of `path` cannot be written to, or is full.
+    """
+    try:
+        remove_unfinished(path.absolute().parent, path.name)
+        folder, descriptor = _unfinished(path)
+        try:
+            yield folder
+            os.replace(folder, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            release(descriptor)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error}") from error
 
 
 def _unfinished(target: Path) -> tuple[Path, int | None]:

@@ -34,7 +34,7 @@ def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     if not parameters:
         raise ImportanceError("the model has no trainable parameter; set requires_grad on those that may be dampened")
     for name, tensor in values.items():
-        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():  # NaN if there is one
+        if not all_finite(tensor):
             raise ModelError(f"parameter {name!r} holds values that are not finite")
     devices = {str(parameter.device) for parameter in parameters.values()}
     if len(devices) > 1:
@@ -75,3 +75,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite; without a second tensor of that size."""
+    return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())  # NaN if there is one

@@ -23,7 +23,7 @@ CHUNK = 2**24  # bytes of pixels that are looked at together
 class Read(NamedTuple):
     """A batch as it is read.
 
-    pixels  uint8 [B, C, H, W]
+    pixels  uint8 [B, C, H, W]; of texts the tokens, int64 [B, L]
     ids     int64 [B]
     labels  int64 [B], as the samples are given out
     """

@@ -34,7 +34,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """The images at these positions, in this order: uint8 [B, C, H, W].
+        """The images at these positions, in this order: uint8 [B, C, H, W]; of texts the tokens, int64 [B, L].
 
         Raises:
             DataError: a file cannot be decoded.

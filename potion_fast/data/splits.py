@@ -56,15 +56,14 @@ class Splits:
 
         On test images the poison is the one that `Poison.at_test` gives.
         """
-        if split not in ("train", "test"):
-            raise DataError(f"a split is 'train' or 'test', not {split!r}")
+        source = self.source(split)
         target = 0 if poison is None or poison.target is None else poison.target
         if not 0 <= target < len(self.classes):
             raise DataError(f"target {target} is no label of {self.name}, which has {len(self.classes)} classes")
         if poison is not None and split == "test":
             poison = poison.at_test()
         return PoisonedDataset(
-            self.train if split == "train" else self.test,
+            source,
             self.mean,
             self.std,
             augment=augment,
@@ -74,6 +73,12 @@ class Splits:
             poisoned=poisoned,
             trigger_all=trigger_all,
         )
+
+    def source(self, split: str) -> ImageSource:
+        """The samples of "train" or "test". Raises DataError for another name."""
+        if split not in ("train", "test"):
+            raise DataError(f"a split is 'train' or 'test', not {split!r}")
+        return self.train if split == "train" else self.test
 
     def sample(self) -> torch.Tensor:
         """A valid input of one sample: zeros, float32 [1, C, H, W]."""

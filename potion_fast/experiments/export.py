@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,8 +13,8 @@ import torch
 from PIL import Image
 
 from ..data import PoisonedDataset
-from ..errors import DataError, FileError, PotionError
-from ..files import written_whole
+from ..errors import DataError, PotionError
+from ..files import folder_written_whole, written_whole
 from ..progress import bar
 from ..runs import EXPORTED, RunFolder
 from .config import TrainConfig, data_part
@@ -153,23 +150,3 @@ def _write_npz(
                     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(entry, header)
                 entry.write(batch.tobytes())
-
-
-@contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`, which is not there yet; it gets that name when the block ends well.
-
-    Raises FileError where it cannot be written to, or is full.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        temporary.mkdir()
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except FileError:
-        raise
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error}") from error

@@ -18,7 +18,7 @@ from ..distributed import Group, Ranks, ranks_for, unwrapped
 from ..errors import DataError, ImportanceError
 from ..memory import check, needs_of_pass
 from ..modes import GroupSize
-from ..modules import checked_parameters, evaluating, fingerprint
+from ..modules import all_finite, checked_parameters, evaluating, fingerprint
 from ..progress import bar
 from ..shards import local, units
 from .checkpoints import Keeper, Position, keeping, whole_batches
@@ -144,7 +144,7 @@ def importance(
     model, ranks = unwrapped(model), ranks_for(loader, group)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         with ranks.failing_together():
-            run = pass_of(model, checked_parameters(model), chosen, group_size, dtype, amp, ranks)
+            run = pass_of(model, checked_parameters(model), Settings(chosen, group_size, dtype, amp), ranks)
         position, keeper = summed(run, loader, ranks, checkpoint, checkpoint_seconds, resume, progress)
         with ranks.failing_together():
             results = run.results(position)
@@ -153,20 +153,22 @@ def importance(
     return results if several else results[0]
 
 
-def pass_of(
-    model: nn.Module,
-    parameters: dict[str, nn.Parameter],
-    objectives: list[Objective],
-    group_size: GroupSize,
-    dtype: torch.dtype,
-    amp: torch.dtype | None,
-    ranks: Ranks,
-) -> Pass:
+@dataclass(frozen=True)
+class Settings:
+    """What a pass computes, as `importance` is told it."""
+
+    objectives: list[Objective]
+    group_size: GroupSize
+    dtype: torch.dtype
+    amp: torch.dtype | None
+
+
+def pass_of(model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings, ranks: Ranks) -> Pass:
     if not units(model):
-        return Pass(model, parameters, objectives, group_size, dtype, amp)
+        return Pass(model, parameters, settings)
     from .sharded import ShardedPass  # what it imports takes a second
 
-    return ShardedPass(model, parameters, objectives, group_size, dtype, amp, ranks)
+    return ShardedPass(model, parameters, settings, ranks)
 
 
 def resolve_one(spec: Spec | float) -> Objective:
@@ -216,27 +218,20 @@ class Job:
 class Pass:
     """One pass over the data: what it computes, and what it has summed up."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        parameters: dict[str, nn.Parameter],
-        objectives: list[Objective],
-        group_size: GroupSize,
-        dtype: torch.dtype,
-        amp: torch.dtype | None,
-    ) -> None:
-        self.model, self.parameters, self.objectives = model, parameters, objectives
-        self.group_size, self.dtype, self.amp = group_size, dtype, amp
+    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
+        self.model, self.parameters = model, parameters
+        self.objectives, self.group_size = settings.objectives, settings.group_size
+        self.dtype, self.amp = settings.dtype, settings.amp
         self.device = next(iter(parameters.values())).device
-        self.scale = HALF_SCALE if amp == torch.float16 else 1.0
+        self.scale = HALF_SCALE if self.amp == torch.float16 else 1.0
         self.shapes = {name: local(parameter).shape for name, parameter in parameters.items()}
         size = sum(shape.numel() for shape in self.shapes.values())
-        norms = [o for o in objectives if o.power is not None and not o.square]
+        norms = [o for o in self.objectives if o.power is not None and not o.square]
         together = [norms] if len(norms) > 1 else []
-        alone = [[o] for o in objectives if not together or o not in norms]
-        check(self.device, needs_of_pass(size, len(objectives), dtype))
+        alone = [[o] for o in self.objectives if not together or o not in norms]
+        check(self.device, needs_of_pass(size, len(self.objectives), self.dtype))
         self.jobs = [
-            Job(some, torch.zeros(len(some), size, dtype=dtype, device=self.device)) for some in together + alone
+            Job(some, torch.zeros(len(some), size, dtype=self.dtype, device=self.device)) for some in together + alone
         ]
         self.engines = [Engine(model, parameters) for _ in self.jobs]
         self.fallbacks = [Fallback(model, parameters, functools.partial(self._losses, j.losses)) for j in self.jobs]
@@ -307,7 +302,7 @@ class Pass:
                     sums, shapes, position.samples, position.terms, objective.name, self.group_size, mark, without_rule
                 )
                 for name, part in result.parts():
-                    if not torch.isfinite(sums[part]).all():
+                    if not all_finite(sums[part]):
                         advice = "; amp=torch.bfloat16 has more range" if self.amp == torch.float16 else ""
                         raise ImportanceError(
                             f"the importances of parameter {name!r} are not finite: its gradient overflowed{advice}"

@@ -14,14 +14,12 @@ from torch.distributed.tensor import DTensor, Partial, Shard
 from ..batches import Piece, pieces
 from ..distributed import Ranks
 from ..errors import DataError, ImportanceError
-from ..modes import GroupSize
 from ..progress import bar
 from ..shards import reshard, shard_ranks
 from .checkpoints import Keeper, Position
 from .engine import Engine, Target
 from .gathering import Gathering
-from .objectives import Objective
-from .passes import Job, Pass
+from .passes import Job, Pass, Settings
 from .proof import SAMPLES, Watch
 from .taps import frozen
 
@@ -59,16 +57,7 @@ class ShardedPass(Pass):
     of a batch is raised before the next, on all ranks.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        parameters: dict[str, nn.Parameter],
-        objectives: list[Objective],
-        group_size: GroupSize,
-        dtype: torch.dtype,
-        amp: torch.dtype | None,
-        ranks: Ranks,
-    ) -> None:
+    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings, ranks: Ranks) -> None:
         shard_ranks(parameters)  # that all are sharded, among the same ranks
         holders = next(iter(parameters.values())).device_mesh.size()  # type: ignore[attr-defined]
         if holders != ranks.size:
@@ -76,7 +65,7 @@ class ShardedPass(Pass):
                 f"FSDP2 has sharded the model among {holders} ranks, and {ranks.size} give samples; a pass needs all "
                 "of them, each with its share: use a ShareSampler"
             )
-        super().__init__(model, parameters, objectives, group_size, dtype, amp)
+        super().__init__(model, parameters, settings)
         self.ranks, self.gathering = ranks, Gathering.of(model, parameters)
         self.real = 0  # groups of the batch at hand that count
         self.failed: Exception | None = None
@@ -97,9 +86,7 @@ class ShardedPass(Pass):
             while True:
                 with self.ranks.failing_together():
                     piece = self._next(source)
-                first = (
-                    None if piece is None else (piece.inputs[:1], None if piece.labels is None else piece.labels[:1])
-                )
+                first = None if piece is None else first_of(piece)
                 there = [each for each in self.ranks.exchange(first) if each is not None]
                 if not there:
                     return position
@@ -203,4 +190,5 @@ class ShardedPass(Pass):
 
 
 def first_of(piece: Piece) -> Sample:
-    return piece.inputs[:1].cpu(), None if piece.labels is None else piece.labels[:1].cpu()
+    """A copy in memory of its own: a view is sent with all that it is a view of."""
+    return piece.inputs[:1].cpu().clone(), None if piece.labels is None else piece.labels[:1].cpu().clone()

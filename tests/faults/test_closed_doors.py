@@ -288,7 +288,7 @@ def test_a_factory_that_a_file_names_is_not_run(tmp_path: Path, canary: Path):
     assert canary.exists(), "what the user typed is run"
 
 
-@pytest.mark.parametrize("name", ["../../out", "a/b", "/tmp/x", "..", ".hidden", "a\0b", "x" * 300, ""])
+@pytest.mark.parametrize("name", ["../../out", "a/b", "/x", "..", ".hidden", "a\0b", "x" * 300, ""])
 @pytest.mark.parametrize("axis", ["attacks", "data"])
 def test_a_name_in_a_sweep_leads_to_no_other_folder(tmp_path: Path, axis: str, name: str):
     train = {key: value for key, value in TINY.items() if key not in ("poisoned", "found", "patch_size")}

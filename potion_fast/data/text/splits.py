@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
-from ...errors import DataError
 from ..dataset import check_indices
 from ..splits import Splits
 from .dataset import TextDataset, TextSource, with_room
@@ -55,12 +54,16 @@ class TextSplits(Splits):
         if poison is not None and split == "test":
             poison = poison.at_test()
         return TextDataset(
-            self._source(split),
+            self.source(split),
             noise_width=self.noise_width,
             poison=poison,
             poisoned=poisoned,
             trigger_all=trigger_all,
         )
+
+    def source(self, split: str) -> TextSource:
+        """The reviews of "train" or "test". Raises DataError for another name."""
+        return cast(TextSource, super().source(split))
 
     def sample(self) -> Tensor:
         """A valid input of one sample, zeros: int64 [1, L] or float32 [1, L, 1 + D]."""
@@ -74,14 +77,14 @@ class TextSplits(Splits):
 
     def text(self, split: str, index: int) -> str:
         """A review as it was published."""
-        source = self._source(split)
+        source = self.source(split)
         return source.split.text(int(source.rows[index]))
 
     def carriers(self, split: str, word: str, rule: str) -> Tensor:
         """The reviews that hold a word, inside the model's window or not: int64 [M], ascending; see `find_word`."""
         asked = (split, word, rule)
         if asked not in self._found:
-            texts = (self.text(split, index) for index in range(len(self._source(split))))
+            texts = (self.text(split, index) for index in range(len(self.source(split))))
             self._found[asked] = find_word(texts, word, rule)
         return self._found[asked]
 
@@ -90,7 +93,7 @@ class TextSplits(Splits):
 
         Raises DataError for an index out of range or given twice, an empty word or an unknown rule.
         """
-        source, pattern = self._source(split), word_pattern(word, rule)
+        source, pattern = self.source(split), word_pattern(word, rule)
         rows = check_indices(ids, len(source)).tolist()
         return torch.tensor(
             [self._sees(self.text(split, row), pattern, source.window) for row in rows], dtype=torch.bool
@@ -102,8 +105,3 @@ class TextSplits(Splits):
             return False
         spans = self.tokenizer.encode(text, add_special_tokens=False).offsets  # in characters
         return len(spans) <= window or first.end(1) <= spans[window][0]  # the first token that is not seen
-
-    def _source(self, split: str) -> TextSource:
-        if split not in ("train", "test"):
-            raise DataError(f"a split is 'train' or 'test', not {split!r}")
-        return self.train if split == "train" else self.test

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import secrets
-import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import FileError
+from ...files import folder_written_whole
+from ...plain import read_json
 from .flat import ARRAYS, TokenSplit, encoded
 from .reviews import Reviews
 from .vocabulary import FILE as TOKENIZER
@@ -91,7 +89,7 @@ def write_tokens(reviews: Reviews, tokenizer: Tokenizer, out: str | os.PathLike[
     """
     target = check_free(out)
     tokens = Tokens.of(reviews, tokenizer)
-    with _folder_written_whole(target) as folder:
+    with folder_written_whole(target) as folder:
         for split in SPLITS:
             for name in ARRAYS:
                 np.save(folder / f"{split}_{name}.npy", getattr(getattr(tokens, split), name), allow_pickle=False)
@@ -116,8 +114,8 @@ def check_free(out: str | os.PathLike[str]) -> Path:
 def _description(path: Path) -> dict[str, Any]:
     """What tokens.json says. Raises FileError where it is missing, broken or of something else."""
     try:
-        about = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        about = read_json(path / DESCRIPTION)
+    except FileError as error:
         raise FileError(
             f"{path} holds no tokens of reviews ({error}); make a folder of them with `potion-fast tokenize`"
         ) from error
@@ -133,18 +131,3 @@ def _mapped(path: Path, split: str) -> dict[str, np.ndarray]:
 def _crc(file: Path) -> int:
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return zlib.crc32(content)
-
-
-@contextmanager
-def _folder_written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; it gets that name when the block ends well. Raises FileError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        temporary.mkdir()
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error}") from error
