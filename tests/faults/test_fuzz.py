@@ -130,6 +130,7 @@ ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {  # what once broke a reader
     "seconds that are text": ("rows", lambda: rows(b'"seconds": {"search": "x"}')),
     "seconds too large for a float": ("rows", lambda: rows(b'"seconds": {"search": 1' + b"0" * 400 + b"}")),
     "a report's file that is a number": ("manifest", lambda: b'{"files": [1]}'),
+    "a report's file in the root": ("manifest", lambda: b'{"files": ["/report.json"]}'),
     "a report's file elsewhere": ("manifest", lambda: b'{"files": ["tables/../../x.csv"]}'),
     "a field that is too long": ("predictions", lambda: b"index,label,clean\n" + b"1" * 200_000),
     "an array that is a zip": ("indices-npy", lambda: b"PK\x03\x04" + bytes(60)),

@@ -123,7 +123,9 @@ def _earlier(target: RunFolder) -> list[str]:
 
 def _ours(name: str) -> bool:
     """Whether a report may have written a file of this name: nothing outside its folder is ever removed."""
-    folder, _, rest = name.rpartition("/")
+    folder, slash, rest = name.rpartition("/")
+    if slash and not folder:
+        return False  # of the root
     ends = {"": ("csv", "html", "json"), "tables": ("md", "tex", "csv"), "figures": FORMATS}
     return folder in ends and rest.rpartition(".")[2] in ends[folder] and not rest.startswith(".")
 
