@@ -9,13 +9,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .distributed import unwrapped
 from .errors import ImportanceError, ModelError
 from .shards import local, reshard
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that importances are taken of: all that require a gradient, tied ones once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """The parameters that importances are taken of: all that require a gradient, tied ones once.
+
+    Those of a module within DistributedDataParallel have the names that they have in that module.
+    """
+    return {name: parameter for name, parameter in unwrapped(model).named_parameters() if parameter.requires_grad}
 
 
 def held(model: nn.Module) -> dict[str, Tensor]:

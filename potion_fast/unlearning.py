@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .batches import count_samples
+from .distributed import Group, Ranks, ranks_for, shares
 from .importances import Importance, Objective, importance
 from .importances.objectives import Losses
 from .memory import check_unlearning
@@ -29,6 +30,7 @@ def unlearn(
     group_size: GroupSize | None = None,
     retain: Importance | None = None,
     amp: torch.dtype | None = None,
+    group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     strategy: str = "sequential",
@@ -53,6 +55,11 @@ def unlearn(
                          found if these are fewer
     retain               importances of the training data computed before; the retain loader is then not read
     amp                  see `importance`, for both passes
+    group                the ranks of torch.distributed that work together: each gives its share of the training data (a
+                         ShareSampler) and all of S_f, and they end with the same healed model. See `importance`, whose
+                         default it has; where `retain` is given, all ranks that there are. The importances of S_f are
+                         the first rank's, or of all ranks where its loader has a ShareSampler too, as that of a model
+                         sharded by FSDP2 must have; `evaluation_loader` then reads everything
     checkpoint, resume   see `importance`, for the pass over the training data: the long one
     strategy             "sequential", "batched", "bisect" or "minimal": how the search goes, see `ptn_search`
     rho, b_start, s_step, max_steps, strict, evaluation_loader, inplace   see `ptn_search`
@@ -63,19 +70,27 @@ def unlearn(
     Raises ImportanceError, SearchError, ModelError, DataError, and OutOfMemoryError before any work where all of it
     will not fit; the caller's model is then as it was.
     """
-    defaults = mode_named(mode)
-    check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
-    check_unlearning(model, 1 if retain is not None else 2, inplace)
-    if group_size is None:
-        group_size = defaults.group_size_for(count_samples(forget_loader)) if retain is None else retain.group_size
+    ranks = ranks_for(retain_loader, group) if retain is None else Ranks.of(group)
+    together: Group = ranks.group or False
+    with ranks.failing_together():
+        defaults = mode_named(mode)
+        check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
+        check_unlearning(model, 1 if retain is not None else 2, inplace)
+        if group_size is None:
+            group_size = defaults.group_size_for(count_samples(forget_loader)) if retain is None else retain.group_size
     seconds = {}
     start = time.perf_counter()
     both = functools.partial(importance, model, w=w, group_size=group_size, amp=amp, progress=progress)
-    forget = both(forget_loader, objective)  # the cheap one first
+    if shares(forget_loader):
+        forget = both(forget_loader, objective, group=together)
+    else:
+        with ranks.failing_together():
+            forget = both(forget_loader, objective, group=False)  # the cheap one first
+        ranks.adopt(forget.sums)  # kernels of a GPU may add in another order on each
     seconds["forget"] = time.perf_counter() - start
     if retain is None:
         start = time.perf_counter()
-        retain = both(retain_loader, objective, checkpoint=checkpoint, resume=resume)
+        retain = both(retain_loader, objective, group=together, checkpoint=checkpoint, resume=resume)
         seconds["retain"] = time.perf_counter() - start
     forget.check_same(retain)
 
@@ -94,6 +109,7 @@ def unlearn(
         retain_holds_forget=retain_holds_forget,
         evaluation_loader=evaluation_loader,
         inplace=inplace,
+        group=together,
         progress=progress,
     )
     result.seconds = {**seconds, **result.seconds}

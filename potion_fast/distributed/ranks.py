@@ -65,6 +65,15 @@ class Ranks:
         except RuntimeError as error:
             raise self._lost(error) from error
 
+    def adopt(self, tensor: Tensor) -> None:
+        """The first rank's values, in place, on all of them. Raises PotionError where a rank is lost."""
+        if self.group is None:
+            return
+        try:
+            dist.broadcast(tensor, group=self.group, group_src=0)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+
     def _lost(self, error: RuntimeError) -> PotionError:
         return PotionError(
             f"rank {self.rank} cannot reach the others of {self.size}, one may be lost; start again, with resume=True "

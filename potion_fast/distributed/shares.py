@@ -89,6 +89,11 @@ class ShareSampler(Sampler[Any]):
         return list(self.source) if isinstance(self.source, Sampler) else range(self.total)
 
 
+def shares(loader: Iterable[object]) -> bool:
+    """Whether a loader says that it gives this rank's share, and not everything."""
+    return isinstance(sampler_of(loader), ShareSampler | DistributedSampler)
+
+
 def joined(*several: Ranges) -> Ranges:
     """All of the ranges as one ascending list. Raises DataError where they overlap."""
     joint: Ranges = []

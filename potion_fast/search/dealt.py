@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data.distributed import DistributedSampler
 
-from ..batches import sampler_of
-from ..distributed import Group, Ranks, ShareSampler
+from ..distributed import Group, Ranks, shares
 from ..errors import DataError, SearchError
 from ..importances import Importance
 from ..modules import trainable
@@ -37,7 +35,7 @@ def check_sharded(strategy: str, inplace: bool) -> None:
 
 def check_whole(loader: Iterable[object]) -> None:
     """Raise DataError for a loader that gives each of several ranks its share."""
-    if isinstance(sampler_of(loader), ShareSampler | DistributedSampler):
+    if shares(loader):
         raise DataError(
             "the loader gives this rank's share of the forget set, and candidates are evaluated on all of it; give an "
             "evaluation_loader that reads everything"

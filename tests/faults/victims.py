@@ -9,6 +9,7 @@ import ctypes
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ Job = Callable[..., None]
 
 def begin(folder: Path) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell runs in the background
     (folder / "begun").touch()
 
 
