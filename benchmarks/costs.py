@@ -1,7 +1,7 @@
 """The cost model against real runs: what `potion-fast plan` predicts over what was measured, on 1, 2 and 4 processes.
 
     costs.py OUT.csv [--processes ...]     measure; a row for each model, number of processes and quantity
-    costs.py --markdown OUT.csv            the table for README.md
+    costs.py --markdown OUT.csv            the table for docs/cost-model.md
 
 In every round rank 0 calibrates alone, and all ranks then run what the rates predict: `importance` over both sets with
 a ShareSampler, and `ptn_search` through K candidates. One thread for each process, gloo between them. Where there are

@@ -1,6 +1,6 @@
 """The tables of the Markdown files, generated from the committed results.
 
-    tables.py [FILE ...]           write every table anew, by default in README.md and benchmarks/README.md
+    tables.py [FILE ...]           write every table anew, by default in both READMEs and in docs
     tables.py --check [FILE ...]   end with 1 and name the tables that are not up to date
 
 A table stands between `<!-- table: SCRIPT ARGUMENTS -->` and `<!-- end of table -->`: what that script of this folder
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FILES = [HERE.parent / "README.md", HERE / "README.md"]
+FILES = [HERE.parent / "README.md", HERE / "README.md", HERE.parent / "docs" / "cost-model.md"]
 TABLE = re.compile(r"(<!-- table: (?P<command>.*?) -->\n)(?P<text>.*?)(<!-- end of table -->)", re.DOTALL)
 
 

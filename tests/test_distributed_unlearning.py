@@ -88,7 +88,7 @@ def failures(blobs: Blobs) -> list[tuple[type[Exception], str]]:
     ]
     before, raised = copy.deepcopy(weights(blobs.model)), []
     for call in calls:
-        with pytest.raises(Exception) as caught:  # noqa: PT011
+        with pytest.raises(Exception) as caught:
             pf.unlearn(blobs.model, **{"retain_loader": shared, "forget_loader": whole, "inplace": True, **call})
         assert_same_weights(blobs.model, before)
         raised.append((type(caught.value), str(caught.value)))
