@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from costs import sent
 from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 import potion_fast as pf
-from costs import sent
 from potion_fast.distributed import ShareSampler
 from potion_fast.models import create_model
 from potion_fast.runs import versions

@@ -18,6 +18,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+import potion_fast as pf
 from potion_fast.errors import FileError, ModelError
 from potion_fast.models import create_model, initialise, last_modules, load_model, load_weights, save_model
 from toys import assert_same_weights, net, weights
@@ -154,6 +155,33 @@ def test_a_narrow_resnet18_has_the_same_modules_with_fewer_channels():
     for stage in (narrow.layer1, narrow.layer4):  # initialised as torchvision's: fan out
         weight = stage[1].conv2.weight
         assert weight.std().item() == pytest.approx((2 / (weight.shape[0] * 9)) ** 0.5, rel=0.1)
+
+
+def test_vit_has_the_parameters_of_the_paper_and_takes_other_sizes():
+    d, blocks, tokens = 64, 2, 64
+    attention, mlp = 4 * d * d + 4 * d, 2 * 4 * d * d + 5 * d
+    ends = (3 * 16 * d + d) + (d + (tokens + 1) * d) + (2 * d + 10 * d + 10)  # patches; class token, places; norm, head
+    model = create_model("vit", 10, width=d, depth=blocks)
+    assert count(model) == blocks * (attention + mlp + 4 * d) + ends
+    assert count(create_model("vit", 10)) == 2_693_578
+    assert create_model("vit", 10, 1, width=32, depth=1)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(ModelError, match="multiple of 32, got 48"):
+        create_model("vit", 10, width=48)
+
+
+def test_importances_of_vit_are_those_of_a_loop():
+    torch.manual_seed(0)
+    model = create_model("vit", 10, width=32, depth=1).double().eval()
+    inputs = torch.randn(5, 3, 32, 32, dtype=torch.float64)
+    found = pf.importance(model, [(inputs, torch.zeros(5, dtype=torch.int64))], "xlf", dtype=torch.float64)
+    wanted = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    for sample in inputs:
+        gradients = torch.autograd.grad(model(sample[None]).norm(), list(model.parameters()))
+        for total, gradient in zip(wanted.values(), gradients, strict=True):
+            total += gradient.abs()
+    for name, total in wanted.items():
+        torch.testing.assert_close(found[name], total / 5, rtol=1e-12, atol=1e-13)
+    assert found.fallback == ()
 
 
 @pytest.mark.parametrize("name", ["resnet9", "wrn28_10", "small_cnn"])

@@ -9,6 +9,7 @@ from .registry import MODELS, create_model, load_model, save_model
 from .resnet9 import ResNet9
 from .small_cnn import SmallCNN
 from .splits import last_modules
+from .vit import vit
 from .wide_resnet import WideResNet
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "load_weights",
     "resnet18",
     "save_model",
+    "vit",
     "width_of",
 ]

@@ -20,6 +20,7 @@ from .gpt2 import gpt2_causal, gpt2_classifier
 from .hugging_face import hugging_face_causal, hugging_face_classifier
 from .resnet9 import ResNet9
 from .small_cnn import SmallCNN
+from .vit import vit
 from .wide_resnet import WideResNet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -27,6 +28,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallCNN,
     "wrn28_10": WideResNet,
     "resnet18": resnet18,
+    "vit": vit,
     "gpt2_classifier": gpt2_classifier,
     "gpt2_causal": gpt2_causal,
 }

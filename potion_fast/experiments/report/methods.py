@@ -47,8 +47,14 @@ ATTACKS = {
     "trigger-word": "trigger word",
 }
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenette": "Imagenette", "imagenet": "ImageNet"}
-MODELS = {"resnet9": "ResNet-9", "resnet18": "ResNet-18", "wrn28_10": "WRN-28-10", "small_cnn": "small CNN"}
-MODELS |= {"gpt2_classifier": "GPT-2 classifier", "gpt2_causal": "causal GPT-2"}
+MODELS = {
+    "resnet9": "ResNet-9",
+    "resnet18": "ResNet-18",
+    "wrn28_10": "WRN-28-10",
+    "vit": "ViT",
+    "small_cnn": "small CNN",
+}
+MODELS |= {"small_cnn": "small CNN", "gpt2_classifier": "GPT-2 classifier", "gpt2_causal": "causal GPT-2"}
 
 Variant = tuple[str, tuple[str, ...]]  # method, and in words what is not its default
 
