@@ -37,25 +37,15 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if not target.parent.is_dir():
         raise FileError(f"cannot write {target}: the folder {target.parent} does not exist")
-    try:
-        remove_unfinished(target.parent, target.name)
-        folder, descriptor = _unfinished(target)
-        try:
-            temporary = folder / target.name
-            temporary.touch()
-            mode = temporary.stat().st_mode  # as the umask has it; safetensors makes files that only the owner reads
-            yield temporary
-            temporary.chmod(mode)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
-            os.replace(temporary, target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            release(descriptor)
-    except FileError:
-        raise
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot write {target}: {error}") from error
+    with _place_beside(target) as folder:
+        temporary = folder / target.name
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; safetensors makes files that only the owner reads
+        yield temporary
+        temporary.chmod(mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+        os.replace(temporary, target)
 
 
 @contextmanager
@@ -65,19 +55,26 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     Where a process is killed, the next one that writes to `path` removes what it left. Raises FileError where the
     folder of `path` cannot be written to, or is full.
     """
+    with _place_beside(path) as folder:
+        yield folder
+        os.replace(folder, path)
+
+
+@contextmanager
+def _place_beside(target: Path) -> Iterator[Path]:
+    """A new folder that is held during the block, and removed at its end if it is still there. Raises FileError."""
     try:
-        remove_unfinished(path.absolute().parent, path.name)
-        folder, descriptor = _unfinished(path)
+        remove_unfinished(target.absolute().parent, target.name)
+        folder, descriptor = _unfinished(target)
         try:
             yield folder
-            os.replace(folder, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             release(descriptor)
     except FileError:
         raise
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"cannot write {target}: {error}") from error
 
 
 def _unfinished(target: Path) -> tuple[Path, int | None]:
