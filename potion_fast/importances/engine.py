@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ImportanceError
 from .proof import proved
-from .rules import LEAF, Rule, Sums, Use, at_least_float32
+from .rules import LEAF, Rule, Sums, Use, accumulate_tied, at_least_float32
 from .taps import Call, Plan, Taps, frozen, tapped
 
 ELEMENTS = 1 << 22  # of gradients per group that are written out at a time, for a parameter with several uses
@@ -176,19 +176,25 @@ class Receiver:
         self._release(names.values())
 
     def _add_shared(self, name: str, uses: list[tuple[Rule, nn.Module, str, Use]]) -> None:
-        """The uses of one parameter add up before |·| or ·² is taken, a few groups at a time."""
-        step = max(1, ELEMENTS // self.target.sums[name][0].numel())
+        """The uses of one parameter add up before |·| or ·² is taken."""
         for rows, factor in self._objectives():
-            for start in range(0, self.groups, step):
-                some = slice(start, min(start + step, self.groups))
-                gradients = [
-                    rule.gradients(layer, of_groups(scaled(use, factor), some), (local,))[local]
-                    for rule, layer, local, use in uses
-                ]
-                weights = None if self.target.weights is None else self.target.weights[:, some]
-                sums = Sums({name: self.target.sums[name][rows]}, self.target.square, weights)
-                sums.add(name, functools.reduce(torch.add, gradients))
+            total = self.target.sums[name][rows]
+            found = [(rule, layer, local, scaled(use, factor)) for rule, layer, local, use in uses]
+            sums = Sums({"weight": total}, self.target.square, self.target.weights)
+            if not accumulate_tied([(rule, layer, use) for rule, layer, _, use in found], sums):
+                self._add_in_full(total, found)
         self._release((name,))
+
+    def _add_in_full(self, total: Tensor, uses: list[tuple[Rule, nn.Module, str, Use]]) -> None:
+        """By gradients per group that are written out, a few groups at a time."""
+        step = max(1, ELEMENTS // total[0].numel())
+        for start in range(0, self.groups, step):
+            some = slice(start, min(start + step, self.groups))
+            gradients = [
+                rule.gradients(layer, of_groups(use, some), (local,))[local] for rule, layer, local, use in uses
+            ]
+            weights = None if self.target.weights is None else self.target.weights[:, some]
+            Sums({"it": total}, self.target.square, weights).add("it", functools.reduce(torch.add, gradients))
 
     def _release(self, names: Iterable[str]) -> None:
         if self.target.release is not None:

@@ -11,8 +11,9 @@ from .leaf import LeafRule
 from .linear import LinearRule, TransposedLinearRule
 from .norm import BatchNormRule, GroupNormRule, LayerNorm2dRule, LayerNormRule, LayerScaleRule, RMSNormRule
 from .rule import Rule, Sums, Use, at_least_float32
+from .tied import accumulate_tied
 
-__all__ = ["LEAF", "RULES", "Rule", "Sums", "Use", "at_least_float32", "rule_for"]
+__all__ = ["LEAF", "RULES", "Rule", "Sums", "Use", "accumulate_tied", "at_least_float32", "rule_for"]
 
 LEAF = LeafRule()
 

@@ -26,13 +26,8 @@ class EmbeddingRule(Rule):
         return {"weight": gradients.unflatten(0, (use.groups, shape[0]))}
 
     def accumulate(self, module: nn.Module, use: Use, sums: Sums) -> None:
-        layer, total = cast(nn.Embedding, module), sums.of["weight"]  # [K, V, d]
-        keys, rows = summed_rows(layer, use)
-        rows = rows.to(total.dtype)
-        sizes = rows.square() if sums.square else rows.abs()
-        group, token = keys // layer.num_embeddings, keys % layer.num_embeddings
-        for k, part in enumerate(total):
-            part.index_put_((token,), sizes if sums.weights is None else sums.weights[k, group, None] * sizes, True)
+        layer = cast(nn.Embedding, module)
+        add_rows(*summed_rows(layer, use), layer.num_embeddings, sums)
 
 
 def summed_rows(layer: nn.Embedding, use: Use) -> tuple[Tensor, Tensor]:
@@ -49,3 +44,13 @@ def summed_rows(layer: nn.Embedding, use: Use) -> tuple[Tensor, Tensor]:
     if layer.padding_idx is not None:  # it has no gradient
         rows[keys % layer.num_embeddings == layer.padding_idx] = 0
     return keys, rows
+
+
+def add_rows(keys: Tensor, rows: Tensor, vocabulary: int, sums: Sums) -> None:
+    """Add |gradient| or gradient² of a matrix, "weight", that is 0 but for these rows: see `summed_rows`."""
+    total = sums.of["weight"]  # [K, V, d]
+    rows = rows.to(total.dtype)
+    sizes = rows.square() if sums.square else rows.abs()
+    group, token = keys // vocabulary, keys % vocabulary
+    for k, part in enumerate(total):
+        part.index_put_((token,), sizes if sums.weights is None else sums.weights[k, group, None] * sizes, True)
