@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Iterator
 
 from potion_fast.costs import Network, Rates, Work, costs, fitting_shards, network_named, shards_needed
-from potion_fast.costs.words import BYTES, TIMES, amount
+from potion_fast.costs.words import BYTES, PHASES, TIMES, amount
 
 RATES = Rates(pass_flops=4e14, forward_flops=4e14, plan=5e11, edit=1e11, links={2: 5e10})  # assumed, of one GPU
 MEMORY = 141e9  # bytes of a GPU
@@ -25,7 +25,6 @@ SIZES = {  # parameters -> bytes of activations per sample, samples of a batch
     10**12: (44e9, 1),
 }
 POWERS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-PHASES = ("retain pass", "forget pass", "all-reduce", "plan", "edits", "evaluation")
 HEADS = ["GPUs", "shards", *PHASES, "**total**", "sent each", "memory each"]
 
 

@@ -85,15 +85,16 @@ def shards(n: int, dtype: torch.dtype, objective: object, group_size: object, ba
     return [({name: result[name] for name in result.shapes}, result.samples, result.terms) for result in results]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("ranks", "n", "objective", "group_size", "batch", "dtype"),
+    ("ranks", "n", "objective", "group_size", "batch"),
     [
-        (1, 5, ["xlf"], 1, 4, torch.float32),
-        (2, 13, ["xlf", "lf", "ssd"], 1, 4, torch.float32),
-        (4, 13, ["ssd"], 1, 2, torch.float64),  # batches of 2 and of 1: a proof needs more
-        (4, 3, ["xlf"], 1, 4, torch.float64),  # a rank without a sample
-        (2, 13, ["xlf", "lf"], 3, 4, torch.float64),
-        (2, 13, ["lf"], "batch", 4, torch.float64),
+        (1, 5, ["xlf"], 1, 4),
+        (2, 13, ["xlf", "lf", "ssd"], 1, 4),
+        (4, 13, ["ssd"], 1, 2),  # batches of 2 and of 1, for which a proof is too few
+        (4, 3, ["xlf"], 1, 4),  # a rank without a sample
+        (2, 13, ["xlf", "lf"], 3, 4),
+        (2, 13, ["lf"], "batch", 4),
     ],
 )
 def test_each_rank_has_its_shards_of_what_one_process_gives(tmp_path, ranks, n, objective, group_size, batch, dtype):

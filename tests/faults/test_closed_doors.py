@@ -160,10 +160,11 @@ def test_the_toy_healing_writes_to_its_folder_and_opens_no_socket(
     with watched(tmp_path / "run"):
         if FULL:
             demo(tmp_path / "run" / "demo", say=lambda line: None)
-            sweep(tmp_path / "run")
         heal(tmp_path / "run")
+        sweep(tmp_path / "run")
     assert not os.listdir(tmp_path / "elsewhere"), "something was written to the current folder"
     assert (tmp_path / "run" / "again" / "metrics.json").exists()
+    assert (tmp_path / "run" / "swept" / "report" / "index.html").exists()
     note(f"{'the demo and ' * FULL}the toy healing: nothing written elsewhere, no socket, no process")
 
 

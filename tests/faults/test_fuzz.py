@@ -94,7 +94,18 @@ def test_a_change_of_a_sealed_file_is_told(folder: Path, name: str):
 
 
 @pytest.mark.parametrize(
-    "content", [bomb(), bomb(40), b"&a [*a]", b"[\n" * 20_000, b"- " * 2_000, b"!!int ''", b"!!timestamp x"]
+    "content",
+    [
+        bomb(),
+        bomb(40),
+        b"&a [*a]",
+        b"[" * 20_000,
+        b"[\n" * 20_000,
+        b"- " * 2_000,
+        b"- " * 20_000,
+        b"!!int ''",
+        b"!!timestamp x",
+    ],
 )
 def test_yaml_that_is_more_than_it_looks_is_refused(content: bytes):
     with at_most(SECONDS), little_memory(MEMORY), pytest.raises(FileError, match="cannot be read as YAML"):

@@ -40,7 +40,7 @@ from victims import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-KILLS = 20 if FULL else 2
+KILLS = 20 if FULL else 3
 full = pytest.mark.skipif(not FULL, reason="takes minutes: `make faults` runs it")
 
 
