@@ -6,8 +6,9 @@
 Time: all methods take turns in one process, so that a change of the machine's load hits them alike. In its turn a
 method makes one pass over `--batches` batches (the same one every time) and is timed from when it asks for the second
 to when it asks for one more than there are: what a pass does once (allocating, trying out which layers it knows) is
-not in it, but in `call_ms`, everything in the call that is not `batches` times that. `ms` is the median over the
-rounds, `ratio` the quotient of medians to the plain pass.
+not in it, but in `call_ms`, everything in the call that is not `batches` times that. `compiled=True` compiles within
+its third batch, so its calls have two more. `ms` is the median over the rounds, `ratio` the quotient of medians to the
+plain pass.
 
 Memory: what a pass takes beyond model and batch at its peak. On a CPU each method runs in a process of its own, before
 the timing, and peak resident memory is read from /proc (Linux only); on CUDA it is the allocator's peak.
@@ -36,7 +37,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import potion_fast as pf
+from potion_fast.importances.compiled import BEFORE
 from potion_fast.models import ResNet9
 from potion_fast.runs import versions
 
@@ -252,13 +254,23 @@ def opacus_functorch(case: Case) -> Pass:
     return opacus(case, functorch=True)
 
 
-def potion_fast(case: Case) -> Pass:
+def plain_compiled(case: Case) -> Pass:
+    """Forward and backward of the batch mean, compiled by torch.compile."""
+    return plain(replace(case, model=torch.compile(case.model, dynamic=False)))
+
+
+def potion_fast(case: Case, compiled: bool = False) -> Pass:
     def run(batches: Iterable[Batch]) -> Sums:
         with case.autocast():
-            result = pf.importance(case.model, batches, objective="xlf", group_size=1)
+            result = pf.importance(case.model, batches, objective="xlf", group_size=1, compiled=compiled)
         return {name: result.sums[part].view(result.shapes[name]) for name, part in result.parts()}
 
     return run
+
+
+def potion_fast_compiled(case: Case) -> Pass:
+    """With compiled=True: from the third batch on."""
+    return potion_fast(case, compiled=True)
 
 
 @dataclass(frozen=True)
@@ -267,10 +279,12 @@ class Method:
     prepare: Callable[[Case], Pass]
     package: str = ""  # of the extra `bench`, where it needs one
     slow_start: bool = False  # the first call takes minutes, and memory of its own
+    first: int = 1  # batches of every call that are not like the others
 
 
 METHODS = {
     "plain": Method("plain forward and backward", plain),
+    "plain_compiled": Method("the same, `torch.compile`", plain_compiled, slow_start=True),
     "loop": Method("loop over samples", loop),
     "vmap": Method("`vmap(grad)`", vmap_whole),
     "vmap_chunks": Method(f"`vmap(grad)`, {CHUNK} samples at a time", vmap_chunks),
@@ -279,6 +293,9 @@ METHODS = {
     "opacus": Method("Opacus", opacus, "opacus"),
     "opacus_functorch": Method("Opacus, `force_functorch`", opacus_functorch, "opacus"),
     "potion_fast": Method("**potion_fast**", potion_fast),
+    "potion_fast_compiled": Method(
+        "**potion_fast**, `compiled=True`", potion_fast_compiled, slow_start=True, first=BEFORE + 1
+    ),
 }
 
 
@@ -315,14 +332,14 @@ class Clock:
         return time.perf_counter()
 
 
-def seconds(case: Case, run: Pass, batches: int) -> tuple[float, float]:
-    """(per batch from the second on, what is left of the call)."""
-    clock = Clock(case, batches)
+def seconds(case: Case, run: Pass, batches: int, first: int) -> tuple[float, float]:
+    """(per batch, of `batches` - 1 after the first ones; what is left of the call)."""
+    clock = Clock(case, first + batches - 1)
     start = clock.now()
     run(clock)
     stop = clock.now()
-    per_batch = (clock.times[-1] - clock.times[1]) / (batches - 1)
-    return per_batch, stop - start - batches * per_batch
+    per_batch = (clock.times[-1] - clock.times[first]) / (batches - 1)
+    return per_batch, stop - start - clock.batches * per_batch
 
 
 def extra_bytes(case: Case, run: Pass, batches: int) -> int | None:
@@ -355,13 +372,12 @@ def extra_bytes_alone(options: argparse.Namespace, network: str, method: str) ->
     if sys.platform == "linux":  # an error here, instead of the kernel choosing whom to end
         limit = _proc("/proc/self/status", "VmSize") + int(0.9 * _proc("/proc/meminfo", "MemAvailable"))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    case = case_of(options, network)
+    case, first = case_of(options, network), METHODS[method].first
     run = METHODS[method].prepare(case)
-    batch = (case.inputs, case.labels)
     plain(case)([(case.inputs[:2], case.labels[:2])])
     if METHODS[method].slow_start:
-        run([batch])
-    return extra_bytes(case, run, 2)
+        run([(case.inputs, case.labels)] * first)
+    return extra_bytes(case, run, first + 1)
 
 
 def _quiet() -> None:
@@ -402,19 +418,19 @@ def measure(options: argparse.Namespace, network: str) -> Iterator[dict[str, obj
     for name in _able(rows):
         print(f"{network}: result of {name}", file=sys.stderr)
         with _noted(rows[name]):
-            start = time.perf_counter()
+            start, first = time.perf_counter(), METHODS[name].first
             run = METHODS[name].prepare(case)
-            got = run([(case.inputs, case.labels)])
+            got = {n: sums / first for n, sums in run([(case.inputs, case.labels)] * first).items()}
             if METHODS[name].slow_start:
                 rows[name]["first_call_s"] = round(time.perf_counter() - start)
-            if name != "plain":
+            if METHODS[name].prepare not in (plain, plain_compiled):
                 error, worst = worst_error(got, want)
                 rows[name] |= {"covered": len(got), "tensors": len(want), "error": f"{error:.1e}"}
                 if not error <= TOLERANCE[case.precision]:
                     raise ArithmeticError(f"wrong by {error:.1e} of the loop's result in {worst}")
             del got
             if options.device == "cuda":
-                rows[name]["extra_mb"] = _mb(extra_bytes(case, run, 2))
+                rows[name]["extra_mb"] = _mb(extra_bytes(case, run, first + 1))
             passes[name] = run
 
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in passes}
@@ -422,7 +438,7 @@ def measure(options: argparse.Namespace, network: str) -> Iterator[dict[str, obj
     for turn in range(options.rounds):
         print(f"{network}: round {turn + 1} of {options.rounds}", file=sys.stderr)
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
-            taken[name].append(seconds(case, passes[name], options.batches))
+            taken[name].append(seconds(case, passes[name], options.batches, METHODS[name].first))
     median = {name: statistics.median(per_batch for per_batch, _ in taken[name]) for name in passes}
     for name in passes:
         per_batch = torch.tensor([s for s, _ in taken[name]], dtype=torch.float64)
@@ -543,7 +559,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table of a CSV instead of measuring")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="NAME", help=f"of {', '.join(METHODS)}")
-    parser.add_argument("--compile", action="store_true", help="vmap_compiled too: minutes of compiling per network")
+    parser.add_argument("--compile", action="store_true", help="those that compile too: minutes per network")
     parser.add_argument("--rounds", type=int, default=7, help="turns of every method")
     parser.add_argument("--batches", type=int, default=3, help="batches of a timed pass; the first is left out")
     parser.add_argument("--batch", type=int, help="samples of a batch, instead of each network's own number")
@@ -557,11 +573,8 @@ def main() -> None:
         return
     if options.rounds < 1 or options.batches < 2:
         parser.error("it takes at least one round, and two batches, of which the first is left out")
-    chosen = options.methods or [name for name in METHODS if not METHODS[name].slow_start]
-    chosen = [name for name in METHODS if name in chosen or name == "plain"]
-    if options.compile and "vmap_compiled" not in chosen:
-        chosen = [name for name in METHODS if name in chosen or name == "vmap_compiled"]
-    options.methods = chosen
+    chosen = options.methods or [name for name in METHODS if options.compile or not METHODS[name].slow_start]
+    options.methods = [name for name in METHODS if name in chosen or name == "plain"]
     _quiet()
     torch.set_num_threads(options.threads)
     write(options)

@@ -17,9 +17,16 @@ from .shards import local, reshard
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that importances are taken of: all that require a gradient, tied ones once.
 
-    Those of a module within DistributedDataParallel have the names that they have in that module.
+    Those of a module within DistributedDataParallel or torch.compile's wrapper have the names that they have in that
+    module.
     """
-    return {name: parameter for name, parameter in unwrapped(model).named_parameters() if parameter.requires_grad}
+    inner = uncompiled(unwrapped(model))
+    return {name: parameter for name, parameter in inner.named_parameters() if parameter.requires_grad}
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` was given."""
+    return model._modules.get("_orig_mod") or model
 
 
 def held(model: nn.Module) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ def unlearn(
     group_size: GroupSize | None = None,
     retain: Importance | None = None,
     amp: torch.dtype | None = None,
+    compiled: bool = False,
     group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -54,7 +55,7 @@ def unlearn(
     group_size           see `importance`; by default that of `retain`, or the mode's: 64, or as many samples as were
                          found if these are fewer
     retain               importances of the training data computed before; the retain loader is then not read
-    amp                  see `importance`, for both passes
+    amp, compiled        see `importance`, for both passes
     group                the ranks of torch.distributed that work together: each gives its share of the training data (a
                          ShareSampler) and all of S_f, and they end with the same healed model. See `importance`, whose
                          default it has; where `retain` is given, all ranks that there are. The importances of S_f are
@@ -80,7 +81,9 @@ def unlearn(
             group_size = defaults.group_size_for(count_samples(forget_loader)) if retain is None else retain.group_size
     seconds = {}
     start = time.perf_counter()
-    both = functools.partial(importance, model, w=w, group_size=group_size, amp=amp, progress=progress)
+    both = functools.partial(
+        importance, model, w=w, group_size=group_size, amp=amp, compiled=compiled, progress=progress
+    )
     if shares(forget_loader):
         forget = both(forget_loader, objective, group=together)
     else:

@@ -148,6 +148,7 @@ def refused() -> list[str]:
     tried(sharded(model_of(dtype)), plain, checkpoint="pass")
     tried(sharded(model_of(dtype)), plain, group=False)
     tried(sharded(model_of(dtype)), plain, group_size=5)
+    tried(sharded(model_of(dtype)), plain, compiled=True)
     dist.barrier()
     return said
 
@@ -155,11 +156,12 @@ def refused() -> list[str]:
 def test_what_cannot_be_exact_is_an_error_on_all_ranks(tmp_path):
     first, second = in_processes(2, refused, folder=tmp_path)
     for got in (first, second):
-        peeking, sometimes, nan, checkpoint, alone, large = got
+        peeking, sometimes, nan, checkpoint, alone, large, compiled = got
         assert "patches.weight, and without one a sharded model's cannot be had" in peeking
         assert "no rule gives the importances of unused, which the first sample did not use" in sometimes
         assert "the loss of sample 4 is nan" in nan
         assert "keeps no checkpoints" in checkpoint
         assert "sharded the model among 2 ranks, and 1 give samples" in alone
         assert "a batch must hold a whole group" in large
+        assert "is not compiled; leave out compiled" in compiled
     assert second[2].startswith("the loss") and first[2].startswith("rank 1: ")

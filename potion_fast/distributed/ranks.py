@@ -127,4 +127,5 @@ def initialised() -> bool:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module within DistributedDataParallel, whose forward exchanges buffers that a rank without data misses."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+    inner = model._modules.get("_orig_mod", model)  # where torch.compile was given such a one
+    return inner.module if isinstance(inner, DistributedDataParallel) else model

@@ -112,7 +112,7 @@ def unlearn_run(
     run.write_config("unlearn", to_dict(config))
     run.write_indices("found.txt", found)
     seed_everything(config.seed)
-    settings: dict[str, Any] = {name: getattr(config, name) for name in ("objective", "w", "group_size")}
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("objective", "w", "group_size", "compiled")}
     settings["amp"] = None if config.amp is None else getattr(torch, config.amp)
     importances, seconds = {}, {}
     for name, loader in (("forget", forget_loader), ("retain", retain_loader)):

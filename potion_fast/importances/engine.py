@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ImportanceError
+from .compiled import Compiled, Outputs, compiling
 from .proof import proved
 from .rules import LEAF, Rule, Sums, Use, accumulate_tied, at_least_float32
 from .taps import Call, Plan, Taps, frozen, tapped
@@ -41,6 +43,7 @@ class Engine:
     """Takes batches through a model whose layers have rules.
 
     gathered  FSDP2 gathers the parameters when a layer is called, on all ranks: none may prove anything by itself
+    compiled  takes some of the batches in place of the model as it is
     """
 
     model: nn.Module
@@ -48,10 +51,12 @@ class Engine:
     plan: Plan | None = None
     channels_last: bool = True  # until the model refuses
     gathered: bool = False
+    compiled: Compiled | None = None
 
     def add(
         self,
         inputs: Tensor,
+        labels: Tensor | None,
         groups: int,
         losses: Callable[[Tensor], Tensor],
         aim: Callable[[Tensor], tuple[Tensor, Target]],
@@ -59,22 +64,32 @@ class Engine:
         """Add the statistics of a batch, for every parameter that a rule covers.
 
         inputs  [B, ...], two samples or more
+        labels  [B, ...] or None, for the compiled form; `losses` has its own
         groups  N, that divides B
         losses  [B', ...] -> [B'], of the first B' samples of the batch
         aim     losses [B] -> the scalar to differentiate, and where the gradients go
 
         Returns the target, and the names of the parameters that are left to torch.func.
         """
-        with frozen(self.model):
-            taps, per_sample, receiver = self._forward(inputs, groups, losses)
+        compiled = self.compiled is not None and self.compiled.takes(inputs)
+        with frozen(self.model, compiled):
+            taps: Taps | Outputs
+            if compiled:
+                taps, per_sample, receiver = self._compiled_forward(inputs, labels, groups)
+            else:
+                taps, per_sample, receiver = self._forward(inputs, groups, losses)
             total, target = aim(per_sample)
             assert self.plan is not None
             if total.requires_grad:
                 unused = {} if self.gathered else {name: self.parameters[name] for name in self.plan.unused}
-                receiver.begin(taps, target)
-                leaves = [taps.anchor, *taps.leaves.values(), *unused.values()]
-                gradients = torch.autograd.grad(total, leaves, allow_unused=True)[1:]
-                receiver.finish(dict(zip((*taps.leaves, *unused), gradients, strict=True)))
+                receiver.begin(taps.calls, target)
+                reached = [*taps.sources, *taps.leaves.values(), *unused.values()]
+                with compiling() if compiled else nullcontext():
+                    gradients = torch.autograd.grad(total, reached, allow_unused=True)
+                if compiled:
+                    receiver.take(taps.calls, gradients)
+                rest = gradients[len(taps.sources) :]
+                receiver.finish(dict(zip((*taps.leaves, *unused), rest, strict=True)))
                 if late := receiver.late:  # no batch before has read these parameters: their sums are 0 until now
                     still = tuple(name for name in unused if name not in late)
                     self.plan = replace(self.plan, unused=still, left=(*self.plan.left, *late))
@@ -87,23 +102,42 @@ class Engine:
         for again in (False,) if self.gathered else (False, True):
             if self.plan is None or again:
                 self.prove(inputs, losses)
-                assert self.plan is not None
-            for name in () if self.gathered else self.plan.unused:
-                self.parameters[name].requires_grad_(True)
-            receiver = Receiver(self.plan, groups)
+            receiver = self._receiver(groups)
+            assert self.plan is not None
             with tapped(self.plan, receiver, inputs.device) as taps:
                 with taps.forward(len(inputs), {} if self.gathered else self.parameters):
                     per_sample = losses(self._laid_out(inputs))
-                if not taps.unfit and [(call.layer, call.rows) for call in taps.calls] == [
-                    (layer, each * len(inputs)) for layer, each in self.plan.calls
-                ]:
+                if not taps.unfit and self._as_proved(taps.calls, len(inputs)):
+                    if self.compiled is not None:
+                        self.compiled.learn(inputs, taps.calls)
                     return taps, per_sample, receiver
         raise ImportanceError("the model takes another path through its layers each time it is called")
+
+    def _compiled_forward(self, inputs: Tensor, labels: Tensor | None, groups: int) -> tuple[Outputs, Tensor, Receiver]:
+        assert self.compiled is not None and self.plan is not None
+        receiver = self._receiver(groups)
+        outputs = self.compiled.forward(self.plan, self.parameters, self._laid_out(inputs), labels)
+        if not self._as_proved(outputs.calls, len(inputs)):
+            raise ImportanceError("the model takes another path through its layers when it is compiled")
+        return outputs, outputs.losses, receiver
+
+    def _receiver(self, groups: int) -> Receiver:
+        """For a forward pass, which watches the parameters that none has read so far."""
+        assert self.plan is not None
+        for name in () if self.gathered else self.plan.unused:
+            self.parameters[name].requires_grad_(True)
+        return Receiver(self.plan, groups, [] if self.compiled is not None else None)
+
+    def _as_proved(self, calls: list[Call], batch: int) -> bool:
+        assert self.plan is not None
+        return [(call.layer, call.rows) for call in calls] == [(layer, each * batch) for layer, each in self.plan.calls]
 
     def prove(self, inputs: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
         """Make the plan, on the first of these samples; parameters must be frozen."""
         self.plan = self._proved(inputs, losses)
         self._check_coverage(self.plan)
+        if self.compiled is not None:
+            self.compiled.forget()
 
     def _proved(self, inputs: Tensor, losses: Callable[[Tensor], Tensor]) -> Plan:
         laid_out = self._laid_out(inputs)
@@ -132,20 +166,31 @@ class Engine:
 
 
 class Receiver:
-    """Turns each layer's gradient into statistics when it comes, and forgets the layer's inputs."""
+    """Turns each layer's gradient into statistics when it comes, and forgets the layer's inputs.
 
-    def __init__(self, plan: Plan, groups: int) -> None:
-        self.plan, self.groups = plan, groups
+    held  keeps them nevertheless, so that memory is measured as the compiled form will take it
+    """
+
+    def __init__(self, plan: Plan, groups: int, held: list[Tensor] | None = None) -> None:
+        self.plan, self.groups, self.held = plan, groups, held
         self.late: list[str] = []  # parameters that no operation was seen to read, and that have a gradient now
 
-    def begin(self, taps: Taps, target: Target) -> None:
+    def begin(self, calls: list[Call], target: Target) -> None:
         self.target = target
-        self.expected = Counter(name for call in taps.calls for name in self.plan.layers[call.layer].values())
+        self.expected = Counter(name for call in calls for name in self.plan.layers[call.layer].values())
         self.shared: dict[str, list[tuple[Rule, nn.Module, str, Use]]] = {}
+
+    def take(self, calls: list[Call], gradients: Iterable[Tensor | None]) -> None:
+        """Those of a compiled backward pass, all at once."""
+        for call, gradient in zip(calls, gradients, strict=False):
+            if gradient is not None:
+                self(call, gradient)
 
     def __call__(self, call: Call, gradient: Tensor) -> None:
         rule, own = call.rule, self.plan.layers[call.layer]
         inputs = call.take_inputs()
+        if self.held is not None:
+            self.held += [inputs, gradient]
         if inputs.is_floating_point():
             inputs = inputs.to(gradient.dtype)  # under autocast the layer has multiplied these
         use = Use(inputs, gradient, self.groups)

@@ -18,10 +18,11 @@ from ..distributed import Group, Ranks, ranks_for, unwrapped
 from ..errors import DataError, ImportanceError
 from ..memory import check, needs_of_pass
 from ..modes import GroupSize
-from ..modules import all_finite, checked_parameters, evaluating, fingerprint
+from ..modules import all_finite, checked_parameters, evaluating, fingerprint, uncompiled
 from ..progress import bar
 from ..shards import local, units
 from .checkpoints import Keeper, Position, keeping, whole_batches
+from .compiled import Compiled, Sizes
 from .engine import Engine, Target
 from .fallback import Fallback
 from .micro_batches import MicroBatches
@@ -43,6 +44,7 @@ def importance(
     group_size: GroupSize = 1,
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
+    compiled: bool = False,
     group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
@@ -60,6 +62,7 @@ def importance(
     group_size: GroupSize = 1,
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
+    compiled: bool = False,
     group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
@@ -77,6 +80,7 @@ def importance(
     group_size: GroupSize = 1,
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
+    compiled: bool = False,
     group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
@@ -97,6 +101,9 @@ def importance(
                 may be smaller and weighs as much as the others
     dtype       float32 or float64, of the sums, and of the products of linear layers and convolutions that go into them
     amp         bfloat16 or float16: run the model under torch.autocast. The result differs by that precision's rounding
+    compiled    let torch.compile fuse what lies between the layers, for long passes: it takes a minute or so, once the
+                third batch of a size has come, and the memory of all layers' gradients at once. The result differs by
+                rounding
     group       the ranks of torch.distributed whose loaders each give their share of the samples; the sums are then of
                 all of them, with the same bits on every rank. False: this loader gives all. By default its sampler
                 says so, see `distributed.ShareSampler`; in a group of several ranks another sampler is an error
@@ -113,8 +120,9 @@ def importance(
     names them.
 
     On several ranks a group of samples is of one rank; a ShareSampler cuts shares between the groups of one process.
-    DistributedDataParallel is looked through. A rank sends 2 (1 - 1 / ranks) n sums to the others, once, at the end.
-    Of a model that FSDP2 has sharded (`fully_shard`) each rank gets the importances of its own shards, see `sharded`.
+    DistributedDataParallel and torch.compile's wrapper are looked through. A rank sends 2 (1 - 1 / ranks) n sums to the
+    others, once, at the end. Of a model that FSDP2 has sharded (`fully_shard`) each rank gets the importances of its
+    own shards, see `sharded`.
     An error on one rank is raised on all of them, when they have come to the end of their shares.
 
     A batch that does not fit into free memory goes through the model in parts, see `MicroBatches`.
@@ -144,7 +152,8 @@ def importance(
     model, ranks = unwrapped(model), ranks_for(loader, group)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         with ranks.failing_together():
-            run = pass_of(model, checked_parameters(model), Settings(chosen, group_size, dtype, amp), ranks)
+            settings = Settings(chosen, group_size, dtype, amp, compiled)
+            run = pass_of(model, checked_parameters(model), settings, ranks)
         position, keeper = summed(run, loader, ranks, checkpoint, checkpoint_seconds, resume, progress)
         with ranks.failing_together():
             results = run.results(position)
@@ -161,6 +170,7 @@ class Settings:
     group_size: GroupSize
     dtype: torch.dtype
     amp: torch.dtype | None
+    compiled: bool
 
 
 def pass_of(model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings, ranks: Ranks) -> Pass:
@@ -219,7 +229,10 @@ class Pass:
     """One pass over the data: what it computes, and what it has summed up."""
 
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
-        self.model, self.parameters = model, parameters
+        self.model, self.parameters = uncompiled(model), parameters
+        self.given = model  # called where nothing hooks into it
+        self.compiled: Any = torch.compile(self.model, dynamic=False) if settings.compiled else None
+        self.sizes = Sizes()
         self.objectives, self.group_size = settings.objectives, settings.group_size
         self.dtype, self.amp = settings.dtype, settings.amp
         self.device = next(iter(parameters.values())).device
@@ -233,8 +246,19 @@ class Pass:
         self.jobs = [
             Job(some, torch.zeros(len(some), size, dtype=self.dtype, device=self.device)) for some in together + alone
         ]
-        self.engines = [Engine(model, parameters) for _ in self.jobs]
-        self.fallbacks = [Fallback(model, parameters, functools.partial(self._losses, j.losses)) for j in self.jobs]
+        self.engines = [
+            Engine(
+                self.model,
+                parameters,
+                compiled=Compiled(functools.partial(self._losses, job.losses, self.model))
+                if settings.compiled
+                else None,
+            )
+            for job in self.jobs
+        ]
+        self.fallbacks = [
+            Fallback(self.model, parameters, functools.partial(self._losses, job.losses)) for job in self.jobs
+        ]
         self.part: list[Tensor] = []  # of a group larger than a batch: the gradients so far of each objective, [n]
         self.part_samples = 0
         self.micro_batches = MicroBatches(self._add, lambda: [*self.buffers, *self.part], self.device)
@@ -319,6 +343,7 @@ class Pass:
         for job, engine, fallback in zip(self.jobs, self.engines, self.fallbacks, strict=True):
             target, left = engine.add(
                 inputs,
+                labels,
                 piece.groups,
                 functools.partial(self._checked_losses, job.losses, labels),
                 functools.partial(self._aim, job, piece.groups),
@@ -328,7 +353,7 @@ class Pass:
                 self.fallback.update(left)
 
     def _aim(self, job: Job, groups: int, losses: Tensor) -> tuple[Tensor, Target]:
-        total = losses.sum() * (self.scale * groups / len(losses))
+        total = self._checked(losses).sum() * (self.scale * groups / len(losses))
         return total, job.target(losses, groups, self.scale, self.shapes)
 
     def _add_one_group(self, inputs: Tensor, labels: Tensor | None, closes: bool) -> None:
@@ -336,7 +361,8 @@ class Pass:
         parameters = list(self.parameters.values())
         objectives = [objective for job in self.jobs for objective in job.objectives]
         rows = [row for job in self.jobs for row in job.sums]
-        outputs = self._outputs(self.model, inputs)
+        compiled = self.compiled is not None and self.sizes.often(inputs)
+        outputs = self._outputs(self.compiled if compiled else self.given, inputs)
         if not self.part:
             self.part = [] if closes else [torch.zeros_like(row) for row in rows]
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):

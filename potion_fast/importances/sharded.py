@@ -59,6 +59,8 @@ class ShardedPass(Pass):
 
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings, ranks: Ranks) -> None:
         shard_ranks(parameters)  # that all are sharded, among the same ranks
+        if settings.compiled:
+            raise ImportanceError("a pass over a model that FSDP2 has sharded is not compiled; leave out compiled")
         holders = next(iter(parameters.values())).device_mesh.size()  # type: ignore[attr-defined]
         if holders != ranks.size:
             raise ImportanceError(
@@ -153,6 +155,7 @@ class ShardedPass(Pass):
             losses = functools.partial(self._checked_losses, job.losses, labels)
             engine.add(
                 inputs,
+                labels,
                 piece.groups,
                 functools.partial(self._watched, engine, losses),
                 functools.partial(self._aim, job, piece.groups),

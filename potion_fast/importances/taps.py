@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,12 @@ class Call:
     rule: Rule
     inputs: Tensor | None  # until its gradient has come
     version: int  # of the inputs' memory
-    rows: int  # size of dimension 0 of the output
+    size: torch.Size  # of the output
+    dtype: torch.dtype
+
+    @property
+    def rows(self) -> int:
+        return self.size[0]
 
     def take_inputs(self) -> Tensor:
         """The inputs, which are then forgotten. Raises ImportanceError where the model has overwritten them."""
@@ -81,27 +86,27 @@ class Taps:
     leaves: dict[str, Tensor] = field(default_factory=dict)
     unfit: set[nn.Module] = field(default_factory=set)
 
+    @property
+    def sources(self) -> list[Tensor]:
+        """What a backward pass must reach, so that it passes all taps."""
+        return [self.anchor]
+
     @contextmanager
     def forward(self, batch: int, values: Mapping[str, Tensor]) -> Iterator[None]:
         """Record the calls of the block, one forward pass of so many samples; `values` are those of the leaves, by
         name. A leaf without one takes the value that its parameter has when its module is called."""
         self.batch, self.calls, self.recording = batch, [], True
-        self.leaves = {name: self._leaf(values[name]) for name in self.plan.leaves if name in values}
+        self.leaves = {name: leaf(values[name], batch) for name in self.plan.leaves if name in values}
         try:
             with ExitStack() as stack:
                 for name, (module, local) in self.plan.leaves.items():
-                    if name not in values:
+                    if name in values:
+                        stack.enter_context(standing_in(module, local, self.leaves[name]))
+                    else:
                         self._stand_in_when_called(stack, name, module, local)
-                        continue
-                    stack.callback(module._parameters.__setitem__, local, module._parameters[local])
-                    module._parameters[local] = self.leaves[name]  # type: ignore[assignment]
                 yield
         finally:
             self.recording = False  # what runs in the backward pass is a recomputation
-
-    def _leaf(self, value: Tensor) -> Tensor:
-        """[1, ...] -> [B, ...], requiring gradients."""
-        return value.detach().expand(self.batch, *value.shape[1:]).requires_grad_()
 
     def _stand_in_when_called(self, stack: ExitStack, name: str, module: nn.Module, local: str) -> None:
         """FSDP2 puts the whole parameter in place just before the call, and takes it away after it."""
@@ -109,7 +114,7 @@ class Taps:
 
         def before(module: nn.Module, args: Any) -> None:
             whole.append(module._parameters[local])
-            self.leaves[name] = self.leaves.get(name, self._leaf(whole[-1]))
+            self.leaves[name] = self.leaves.get(name, leaf(whole[-1], self.batch))
             module._parameters[local] = self.leaves[name]  # type: ignore[assignment]
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
@@ -122,7 +127,7 @@ class Taps:
         """Forward hook of every layer of the plan."""
         if not self.recording:
             return None
-        inputs = args[0] if args else next(iter(kwargs.values()))
+        inputs = first_input(args, kwargs)
         rule = rule_for(layer)
         if rule is None or not rule.fits(inputs, output):
             self.unfit.add(layer)
@@ -131,7 +136,7 @@ class Taps:
             inputs, output = (t.expand(self.batch, *t.shape[1:]) for t in (inputs, output))
         if not output.requires_grad:
             output = self.tracked(output)
-        call = Call(len(self.calls), layer, rule, inputs.detach(), inputs._version, output.shape[0])
+        call = Call(len(self.calls), layer, rule, inputs.detach(), inputs._version, output.shape, output.dtype)
         self.calls.append(call)
         output.register_hook(functools.partial(self.receive, call))
         return output
@@ -139,6 +144,26 @@ class Taps:
     def tracked(self, tensor: Tensor) -> Tensor:
         """The same values, requiring gradients; not a leaf, so that the model may change them in place."""
         return _Tracked.apply(tensor, self.anchor)
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def leaf(value: Tensor, batch: int) -> Tensor:
+    """[1, ...] -> [B, ...], requiring gradients."""
+    return value.detach().expand(batch, *value.shape[1:]).requires_grad_()
+
+
+@contextmanager
+def standing_in(module: nn.Module, local: str, value: Tensor) -> Iterator[None]:
+    """A tensor in place of a parameter for the block."""
+    parameter = module._parameters[local]
+    module._parameters[local] = value  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        module._parameters[local] = parameter
 
 
 class _Tracked(torch.autograd.Function):
@@ -163,10 +188,11 @@ def tapped(plan: Plan, receive: Receive, device: torch.device) -> Iterator[Taps]
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module, compiled: bool = False) -> Iterator[None]:
     """No parameter requires gradients in the block, and no module runs in another form than its Python code.
 
-    That undoes torch.compile and the fused path of nn.TransformerEncoder, whose inner layers hooks do not see.
+    That undoes the fused path of nn.TransformerEncoder, whose inner layers hooks do not see, and torch.compile unless
+    `compiled`.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -174,7 +200,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
         for parameter in trainable:
             parameter.requires_grad_(False)
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.compiler.set_stance("force_eager"):
+        with nullcontext() if compiled else torch.compiler.set_stance("force_eager"):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -35,6 +35,7 @@ class UnlearnConfig(Checked):
     mode: str = "default"
     group_size: GroupSize | None = None
     amp: Literal["bfloat16", "float16"] | None = None
+    compiled: bool = False
     strategy: str = "sequential"
     rho: float = 0.2
     b_start: float | None = None

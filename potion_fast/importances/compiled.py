@@ -1,0 +1,143 @@
+"""A batch's forward and backward pass in the form that torch.compile gives them."""
+
+from __future__ import annotations
+
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import memory
+from ..errors import ImportanceError
+from .rules import rule_for
+from .taps import Call, Plan, first_input, leaf, standing_in
+
+BEFORE = 2  # batches of a shape that go through the model as it is, before that shape is compiled
+MOST = 4  # shapes that are compiled: each may take a minute
+
+Shape = tuple[torch.Size, torch.dtype]
+Pure = Callable[[Tensor, Tensor | None], Tensor]  # inputs [B, ...], labels [B] -> losses [B], without a look at values
+
+
+class Sizes:
+    """Tells which batches are worth a compilation: those of a few shapes, each from its third batch on."""
+
+    def __init__(self) -> None:
+        self.before: Counter[Shape] = Counter()
+        self.compiled: set[Shape] = set()
+
+    def often(self, inputs: Tensor) -> bool:
+        """Whether this batch is; it is asked once for each."""
+        shape = (inputs.shape, inputs.dtype)
+        if self.before[shape] >= BEFORE and len(self.compiled) < MOST:
+            self.compiled.add(shape)
+        self.before[shape] += 1
+        return shape in self.compiled
+
+
+class Outputs(NamedTuple):
+    """What a compiled forward pass gives.
+
+    losses   [B]
+    calls    of the layers, in order
+    sources  what was added to each call's output: its gradient is the output's
+    leaves   [B, ...], by the name of their parameter
+    """
+
+    losses: Tensor
+    calls: list[Call]
+    sources: list[Tensor]
+    leaves: dict[str, Tensor]
+
+
+class Compiled:
+    """The passes over batches of sizes that come often.
+
+    Compiled code calls no hook when a gradient comes by. So a zero, which is an input of the compiled function, is
+    added to the output of each layer, and what the layers got comes out beside the losses. All of it is alive at once,
+    where the hooks of `taps` let each go as soon as it is used.
+
+    losses  of the whole batch; traced by torch.compile
+    """
+
+    def __init__(self, losses: Pure) -> None:
+        self.losses = losses
+        self.hook = self._after_call  # one object: torch.compile would start anew for another
+        self.function = torch.compile(with_own_code(self._function), fullgraph=True, dynamic=False)
+        self.forget()
+
+    def forget(self) -> None:
+        """The plan is another one from now on."""
+        self.sizes = Sizes()
+        self.outputs: dict[Shape, list[Shape]] = {}  # of the calls, for a batch of a shape
+
+    def learn(self, inputs: Tensor, calls: list[Call]) -> None:
+        """A batch went through the model as it is, with these calls."""
+        self.outputs[inputs.shape, inputs.dtype] = [(call.size, call.dtype) for call in calls]
+
+    def takes(self, inputs: Tensor) -> bool:
+        return self.sizes.often(inputs) and (inputs.shape, inputs.dtype) in self.outputs
+
+    def forward(
+        self, plan: Plan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, labels: Tensor | None
+    ) -> Outputs:
+        """One forward pass. Raises ImportanceError for a model or an objective that torch.compile does not take."""
+        zeros = [
+            torch.zeros((), dtype=dtype, device=inputs.device).expand(size).requires_grad_()
+            for size, dtype in self.outputs[inputs.shape, inputs.dtype]
+        ]
+        leaves = {name: leaf(parameters[name], len(inputs)) for name in plan.leaves}
+        with ExitStack() as stack:
+            for layer in plan.layers:
+                stack.callback(layer.register_forward_hook(self.hook, prepend=True, with_kwargs=True).remove)
+            for name, (module, local) in plan.leaves.items():
+                stack.enter_context(standing_in(module, local, leaves[name]))
+            with compiling():
+                losses, found = self.function(inputs, labels, zeros)
+        self.zeros, self.calls = [], []  # the batch's memory is the caller's
+        calls = []
+        for index, ((layer, inputs), zero) in enumerate(zip(found, zeros, strict=True)):
+            rule = rule_for(layer)
+            assert rule is not None
+            calls.append(Call(index, layer, rule, inputs, inputs._version, zero.shape, zero.dtype))
+        return Outputs(losses, calls, zeros, leaves)
+
+    def _function(
+        self, inputs: Tensor, labels: Tensor | None, zeros: list[Tensor]
+    ) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]]:
+        self.zeros = zeros
+        self.calls: list[tuple[nn.Module, Tensor]] = []
+        return self.losses(inputs, labels), self.calls
+
+    def _after_call(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        """Forward hook of every layer of the plan."""
+        zero, inputs = self.zeros[len(self.calls)], first_input(args, kwargs).detach()
+        if len(output) != len(zero):  # one output for all samples
+            inputs = inputs.expand(len(zero), *inputs.shape[1:])
+        self.calls.append((layer, inputs))
+        return output + zero
+
+
+def with_own_code(method: Any) -> Any:
+    """The same method of the same object: torch.compile counts by code object, and refuses the ninth compilation."""
+    function = method.__func__
+    copied = types.FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
+    return types.MethodType(copied, method.__self__)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """What goes wrong in the block is torch.compile's: the model has taken batches of this shape without it."""
+    try:
+        yield
+    except Exception as error:
+        if memory.ran_out(error):
+            raise
+        why = next(iter(str(error).strip().splitlines()), "")
+        raise ImportanceError(
+            f"torch.compile does not take this model and objective ({type(error).__name__}: {why}); leave out compiled"
+        ) from error
