@@ -7,8 +7,8 @@
 #        step_profile.csv with its trace, photographs.csv and candidates.csv, each as soon as it is there
 # STAGE  build, tests, sanitizer, end_to_end, profile, benchmarks; these six in this order by default. Correctness comes
 #        first, so a run that is cut off has told what matters most. A stage that fails does not stop the next ones, but
-#        the script then ends with 1. The stage tune, only on request, writes the table of tiles for kernels/tiles.py to
-#        tune.log.
+#        the script then ends with 1. Two stages come only on request: compiled, which writes passes.csv, and tune, which
+#        writes the table of tiles for kernels/tiles.py to tune.log.
 #
 # Each stage has so many seconds and what the ones before it left over; what is still running then is ended and counts
 # as failed. The six have 540 seconds together, 9 minutes.
@@ -19,7 +19,8 @@ out=${1:?usage: benchmarks/gpu.sh OUT [STAGE ...]}
 shift
 stages=("$@")
 [ ${#stages[@]} -gt 0 ] || stages=(build tests sanitizer end_to_end profile benchmarks)
-declare -A seconds=([build]=90 [tests]=120 [sanitizer]=70 [end_to_end]=150 [profile]=30 [benchmarks]=80 [tune]=1800)
+declare -A seconds=([build]=90 [tests]=120 [sanitizer]=70 [end_to_end]=150 [profile]=30 [benchmarks]=80 [compiled]=420
+  [tune]=1800)
 for stage in "${stages[@]}"; do
   [ -n "${seconds[$stage]:-}" ] || { echo "unknown stage $stage; choose of ${!seconds[*]}" >&2; exit 2; }
 done
@@ -78,6 +79,12 @@ benchmarks() {
     --networks resnet9 wrn vit_b16 vit_h14 --methods percentiles groups plan edits search numpy topk sort dense
   step photographs python3 benchmarks/photographs.py "$out/photographs.csv" --workers 1 "$(nproc)" --rounds 3
   step benchmarks python3 -m pytest -q benchmarks --benchmark-only --benchmark-json "$out/benchmarks.json"
+}
+
+compiled() { # torch.compile takes minutes for a plain pass and for ours
+  step tests_compiled python3 -m pytest -q tests/test_compiled.py
+  step passes python3 benchmarks/passes.py "$out/passes.csv" --device cuda --amp --networks vit_b16 --rounds 5 \
+    --methods plain plain_compiled potion_fast potion_fast_compiled
 }
 
 tune() { # about a second to compile each of some 700 candidates

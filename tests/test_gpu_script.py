@@ -46,7 +46,7 @@ def test_all_stages_run_in_order_and_leave_a_log_each(tmp_path: Path):
 
 
 def test_everything_that_is_named_exists_and_every_script_knows_its_options(tmp_path: Path):
-    _, calls, out = run(tmp_path)
+    _, calls, out = run(tmp_path, *STAGES, "compiled", "tune")
     for call in calls:
         for name in re.findall(r"(?:tests|benchmarks)/\w+\.py", call):
             assert (ROOT / name).exists(), name
