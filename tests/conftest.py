@@ -13,6 +13,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from backends import pytest_generate_tests  # noqa: F401
+from toys import Blobs
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +28,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def blobs() -> Blobs:
+    return Blobs()

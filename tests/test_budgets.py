@@ -23,11 +23,6 @@ PAIRED = ("scrub-pawelczyk", "neggrad-plus")
 END: dict[str, Any] = {"euk-goel": ("2",), "cf-k": ("2",), "euk-pawelczyk": 1, "cfk-pawelczyk": 1}
 
 
-@pytest.fixture(scope="module")
-def blobs() -> Blobs:
-    return Blobs()
-
-
 def unlearner(name: str, **settings: Any) -> Any:
     return make_unlearner(name, **({"k": END[name]} if name in END else {}), **settings)
 

@@ -21,7 +21,7 @@ from potion_fast import drop_in
 from potion_fast.drop_in import ParameterPerturber, alfssd_tuning, assd_tuning, ssd_tuning
 from potion_fast.errors import DataError, ImportanceError, ModelError, SearchError
 from potion_fast.percentiles import percentile_of
-from toys import Blobs, assert_same_weights, batches, net, samples, weights
+from toys import assert_same_weights, batches, net, samples, weights
 
 # As a user of the public code has it, with the keys that it does not use.
 PARAMETERS = {
@@ -40,11 +40,6 @@ LOSSES = {
     "xlf": lambda outputs, labels: torch.linalg.vector_norm(outputs, dim=1).mean(),
 }
 FLAGS = {"ssd": {}, "lf": {"label_free": True}, "xlf": {"label_free": True, "x_D": True}}
-
-
-@pytest.fixture(scope="module")
-def blobs():
-    return Blobs()
 
 
 def loop(model, loader, objective="ssd"):

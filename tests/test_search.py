@@ -16,11 +16,6 @@ from toys import Blobs, assert_same_weights, weights
 
 
 @pytest.fixture(scope="module")
-def blobs():
-    return Blobs()
-
-
-@pytest.fixture(scope="module")
 def both(blobs):
     return pf.importance(blobs.model, blobs.forget()), pf.importance(blobs.model, blobs.retain())
 

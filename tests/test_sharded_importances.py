@@ -12,8 +12,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 import potion_fast as pf
+from potion_fast.batches import Piece
 from potion_fast.distributed import ShareSampler
 from potion_fast.errors import PotionError
+from potion_fast.importances.sharded import first_of
 from potion_fast.shards import local
 from processes import SLOWEST, in_processes
 from toys import batches
@@ -151,6 +153,14 @@ def refused() -> list[str]:
     tried(sharded(model_of(dtype)), plain, compiled=True)
     dist.barrier()
     return said
+
+
+def test_a_sample_is_sent_without_the_batch_that_it_is_of():
+    piece = Piece(torch.arange(12.0).view(4, 3), torch.arange(4), 4, True)
+    for sent, wanted in zip(first_of(piece), (piece.inputs[:1], piece.labels[:1]), strict=True):
+        assert torch.equal(sent, wanted)
+        assert sent.untyped_storage().nbytes() == wanted.numel() * wanted.element_size()
+    assert first_of(Piece(piece.inputs, None, 4, True))[1] is None
 
 
 def test_what_cannot_be_exact_is_an_error_on_all_ranks(tmp_path):

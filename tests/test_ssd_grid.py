@@ -11,12 +11,7 @@ from potion_fast import reference
 from potion_fast.errors import DataError, ImportanceError, SearchError
 from potion_fast.modules import trainable
 from potion_fast.search import ssd
-from toys import Blobs, assert_same_weights, weights
-
-
-@pytest.fixture(scope="module")
-def blobs():
-    return Blobs()
+from toys import assert_same_weights, weights
 
 
 @pytest.fixture(scope="module")

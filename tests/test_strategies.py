@@ -18,7 +18,7 @@ from potion_fast.experiments import UnlearnConfig, unlearn_run
 from potion_fast.metrics import predict
 from potion_fast.search import STRATEGIES, Score, batched, bisect, evaluation, minimal, ptn, sequential
 from run_files import rows, stored
-from toys import Blobs, assert_same_weights, net, samples, weights
+from toys import assert_same_weights, net, samples, weights
 
 pytest_plugins = ["small_runs"]
 
@@ -150,11 +150,6 @@ def test_no_weight_to_dampen_is_no_trial():
 
 
 # --- the search
-
-
-@pytest.fixture(scope="module")
-def blobs():
-    return Blobs()
 
 
 @pytest.fixture(scope="module")

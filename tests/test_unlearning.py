@@ -9,12 +9,7 @@ import potion_fast as pf
 from backends import Backend
 from potion_fast.errors import DataError, ImportanceError, SearchError
 from potion_fast.modes import mode_named
-from toys import Blobs, assert_same_weights, weights
-
-
-@pytest.fixture(scope="module")
-def blobs():
-    return Blobs()
+from toys import assert_same_weights, weights
 
 
 class Unread:

@@ -93,7 +93,7 @@ class Preprocessing:
         return self._resized(functional.crop(image, *box), [self.size, self.size])
 
     def _resized(self, image: Tensor, size: list[int]) -> Tensor:
-        # The strides of image[None] do not say that its channels are last, and torch would take another way: twice as long.
+        # The strides of image[None] do not say that its channels are last, and torch would take another, longer way.
         batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)  # [1, 3, H, W]
         return functional.resize(batch, size, INTERPOLATIONS[self.interpolation])[0]
 
