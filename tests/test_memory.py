@@ -94,7 +94,7 @@ def test_as_many_samples_go_at_once_as_fit_into_free_memory(monkeypatch, free, l
     model, data = wide(), samples(64)
     want = pf.importance(model, batches(*data, 64)).sums
     model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
-    monkeypatch.setattr("potion_fast.importances.passes.check", lambda *args: None)
+    monkeypatch.setattr("potion_fast.importances.whole.check", lambda *args: None)
     monkeypatch.setattr(memory, "available", lambda device: free)
     torch.testing.assert_close(pf.importance(model, batches(*data, 64)).sums, want)
     assert least <= max(sizes) <= most
@@ -104,7 +104,7 @@ def test_where_one_sample_does_not_fit_it_is_said_from_a_few(monkeypatch):
     sizes: list[int] = []
     model = wide()
     model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
-    monkeypatch.setattr("potion_fast.importances.passes.check", lambda *args: None)
+    monkeypatch.setattr("potion_fast.importances.whole.check", lambda *args: None)
     monkeypatch.setattr(memory, "available", lambda device: 10_000)
     with pytest.raises(OutOfMemoryError, match="the activations of one sample"):
         pf.importance(model, batches(*samples(64), 64))

@@ -66,6 +66,8 @@ class Compiled:
 
     def __init__(self, losses: Pure) -> None:
         self.losses = losses
+        self.zeros: list[Tensor] = []
+        self.calls: list[tuple[nn.Module, Tensor]] = []
         self.hook = self._after_call  # one object: torch.compile would start anew for another
         self.function = torch.compile(with_own_code(self._function), fullgraph=True, dynamic=False)
         self.forget()
@@ -109,8 +111,7 @@ class Compiled:
     def _function(
         self, inputs: Tensor, labels: Tensor | None, zeros: list[Tensor]
     ) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]]:
-        self.zeros = zeros
-        self.calls: list[tuple[nn.Module, Tensor]] = []
+        self.zeros, self.calls = zeros, []
         return self.losses(inputs, labels), self.calls
 
     def _after_call(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from ..shards import reshard, shard_ranks
 from .checkpoints import Keeper, Position
 from .engine import Engine, Target
 from .gathering import Gathering
-from .passes import Job, Pass, Settings
 from .proof import SAMPLES, Watch
 from .taps import frozen
+from .whole import Job, Pass, Settings
 
 Sample = tuple[Tensor, Tensor | None]  # input [1, ...], label [1, ...]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 from ..batches import sampler_of
 from ..distributed import Ranks, ShareSampler
@@ -14,9 +13,7 @@ from ..modes import GroupSize
 from ..shards import units
 from .checkpoints import Keeper, Position
 from .parts import Parts
-
-if TYPE_CHECKING:
-    from .passes import Pass
+from .whole import Pass
 
 
 def summed(
