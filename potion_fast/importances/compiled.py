@@ -102,10 +102,10 @@ class Compiled:
                 losses, found = self.function(inputs, labels, zeros)
         self.zeros, self.calls = [], []  # the batch's memory is the caller's
         calls = []
-        for index, ((layer, inputs), zero) in enumerate(zip(found, zeros, strict=True)):
+        for index, ((layer, got), zero) in enumerate(zip(found, zeros, strict=True)):
             rule = rule_for(layer)
             assert rule is not None
-            calls.append(Call(index, layer, rule, inputs, inputs._version, zero.shape, zero.dtype))
+            calls.append(Call(index, layer, rule, got, got._version, zero.shape, zero.dtype))
         return Outputs(losses, calls, zeros, leaves)
 
     def _function(
