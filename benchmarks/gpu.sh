@@ -81,7 +81,7 @@ benchmarks() {
   step benchmarks python3 -m pytest -q benchmarks --benchmark-only --benchmark-json "$out/benchmarks.json"
 }
 
-compiled() { # torch.compile takes minutes for a plain pass and for ours
+compiled() { # a plain pass and ours as torch.compile makes them, beside both as they are
   step tests_compiled python3 -m pytest -q tests/test_compiled.py
   step passes python3 benchmarks/passes.py "$out/passes.csv" --device cuda --amp --networks vit_b16 --rounds 5 \
     --methods plain plain_compiled potion_fast potion_fast_compiled

@@ -197,7 +197,7 @@ UNLEARN = {
         default="that of the weights",
         choices=("bfloat16", "float16"),
     ),
-    "compiled": Flag("compile the model for the importance passes; takes a minute or so, for long ones"),
+    "compiled": Flag("compile the model for the importance passes, from the third batch of a size on"),
     "strategy": Flag(
         "how the search goes: step by step (sequential), several steps at once (batched), halving the range of steps "
         "(bisect), or weight by weight to the fewest that do (minimal)",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .distributed import unwrapped
+from .distributed import uncompiled, unwrapped
 from .errors import ImportanceError, ModelError
 from .shards import local, reshard
 
@@ -22,11 +22,6 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     inner = uncompiled(unwrapped(model))
     return {name: parameter for name, parameter in inner.named_parameters() if parameter.requires_grad}
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` was given."""
-    return model._modules.get("_orig_mod") or model
 
 
 def held(model: nn.Module) -> dict[str, Tensor]:

@@ -127,5 +127,10 @@ def initialised() -> bool:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module within DistributedDataParallel, whose forward exchanges buffers that a rank without data misses."""
-    inner = model._modules.get("_orig_mod", model)  # where torch.compile was given such a one
+    inner = uncompiled(model)
     return inner.module if isinstance(inner, DistributedDataParallel) else model
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` was given."""
+    return model._modules.get("_orig_mod") or model

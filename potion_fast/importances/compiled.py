@@ -17,7 +17,7 @@ from .rules import rule_for
 from .taps import Call, Plan, first_input, leaf, standing_in
 
 BEFORE = 2  # batches of a shape that go through the model as it is, before that shape is compiled
-MOST = 4  # shapes that are compiled: each may take a minute
+MOST = 4  # shapes that are compiled
 
 Shape = tuple[torch.Size, torch.dtype]
 Pure = Callable[[Tensor, Tensor | None], Tensor]  # inputs [B, ...], labels [B] -> losses [B], without a look at values
@@ -61,11 +61,12 @@ class Compiled:
     added to the output of each layer, and what the layers got comes out beside the losses. All of it is alive at once,
     where the hooks of `taps` let each go as soon as it is used.
 
-    losses  of the whole batch; traced by torch.compile
+    losses   of the whole batch; traced by torch.compile
+    checked  looks at them: the same losses, or an error
     """
 
-    def __init__(self, losses: Pure) -> None:
-        self.losses = losses
+    def __init__(self, losses: Pure, checked: Callable[[Tensor], Tensor]) -> None:
+        self.losses, self.checked = losses, checked
         self.zeros: list[Tensor] = []
         self.calls: list[tuple[nn.Module, Tensor]] = []
         self.hook = self._after_call  # one object: torch.compile would start anew for another
@@ -106,7 +107,7 @@ class Compiled:
             rule = rule_for(layer)
             assert rule is not None
             calls.append(Call(index, layer, rule, got, got._version, zero.shape, zero.dtype))
-        return Outputs(losses, calls, zeros, leaves)
+        return Outputs(self.checked(losses), calls, zeros, leaves)
 
     def _function(
         self, inputs: Tensor, labels: Tensor | None, zeros: list[Tensor]

@@ -89,8 +89,8 @@ def importance(
                 may be smaller and weighs as much as the others
     dtype       float32 or float64, of the sums, and of the products of linear layers and convolutions that go into them
     amp         bfloat16 or float16: run the model under torch.autocast. The result differs by that precision's rounding
-    compiled    let torch.compile fuse what lies between the layers, for long passes: it takes a minute or so, once the
-                third batch of a size has come, and the memory of all layers' gradients at once. The result differs by
+    compiled    let torch.compile fuse what lies between the layers, for long passes: it compiles once the third batch
+                of a size has come, and takes the memory of all layers' gradients at once. The result differs by
                 rounding
     group       the ranks of torch.distributed whose loaders each give their share of the samples; the sums are then of
                 all of them, with the same bits on every rank. False: this loader gives all. By default its sampler

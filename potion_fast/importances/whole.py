@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..batches import Piece, pieces, sampler_of
-from ..distributed import Ranks
+from ..distributed import Ranks, uncompiled
 from ..errors import DataError, ImportanceError
 from ..memory import check, needs_of_pass
 from ..modes import GroupSize
-from ..modules import all_finite, fingerprint, uncompiled
+from ..modules import all_finite, fingerprint
 from ..progress import bar
 from ..shards import local
 from .checkpoints import Keeper, Position, keeping, whole_batches
@@ -106,7 +106,7 @@ class Pass:
             Engine(
                 self.model,
                 parameters,
-                compiled=Compiled(functools.partial(self._losses, job.losses, self.model))
+                compiled=Compiled(functools.partial(self._losses, job.losses, self.model), self._checked)
                 if settings.compiled
                 else None,
             )
@@ -209,7 +209,7 @@ class Pass:
                 self.fallback.update(left)
 
     def _aim(self, job: Job, groups: int, losses: Tensor) -> tuple[Tensor, Target]:
-        total = self._checked(losses).sum() * (self.scale * groups / len(losses))
+        total = losses.sum() * (self.scale * groups / len(losses))
         return total, job.target(losses, groups, self.scale, self.shapes)
 
     def _add_one_group(self, inputs: Tensor, labels: Tensor | None, closes: bool) -> None:
