@@ -4,7 +4,7 @@
 #   benchmarks/cifar10.sh DATA OUT [NETWORK]
 #
 # DATA     folder with train/<class>/* and test/<class>/* of CIFAR-10
-# OUT      gets one run folder per step, and table.csv; a step that is there already is not done again
+# OUT      gets one run folder per step, table.csv and classes.csv; a step that is there already is not done again
 # NETWORK  resnet9 (default): a quarter of the width, 12,800 images, 200 of them poisoned and 20 found. XLF over groups
 #          of 16 samples, XLF, LF and SSD exact per sample as the equations are printed, and XLF as the public code does
 #          it. vit: six blocks of width 96, 25,600 images as stored, 1,280 poisoned and 128 found. XLF, LF and SSD over
@@ -54,5 +54,8 @@ else
   unlearn xlf-batches --group-size batch
 fi
 
-printf '%s\n' poisoned clean "${runs[@]}" | sed "s|^|$out/|" | xargs -d '\n' python3 "$here/table.py" > "$out/table.csv"
+every() { printf '%s\n' poisoned clean "${runs[@]}" | sed "s|^|$out/|" | xargs -d '\n' python3 "$here/$1"; }
+
+every classes.py > "$out/classes.csv"
+every table.py > "$out/table.csv"
 cat "$out/table.csv"
