@@ -56,6 +56,6 @@ fi
 
 every() { printf '%s\n' poisoned clean "${runs[@]}" | sed "s|^|$out/|" | xargs -d '\n' python3 "$here/$1"; }
 
-every classes.py > "$out/classes.csv"
 every table.py > "$out/table.csv"
+every classes.py > "$out/classes.csv"
 cat "$out/table.csv"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import sys
 from collections import Counter
 from pathlib import Path
+
+from table import named, print_csv
 
 ACCURACIES = ["clean", "triggered"]
 
@@ -29,14 +29,6 @@ def rows(run: Path, name: str) -> list[dict[str, object]]:
         {"run": name, "class": label, "n": n, **{kind: round(right[label, kind] / n, 6) for kind in ACCURACIES}}
         for label, n in sorted(images.items())
     ]
-
-
-def print_csv(runs: list[Path]) -> None:
-    shared = Path(os.path.commonpath([run.parent for run in runs]))
-    writer = csv.DictWriter(sys.stdout, ["run", "class", "n", *ACCURACIES], lineterminator="\n")
-    writer.writeheader()
-    for run in runs:
-        writer.writerows(rows(run, run.relative_to(shared).as_posix()))
 
 
 def print_markdown(path: Path, label: str) -> None:
@@ -69,7 +61,7 @@ def main() -> None:
     if options.markdown:
         print_markdown(Path(options.markdown[0]), options.markdown[1])
     else:
-        print_csv(options.runs)
+        print_csv([row for name, run in named(options.runs).items() for row in rows(run, name)])
 
 
 if __name__ == "__main__":

@@ -37,6 +37,12 @@ def row(run: Path, name: str) -> dict[str, object]:
     }
 
 
+def named(runs: list[Path]) -> dict[str, Path]:
+    """The runs by their paths below the folder that they share."""
+    shared = Path(os.path.commonpath([run.parent for run in runs]))
+    return {run.relative_to(shared).as_posix(): run for run in runs}
+
+
 def print_csv(rows: list[dict[str, object]]) -> None:
     fields = list(dict.fromkeys(name for r in rows for name in r))
     writer = csv.DictWriter(sys.stdout, fields, restval="", lineterminator="\n")
@@ -65,8 +71,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table of the metrics")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder with a metrics.json")
     options = parser.parse_args()
-    shared = Path(os.path.commonpath([run.parent for run in options.runs]))
-    rows = [row(run, run.relative_to(shared).as_posix()) for run in options.runs]
+    rows = [row(run, name) for name, run in named(options.runs).items()]
     (print_markdown if options.markdown else print_csv)(rows)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import potion_fast as pf
 from loops import LABELS, images, loop, shaken
 from networks import Twice
+from potion_fast.distributed import uncompiled
 from potion_fast.errors import ImportanceError
 from potion_fast.importances.compiled import BEFORE, MOST
 from potion_fast.models.resnet9 import ResNet9
@@ -191,3 +192,12 @@ def test_names_are_those_of_the_model_that_was_compiled(graphs: Graphs) -> None:
     assert_same_weights(result.model._orig_mod, weights(want.model))
     forget.check_model(model)
     forget.check_model(wrapped)
+
+
+def test_a_model_whose_length_is_zero_is_looked_up_too() -> None:
+    class Empty(nn.Linear):
+        def __len__(self) -> int:
+            return 0
+
+    model = Empty(2, 2)
+    assert uncompiled(torch.compile(model)) is model and uncompiled(model) is model

@@ -133,4 +133,5 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """The module that `torch.compile` was given."""
-    return model._modules.get("_orig_mod") or model
+    inner = model._modules.get("_orig_mod")
+    return model if inner is None else inner
