@@ -71,7 +71,8 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     torch.manual_seed(0)
     data = OnDevice(network, options.batch or network.batch, device)
     model = with_statistics(network.make().to(device), next(iter(data))[0])
-    profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])])
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    profiler = profile(activities=activities, acc_events=True)  # PyTorch 2.11 warns where this is left out
     watched = Watched(data, options.batches, profiler, cuda)
     PASSES[options.form](model)(watched)
     profiler.export_chrome_trace(str(options.out.with_suffix(".json")))

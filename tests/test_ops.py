@@ -104,6 +104,23 @@ print(ops.missing("triton", torch.device("cpu")))
     assert "TRITON_INTERPRET=1" in result.stdout or "cannot be imported" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("triton", "numpy", "works"), [("3.6.0", "2.3.5", True), ("3.6.0", "2.4.0", False), ("3.10.0", "2.10.1", True)]
+)
+def test_an_interpreter_that_fails_with_this_numpy_is_not_used(triton: str, numpy: str, works: bool) -> None:
+    pytest.importorskip("triton", reason="needs Triton: pip install triton")
+    code = f"""
+import numpy, torch, triton
+from potion_fast import ops
+numpy.__version__, triton.__version__ = {numpy!r}, {triton!r}
+print(ops.missing("triton", torch.device("cpu")))
+"""
+    result = run_python(code, TRITON_INTERPRET="1")
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout.strip() == "") == works
+    assert works or "install Triton 3.7 or newer, or NumPy below 2.4" in result.stdout
+
+
 # --- Checks ---
 
 BUFFER = torch.zeros(10)
