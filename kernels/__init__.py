@@ -11,3 +11,19 @@ def interpreted() -> bool:
     from .dampen import dampen_kernel
 
     return not isinstance(dampen_kernel, JITFunction)
+
+
+def interpreter_problem() -> str:
+    """Why Triton's interpreter cannot run these kernels; empty if it can (triton-lang/triton#9171)."""
+    import numpy
+    import triton
+
+    def release(version: str) -> tuple[int, ...]:
+        return tuple(int(number) for number in version.split(".")[:2])
+
+    if release(triton.__version__) >= (3, 7) or release(numpy.__version__) < (2, 4):
+        return ""
+    return (
+        f"the interpreter of Triton {triton.__version__} fails with NumPy {numpy.__version__}: "
+        "install Triton 3.7 or newer, or NumPy below 2.4"
+    )

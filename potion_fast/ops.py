@@ -20,7 +20,6 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -266,23 +265,15 @@ def missing(backend: str, device: torch.device) -> str:
     return ""
 
 
-def _release(version: str) -> tuple[int, ...]:
-    """Major and minor number."""
-    return tuple(int(number) for number in version.split(".")[:2])
-
-
 def _triton_missing(device: torch.device) -> str:
     try:
-        triton = importlib.import_module("triton")
+        importlib.import_module("triton")
         kernels = importlib.import_module("potion_fast.kernels")
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
     if kernels.interpreted():
-        if _release(triton.__version__) < (3, 7) and _release(numpy.__version__) >= (2, 4):
-            return (  # https://github.com/triton-lang/triton/issues/9171
-                f"the interpreter of Triton {triton.__version__} fails with NumPy {numpy.__version__}: "
-                "install Triton 3.7 or newer, or NumPy below 2.4"
-            )
+        if problem := kernels.interpreter_problem():
+            return str(problem)
         return "" if device.type in ("cpu", "cuda") else "Triton's interpreter takes CPU and CUDA tensors"
     if device.type == "cpu":
         return "Triton runs CPU tensors only in its interpreter: set TRITON_INTERPRET=1 before Python starts"
