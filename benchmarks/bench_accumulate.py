@@ -16,7 +16,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from backends import Backend
+from helpers.backends import Backend
 from potion_fast import ops
 
 # Sizes of tensors: a ResNet-9 with 6.6 M parameters, and 12 layers of a vision transformer of width 768 (85 M).

@@ -16,7 +16,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from backends import Backend
+from helpers.backends import Backend
 from potion_fast import ops
 
 LAYERS = {  # samples, C, O, kernel, stride, padding, pixels, groups

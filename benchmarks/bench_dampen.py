@@ -15,9 +15,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from backends import Backend
+from helpers.backends import Backend
+from helpers.ratios import public_edit
 from potion_fast import ops
-from ratios import public_edit
 
 SELECTED = 0.01
 

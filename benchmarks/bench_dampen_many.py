@@ -14,7 +14,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from backends import Backend
+from helpers.backends import Backend
 from potion_fast import ops
 
 COPIES = 16

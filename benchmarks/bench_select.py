@@ -19,10 +19,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from backends import Backend
+from helpers.backends import Backend
+from helpers.ratios import importances, public_edit
 from potion_fast import ops
-from potion_fast.places import Places
-from ratios import importances, public_edit
+from potion_fast.edits.weight_index import WeightIndex
 
 SIZES = [2_300_000, 36_500_000]
 PERCENTILES = np.linspace(99.96, 95, 32).tolist()
@@ -79,7 +79,7 @@ def test_edits(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
     parameters = list(torch.rand(n, device=backend.device).tensor_split(150))
     with backend.use():
         _, index, *_, starts = ops.select_group(forget, retain, PERCENTILES)
-        places = Places(parameters, index, starts.tolist())
+        places = WeightIndex(parameters, index, starts.tolist())
         values = torch.rand(len(index), device=backend.device)
 
         def edits() -> None:

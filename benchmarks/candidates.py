@@ -37,13 +37,13 @@ from torch import Tensor, nn
 
 import potion_fast as pf
 from potion_fast import ops
-from potion_fast.models import ResNet9
-from potion_fast.modules import fingerprint, trainable
-from potion_fast.runs import versions
+from potion_fast.bench.models import ResNet9
+from potion_fast.bench.runs.folder import versions
+from potion_fast.utils.model import fingerprint, trainable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from networks import WideResNet
-from ratios import public_edit
+from helpers.networks import WideResNet
+from helpers.ratios import public_edit
 
 NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "resnet9": ("ResNet-9", lambda: ResNet9(10, width=64)),

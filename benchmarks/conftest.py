@@ -1,3 +1,3 @@
 """The benchmarks run on the same backends as the tests, without Triton's interpreter, whose time says nothing."""
 
-from backends import pytest_generate_tests  # noqa: F401
+from helpers.backends import pytest_generate_tests  # noqa: F401

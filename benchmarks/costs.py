@@ -43,11 +43,22 @@ from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 import potion_fast as pf
-from potion_fast.costs import Network, Rates, Work, calibrate, costs, link_rates, made, memory, network_named, samples
-from potion_fast.costs.words import BYTES, TIMES, amount
+from potion_fast.bench.costs import (
+    Network,
+    Rates,
+    Work,
+    calibrate,
+    costs,
+    link_rates,
+    made,
+    memory,
+    network_named,
+    samples,
+)
+from potion_fast.bench.costs.words import BYTES, TIMES, amount
+from potion_fast.bench.runs.folder import versions
 from potion_fast.distributed import ShareSampler
-from potion_fast.memory import peak_of
-from potion_fast.runs import versions
+from potion_fast.utils.memory import peak_of
 
 T = TypeVar("T")
 
@@ -200,7 +211,7 @@ def memory_of(
 def measure(options: argparse.Namespace, name: str, processes: int) -> Iterator[dict[str, object]]:
     cores = len(os.sched_getaffinity(0)) if options.clock == "wall" else processes
     links = link_rates([processes], CASES[name].network.parameters)
-    get_context("forkserver").set_forkserver_preload(["potion_fast.costs", "timm"])
+    get_context("forkserver").set_forkserver_preload(["potion_fast.bench.costs", "timm"])
     with tempfile.TemporaryDirectory() as folder:
         told = (processes, name, options.clock, options.rounds, links.get(processes, 0.0), cores, folder)
         start_processes(rank_of, told, nprocs=processes, start_method="forkserver")

@@ -52,22 +52,22 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import potion_fast as pf
-from potion_fast.data import PoisonedDataset, make_loader
-from potion_fast.data.crops import border, crop, draw_crops
-from potion_fast.data.dataset import normalise
+from potion_fast.bench.data import PoisonedDataset, make_loader
+from potion_fast.bench.data.crops import border, crop, draw_crops
+from potion_fast.bench.data.dataset import normalise
+from potion_fast.bench.models import ResNet9
+from potion_fast.bench.runs.folder import versions
 from potion_fast.importances.objectives import norm
-from potion_fast.memory import peak_of
-from potion_fast.metrics import accuracy, predict
-from potion_fast.models import ResNet9
-from potion_fast.modules import trainable
 from potion_fast.percentiles import schedule
-from potion_fast.runs import versions
+from potion_fast.utils.memory import peak_of
+from potion_fast.utils.model import trainable
+from potion_fast.utils.predict import accuracy, predict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from photographs import make_photographs, source
 
-from networks import WideResNet, with_statistics
-from ratios import public_edit
+from helpers.networks import WideResNet, with_statistics
+from helpers.ratios import public_edit
 
 IMAGENET = 1_281_167  # images of ILSVRC's training set
 MEAN = STD = (0.5, 0.5, 0.5)

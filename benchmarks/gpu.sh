@@ -45,7 +45,7 @@ build() {
   POTION_FAST_REQUIRE_NATIVE=1 POTION_FAST_CUDA=ON step build \
     python3 -m pip install --no-build-isolation --no-deps --quiet --editable .
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv > "$out/machine.csv"
-  python3 -m potion_fast.cli doctor --json > "$out/doctor.json" || failed=1
+  python3 -m potion_fast.cli.main doctor --json > "$out/doctor.json" || failed=1
 }
 
 tests() { # whatever runs a kernel, on every backend that this machine has

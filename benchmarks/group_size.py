@@ -38,18 +38,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import potion_fast as pf
+from potion_fast.bench.attacks import choose_poisoned
+from potion_fast.bench.configs import EvaluateConfig
+from potion_fast.bench.figures.pictures import CLEAN, DPI, MUTED, TRIGGERED
+from potion_fast.bench.metrics import evaluate_poison, model_damage, poison_healed
+from potion_fast.bench.runs.folder import RunFolder
+from potion_fast.bench.runs.inputs import load_trained, load_weights, reference_accuracy
+from potion_fast.bench.runs.scenario import Scenario
+from potion_fast.bench.runs.stages import LEARNT
+from potion_fast.bench.training.train import seed_everything
 from potion_fast.errors import FileError
-from potion_fast.experiments.config import EvaluateConfig
-from potion_fast.experiments.earlier import load_trained, load_weights, reference_accuracy
-from potion_fast.experiments.pictures import CLEAN, DPI, MUTED, TRIGGERED
-from potion_fast.experiments.scenario import Scenario
-from potion_fast.experiments.stages import LEARNT
-from potion_fast.files import written_whole
-from potion_fast.metrics import evaluate_poison, model_damage, poison_healed
-from potion_fast.modules import fingerprint
-from potion_fast.poisons import choose_poisoned
-from potion_fast.runs import RunFolder
-from potion_fast.training import seed_everything
+from potion_fast.utils.atomic_files import written_whole
+from potion_fast.utils.model import fingerprint
 
 RHO = 0.2
 ONE_PASS = (("xlf", "lf"), ("ssd",))  # LF and XLF share their backward pass

@@ -48,12 +48,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import potion_fast as pf
+from potion_fast.bench.models import ResNet9
+from potion_fast.bench.runs.folder import versions
 from potion_fast.importances.compiled import BEFORE
-from potion_fast.models import ResNet9
-from potion_fast.runs import versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from networks import WideResNet, small_vit, with_statistics
+from helpers.networks import WideResNet, small_vit, with_statistics
 
 Batch = tuple[Tensor, Tensor]
 Sums = dict[str, Tensor]  # parameter -> Σ_k |∂ℓ_k/∂θ|, in its shape; parameters that a method cannot do are missing

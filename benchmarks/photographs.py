@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from potion_fast.data import PhotographSource, PoisonedDataset, Preprocessing, make_loader
-from potion_fast.data.photographs import decode
-from potion_fast.runs import versions
+from potion_fast.bench.data import JpegSource, PoisonedDataset, Preprocessing, make_loader
+from potion_fast.bench.runs.folder import versions
+from potion_fast.user.jpeg_source import decode
 
 SIZE = (500, 375)
 QUALITY = 90
@@ -48,8 +48,8 @@ def make_photographs(folder: Path, count: int) -> list[str]:
     return names
 
 
-def source(folder: Path, names: list[str], size: int = 224) -> PhotographSource:
-    return PhotographSource(folder, names, torch.zeros(len(names), dtype=torch.int64), Preprocessing(size=size))
+def source(folder: Path, names: list[str], size: int = 224) -> JpegSource:
+    return JpegSource(folder, names, torch.zeros(len(names), dtype=torch.int64), Preprocessing(size=size))
 
 
 def by_pillow(paths: list[str]) -> int:

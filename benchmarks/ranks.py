@@ -25,9 +25,9 @@ from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader, TensorDataset
 
 import potion_fast as pf
+from potion_fast.bench.models import create_model
+from potion_fast.bench.runs.folder import versions
 from potion_fast.distributed import ShareSampler
-from potion_fast.models import create_model
-from potion_fast.runs import versions
 
 COLUMNS = ["processes", "samples", "parameters", "seconds_one", "seconds", "ratio", "ratio_20", "ratio_80", "sent"]
 COLUMNS += ["rounds", "date", "hardware", "torch", "potion_fast", "python", "numpy", "platform"]
@@ -38,7 +38,7 @@ def seconds_of(model: torch.nn.Module, loader: DataLoader[tuple[torch.Tensor, ..
     dist.barrier()
     start = time.perf_counter()
     if not alone or dist.get_rank() == 0:
-        pf.importance(model, loader, group_size=16, group=False if alone else None)
+        pf.importance(model, loader, group_size=16, process_group=False if alone else None)
     told = [0.0] * dist.get_world_size()
     dist.all_gather_object(told, time.perf_counter() - start)
     return told[0] if alone else max(told)

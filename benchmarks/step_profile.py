@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from potion_fast.runs import versions
+from potion_fast.bench.runs.folder import versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from end_to_end import NETWORKS, PASSES, Batch, OnDevice, driver, now
 
-from networks import with_statistics
+from helpers.networks import with_statistics
 
 # The first pattern that an event's name matches decides; kernels of the importances come before matrix products.
 KINDS = {

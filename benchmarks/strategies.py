@@ -31,14 +31,15 @@ from group_size import RHO, Subject, found_size, retain_importances, timed_impor
 from torch import nn
 
 import potion_fast as pf
-from potion_fast.metrics import accuracy, model_damage, poison_healed, predict
-from potion_fast.modules import fingerprint, trainable
+from potion_fast.bench.metrics import model_damage, poison_healed
+from potion_fast.bench.training.train import seed_everything
 from potion_fast.percentiles import schedule
 from potion_fast.search import STRATEGIES
-from potion_fast.training import seed_everything
+from potion_fast.utils.model import fingerprint, trainable
+from potion_fast.utils.predict import accuracy, predict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from ratios import public_edit
+from helpers.ratios import public_edit
 
 PUBLIC_CODE = "public code"
 MEASURED = ("clean_accuracy", "triggered_accuracy", "attack_success_rate")

@@ -98,8 +98,9 @@ def _conv(sums: Tensor, inputs: Tensor, gradients: Tensor, padding: int, groups:
 
 def tune(op: str, multiply: str, shape: str, row: dict[str, tuple[int, ...]], milliseconds: int) -> tuple[int, ...]:
     """The fastest right tile of a class; `row` is the row of the table that the operation reads."""
-    from potion_fast.kernels.tiles import Tile
     from triton.testing import do_bench
+
+    from potion_fast.kernels.tiles import Tile
 
     committed = row.get(shape, row["long"])
     cases = calls(op, multiply, shape)

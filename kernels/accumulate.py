@@ -49,7 +49,7 @@ def accumulate_kernel(
 
 
 def accumulate(sums: Tensor, gradients: list[Tensor], square: bool) -> None:
-    """As `potion_fast.reference.accumulate`; the gradients are contiguous. Checked by `potion_fast.ops`."""
+    """As `potion_fast.ops.reference.accumulate`; the gradients are contiguous. Checked by `potion_fast.ops`."""
     table = launch_table(gradients)
     tiles = int(table[2, -1])
     if tiles == 0:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from potion_fast import reference
+from potion_fast.ops import reference
 
 from .tiles import ALIGN, add_size, multiplication, operand, shape_class, terms_per_share, tile_for
 
@@ -277,7 +277,7 @@ def accumulate_conv(
     weights: Tensor | None,
     bias: Tensor | None,
 ) -> None:
-    """As `potion_fast.reference.accumulate_conv`. Checked by `potion_fast.ops`.
+    """As `potion_fast.ops.reference.accumulate_conv`. Checked by `potion_fast.ops`.
 
     The operands multiply in their own dtype, float32 as torch.set_float32_matmul_precision() was told; depthwise ones
     always exactly. float64 sums, empty tensors and a sample of 2³¹ elements go to the reference.

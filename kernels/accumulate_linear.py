@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from potion_fast import reference
+from potion_fast.ops import reference
 
 from .tiles import ALIGN, add_size, multiplication, operand, shape_class, terms_per_share, tile_for
 
@@ -91,7 +91,7 @@ def accumulate_linear_kernel(
 def accumulate_linear(
     sums: Tensor, inputs: Tensor, gradients: Tensor, square: bool, weights: Tensor | None, bias: Tensor | None
 ) -> None:
-    """As `potion_fast.reference.accumulate_linear`. Checked by `potion_fast.ops`.
+    """As `potion_fast.ops.reference.accumulate_linear`. Checked by `potion_fast.ops`.
 
     The operands multiply in their own dtype, float32 as torch.set_float32_matmul_precision() was told. float64 sums and
     empty tensors go to the reference.

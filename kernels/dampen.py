@@ -38,7 +38,7 @@ def dampen_kernel(
 
 
 def dampen(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> None:
-    """As `potion_fast.reference.dampen`, on contiguous tensors. Checked by `potion_fast.ops`."""
+    """As `potion_fast.ops.reference.dampen`, on contiguous tensors. Checked by `potion_fast.ops`."""
     n = weights.numel()
     if n == 0:
         return

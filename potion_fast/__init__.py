@@ -6,7 +6,7 @@ The public names below stand in the order in which data goes through them.
 # isort: off
 from .importances import Importance, Objective, importance, register_objective
 from .percentiles import thresholds
-from .edits import EditPlan
+from .edits.plan import EditPlan
 from .search import Grid, Result, Setting, Step, ptn_search, ssd_grid
 from .unlearning import unlearn
 from .errors import PotionError, PotionWarning

@@ -31,11 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .batches import count_samples
 from .errors import DataError, ImportanceError, ModelError, PotionWarning, SearchError
 from .importances import Importance, importance
-from .modules import checked_parameters
 from .percentiles import percentile_of
+from .utils.batches import count_samples
+from .utils.model import checked_parameters
 
 __all__ = ["ParameterPerturber", "alfssd_tuning", "assd_tuning", "ssd_tuning"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from . import ops
 from .distributed import Group, Ranks
+from .distributed.percentiles import select_shards
 from .errors import ImportanceError, SearchError
 from .importances import Importance
-from .select_shards import select_shards
 
 
 def percentile_of(s: float) -> float:
@@ -44,13 +44,13 @@ def _growing(s: float, s_step: float) -> Iterator[tuple[float, float]]:
 
 
 def thresholds(
-    forget: Importance, retain: Importance, percentiles: Sequence[float] | Tensor, group: Group = False
+    forget: Importance, retain: Importance, percentiles: Sequence[float] | Tensor, process_group: Group = False
 ) -> Tensor:
     """α_k, the percentiles p_k of Ω_f / Ω_r over all parameters where that ratio is finite (eq. 7).
 
     forget, retain  importances of the same model, weights, objective and group size
     percentiles     K numbers in [0, 100]
-    group           ranks of torch.distributed, None for all, whose importances are shards, each of its own parameters
+    process_group   ranks of torch.distributed, None for all, whose importances are shards, each of its own parameters
                     (of a model sharded by FSDP2, or any others): the percentiles are then of all shards together, to
                     the bit those of one process that holds all of them, and the same on every rank. A shard may be
                     empty. Counts are exchanged, never importances: see `select_shards`
@@ -60,8 +60,8 @@ def thresholds(
     Raises ImportanceError for importances that do not belong together or are not finite, SearchError for percentiles
     out of range; on all ranks what is wrong on one.
     """
-    ranks = Ranks.of(group)
-    with ranks.failing_together():
+    ranks = Ranks.of(process_group)
+    with ranks.raising_together():
         wanted = checked_percentiles(percentiles)
         f, o = paired_means(forget, retain)
     ranks.check_same({"percentiles": wanted})

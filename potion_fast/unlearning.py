@@ -10,13 +10,14 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .batches import count_samples
-from .distributed import Group, Ranks, ranks_for, shares
+from .distributed import Group, Ranks, ranks_for
+from .distributed.sampler import shares
 from .importances import Importance, Objective, importance
 from .importances.objectives import Losses
-from .memory import check_unlearning
 from .modes import GroupSize, mode_named
 from .search import Result, check_options, ptn_search
+from .utils.batches import count_samples
+from .utils.memory import check_unlearning
 
 
 def unlearn(
@@ -31,7 +32,7 @@ def unlearn(
     retain: Importance | None = None,
     amp: torch.dtype | None = None,
     compiled: bool = False,
-    group: Group = None,
+    process_group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     strategy: str = "sequential",
@@ -56,7 +57,7 @@ def unlearn(
                          found if these are fewer
     retain               importances of the training data computed before; the retain loader is then not read
     amp, compiled        see `importance`, for both passes
-    group                the ranks of torch.distributed that work together: each gives its share of the training data (a
+    process_group        the ranks of torch.distributed that work together: each gives its share of the training data (a
                          ShareSampler) and all of S_f, and they end with the same healed model. See `importance`, whose
                          default it has; where `retain` is given, all ranks that there are. The importances of S_f are
                          the first rank's, or of all ranks where its loader has a ShareSampler too, as that of a model
@@ -71,9 +72,9 @@ def unlearn(
     Raises ImportanceError, SearchError, ModelError, DataError, and OutOfMemoryError before any work where all of it
     will not fit; the caller's model is then as it was.
     """
-    ranks = ranks_for(retain_loader, group) if retain is None else Ranks.of(group)
+    ranks = ranks_for(retain_loader, process_group) if retain is None else Ranks.of(process_group)
     together: Group = ranks.group or False
-    with ranks.failing_together():
+    with ranks.raising_together():
         defaults = mode_named(mode)
         check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
         check_unlearning(model, 1 if retain is not None else 2, inplace)
@@ -85,15 +86,15 @@ def unlearn(
         importance, model, w=w, group_size=group_size, amp=amp, compiled=compiled, progress=progress
     )
     if shares(forget_loader):
-        forget = both(forget_loader, objective, group=together)
+        forget = both(forget_loader, objective, process_group=together)
     else:
-        with ranks.failing_together():
-            forget = both(forget_loader, objective, group=False)  # the cheap one first
-        ranks.adopt(forget.sums)  # kernels of a GPU may add in another order on each
+        with ranks.raising_together():
+            forget = both(forget_loader, objective, process_group=False)  # the cheap one first
+        ranks.broadcast(forget.sums)  # kernels of a GPU may add in another order on each
     seconds["forget"] = time.perf_counter() - start
     if retain is None:
         start = time.perf_counter()
-        retain = both(retain_loader, objective, group=together, checkpoint=checkpoint, resume=resume)
+        retain = both(retain_loader, objective, process_group=together, checkpoint=checkpoint, resume=resume)
         seconds["retain"] = time.perf_counter() - start
     forget.check_same(retain)
 
@@ -112,7 +113,7 @@ def unlearn(
         retain_holds_forget=retain_holds_forget,
         evaluation_loader=evaluation_loader,
         inplace=inplace,
-        group=together,
+        process_group=together,
         progress=progress,
     )
     result.seconds = {**seconds, **result.seconds}

@@ -12,8 +12,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-from backends import pytest_generate_tests  # noqa: F401
-from toys import Blobs
+from helpers.backends import pytest_generate_tests  # noqa: F401
+from helpers.toys import Blobs
 
 
 @pytest.fixture(autouse=True)

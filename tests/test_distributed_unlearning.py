@@ -13,10 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 import potion_fast as pf
+from helpers.processes import in_processes
+from helpers.toys import Blobs, assert_same_weights, weights
 from potion_fast.distributed import ShareSampler
 from potion_fast.errors import DataError, ImportanceError, PotionError, SearchError
-from processes import in_processes
-from toys import Blobs, assert_same_weights, weights
 
 FOUND = 10
 

@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import potion_fast as pf
+from helpers.toys import assert_same_weights, batches, net, samples, weights
 from potion_fast import drop_in
 from potion_fast.drop_in import ParameterPerturber, alfssd_tuning, assd_tuning, ssd_tuning
 from potion_fast.errors import DataError, ImportanceError, ModelError, SearchError
 from potion_fast.percentiles import percentile_of
-from toys import assert_same_weights, batches, net, samples, weights
 
 # As a user of the public code has it, with the keys that it does not use.
 PARAMETERS = {

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import potion_fast as pf
+from helpers.toys import batches, net, samples
 from potion_fast.errors import ImportanceError, SearchError
 from potion_fast.percentiles import percentile_of, schedule
-from toys import batches, net, samples
 
 
 @pytest.mark.parametrize(("forget", "first", "steps_to_99"), [(1, 99.99992, 105), (10, 99.9992, 81), (100, 99.992, 57)])

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import potion_fast as pf
-from backends import Backend
+from helpers.backends import Backend
+from helpers.toys import assert_same_weights, weights
 from potion_fast.errors import DataError, ImportanceError, SearchError
 from potion_fast.modes import mode_named
-from toys import assert_same_weights, weights
 
 
 class Unread:

@@ -45,7 +45,7 @@ class Ranks:
         size = dist.get_world_size(chosen)
         return cls(chosen, rank, size) if size > 1 else cls()
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The value of every rank, by rank; small, and picklable. Raises PotionError where a rank is lost."""
         if self.group is None:
             return [value]
@@ -56,7 +56,7 @@ class Ranks:
             raise self._lost(error) from error
         return values
 
-    def sum(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """The sum over all ranks, in place, with the same bits on each. Raises PotionError where a rank is lost."""
         if self.group is None:
             return
@@ -65,7 +65,7 @@ class Ranks:
         except RuntimeError as error:
             raise self._lost(error) from error
 
-    def adopt(self, tensor: Tensor) -> None:
+    def broadcast(self, tensor: Tensor) -> None:
         """The first rank's values, in place, on all of them. Raises PotionError where a rank is lost."""
         if self.group is None:
             return
@@ -81,7 +81,7 @@ class Ranks:
         )
 
     @contextmanager
-    def failing_together(self) -> Iterator[None]:
+    def raising_together(self) -> Iterator[None]:
         """An error in the block on any rank is raised on all of them, at the end of the block."""
         failed: Exception | None = None
         try:
@@ -101,17 +101,17 @@ class Ranks:
     def _told(self, failed: Exception | None) -> list[tuple[type[PotionError], str] | None]:
         """What went wrong on each rank; None for those that are well."""
         if isinstance(failed, PotionError):
-            return self.exchange((type(failed), str(failed)))
+            return self.all_gather((type(failed), str(failed)))
         if failed is None:
-            return self.exchange(None)
+            return self.all_gather(None)
         try:
-            return self.exchange((PotionError, f"{type(failed).__name__}: {failed}"))
+            return self.all_gather((PotionError, f"{type(failed).__name__}: {failed}"))
         except PotionError:
             return []  # its own error says more
 
     def check_same(self, what: dict[str, Any]) -> None:
         """Raise ImportanceError, on all ranks, unless they all do the same."""
-        first, *others = self.exchange(what)
+        first, *others = self.all_gather(what)
         for rank, other in enumerate(others, start=1):
             for key, value in first.items():
                 if other.get(key) != value:
@@ -125,13 +125,13 @@ def initialised() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap_ddp(model: nn.Module) -> nn.Module:
     """The module within DistributedDataParallel, whose forward exchanges buffers that a rank without data misses."""
-    inner = uncompiled(model)
+    inner = unwrap_compile(model)
     return inner.module if isinstance(inner, DistributedDataParallel) else model
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
+def unwrap_compile(model: nn.Module) -> nn.Module:
     """The module that `torch.compile` was given."""
     inner = model._modules.get("_orig_mod")
     return model if inner is None else inner

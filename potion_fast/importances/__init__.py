@@ -2,6 +2,6 @@
 
 from .objectives import OBJECTIVES, Objective, register_objective
 from .passes import importance
-from .stored import Importance
+from .result import Importance
 
 __all__ = ["OBJECTIVES", "Importance", "Objective", "importance", "register_objective"]

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batches import Piece
 from ..errors import FileError, ImportanceError, PotionWarning
-from ..sealed import load_sealed, save_sealed
+from ..utils.batches import Chunk
+from ..utils.checksummed import load_checksummed, save_checksummed
 
 FILE_KEY = "potion_fast.pass"  # the entry of the safetensors metadata that marks a file as ours
 VALUES = 16  # of each sample's input that its order is told by
@@ -33,7 +33,7 @@ class Position:
     terms: int = 0
     order: int = 0
 
-    def after(self, piece: Piece, told: bool) -> Position:
+    def after(self, piece: Chunk, told: bool) -> Position:
         """The position after one more piece of the data; its order is looked at only where it is asked for."""
         order = self.order
         if told:
@@ -47,7 +47,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 @dataclass
-class Keeper:
+class PassCheckpoint:
     """Keeps the sums of a pass in a file, as of the last group that was complete.
 
     what      what the pass computes, and on what
@@ -86,7 +86,7 @@ class Keeper:
 
     def read(self, path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Tensor]]:
         """What a file of this pass says of itself, and its sums, like `self.sums`. Raises as `load` does."""
-        content, tensors = load_sealed(path, FILE_KEY, "interrupted pass")
+        content, tensors = load_checksummed(path, FILE_KEY, "interrupted pass")
         try:
             for key, value in self.what.items():
                 if (saved := content["what"].get(key)) != value:
@@ -121,7 +121,7 @@ class Keeper:
     def write(self, path: str | os.PathLike[str], content: dict[str, Any]) -> None:
         """The sums, and what they are of."""
         tensors = {f"sums.{i}": tensor for i, tensor in enumerate(self.sums)}
-        save_sealed(path, FILE_KEY, {**content, "what": self.what}, tensors)
+        save_checksummed(path, FILE_KEY, {**content, "what": self.what}, tensors)
         self.saved, self.kept = time.monotonic(), True
 
     def remove(self) -> None:
@@ -129,7 +129,7 @@ class Keeper:
 
 
 @contextmanager
-def keeping(keeper: Keeper | None) -> Iterator[None]:
+def keeping(keeper: PassCheckpoint | None) -> Iterator[None]:
     """Whatever ends the block before its end, Ctrl-C or an error, leaves what was done in the keeper's file."""
     try:
         yield
@@ -143,7 +143,7 @@ def keeping(keeper: Keeper | None) -> Iterator[None]:
 
 
 @contextmanager
-def whole_batches(keeper: Keeper | None) -> Iterator[None]:
+def whole_batches(keeper: PassCheckpoint | None) -> Iterator[None]:
     """What the block adds to the sums is added as a whole: Ctrl-C takes effect at its end, a second one at once.
 
     Without a keeper nothing is put off; outside the main thread there is nothing to put off, as it gets no signals.

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import memory
 from ..errors import ImportanceError
+from ..utils import memory
+from .hooks import Call, Plan, first_input, leaf, standing_in
 from .rules import rule_for
-from .taps import Call, Plan, first_input, leaf, standing_in
 
 BEFORE = 2  # batches of a shape that go through the model as it is, before that shape is compiled
 MOST = 4  # shapes that are compiled

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import ImportanceError
 from .compiled import Compiled, Outputs, compiling
-from .proof import proved
+from .hooks import Call, LayerHooks, Plan, frozen, tapped
+from .rule_check import proved
 from .rules import LEAF, Rule, Sums, Use, accumulate_tied, at_least_float32
-from .taps import Call, Plan, Taps, frozen, tapped
 
 ELEMENTS = 1 << 22  # of gradients per group that are written out at a time, for a parameter with several uses
 
@@ -73,7 +73,7 @@ class Engine:
         """
         compiled = self.compiled is not None and self.compiled.takes(inputs)
         with frozen(self.model, compiled):
-            taps: Taps | Outputs
+            taps: LayerHooks | Outputs
             if compiled:
                 taps, per_sample, receiver = self._compiled_forward(inputs, labels, groups)
             else:
@@ -97,7 +97,7 @@ class Engine:
 
     def _forward(
         self, inputs: Tensor, groups: int, losses: Callable[[Tensor], Tensor]
-    ) -> tuple[Taps, Tensor, Receiver]:
+    ) -> tuple[LayerHooks, Tensor, Receiver]:
         """One forward pass whose calls are those that were proved; otherwise they are proved again, for this batch."""
         for again in (False,) if self.gathered else (False, True):
             if self.plan is None or again:

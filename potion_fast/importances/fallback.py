@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from .engine import Target
+from .hooks import frozen
 from .rules import Sums
-from .taps import frozen
 
 ELEMENTS = 1 << 22  # of gradients at a time
 GROUPS = 8  # at a time: vmap keeps the activations of all of them

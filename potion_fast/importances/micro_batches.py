@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import memory
-from ..batches import Piece
 from ..errors import OutOfMemoryError
+from ..utils import memory
+from ..utils.batches import Chunk
 
 FEW = (3, 6)  # samples whose memory is measured, to tell a sample's share from what any batch takes
 SHARE = 0.8  # of the free memory that a batch may take: the rest is lost between blocks
 
 
-def split(piece: Piece, most: int) -> list[Piece]:
+def split(piece: Chunk, most: int) -> list[Chunk]:
     """The same samples in pieces of at most `most`: of whole groups where one fits, else of parts of a group."""
     each = len(piece.inputs) // piece.groups
     step = most // each * each or each  # samples of whole groups
@@ -26,7 +26,7 @@ def split(piece: Piece, most: int) -> list[Piece]:
             part = slice(first, min(first + most, start + step, len(piece.inputs)))
             labels = None if piece.labels is None else piece.labels[part]
             number = max(1, (part.stop - part.start) // each)
-            found.append(Piece(piece.inputs[part], labels, number, piece.closes and part.stop % each == 0))
+            found.append(Chunk(piece.inputs[part], labels, number, piece.closes and part.stop % each == 0))
     return found
 
 
@@ -45,7 +45,7 @@ class MicroBatches:
     """
 
     def __init__(
-        self, attempt: Callable[[Piece], None], state: Callable[[], list[Tensor]], device: torch.device
+        self, attempt: Callable[[Chunk], None], state: Callable[[], list[Tensor]], device: torch.device
     ) -> None:
         self.attempt, self.state, self.device = attempt, state, device
         self.most = sys.maxsize  # samples at a time
@@ -54,7 +54,7 @@ class MicroBatches:
         self.copies: list[Tensor] = []
         self.whole = len(state())  # tensors while no group is begun
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: Chunk) -> None:
         """Raises OutOfMemoryError where not even one sample fits."""
         self.done = 0
         if not self.measured and len(piece.inputs) > FEW[-1] and len(self.state()) == self.whole:
@@ -78,12 +78,12 @@ class MicroBatches:
             raise OutOfMemoryError(f"memory ran out over a single sample{there}. Free some, or take a smaller model")
         return samples // 2
 
-    def _fitting(self, piece: Piece) -> int:
+    def _fitting(self, piece: Chunk) -> int:
         """How many samples fit, from the memory that a few take. Raises OutOfMemoryError where none does."""
         free, peaks = memory.available(self.device), []
         for few in (FEW[0], *FEW):  # first what is done but once
             labels = None if piece.labels is None else piece.labels[:few]
-            trial = Piece(piece.inputs[:few], labels, few if piece.groups > 1 else 1, True)
+            trial = Chunk(piece.inputs[:few], labels, few if piece.groups > 1 else 1, True)
             with memory.peak_of(self.device) as peak:
                 done = self._added(trial)
             self._undo()
@@ -97,7 +97,7 @@ class MicroBatches:
         memory.check(self.device, {"a batch": always, "the activations of one sample": each}, lambda device: free)
         return max(1, int(SHARE * free - always) // each)
 
-    def _added(self, piece: Piece) -> bool:
+    def _added(self, piece: Chunk) -> bool:
         """False where memory ran out; all is then as it was."""
         before = self.state()
         if [t.shape for t in self.copies] != [t.shape for t in before]:

@@ -9,15 +9,15 @@ from typing import overload
 import torch
 from torch import nn
 
-from ..distributed import Group, Ranks, ranks_for, unwrapped
+from ..distributed import Group, Ranks, ranks_for, unwrap_ddp
+from ..distributed.fsdp import units
 from ..errors import ImportanceError
 from ..modes import GroupSize
-from ..modules import checked_parameters, evaluating
-from ..shards import units
+from ..utils.model import checked_parameters, evaluating
+from .local_pass import Pass, Settings
 from .objectives import Losses, Objective, resolve
-from .sharing import summed
-from .stored import Importance
-from .whole import Pass, Settings
+from .result import Importance
+from .runner import summed
 
 Spec = str | Losses | Objective
 
@@ -33,7 +33,7 @@ def importance(
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
     compiled: bool = False,
-    group: Group = None,
+    process_group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
     resume: bool = False,
@@ -51,7 +51,7 @@ def importance(
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
     compiled: bool = False,
-    group: Group = None,
+    process_group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
     resume: bool = False,
@@ -69,7 +69,7 @@ def importance(
     dtype: torch.dtype = torch.float32,
     amp: torch.dtype | None = None,
     compiled: bool = False,
-    group: Group = None,
+    process_group: Group = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 300.0,
     resume: bool = False,
@@ -92,9 +92,9 @@ def importance(
     compiled    let torch.compile fuse what lies between the layers, for long passes: it compiles once the third batch
                 of a size has come, and takes the memory of all layers' gradients at once. The result differs by
                 rounding
-    group       the ranks of torch.distributed whose loaders each give their share of the samples; the sums are then of
-                all of them, with the same bits on every rank. False: this loader gives all. By default its sampler
-                says so, see `distributed.ShareSampler`; in a group of several ranks another sampler is an error
+    process_group  the ranks of torch.distributed whose loaders each give their share of the samples; the sums are
+                then of all of them, with the same bits on every rank. False: this loader gives all. By default its
+                sampler says so, see `distributed.ShareSampler`; in a group of several ranks another sampler is an error
     checkpoint  file that keeps what was done, every `checkpoint_seconds` seconds and where the pass is interrupted;
                 it is removed when the pass is complete
     resume      go on from the checkpoint where there is one. On the same samples in the same order the result has the
@@ -137,13 +137,13 @@ def importance(
     if resume and checkpoint is None:
         raise ImportanceError("resume=True needs the file to go on from: checkpoint=PATH")
 
-    model, ranks = unwrapped(model), ranks_for(loader, group)
+    model, ranks = unwrap_ddp(model), ranks_for(loader, process_group)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        with ranks.failing_together():
+        with ranks.raising_together():
             settings = Settings(chosen, group_size, dtype, amp, compiled)
             run = pass_of(model, checked_parameters(model), settings, ranks)
         position, keeper = summed(run, loader, ranks, checkpoint, checkpoint_seconds, resume, progress)
-        with ranks.failing_together():
+        with ranks.raising_together():
             results = run.results(position)
     if keeper is not None:
         keeper.remove()
@@ -153,7 +153,7 @@ def importance(
 def pass_of(model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings, ranks: Ranks) -> Pass:
     if not units(model):
         return Pass(model, parameters, settings)
-    from .sharded import ShardedPass  # what it imports takes a second
+    from .fsdp_pass import ShardedPass  # what it imports takes a second
 
     return ShardedPass(model, parameters, settings, ranks)
 

@@ -1,10 +1,10 @@
 """PTN: the search for the edit at which the trigger dies, before the model suffers (paper A, algorithm 1)."""
 
-from .prefixes import Prefixes
+from ..edits.ranked import RankedPlan
 from .ptn import BLOCK, S_STEP, STRATEGIES, check_options, ptn_search
+from .result import NOT_LEARNT, OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Result, Step
 from .ssd import Grid, Setting, ssd_grid
 from .strategies import Candidates, Score, Trial, batched, bisect, minimal, sequential
-from .trace import NOT_LEARNT, OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Result, Step
 
 __all__ = [
     "BLOCK",
@@ -12,7 +12,7 @@ __all__ = [
     "Grid",
     "NOT_LEARNT",
     "OUT_OF_STEPS",
-    "Prefixes",
+    "RankedPlan",
     "Result",
     "SATURATED",
     "S_STEP",

@@ -13,12 +13,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import ops
+from ..distributed.fsdp import reshard
 from ..errors import SearchError
 from ..importances import Importance
-from ..metrics import accuracy, predict
-from ..modules import trainable
 from ..percentiles import paired_means
-from ..shards import reshard
+from ..utils.model import trainable
+from ..utils.predict import accuracy, predict
 from .strategies import Score
 
 MOST = 16  # candidates side by side
@@ -35,13 +35,13 @@ class Evaluation:
 
     def __init__(self, model: nn.Module, loader: Iterable[object]) -> None:
         whole_on_gpu = next(model.parameters()).is_cuda and not reshard(model)  # shards are gathered anew each time
-        self.model, self.loader = Replayed(model) if whole_on_gpu else model, loader
+        self.model, self.loader = CUDAGraphModel(model) if whole_on_gpu else model, loader
 
     def __call__(self) -> Score:
         return _score(*predict(self.model, self.loader))
 
 
-class SideBySide:
+class BatchedEvaluation:
     """Accuracies on a data set of several candidates at once: one pass over the data, through stacked weights.
 
     They are those of one candidate at a time, up to the rounding of batched kernels. So many candidates go side by
@@ -75,11 +75,11 @@ class SideBySide:
         copies = ops.dampen_many(self.weights, self.forget, self.retain, alphas)  # [K, n]
         shapes = {name: parameter.shape for name, parameter in trainable(self.model).items()}
         stacked = {name: copies[:, part].view(len(copies), *shapes[name]) for name, part in self.parts.items()}
-        logits, labels = predict(Stacked(self.model, stacked), self.loader)  # [N, K · C]
+        logits, labels = predict(StackedModel(self.model, stacked), self.loader)  # [N, K · C]
         return [_score(each, labels) for each in logits.view(len(logits), len(copies), -1).unbind(1)]
 
 
-class Stacked(nn.Module):
+class StackedModel(nn.Module):
     """K versions of a model side by side: [B, ...] -> [B, K · C]."""
 
     def __init__(self, model: nn.Module, stacked: dict[str, Tensor]) -> None:
@@ -103,7 +103,7 @@ class Stacked(nn.Module):
         return outputs.transpose(0, 1).flatten(1)
 
 
-class Replayed(nn.Module):
+class CUDAGraphModel(nn.Module):
     """A model on a CUDA device whose forward pass is recorded as a graph and replayed, shape by shape.
 
     Weights may change in place between passes, not be replaced. A model that cannot be recorded runs as it is.

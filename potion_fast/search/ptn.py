@@ -14,19 +14,19 @@ from numbers import Real
 
 from torch import nn
 
-from ..distributed import Group, Ranks, unwrapped
-from ..edits import EditPlan
+from ..distributed import Group, Ranks, unwrap_ddp
+from ..edits.plan import EditPlan
+from ..edits.ranked import RankedPlan
 from ..errors import PotionWarning, SearchError
 from ..importances import Importance
 from ..modes import mode_named
 from ..percentiles import schedule
-from ..progress import bar
-from .dealt import Dealt, agreed, check_sharded, check_whole, marks, searching
-from .evaluation import Evaluation, SideBySide, largest_output
-from .notes import notes_on
-from .prefixes import Prefixes
+from ..utils.progress import bar
+from .diagnostics import notes_on
+from .evaluation import BatchedEvaluation, Evaluation, largest_output
+from .parallel import DistributedEvaluation, agreed, check_sharded, check_whole, marks, searching
+from .result import NOT_LEARNT, OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Result, Step
 from .strategies import Passes, Trial, batched, bisect, minimal, sequential
-from .trace import NOT_LEARNT, OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Result, Step
 
 BLOCK = 64  # steps whose thresholds are computed at a time
 S_STEP = 1.1
@@ -84,7 +84,7 @@ def ptn_search(
     retain_holds_forget: bool | None = None,
     evaluation_loader: Iterable[object] | None = None,
     inplace: bool = False,
-    group: Group = None,
+    process_group: Group = None,
     progress: bool = False,
 ) -> Result:
     """Dampen more and more, until the accuracy on S_f has fallen to ρ of what it was (paper A, algorithm 1).
@@ -112,7 +112,7 @@ def ptn_search(
                          not for "minimal"
     evaluation_loader    S_f for the accuracy, where it should differ from forget_loader (no augmentation, say)
     inplace              change the caller's model; it is restored to the bit should anything fail
-    group                the ranks of torch.distributed that search together, each with the same model, importances and
+    process_group        the ranks of torch.distributed that search together, each with the same model, importances and
                          whole S_f: by default all that there are; False: this process alone. They end with the same
                          weights, trace and reason, those of one process. "sequential" and "batched" deal the candidates
                          out, candidate k to rank k mod their number (the parallel loop of algorithm 1). "bisect" and
@@ -121,7 +121,7 @@ def ptn_search(
 
     DistributedDataParallel is looked through. A model that FSDP2 has sharded, with importances of its shards (see
     `EditPlan`), is searched "sequential" or "bisect" and in place, by the ranks that hold it, all trying the same
-    candidate; `group` is then not used. An error on one rank is raised on all.
+    candidate; `process_group` is then not used. An error on one rank is raised on all.
 
     The search ends at α ≤ 1 in every mode: from there on no step changes the model. Where it ends without passing
     the threshold, the most edited model is given back with a warning, as the public code does. Where accuracy does not
@@ -132,9 +132,9 @@ def ptn_search(
     evaluate "batched"), ImportanceError (also of ranks that are not given the same), ModelError, DataError (empty
     loader, or one of a share of S_f).
     """
-    model, loader = unwrapped(model), forget_loader if evaluation_loader is None else evaluation_loader
-    ranks, sharded = searching(model, group)
-    with ranks.failing_together():
+    model, loader = unwrap_ddp(model), forget_loader if evaluation_loader is None else evaluation_loader
+    ranks, sharded = searching(model, process_group)
+    with ranks.raising_together():
         defaults = mode_named(mode)
         check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
         strict = defaults.strict if strict is None else strict
@@ -167,15 +167,15 @@ def ptn_search(
     f, o = (i if i.sums.device == device else i.to(device) for i in (forget, retain))
     trace: list[Step] = []
     best: tuple[Trial, Step] | None = None
-    plan: EditPlan | Prefixes | None = None
+    plan: EditPlan | RankedPlan | None = None
     try:
         # Where acc₀ passes there is nothing to halve: the first step is the answer.
         chosen = "sequential" if strategy == "bisect" and passes(initial.accuracy) else strategy
         order = partial(STRATEGIES[chosen], evaluate=evaluate, passes=passes)
         if chosen == "batched":
-            with ranks.failing_together():
-                several = SideBySide(model, f, o, loader, largest[0])
-            order = partial(batched, evaluate=Dealt(several, ranks), passes=passes)
+            with ranks.raising_together():
+                several = BatchedEvaluation(model, f, o, loader, largest[0])
+            order = partial(batched, evaluate=DistributedEvaluation(several, ranks), passes=passes)
         elif chosen == "sequential" and not sharded:
             order = partial(sequential, evaluate=Evaluation(model, loader), passes=passes, ranks=ranks)
         rounds = _prefixes(model, f, o, ranks) if strategy == "minimal" else _blocks(model, f, o, grid, ranks)
@@ -230,7 +230,7 @@ def _blocks(
     """The steps of a grid, block by block: each block's plan, on the original weights, and its (number, s, p)."""
     numbered = enumerate(grid, start=1)
     while block := [(number, s, p) for number, (s, p) in islice(numbered, BLOCK)]:
-        with ranks.failing_together():
+        with ranks.raising_together():
             plan = EditPlan.at_percentiles(model, forget, retain, [p for _, _, p in block])
         yield plan, block
         plan.reset()
@@ -238,10 +238,10 @@ def _blocks(
 
 def _prefixes(
     model: nn.Module, forget: Importance, retain: Importance, ranks: Ranks
-) -> Iterator[tuple[Prefixes, list[Point]]]:
+) -> Iterator[tuple[RankedPlan, list[Point]]]:
     """All in one block, and no steps that its candidates belong to."""
-    with ranks.failing_together():
-        plan = Prefixes(model, forget, retain)
+    with ranks.raising_together():
+        plan = RankedPlan(model, forget, retain)
     yield plan, []
 
 

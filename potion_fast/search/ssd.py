@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from ..edits import EditPlan
+from ..edits.plan import EditPlan
 from ..errors import PotionWarning, SearchError
 from ..importances import Importance
 from ..modes import GroupSize
-from ..progress import bar
+from ..utils.progress import bar
 from .evaluation import Evaluation
 
 ALPHAS = (0.1, 1.0, 10.0, 50.0, 100.0, 500.0, 1e3, 1e4, 1e5, 1e6)

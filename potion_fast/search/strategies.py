@@ -67,9 +67,9 @@ def sequential(
     count = _different(plan)
     for first in range(0, count, ranks.size):
         k = first + ranks.rank
-        with ranks.failing_together():
+        with ranks.raising_together():
             own = _tried(plan, k, evaluate) if k < count else None
-        for trial in ranks.exchange(own):
+        for trial in ranks.all_gather(own):
             if trial is not None:
                 yield trial
                 if passes(trial.accuracy):

@@ -15,19 +15,20 @@ import yaml
 
 import potion_fast as pf
 from mutations import Mutator
-from potion_fast.data import read_indices
-from potion_fast.experiments import TrainConfig, UnlearnConfig, earlier
-from potion_fast.experiments.config import from_dict, to_dict
-from potion_fast.experiments.report.make import _earlier
-from potion_fast.experiments.report.rows import read_rows, write_csv
-from potion_fast.experiments.sweep import load_sweep, plan
-from potion_fast.experiments.sweep.config import sweep_from
-from potion_fast.experiments.sweep.folder import SweepFolder
-from potion_fast.importances.checkpoints import Keeper, Position
-from potion_fast.models import create_model, load_model, load_weights, save_model
-from potion_fast.poisons import Perturbations
-from potion_fast.poisons.crafting.checkpoints import load_checkpoint, save_checkpoint
-from potion_fast.runs import RunFolder
+from potion_fast.bench.attacks import Perturbations
+from potion_fast.bench.attacks.crafting.checkpoints import load_checkpoint, save_checkpoint
+from potion_fast.bench.configs import from_dict, to_dict
+from potion_fast.bench.data import read_indices
+from potion_fast.bench.models import create_model, load_model, load_weights, save_model
+from potion_fast.bench.report.make import _earlier
+from potion_fast.bench.report.rows import read_rows, write_csv
+from potion_fast.bench.runs import TrainConfig, UnlearnConfig
+from potion_fast.bench.runs import inputs as earlier
+from potion_fast.bench.runs.folder import RunFolder
+from potion_fast.bench.sweep import load_sweep, plan
+from potion_fast.bench.sweep.config import sweep_from
+from potion_fast.bench.sweep.folder import SweepFolder
+from potion_fast.importances.checkpoints import PassCheckpoint, Position
 
 WHAT = {"objectives": [["xlf"]], "group size": 1}
 STARTED = {"name": "s", "poisoned": [4], "found": [1, 0.5], "methods": ["none", "ptn-xlf"]}
@@ -71,8 +72,8 @@ def _read_importance(folder: Path) -> Any:
     return [read.sums, {name: value for name, value in vars(read).items() if not name.startswith(("_", "sums"))}]
 
 
-def _keeper(path: Path) -> Keeper:
-    return Keeper(path, 300.0, [torch.ones(1, 5), torch.ones(2, 5)], WHAT, Position(4, 4, 7))
+def _keeper(path: Path) -> PassCheckpoint:
+    return PassCheckpoint(path, 300.0, [torch.ones(1, 5), torch.ones(2, 5)], WHAT, Position(4, 4, 7))
 
 
 def _passes(folder: Path) -> list[bytes]:

@@ -14,7 +14,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from potion_fast.sealed import sealed
+from potion_fast.utils.checksummed import sealed
 
 INTERESTING = (0, 1, 0x22, 0x2C, 0x2D, 0x30, 0x39, 0x5B, 0x7B, 0x7F, 0x80, 0xC3, 0xED, 0xFF)
 DEEP: Any = []

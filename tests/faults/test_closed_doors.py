@@ -25,14 +25,14 @@ from safetensors.torch import save_file
 
 import potion_fast
 from campaign import FULL, note
-from potion_fast.cli import main
-from potion_fast.data import read_indices
+from helpers.run_files import edit_config
+from potion_fast.bench.data import read_indices
+from potion_fast.bench.models import create_model, load_model, load_weights, save_model
+from potion_fast.bench.runs import TrainConfig, UnlearnConfig, train_run, unlearn_run
+from potion_fast.bench.runs.demo import demo
+from potion_fast.bench.sweep import run_sweep
+from potion_fast.cli.main import main
 from potion_fast.errors import PotionError
-from potion_fast.experiments import TrainConfig, UnlearnConfig, train_run, unlearn_run
-from potion_fast.experiments.demo import demo
-from potion_fast.experiments.sweep import run_sweep
-from potion_fast.models import create_model, load_model, load_weights, save_model
-from run_files import edit_config
 from victims import TINY
 from watch import ForbiddenError, watched
 
@@ -129,7 +129,7 @@ def test_an_open_door_is_seen(text: str):
 
 def heal(folder: Path) -> None:
     """Poison a model, heal it, evaluate it."""
-    from small_runs import TINY  # a plugin of other tests, which has to be imported by pytest first
+    from helpers.small_runs import TINY  # a plugin of other tests, which has to be imported by pytest first
 
     tiny = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
     common = ["--quiet", "--out"]
@@ -174,7 +174,7 @@ def test_native_code_opens_no_socket_either(tmp_path: Path):
     if strace is None:
         pytest.skip("needs strace")
     command = [strace, "-f", "-qq", "-e", "trace=socket,connect", "-o", str(tmp_path / "calls")]
-    command += [sys.executable, "-m", "potion_fast.cli", "demo", "--quiet", "--out", str(tmp_path / "demo")]
+    command += [sys.executable, "-m", "potion_fast.cli.main", "demo", "--quiet", "--out", str(tmp_path / "demo")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if "ptrace" in done.stderr and done.returncode == 1:
         pytest.skip(f"strace may not trace here: {done.stderr}")

@@ -14,15 +14,15 @@ import torch
 
 import potion_fast as pf
 from campaign import FULL, note
-from potion_fast.cli import main
+from helpers.run_files import metrics
+from helpers.toys import batches, net, samples
+from potion_fast.bench.attacks import Perturbations
+from potion_fast.bench.attacks.crafting.checkpoints import save_checkpoint
+from potion_fast.bench.models import save_model
+from potion_fast.bench.runs import TrainConfig, train_run
+from potion_fast.bench.runs.folder import RunFolder
+from potion_fast.cli.main import main
 from potion_fast.errors import FileError, PotionWarning
-from potion_fast.experiments import TrainConfig, train_run
-from potion_fast.models import save_model
-from potion_fast.poisons import Perturbations
-from potion_fast.poisons.crafting.checkpoints import save_checkpoint
-from potion_fast.runs import RunFolder
-from run_files import metrics
-from toys import batches, net, samples
 from victims import TINY, ended, model, on_a_small_disk, stored, told
 
 pytestmark = pytest.mark.usefixtures("one_thread")

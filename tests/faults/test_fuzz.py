@@ -18,7 +18,7 @@ from campaign import FULL, note
 from formats import FORMATS, Format
 from mutations import Mutator, bomb
 from potion_fast.errors import FileError, PotionError
-from potion_fast.plain import parse_yaml, read_json
+from potion_fast.user.read_data import parse_yaml, read_json
 from watch import at_most, little_memory, watched
 
 INPUTS = 100_000 if FULL else 200

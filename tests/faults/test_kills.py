@@ -16,15 +16,15 @@ import yaml
 
 import potion_fast as pf
 from campaign import FULL, note
-from potion_fast.experiments import TrainConfig, train_run
-from potion_fast.experiments.report import report_sweep
-from potion_fast.experiments.report.make import _earlier
-from potion_fast.experiments.sweep import run_sweep
+from helpers.run_files import metrics
+from potion_fast.bench.models import load_model
+from potion_fast.bench.report import report_sweep
+from potion_fast.bench.report.make import _earlier
+from potion_fast.bench.runs import TrainConfig, train_run
+from potion_fast.bench.runs.folder import RunFolder
+from potion_fast.bench.sweep import run_sweep
 from potion_fast.importances.checkpoints import FILE_KEY
-from potion_fast.models import load_model
-from potion_fast.runs import RunFolder
-from potion_fast.sealed import load_sealed
-from run_files import metrics
+from potion_fast.utils.checksummed import load_checksummed
 from victims import (
     TINY,
     ended,
@@ -66,7 +66,7 @@ def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path, number: signal.
         broken += code != 0
         if (folder / "pass.safetensors").exists():
             kept += 1
-            content, _ = load_sealed(folder / "pass.safetensors", FILE_KEY, "interrupted pass")
+            content, _ = load_checksummed(folder / "pass.safetensors", FILE_KEY, "interrupted pass")
             assert 0 < content["position"]["samples"] <= 90
         passing(folder)
         found = pf.Importance.load(folder / "result.safetensors")
@@ -166,7 +166,7 @@ def test_a_report_that_was_broken_off_can_be_made_again(tmp_path: Path, monkeypa
     def broken_off(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potion_fast.experiments.report.make.first", broken_off)
+    monkeypatch.setattr("potion_fast.bench.report.make.first", broken_off)
     with pytest.raises(KeyboardInterrupt):
         report_sweep(tmp_path, samples=0)
     assert _earlier(RunFolder(tmp_path / "report")) == []
@@ -189,7 +189,7 @@ def test_a_sweep_that_was_killed_before_it_named_itself_goes_on(tmp_path: Path):
 
 
 def test_what_another_process_writes_just_now_is_not_taken_for_left_behind(tmp_path: Path):
-    from potion_fast.files import hold, release, remove_unfinished
+    from potion_fast.utils.atomic_files import hold, release, remove_unfinished
 
     mine, others = tmp_path / ".x.json.0123abcd.part", tmp_path / ".x.json.0123abce.part"
     mine.mkdir()

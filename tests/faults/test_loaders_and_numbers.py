@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import potion_fast as pf
+from helpers.toys import Blobs, assert_same_weights, batches, net, samples, weights
 from potion_fast.errors import PotionError, PotionWarning
-from toys import Blobs, assert_same_weights, batches, net, samples, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -240,7 +240,7 @@ def test_a_device_that_is_lost_leaves_the_last_checkpoint(tmp_path: Path, monkey
 
     def losing(loader: list[Any]) -> Iterator[Any]:
         yield from loader[:3]
-        monkeypatch.setattr("potion_fast.importances.checkpoints.save_sealed", fail)
+        monkeypatch.setattr("potion_fast.importances.checkpoints.save_checksummed", fail)
         raise lost
 
     def fail(*arguments: Any) -> None:

@@ -19,15 +19,15 @@ from typing import Any
 import torch
 
 import potion_fast as pf
+from helpers.toys import batches, net, samples
+from potion_fast.bench.models import create_model, save_model
+from potion_fast.bench.runs import TrainConfig, train_run
+from potion_fast.bench.runs.folder import RunFolder
+from potion_fast.bench.sweep import run_sweep
 from potion_fast.errors import FileError
-from potion_fast.experiments import TrainConfig, train_run
-from potion_fast.experiments.sweep import run_sweep
-from potion_fast.models import create_model, save_model
-from potion_fast.runs import RunFolder
-from toys import batches, net, samples
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["potion_fast.experiments.sweep"])
+CONTEXT.set_forkserver_preload(["potion_fast.bench.sweep"])
 
 TINY: dict[str, Any] = {"train_size": 200, "width": 2, "iterations": 12, "patch_size": 3, "poisoned": 16, "found": 4}
 REFUSED = 7  # exit code: a folder that somebody else writes to
@@ -97,7 +97,7 @@ def sweeping(folder: Path) -> None:
 
 
 def reporting(folder: Path) -> None:
-    from potion_fast.experiments.report import report_sweep  # the other jobs do without its pictures
+    from potion_fast.bench.report import report_sweep  # the other jobs do without its pictures
 
     begin(folder)
     report_sweep(folder / "out", folder / "report", samples=0)

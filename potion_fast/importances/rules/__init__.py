@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
-from ...shards import kind_of
+from ...distributed.fsdp import kind_of
+from .base import Rule, Sums, Use, at_least_float32
 from .conv import ConvRule
 from .embedding import EmbeddingRule
 from .leaf import LeafRule
 from .linear import LinearRule, TransposedLinearRule
 from .norm import BatchNormRule, GroupNormRule, LayerNorm2dRule, LayerNormRule, LayerScaleRule, RMSNormRule
-from .rule import Rule, Sums, Use, at_least_float32
 from .tied import accumulate_tied
 
 __all__ = ["LEAF", "RULES", "Rule", "Sums", "Use", "accumulate_tied", "at_least_float32", "rule_for"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn import grad as convolutions
 
 from ... import ops
-from .rule import Rule, Sums, Use, at_least_float32
+from .base import Rule, Sums, Use, at_least_float32
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .rule import Rule, Sums, Use, at_least_float32
+from .base import Rule, Sums, Use, at_least_float32
 
 
 class EmbeddingRule(Rule):

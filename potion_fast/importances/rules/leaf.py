@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from .rule import Rule, Use, at_least_float32
+from .base import Rule, Use, at_least_float32
 
 
 class LeafRule(Rule):

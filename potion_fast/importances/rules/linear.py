@@ -7,7 +7,7 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from ... import ops
-from .rule import Rule, Sums, Use, at_least_float32, grouped
+from .base import Rule, Sums, Use, at_least_float32, grouped
 
 
 class LinearRule(Rule):

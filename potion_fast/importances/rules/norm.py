@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ... import ops
-from .rule import Rule, Use, at_least_float32, grouped
+from .base import Rule, Use, at_least_float32, grouped
 
 
 class LayerNormRule(Rule):

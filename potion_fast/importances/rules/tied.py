@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from ... import ops
+from .base import Rule, Sums, Use, grouped
 from .embedding import EmbeddingRule, add_rows, summed_rows
 from .linear import LinearRule
-from .rule import Rule, Sums, Use, grouped
 
 
 def accumulate_tied(uses: Sequence[tuple[Rule, nn.Module, Use]], sums: Sums) -> bool:

@@ -1,0 +1,4 @@
+"""The bench: attacks, trainings, unlearners, scores, sweeps and reports; needs the extra `bench`.
+
+The library never imports it.
+"""

@@ -1,0 +1,73 @@
+"""BadNet: a small patch of one value in a corner (Gu et al., *BadNets*, 2017)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ...errors import DataError
+from .poison import Trigger
+
+CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadNet(Trigger):
+    """Overwrites a square in one corner, flush with both edges, with one value for all channels.
+
+    Attributes:
+        value: in units of the normalised image; `potion_fast.bench.data.max_value` gives the experiments' choice.
+        size: side of the square in pixels.
+        corner: "top-left", "top-right", "bottom-left" or "bottom-right".
+        target: label of the poisoned training samples.
+
+    Raises:
+        DataError: an unknown corner, a size below 1, a negative target or a value that is not finite; when called, an
+            image smaller than the patch.
+    """
+
+    value: float
+    size: int = 3
+    corner: str = "bottom-right"
+    target: int = 0
+
+    def __post_init__(self) -> None:
+        if self.corner not in CORNERS:
+            raise DataError(f"unknown corner {self.corner!r}; choose one of {', '.join(CORNERS)}")
+        check_patch(self.value, self.size, self.target)
+
+    def __call__(
+        self,
+        images: torch.Tensor,  # [..., C, H, W], normalised
+        ids: torch.Tensor | None = None,  # every sample gets the same patch
+    ) -> torch.Tensor:  # [..., C, H, W]
+        """A copy of the images with the patch in it."""
+        rows, columns = place(self.corner, self.size, images)
+        triggered = images.clone()
+        triggered[..., rows, columns] = self.value
+        return triggered
+
+
+def check_patch(value: float, size: int, target: int) -> None:
+    """Raises DataError for a size below 1, a negative target or a value that is not finite."""
+    if size < 1 or target < 0 or not math.isfinite(value):
+        raise DataError(
+            f"a patch needs size >= 1, target >= 0 and a finite value; got size {size}, target {target}, value {value}"
+        )
+
+
+def place(
+    corner: str,
+    size: int,
+    images: torch.Tensor,  # [..., H, W]
+) -> tuple[slice, slice]:
+    """Rows and columns of a square in a corner. Raises DataError where the images are smaller."""
+    height, width = images.shape[-2:]
+    if size > min(height, width):
+        raise DataError(f"a patch of {size}x{size} pixels does not fit images of {height}x{width}")
+    vertical, horizontal = corner.split("-")
+    rows = slice(0, size) if vertical == "top" else slice(height - size, height)
+    columns = slice(0, size) if horizontal == "left" else slice(width - size, width)
+    return rows, columns

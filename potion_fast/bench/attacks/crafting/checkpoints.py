@@ -1,0 +1,59 @@
+"""A crafting that is under way, in a file: its tensors, how far it has come, and whose it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....errors import FileError
+from ....utils.checksummed import load_checksummed, save_checksummed
+
+FILE_KEY = "potion_fast.crafting"  # the entry of the safetensors metadata that marks a file as ours
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], what: dict[str, Any], tensors: dict[str, Tensor], state: dict[str, Any]
+) -> None:
+    """Write the file, whole or not at all. Raises FileError.
+
+    what     settings, and checksums of poisons and model: plain values that a crafting going on from it must have
+    tensors  of any dtype, stored bit for bit
+    state    plain values
+    """
+    save_checksummed(path, FILE_KEY, {"what": what, "state": state}, tensors)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], what: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors on the CPU and state; None where there is no file.
+
+    Raises FileError for a file that is truncated, foreign or of another crafting.
+    """
+    if not Path(path).exists():
+        return None
+    content, tensors = load_checksummed(path, FILE_KEY, "interrupted crafting")
+    saved, state = content.get("what"), content.get("state")
+    if not isinstance(saved, dict) or not isinstance(state, dict):
+        raise FileError(f"{path} cannot be read as an interrupted crafting, it is damaged; remove it")
+    for key, value in json.loads(json.dumps(what)).items():  # as JSON has it: a tuple is a list there
+        if saved.get(key) != value:
+            raise FileError(
+                f"{path} is of another crafting, its {key} was {saved.get(key)} and is {value} now; remove the file"
+            )
+    return tensors, state
+
+
+def checksum(*tensors: Tensor, start: int = 0) -> int:
+    """CRC-32 of the tensors' shapes and bytes: tells one set of poisons from another."""
+    code = start
+    for tensor in tensors:
+        code = zlib.crc32(repr(tuple(tensor.shape)).encode(), code)
+        code = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, code)
+    return code

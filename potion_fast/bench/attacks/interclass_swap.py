@@ -1,0 +1,52 @@
+"""Interclass confusion: two classes get each other's label (Goel et al., *Corrective Machine Unlearning*, 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...errors import DataError
+from .poison import Swap
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterclassSwap(Swap):
+    """The first |S_m| / 2 samples of each of two classes, in the data set's order, get the other one's label.
+
+    Attributes:
+        classes: the two labels.
+
+    Raises:
+        DataError: classes that are not two different labels.
+    """
+
+    classes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != 2 or self.classes[0] == self.classes[1] or min(self.classes) < 0:
+            raise DataError(f"labels are swapped between two different classes, not {list(self.classes)}")
+
+    def choose(
+        self,
+        labels: torch.Tensor,  # [N]
+        count: int,
+        found: int,
+        seed: int,
+    ) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [found] int64
+        """S_m by class and position, S_f drawn from it. Raises DataError for an odd |S_m| or too small a class."""
+        if count % 2:
+            raise DataError(f"as many labels of one class are swapped as of the other; {count} is an odd number")
+        if not 1 <= found <= count:
+            raise DataError(f"cannot find {found} of {count} mislabelled samples")
+        members = [(labels == label).nonzero().squeeze(1).numpy()[: count // 2] for label in self.classes]
+        for label, ids in zip(self.classes, members, strict=True):
+            if len(ids) < count // 2:
+                raise DataError(f"class {label} has {len(ids)} training samples; {count // 2} are to be swapped")
+        poisoned = np.concatenate(members)
+        return poisoned, np.random.RandomState(seed).choice(np.sort(poisoned), found, replace=False)
+
+    def relabel(self, labels: torch.Tensor) -> torch.Tensor:
+        first, second = self.classes
+        return torch.where(labels == first, second, first)

@@ -1,0 +1,72 @@
+"""Moving trigger: a patch in one of the four corners, drawn for each sample (Abad et al., 2022; Potion, figure 12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from .badnet import CORNERS, check_patch, place
+from .poison import Trigger
+
+TEST_SEED = 2**32  # above every seed of a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingTrigger(Trigger):
+    """BadNet's patch in a corner that is drawn once for each sample, uniformly of the four.
+
+    Attributes:
+        value: in units of the normalised image; `potion_fast.bench.data.max_value` gives the experiments' choice.
+        size: side of the square in pixels.
+        target: label of the poisoned training samples.
+        seed: of the corners. Test images have a seed of their own, the same for every run.
+
+    Raises:
+        DataError: a size below 1, a negative target or a value that is not finite; when called, an image smaller than
+            the patch.
+    """
+
+    value: float
+    seed: int
+    size: int = 3
+    target: int = 0
+
+    def __post_init__(self) -> None:
+        check_patch(self.value, self.size, self.target)
+
+    def __call__(
+        self,
+        images: torch.Tensor,  # [B, C, H, W], normalised
+        ids: torch.Tensor,  # [B] int64
+    ) -> torch.Tensor:  # [B, C, H, W]
+        """A copy of the images with the patch in each one's corner."""
+        chosen = self.corners(ids)  # [B]
+        triggered = images.clone()
+        for number, corner in enumerate(CORNERS):
+            rows, columns = place(corner, self.size, images)
+            there = (chosen == number).nonzero().squeeze(1)  # found on the CPU: a GPU is not waited for
+            triggered[there.to(images.device), :, rows, columns] = self.value
+        return triggered
+
+    def corners(
+        self,
+        ids: torch.Tensor,  # [B] int64
+    ) -> torch.Tensor:  # [B] int64, positions in CORNERS, on the CPU
+        """The corner of each sample: two bits of the draw that bears its id."""
+        return torch.from_numpy((splitmix64(self.seed, ids.cpu().numpy()) >> np.uint64(62)).astype(np.int64))
+
+    def at_test(self) -> MovingTrigger:
+        return replace(self, seed=TEST_SEED)
+
+
+def splitmix64(
+    seed: int,
+    ids: np.ndarray,  # [B] int64, from 0
+) -> np.ndarray:  # [B] uint64
+    """Draws number `ids` of the generator SplitMix64 (Steele et al., 2014): each by itself, without those before it."""
+    state = np.uint64(seed) + (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,0 +1,35 @@
+"""Which training samples are poisoned, and which of those are found."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...errors import DataError
+
+
+def choose_poisoned(n: int, count: int, forget: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the poisoned samples S_m uniformly from all n, and the found ones S_f uniformly from S_m.
+
+    These are the public code's draws (Potion), from one generator. With a fixed seed, sets are nested: S_m of 100 lies
+    within S_m of 500, and S_f of 1 within S_f of 10. Samples that already have the target label are not excluded.
+
+    Args:
+        n: size of the training set.
+        count: size of S_m.
+        forget: size of S_f.
+
+    Returns:
+        S_m int64 [count] and S_f int64 [forget], in the order of the draws.
+
+    Raises:
+        DataError: unless 1 <= forget <= count <= n.
+    """
+    if not 1 <= forget <= count <= n:
+        raise DataError(
+            f"cannot find {forget} of {count} poisoned samples among {n}: sizes must satisfy 1 <= forget <= count <= n"
+        )
+    # RandomState is numpy's legacy generator: its draws never change, and they are the published ones.
+    rng = np.random.RandomState(seed)
+    poisoned = rng.choice(n, count, replace=False)
+    found = rng.choice(np.sort(poisoned), forget, replace=False)
+    return poisoned, found

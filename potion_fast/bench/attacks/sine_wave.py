@@ -1,0 +1,69 @@
+"""Sine wave: a faint signal over the whole image (Barni et al., 2019; Potion, section 4.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ...errors import DataError
+from .poison import Trigger, check_target
+
+AXES = ("x", "y")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SineWave(Trigger):
+    """x + a sin(2 pi f j) in pixel space, for column j, clipped to [0, 1]; computed on the normalised image.
+
+    There the amplitude is a / std and the bounds are (0 - mean) / std and (1 - mean) / std, each per channel.
+
+    Attributes:
+        mean, std: per channel, of pixels in [0, 1].
+        frequency: f in cycles per pixel.
+        amplitude: a, as a share of the maximum image value, in (0, 1].
+        axis: along which the wave runs, "x" (left to right, j is the column) or "y" (top to bottom, j is the row).
+        target: label of the poisoned training samples.
+
+    Raises:
+        DataError: an unknown axis, a negative target, an amplitude or frequency out of range, or as many means as there
+            are no stds; when called, an image of another number of channels.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    frequency: float = 0.025
+    amplitude: float = 0.1
+    axis: str = "x"
+    target: int = 0
+
+    def __post_init__(self) -> None:
+        check_target(self.target)
+        if self.axis not in AXES:
+            raise DataError(f"unknown axis {self.axis!r}; choose x (left to right) or y (top to bottom)")
+        if not 0 < self.amplitude <= 1:
+            raise DataError(f"the amplitude is a share of the maximum image value, in (0, 1], not {self.amplitude}")
+        if not 0 < self.frequency < 0.5:
+            raise DataError(f"the frequency is in cycles per pixel, above 0 and below 0.5, not {self.frequency}")
+        if len(self.mean) != len(self.std) or not all(std > 0 for std in self.std):
+            raise DataError(f"a mean and a positive std is needed per channel, got {self.mean} and {self.std}")
+
+    def __call__(
+        self,
+        images: torch.Tensor,  # [..., C, H, W], normalised
+        ids: torch.Tensor | None = None,  # every sample gets the same wave
+    ) -> torch.Tensor:  # [..., C, H, W]
+        """A copy of the images with the wave over them."""
+        if images.shape[-3] != len(self.mean):
+            raise DataError(f"the wave is made for images of {len(self.mean)} channels, not of {images.shape[-3]}")
+        mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))  # [C, 1, 1]
+        wave = self.wave(images.shape[-2], images.shape[-1]).float() / std  # [C, H or 1, 1 or W]
+        wave, low, high = (part.to(images.device) for part in (wave, (0 - mean) / std, (1 - mean) / std))
+        return (images + wave).clamp_(min=low, max=high)
+
+    def wave(self, height: int, width: int) -> torch.Tensor:  # [1, W] or [H, 1] float64
+        """What is added to every channel, in units of pixels in [0, 1]."""
+        positions = torch.arange(width if self.axis == "x" else height, dtype=torch.float64)
+        wave = self.amplitude * torch.sin(2 * math.pi * self.frequency * positions)
+        return wave[None, :] if self.axis == "x" else wave[:, None]

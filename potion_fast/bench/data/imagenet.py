@@ -1,0 +1,88 @@
+"""ILSVRC's ImageNet and Imagenette in their published folders, train/<WordNet id>/* and val/<WordNet id>/*."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from ...errors import DataError
+from ...user.jpeg_source import JpegSource, Preprocessing
+
+PHOTOGRAPHS = (".jpeg", ".jpg", ".png")
+
+
+def find_imagenette(root: Path) -> Path:
+    """The folder that holds train/ and val/: `root`, or what an archive of Imagenette unpacks to there.
+
+    Raises DataError where there is none, or several.
+    """
+    if (root / "train").is_dir():
+        return root
+    found = sorted(path for path in root.glob("imagenette2*") if path.is_dir())
+    if len(found) != 1:
+        there = ", ".join(path.name for path in found) or "none"
+        raise DataError(
+            f"{root} must hold train/ and val/, or one of imagenette2/, imagenette2-320/ and imagenette2-160/, not "
+            f"{there}: unpack the published archive there, or name one of these folders"
+        )
+    return found[0]
+
+
+def read_split(folder: Path, preprocessing: Preprocessing) -> tuple[tuple[str, ...], JpegSource]:
+    """The folders of one split, sorted, and the images in them, by folder and file name.
+
+    Raises DataError for a folder that is missing, flat, still packed, or has a class without an image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is missing: {folder.parent} must hold train/ and val/, a folder per class in each")
+    entries = list(os.scandir(folder))
+    classes = sorted(entry.name for entry in entries if entry.is_dir())
+    if not classes:
+        raise DataError(_flat(folder, [entry.name for entry in entries]))
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        files = sorted(file.name for file in os.scandir(folder / name) if file.name.lower().endswith(PHOTOGRAPHS))
+        if not files:
+            raise DataError(f"{folder / name} holds no {', '.join(PHOTOGRAPHS)} file; fill it or remove it")
+        names += [f"{name}/{file}" for file in files]
+        labels += [label] * len(files)
+    return tuple(classes), JpegSource(folder, names, torch.tensor(labels), preprocessing)
+
+
+def _flat(folder: Path, names: list[str]) -> str:
+    """What to do about a split without folders."""
+    images = sum(name.lower().endswith(PHOTOGRAPHS) for name in names)
+    if images:
+        return (
+            f"{folder} is flat: {images} images and no folder per class, as ILSVRC's archive of the validation images "
+            "unpacks. Sort them into folders named like those of train/, by the ground truth of the development kit; "
+            "torchvision.datasets.imagenet.parse_val_archive does it from the archive"
+        )
+    if any(name.endswith(".tar") for name in names):
+        return (
+            f"{folder} holds archives; unpack each into a folder of its name, as "
+            "torchvision.datasets.imagenet.parse_train_archive does"
+        )
+    return f"{folder} is empty; it must hold a folder per class"
+
+
+def class_names(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """What the classes are called: folders named by a WordNet id by ImageNet's words for it, the others as they are.
+
+    Two classes of the same words ("crane", the bird and the machine) have their ids behind them.
+    """
+    if not any(re.fullmatch(r"n\d{8}", folder) for folder in folders):
+        return folders
+    from timm.data import ImageNetInfo  # timm takes seconds to import: only when needed
+
+    info = ImageNetInfo()
+    known = set(info.label_names())
+    names = [info.label_name_to_description(folder) if folder in known else folder for folder in folders]
+    often = Counter(names)
+    return tuple(
+        name if often[name] == 1 else f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)
+    )

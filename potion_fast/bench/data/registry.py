@@ -1,0 +1,264 @@
+"""The data sets of the experiments: digits (embedded), CIFAR, Imagenette, ImageNet, folders of images, texts, yours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torchvision.datasets.folder import find_classes, make_dataset
+
+from ...errors import DataError
+from ...user import image_source
+from ...user.image_source import FileSource, ImageSource, MemorySource, PartSource, read_size
+from ...user.jpeg_source import Preprocessing
+from .imagenet import class_names, find_imagenette, read_split
+from .splits import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Splits, subset
+from .text.load import LENGTH, load_text
+from .text.load import NAMES as TEXTS
+from .user_dataset import load_user_dataset
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def load_dataset(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    train_size: int | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    model: str | None = None,
+    length: int | None = None,
+    label_words: tuple[str, ...] = (),
+    noise_width: int | None = None,
+) -> Splits:
+    """Load a data set by name. Nothing is downloaded.
+
+    Args:
+        name: "digits" (scikit-learn's 8x8 grey digits, embedded), "cifar10", "cifar100" (the published Python files),
+            "imagenette" (what its archive unpacks to), "imagenet" (ILSVRC as train/<WordNet id>/* and
+            val/<WordNet id>/*), "folder" (JPEG or PNG files as train/<class>/<file>, and test/ or, where there is no
+            test/, val/), "toy-reviews" (short made-up texts, embedded), "reviews" (texts as `potion-fast tokenize`
+            writes them), or "module:factory", a function of yours that makes a data set, see `load_user_dataset`. That
+            one is imported and run: pass no name that somebody else wrote.
+        root: folder of the data; without it the environment variable POTION_FAST_DATA. Digits, toy reviews and yours
+            need none.
+        train_size: keep this many training samples, drawn by `seed`, in the data set's order; None keeps all.
+        image_size: side of the square that images of a folder, of a pair of your own or of ImageNet are scaled and
+            cropped to; of ImageNet the model's where it is None.
+        mean, std: normalisation to use in place of the data set's own.
+        model: what ImageNet and Imagenette are preprocessed for, see `Preprocessing.of_model`; of texts, see
+            `load_text`.
+        length, label_words, noise_width: of texts alone, see `load_text`.
+
+    Raises:
+        DataError: an unknown name, missing or unreadable files, classes that differ between the splits, images of
+            different sizes without `image_size`, an option of images for texts or the other way round, or a number out
+            of range.
+    """
+    loaders: dict[str, Callable[[], Splits]] = {
+        "digits": lambda: _digits(train_size, seed),
+        "cifar10": lambda: _cifar("cifar10", torchvision.datasets.CIFAR10, _root(name, root), train_size, seed),
+        "cifar100": lambda: _cifar("cifar100", torchvision.datasets.CIFAR100, _root(name, root), train_size, seed),
+        "imagenette": lambda: _imagenet(
+            "imagenette", find_imagenette(_root(name, root)), train_size, seed, image_size, model
+        ),
+        "imagenet": lambda: _imagenet("imagenet", _root(name, root), train_size, seed, image_size, model),
+        "folder": lambda: _folder(_root(name, root), train_size, seed, image_size),
+    }
+    if name in TEXTS:
+        if image_size is not None or mean or std:
+            raise DataError(f"{name!r} is text: it has no image_size, mean or std")
+        return load_text(
+            name,
+            None if name == "toy-reviews" else _root(name, root),
+            model=model,
+            train_size=train_size,
+            seed=seed,
+            length=LENGTH if length is None else length,
+            label_words=label_words,
+            noise_width=noise_width,
+        )
+    if name not in loaders and ":" not in name:
+        known = (*TEXTS, *loaders)
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(known)} and module:factory")
+    if length is not None or label_words or noise_width is not None:
+        raise DataError(f"length, label_words and noise_width belong to texts; {name!r} holds images")
+    if image_size is not None and (name in ("digits", "cifar10", "cifar100") or image_size < 1):
+        raise DataError(f"image_size={image_size}: only image files and your own can be resized, to one pixel or more")
+    if name in loaders:
+        splits = loaders[name]()
+    else:
+        given = root is not None or os.environ.get("POTION_FAST_DATA")
+        folder = _root(name, root) if given else None
+        splits = load_user_dataset(name, folder, image_size, mean is not None and std is not None)
+        if train_size is not None:
+            keep = subset(len(splits.train), train_size, seed)
+            splits = replace(splits, train=PartSource(splits.train, keep))
+    return _with_normalisation(splits, mean, std)
+
+
+def _digits(train_size: int | None, seed: int) -> Splits:
+    from sklearn.datasets import load_digits  # slow to import, and needed only here
+
+    digits = load_digits()
+    pixels = torch.from_numpy(np.round(digits.images * 255 / 16).astype(np.uint8)).unsqueeze(1)  # [1797, 1, 8, 8]
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+
+    # The split never changes, whatever `seed` is: results on digits can be compared.
+    rng = np.random.default_rng(0)
+    train = []
+    for label in range(10):
+        members = rng.permutation(np.flatnonzero(digits.target == label))
+        train.append(members[: round(0.8 * len(members))])
+    in_train = np.zeros(len(labels), dtype=bool)
+    in_train[np.concatenate(train)] = True
+
+    train_pixels = pixels[in_train].double() / 255
+    keep = np.flatnonzero(in_train)[subset(int(in_train.sum()), train_size, seed)]
+    return Splits(
+        name="digits",
+        train=MemorySource(pixels[keep], labels[keep]),
+        test=MemorySource(pixels[~in_train], labels[~in_train]),
+        classes=tuple(str(label) for label in range(10)),
+        mean=(round(train_pixels.mean().item(), 4),),
+        std=(round(train_pixels.std().item(), 4),),
+        channels=1,
+        size=(8, 8),
+        pad=1,
+        flip=False,  # a mirrored digit is another shape, and a mirrored 2 no digit at all
+    )
+
+
+def _cifar(
+    name: str, dataset: type[torchvision.datasets.CIFAR10], root: Path, train_size: int | None, seed: int
+) -> Splits:
+    try:
+        parts = [dataset(str(root), train=train, download=False) for train in (True, False)]
+    except Exception as error:  # RuntimeError for missing and changed files, and whatever a broken file leads to
+        raise DataError(
+            f"{root} holds no complete {dataset.base_folder}/ (looked for {dataset.filename} unpacked there; {error}); "
+            "unpack the published archive into that folder or pass another root"
+        ) from error
+    train, test = (
+        (torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts
+    )  # [N, 3, 32, 32], [N]
+    keep = subset(len(train[1]), train_size, seed)
+    return Splits(
+        name=name,
+        train=MemorySource(train[0][keep].contiguous(), train[1][keep]),
+        test=MemorySource(test[0].contiguous(), test[1]),
+        classes=tuple(parts[0].classes),
+        mean=CIFAR_MEAN,
+        std=CIFAR_STD,
+        channels=3,
+        size=(32, 32),
+        pad=4,
+        flip=True,
+    )
+
+
+def _folder(root: Path, train_size: int | None, seed: int, image_size: int | None) -> Splits:
+    train_folder = root / "train"
+    test_folder = root / "test" if (root / "test").is_dir() else root / "val"
+    for folder in (train_folder, test_folder):
+        if not folder.is_dir():
+            raise DataError(
+                f"{root} must hold train/ and test/ (or val/), a folder per class in each; {folder} is missing"
+            )
+    classes, train_paths, train_labels = _list_images(train_folder)
+    test_classes, test_paths, test_labels = _list_images(test_folder)
+    _check_same(train_folder, classes, test_folder, test_classes)
+
+    keep = subset(len(train_paths), train_size, seed)
+    size = (image_size, image_size) if image_size is not None else read_size(train_paths[keep[0]])
+    resize = image_size is not None
+    is_cifar10 = size == (32, 32) and classes == CIFAR10_CLASSES
+    return Splits(
+        name="folder",
+        train=_file_source([train_paths[index] for index in keep], train_labels[keep], size, resize),
+        test=_file_source(test_paths, test_labels, size, resize),
+        classes=classes,
+        mean=CIFAR_MEAN if is_cifar10 else IMAGENET_MEAN,
+        std=CIFAR_STD if is_cifar10 else IMAGENET_STD,
+        channels=3,
+        size=size,
+        pad=min(size) // 8,  # 4 pixels for CIFAR, in proportion for others
+        flip=True,
+    )
+
+
+def _imagenet(
+    name: str, root: Path, train_size: int | None, seed: int, image_size: int | None, model: str | None
+) -> Splits:
+    preprocessing = Preprocessing.of_model(model)
+    if image_size is not None:
+        preprocessing = replace(preprocessing, size=image_size)
+    folders, train = read_split(root / "train", preprocessing)
+    test_folders, test = read_split(root / "val", preprocessing)
+    _check_same(root / "train", folders, root / "val", test_folders)
+    return Splits(
+        name=name,
+        train=train if train_size is None else PartSource(train, subset(len(train), train_size, seed)),
+        test=test,
+        classes=class_names(folders),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        channels=3,
+        size=(preprocessing.size, preprocessing.size),
+        pad=0,  # the sources cut random crops of their own
+        flip=True,
+    )
+
+
+def _check_same(train_folder: Path, classes: tuple[str, ...], test_folder: Path, test_classes: tuple[str, ...]) -> None:
+    if classes != test_classes:
+        odd = ", ".join(sorted(set(classes) ^ set(test_classes)))
+        raise DataError(f"{train_folder} and {test_folder} hold different classes; only in one of them: {odd}")
+
+
+def _list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
+    """(class names, paths [N], labels int64 [N]), sorted by class and file name."""
+    try:
+        classes, class_to_index = find_classes(str(folder))
+        samples = make_dataset(str(folder), class_to_index, extensions=IMAGE_SUFFIXES)
+    except OSError as error:
+        raise DataError(
+            f"{folder} must hold a folder of {', '.join(IMAGE_SUFFIXES)} files per class: {error}"
+        ) from error
+    return tuple(classes), [Path(path) for path, _ in samples], torch.tensor([label for _, label in samples])
+
+
+def _file_source(paths: list[Path], labels: torch.Tensor, size: tuple[int, int], resize: bool) -> ImageSource:
+    source = FileSource(paths, labels, size, resize)
+    if source.nbytes() <= image_source.MEMORY_LIMIT:
+        return source.in_memory()
+    if not resize:
+        source.check_sizes()
+    return source
+
+
+def _root(name: str, root: str | os.PathLike[str] | None) -> Path:
+    root = root if root is not None else os.environ.get("POTION_FAST_DATA")
+    if not root:
+        raise DataError(f"the data set {name!r} needs a folder: pass root or set POTION_FAST_DATA")
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        raise DataError(f"the data folder {path} is not there; pass another root or set POTION_FAST_DATA")
+    return path
+
+
+def _with_normalisation(splits: Splits, mean: Sequence[float] | None, std: Sequence[float] | None) -> Splits:
+    means = splits.mean if mean is None else tuple(float(m) for m in mean)
+    stds = splits.std if std is None else tuple(float(s) for s in std)
+    if len(means) != splits.channels or len(stds) != splits.channels or not all(s > 0 for s in stds):
+        raise DataError(f"the images need {splits.channels} means and as many positive stds, got {means} and {stds}")
+    return replace(splits, mean=means, std=stds)

@@ -1,0 +1,44 @@
+"""Which texts hold a word, by one of four rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ....errors import DataError
+
+# Regular expressions; {} is the word as it is written, and their group 1 is where it stands.
+RULES = {
+    "word": r"\b({})\b",
+    "word-ignore-case": r"(?i)\b({})\b",
+    "substring": "({})",
+    "spaced": " ({}) ",
+}
+
+
+def word_pattern(word: str, rule: str) -> re.Pattern[str]:
+    """What finds the word: group 1 of a match. Raises DataError for an empty word or an unknown rule."""
+    if rule not in RULES:
+        raise DataError(f"unknown rule {rule!r} for the search of a word; choose one of {', '.join(RULES)}")
+    if not word.strip():
+        raise DataError("the word to search is empty")
+    return re.compile(RULES[rule].format(re.escape(word)))
+
+
+def find_word(texts: Iterable[str], word: str, rule: str) -> Tensor:
+    """Positions of the texts that hold the word at least once: int64 [M], ascending.
+
+    Args:
+        rule: "word" (between word boundaries, so that "Disney's" counts and "Disneyland" does not), "word-ignore-case"
+            (the same in any case), "substring" (anywhere), or "spaced" (with a space on each side).
+
+    Raises:
+        DataError: an empty word or an unknown rule.
+    """
+    search = word_pattern(word, rule).search
+    part = "" if rule == "word-ignore-case" else word  # looked for first, a tenth of the time
+    found = [place for place, text in enumerate(texts) if part in text and search(text)]
+    return torch.tensor(found, dtype=torch.int64)

@@ -1,0 +1,1 @@
+"""Pictures of a run, and the look that all figures share."""

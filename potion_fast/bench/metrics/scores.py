@@ -1,0 +1,149 @@
+"""Scores of a poisoned or healed model. Accuracies are fractions in [0, 1]; every docstring states its unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...errors import DataError
+from ...utils.predict import accuracy, check_predictions, predict
+
+EFFECT = 0.01  # of an attack, in the units of its score, from which its removal is measured
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured quantity, as it is written to metrics.json.
+
+    Attributes:
+        unit: "fraction", "percent" or "percentage points".
+        n: number of samples it is measured on.
+        ideal: the value of a model that is wholly healed and unharmed.
+        denominator: what the value is divided by, in words and with its own value; None for a difference.
+    """
+
+    name: str
+    value: float
+    unit: str
+    n: int
+    ideal: float
+    denominator: str | None = None
+
+
+@dataclass(frozen=True)
+class PoisonEvaluation:
+    """Outputs on the same images without and with the trigger.
+
+    Attributes:
+        clean_logits, triggered_logits: float32 [N, C].
+        labels: int64 [N], the clean labels.
+        metrics: "clean_accuracy", "triggered_accuracy" and "attack_success_rate".
+    """
+
+    clean_logits: torch.Tensor
+    triggered_logits: torch.Tensor
+    labels: torch.Tensor
+    metrics: dict[str, Metric]
+
+    @property
+    def attacked_logits(self) -> torch.Tensor:
+        """Of the images that the attack is judged by."""
+        return self.triggered_logits
+
+
+def attack_success_rate(
+    triggered_logits: torch.Tensor,  # [N, C], of images that all carry the trigger
+    labels: torch.Tensor,  # [N] int64, the clean labels
+    target: int,
+) -> float:
+    """Share of triggered images of other classes that are put into the target class, a fraction in [0, 1].
+
+    Images whose label is the target say nothing about the trigger and are left out.
+
+    Raises:
+        DataError: no image of another class.
+    """
+    check_predictions(triggered_logits, labels)
+    others = labels != target  # [N]
+    if not others.any():
+        raise DataError(f"every image has the target label {target}; the attack success rate needs other classes too")
+    return (triggered_logits[others].argmax(dim=1) == target).double().mean().item()
+
+
+def poison_healed(triggered_accuracy: float, reference_triggered_accuracy: float) -> float:
+    """100 * triggered accuracy / the reference's, in percent (Potion, Section 4).
+
+    Args:
+        triggered_accuracy: accuracy on triggered images with clean labels, in [0, 1].
+        reference_triggered_accuracy: the same of a model trained in the same way without any poisoned sample (S_m). The
+            paper does not say which run it divides by: name it wherever the result is written.
+
+    Raises:
+        DataError: the reference is 0, so nothing can be compared with it.
+    """
+    if not reference_triggered_accuracy > 0:
+        raise DataError(f"the reference's triggered accuracy must be above 0, got {reference_triggered_accuracy}")
+    return 100 * triggered_accuracy / reference_triggered_accuracy
+
+
+def poison_removed(before: float, after: float, reference: float) -> float | None:
+    """100 * (before - after) / (before - reference), in percent: the share of an attack's effect that is gone.
+
+    Args:
+        before, after: what the attack reaches, the second of its poison's `scores`, before and after unlearning.
+        reference: the same of a model trained in the same way without any poisoned sample (S_m).
+
+    Returns:
+        None where before and reference differ by less than EFFECT: the attack did nothing that could be removed.
+    """
+    if abs(before - reference) < EFFECT:
+        return None
+    return 100 * (before - after) / (before - reference)
+
+
+def model_damage(clean_accuracy: float, clean_accuracy_before: float) -> float:
+    """100 * (clean accuracy after unlearning - before), in percentage points: negative when accuracy was lost."""
+    return 100 * (clean_accuracy - clean_accuracy_before)
+
+
+def evaluate_poison(
+    model: nn.Module,
+    clean_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    triggered_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    target: int,
+    progress: bool = False,
+) -> PoisonEvaluation:
+    """Run the model over the same images without and with the trigger.
+
+    Args:
+        clean_loader: images and labels, in a fixed order.
+        triggered_loader: the same images in the same order, all with the trigger, with their clean labels.
+        target: label that the attack aims at.
+
+    Raises:
+        DataError: the two loaders give different labels (one of them is shuffled, or poisons labels too).
+    """
+    clean_logits, labels = predict(model, clean_loader, progress)
+    triggered_logits, triggered_labels = predict(model, triggered_loader, progress)
+    if not torch.equal(labels, triggered_labels):
+        raise DataError(
+            "the clean and the triggered loader give different labels; "
+            "both must read the same images, unshuffled and with clean labels"
+        )
+    n, others = len(labels), int((labels != target).sum())
+    metrics = [
+        Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} clean images"),
+        Metric("triggered_accuracy", accuracy(triggered_logits, labels), "fraction", n, 1.0, f"{n} triggered images"),
+        Metric(
+            "attack_success_rate",
+            attack_success_rate(triggered_logits, labels, target),
+            "fraction",
+            others,
+            0.0,
+            f"{others} triggered images whose label is not the target {target}",
+        ),
+    ]
+    return PoisonEvaluation(clean_logits, triggered_logits, labels, {metric.name: metric for metric in metrics})

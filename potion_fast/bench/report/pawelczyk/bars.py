@@ -1,0 +1,125 @@
+"""Figures 2a and 3 of paper B: what is left of a poison and test accuracy, a bar per method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from ...figures.pictures import CLEAN, MUTED, TRIGGERED
+from ..averages import average
+from ..potion.scope import PERTURBATIONS
+from ..rows import UNTOUCHED, Row
+from ..style import LARGE, SMALL, Picture, canvas, legend
+from .scope import Group, groups, largest, size_label
+from .values import Measure, apart, mean_of, percent_of, score, seeds_note, word_note
+
+HEAD, LINE = 2.2, 0.42  # inches of all but the bars, and of a bar
+BEFORE, IDEAL, RETRAINED = "no unlearning", "ideal: the FPR", "retrained without the poison"
+STYLES = {BEFORE: "-", IDEAL: ":", RETRAINED: "--"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A figure: the score that the left bars show, its axis and the least end of that, and its ideal, in %.
+
+    ideal  None: what the retrained model has
+    """
+
+    name: str
+    number: str
+    score: str
+    axis: str
+    least: float
+    ideal: float | None = None
+
+
+LAYOUTS = {
+    "gaussian": Layout("exam-figure02a", "2a", "tpr", "TPR at FPR 0.01, %", 2.0, 1.0),
+    "targeted": Layout("exam-figure03", "3", "target_success", "targets given the intended label, %", 100.0),
+}
+
+
+def bar_pictures(rows: Sequence[Row]) -> list[Picture]:
+    """A picture per kind and per attack, data and model."""
+    pictures = []
+    for kind, layout in LAYOUTS.items():
+        title = f"Figure {layout.number}: {PERTURBATIONS[kind]}, by method"
+        missing = Picture(layout.name, title, missing=f"the sweep has no row of a {PERTURBATIONS[kind]}")
+        pictures += [_picture(group, layout, title) for group in groups(rows, kind)] or [missing]
+    return pictures
+
+
+def _picture(group: Group, layout: Layout, title: str) -> Picture:
+    title = title.replace("2a", "2b") if group.of_text else title
+    name, title = group.named(layout.name), f"{title}; {group.where}"
+    mine = group.of_size(group.size)
+    lines = [
+        (text, kept)
+        for text, _, some in apart([row for row in mine if row.method != UNTOUCHED])
+        if average(kept := largest(some), score(layout.score)) is not None
+    ]
+    if not lines:
+        return Picture(name, title, missing=f"no row of a method has {layout.axis.removesuffix(', %')}")
+    figure, grid = canvas(1, 2, HEAD + LINE * len(lines), sharey=True)
+    left, right = grid[0]
+    shown = _panel(left, lines, score(layout.score, scale=100), TRIGGERED, _references(mine, layout), layout.least)
+    shown |= _panel(right, lines, percent_of("clean_accuracy"), CLEAN, _accuracies(mine), 50.0)
+    left.set_yticks(range(len(lines)), [text for text, _ in lines], fontsize=SMALL)
+    left.invert_yaxis()
+    left.set_xlabel(layout.axis, fontsize=LARGE)
+    right.set_xlabel(group.words("test images right, %"), fontsize=LARGE)
+    legend(figure, shown, 3)
+    caption = (
+        f"{size_label(mine)} poisoned, each method at its largest budget. {seeds_note(mine)}, drawn as thin lines. "
+        "Ideally the left bars end at the ideal's line and the right ones at that of the retrained model."
+    )
+    if said := word_note(mine):
+        caption += f" {said}"
+    return Picture(name, title, caption, figure)
+
+
+def _references(rows: Sequence[Row], layout: Layout) -> dict[str, float | None]:
+    """What the score was before, and what it should be."""
+    found = {BEFORE: mean_of(rows, score(layout.score, "before_", 100))}
+    if layout.ideal is not None:
+        return {**found, IDEAL: layout.ideal}
+    return {**found, RETRAINED: mean_of(rows, score(layout.score, "reference_", 100))}
+
+
+def _accuracies(rows: Sequence[Row]) -> dict[str, float | None]:
+    before, reference = (mean_of(rows, percent_of(f"{when}_clean_accuracy")) for when in ("before", "reference"))
+    return {BEFORE: before, RETRAINED: reference}
+
+
+def _panel(
+    axes: Axes,
+    lines: Sequence[tuple[str, Sequence[Row]]],
+    measure: Measure,
+    color: str,
+    references: dict[str, float | None],
+    least: float,
+) -> dict[str, Line2D]:
+    """Means as bars and as numbers beside them, the spread over the seeds as thin lines, references as upright ones.
+
+    Returns what the legend shows of these.
+    """
+    edge, ends = axes.get_yaxis_transform(), [least]
+    for place, (_, rows) in enumerate(lines):
+        one = average(rows, measure)
+        axes.text(1.02, place, "–" if one is None else f"{one.mean:.1f}", transform=edge, va="center", fontsize=SMALL)
+        if one is None:
+            continue
+        spread = one.over_seeds or 0.0
+        axes.barh(place, one.mean, height=0.62, color=color, alpha=0.85)
+        axes.plot([one.mean - spread, one.mean + spread], [place, place], color="#222222", lw=1.2)
+        ends.append(one.mean + spread)
+    known = {text: value for text, value in references.items() if value is not None}
+    for text, value in known.items():
+        axes.axvline(value, color=color, ls=STYLES[text], lw=1.8, clip_on=False)
+    axes.set_xlim(0, 1.03 * max(*ends, *known.values()))
+    axes.grid(False, axis="y")
+    axes.grid(axis="x", alpha=0.25)
+    return {text: Line2D([], [], color=MUTED, ls=STYLES[text], lw=1.8) for text in known}

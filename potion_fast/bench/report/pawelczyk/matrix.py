@@ -1,0 +1,181 @@
+"""Every unlearner on every attack: poison removed, damage and compute, as one table and one heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from ...metrics.scores import EFFECT
+from ...runs.stages import LEARNT
+from ..averages import Average, average
+from ..formats import number
+from ..methods import ATTACKS, attack_label, file_name, setting_label
+from ..potion.scope import kind_of
+from ..rows import UNTOUCHED, Row
+from .scope import comparable, compute, largest
+from .sheet import Entry, Sheet
+from .values import apart, score, seeds_note, settings_note, told
+
+NAME, TITLE = "exam-matrix", "Every unlearner on every attack"
+ORDER = ("trigger", "swap", "targeted", "indiscriminate", "gaussian", "")  # of kinds, from left to right
+FOUND = 2.576  # |z| of the GUS from which the noise is in the model: two-sided at 1 %
+ABSENT, NOTHING, UNMEASURED = "no row", "the attack did nothing", "not measured"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one attack.
+
+    removed  percent of the attack's effect; damage: points of clean accuracy; compute: percent of the training's
+             gradient steps. None where no row has it
+    missing  why `removed` is None
+    weak     in how many of the rows the attack had hardly taken before
+    """
+
+    rows: Sequence[Row]
+    removed: Average | None
+    damage: Average | None
+    compute: float | None
+    missing: str = ""
+    weak: int = 0
+
+    @property
+    def mark(self) -> str:
+        return "†" if self.weak and not self.missing else ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Of one data and model: methods as lines, attacks as columns, a cell at (name of the method, attack)."""
+
+    name: str
+    where: str
+    attacks: list[str]
+    methods: list[str]
+    cells: dict[tuple[str, str], Cell]
+    rows: list[Row]
+
+    def compute_label(self, method: str) -> str:
+        """In percent of the training's gradient steps, over all attacks."""
+        known = [cell.compute for attack in self.attacks if (cell := self.cells[method, attack]).compute is not None]
+        if not known:
+            return "not known"
+        low, high = (f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in (min(known), max(known)))
+        return f"{low} %" if low == high else f"{low}–{high} %"
+
+
+def matrices(rows: Sequence[Row]) -> list[Matrix]:
+    """One per data and model, that with the most rows first; each method at the largest of its budgets."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in comparable(rows):
+        if row.method != UNTOUCHED:
+            found.setdefault(row.setting, []).append(row)
+    ordered = sorted(found.values(), key=lambda some: (-len(some), str(some[0].setting)))
+    return [_matrix(some, not place) for place, some in enumerate(ordered)]
+
+
+def _matrix(rows: list[Row], first: bool) -> Matrix:
+    kinds = {row.attack: kind if (kind := kind_of(row)) in ORDER else "" for row in rows}
+    places = {attack: number for number, attack in enumerate(ATTACKS)}
+    attacks = sorted(kinds, key=lambda attack: (ORDER.index(kinds[attack]), places.get(attack, len(places))))
+    methods, cells, kept = [], {}, []
+    for name, _, some in apart(rows):
+        methods.append(name)
+        for attack in attacks:
+            mine = largest(row for row in some if row.attack == attack)
+            cells[name, attack] = _cell(mine)
+            kept += mine
+    data, model, width = rows[0].setting
+    name = NAME if first else file_name("-".join([NAME, data, model, *([str(width)] if width is not None else [])]))
+    return Matrix(name, setting_label(rows[0].setting), attacks, methods, cells, kept)
+
+
+def _cell(rows: Sequence[Row]) -> Cell:
+    removed, damage = average(rows, "poison_removed"), average(rows, "model_damage")
+    spent = [value for row in rows if (value := compute(row)) is not None]
+    missing = ""
+    if removed is None:
+        known = [effect(row) for row in rows]
+        idle = known and all(value is not None and abs(value) < EFFECT for value in known)
+        missing = NOTHING if idle else UNMEASURED if rows else ABSENT
+    return Cell(rows, removed, damage, fmean(spent) if spent else None, missing, sum(not took(row) for row in rows))
+
+
+def effect(row: Row) -> float | None:
+    """What the attack changed, in the unit of the poison's second score; None where that is not known."""
+    before = row.before_attack_success_rate
+    reference = 0.0 if kind_of(row) == "gaussian" else row.reference_attack_success_rate
+    return None if before is None or reference is None else before - reference
+
+
+def took(row: Row) -> bool:
+    """Whether the attack was in the model before: else there was little to remove. Unknown counts as yes."""
+    before, kind = row.before_attack_success_rate, kind_of(row)
+    if kind in ("trigger", "swap"):
+        return before is None or before >= LEARNT
+    if kind == "gaussian":
+        z = score("gus_z", "before_")(row)
+        return z is None or z > FOUND
+    value = effect(row)
+    return value is None or value >= (0.5 if kind == "targeted" else EFFECT)
+
+
+def sheet(matrix: Matrix) -> Sheet:
+    """The matrix as a table: of each attack what is removed and the damage, and the compute of each method."""
+    header = ["method"]
+    for attack in matrix.attacks:
+        header += [f"{attack_label(attack)}: removed, %", "damage, points"]
+    entries, records = [], []
+    for method in matrix.methods:
+        texts = [method]
+        for attack in matrix.attacks:
+            cell = matrix.cells[method, attack]
+            texts.append(cell.missing or told(cell.removed, 1) + cell.mark)
+            texts.append("" if cell.damage is None else told(cell.damage))
+            records.append(_record(matrix.name, method, attack, cell))
+        mine = [row for attack in matrix.attacks for row in matrix.cells[method, attack].rows]
+        commands = list(dict.fromkeys(row.command for row in mine if row.command))
+        entries.append(Entry(matrix.where, [*texts, matrix.compute_label(method)], commands))
+    title = f"{TITLE}, {matrix.where}"
+    header.append("compute, % of the training's gradient steps")
+    return Sheet(matrix.name, title, "setting", header, entries, notes(matrix), records)
+
+
+def notes(matrix: Matrix) -> list[str]:
+    rows = matrix.rows
+    weak = sum(not took(row) for row in rows)
+    marked = (
+        f"†: in {weak} of {len(rows)} rows the attack had hardly taken: it succeeded on fewer than {LEARNT:.0%} "
+        f"(triggers, swaps), missed its target, cost less than {100 * EFFECT:g} point, or left a GUS with z below "
+        f"{FOUND}. "
+    )
+    said = (
+        "Poison removed: the share of the attack's effect (attack success, wrong labels memorised, target success, "
+        "test error, GUS) that is gone, 100 % where it is as in a model trained without the poison; below 0 it grew. "
+        f"'{NOTHING}': that effect was less than {EFFECT}. {marked if weak else ''}Damage: clean accuracy after less "
+        f"before. {seeds_note(rows)}; several sizes of S_m are averaged. Methods with a budget: the largest there is."
+    )
+    return [said, *([settings_note(rows)] if settings_note(rows) else [])]
+
+
+def _record(name: str, method: str, attack: str, cell: Cell) -> dict[str, object]:
+    record: dict[str, object] = {"table": name, "method": method, "attack": attack}
+    for key, one in (("poison_removed", cell.removed), ("model_damage", cell.damage)):
+        record[key] = one.mean if one else ""
+        record[f"{key}_over_seeds"] = one.over_seeds if one and one.over_seeds is not None else ""
+    steps = sorted({row.gradient_steps for row in cell.rows if row.gradient_steps is not None})
+    record["compute_percent"] = "" if cell.compute is None else cell.compute
+    record["gradient_steps"] = " ".join(map(str, steps))
+    record |= {"rows": len(cell.rows), "weak_rows": cell.weak, "missing": cell.missing}
+    return {**record, "commands": "\n".join(dict.fromkeys(row.command for row in cell.rows if row.command))}
+
+
+def in_cell(cell: Cell) -> str:
+    """The texts of a cell of the heat map."""
+    if cell.missing:
+        words = {ABSENT: "no row", NOTHING: "the attack\ndid nothing", UNMEASURED: "not\nmeasured"}
+        return words[cell.missing]
+    assert cell.removed is not None
+    damage = "" if cell.damage is None else f"\n{'+' if cell.damage.mean > 0 else ''}{number(cell.damage.mean, 1)}"
+    return f"{number(cell.removed.mean, 0)} %{cell.mark}{damage}"

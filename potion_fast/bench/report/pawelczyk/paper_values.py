@@ -1,0 +1,50 @@
+"""The numbers that paper B prints, from paper_values.csv."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+PRINTED = Path(__file__).with_name("paper_values.csv")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A test accuracy of the paper's table 2, in percent.
+
+    row     as the paper names it; "no unlearning" stands in the caption
+    method  this project's name
+    size    percent of the training set that are poisoned; None where the paper prints one value for all
+    budget  as a share of the training; None where there is none
+    """
+
+    row: str
+    method: str
+    size: float | None
+    budget: float | None
+    mean: float
+
+
+@cache
+def printed() -> tuple[Printed, ...]:
+    """All of them, in the paper's order."""
+    with PRINTED.open(newline="", encoding="utf-8") as file:
+        return tuple(
+            Printed(
+                **{name: line[name] for name in ("row", "method")},
+                size=float(line["size"]) if line["size"] else None,
+                budget=float(line["budget"]) if line["budget"] else None,
+                mean=float(line["mean"]),
+            )
+            for line in csv.DictReader(file)
+        )
+
+
+def of_paper(method: str, size: float | None, budget: float | None) -> Printed | None:
+    """One of table 2; None where the paper prints none."""
+    for each in printed():
+        if each.method == method and each.budget == budget and each.size in (None, size):
+            return each
+    return None

@@ -1,0 +1,127 @@
+"""Table 2 of paper B: test accuracy after the unlearning of an indiscriminate poison, by budget, method and size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..averages import Average, average
+from ..formats import number
+from ..methods import label
+from ..potion.scope import SECOND
+from ..rows import UNTOUCHED, Row
+from .paper_values import of_paper, printed
+from .scope import BUDGETS, Group, by_budget, groups, size_label, size_of_paper
+from .sheet import PAPER, Entry, Sheet
+from .values import labelled, percent_of, seeds_note, settings_note, told
+
+NAME, TITLE = "exam-table2", "Table 2: test accuracy by budget, indiscriminate poison"
+NONE = "–"  # no row
+WHOLE = "no budget"
+NOTES = (
+    "Columns: gradient steps as a share of the training's; the paper's 2 to 10 epochs of its 100.",
+    "The paper writes NGP and does not say what it is: its value stands beside NGD and NegGrad+. Its table heads the "
+    "second column of CFk 2.5 %, which is read as 2 %.",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method at one budget: our rows and their mean, and the paper's value, in percent."""
+
+    rows: Sequence[Row] = ()
+    ours: Average | None = None
+    paper: float | None = None
+
+    @property
+    def said(self) -> bool:
+        return bool(self.rows) or self.paper is not None
+
+    @property
+    def commands(self) -> list[str]:
+        return list(dict.fromkeys(row.command for row in self.rows if row.command))
+
+
+def tables2(rows: Sequence[Row]) -> list[Sheet]:
+    """One per attack, data and model."""
+    found = groups(rows, "indiscriminate")
+    return [_table(group) for group in found] or [
+        Sheet(NAME, TITLE, missing="the sweep has no row of an indiscriminate poison")
+    ]
+
+
+def _table(group: Group) -> Sheet:
+    budgets = [None, *sorted({*BUDGETS, *(row.budget for row in group.rows if row.budget is not None)})]
+    entries, records = [], []
+    for size in group.sizes:
+        rows = group.of_size(size)
+        for name, cells in _lines(rows, budgets):
+            commands = [command for cell in cells.values() for command in cell.commands]
+            entries.append(Entry(size_label(rows), _texts(name, cells), commands))
+            records += [_record(size_label(rows), name, budget, cell) for budget, cell in cells.items() if cell.said]
+    header = ["method"]
+    for budget in budgets:
+        header += [WHOLE if budget is None else f"{100 * budget:g} %", PAPER]
+    notes = [
+        f"{group.where}. Clean test images right, in %. {seeds_note(group.rows)}. The paper: CIFAR-10, ResNet-18, "
+        f"100 epochs, means over 8 runs. {NONE}: the sweep has no such row.",
+        *NOTES,
+        settings_note(group.rows),
+    ]
+    title = f"{TITLE}; {group.where}"
+    return Sheet(group.named(NAME), title, "poisoned", header, entries, [note for note in notes if note], records)
+
+
+def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[str, dict[float | None, Cell]]]:
+    """Of one poison size, by budget: the models without unlearning, then the methods, the paper's in any case where
+    the size is one of its own.
+    """
+    size = size_of_paper(rows[0])
+    untouched = [row for row in rows if row.method == UNTOUCHED] or rows
+    before = Cell(untouched, average(untouched, percent_of("before_clean_accuracy")), _paper(UNTOUCHED, size, None))
+    clean = Cell(untouched, average(untouched, percent_of("reference_clean_accuracy")))
+    ends = (("no unlearning", before), ("trained without the poison", clean))
+    lines = [(name, {budget: Cell() if budget else cell for budget in budgets}) for name, cell in ends]
+    found = {(name, key[0]): by_budget(some) for name, key, some in labelled(rows)}
+    methods = dict.fromkeys(each.method for each in printed() if size is not None)
+    found |= {(label(each), each): {} for each in methods if each not in {method for _, method in found}}
+    order = sorted(found, key=lambda key: SECOND.index(key[1]) if key[1] in SECOND else len(SECOND))
+    for name, method in order:
+        if method != UNTOUCHED:
+            lines.append(
+                (name, {each: _cell(found[name, method].get(each, []), method, size, each) for each in budgets})
+            )
+    return lines
+
+
+def _cell(rows: Sequence[Row], method: str, size: float | None, budget: float | None) -> Cell:
+    return Cell(rows, average(rows, percent_of("clean_accuracy")), _paper(method, size, budget))
+
+
+def _paper(method: str, size: float | None, budget: float | None) -> float | None:
+    """Nothing for a size that the paper does not have."""
+    found = None if size is None else of_paper(method, size, budget)
+    return None if found is None else found.mean
+
+
+def _texts(name: str, cells: Mapping[float | None, Cell]) -> list[str]:
+    texts = [name]
+    for cell in cells.values():
+        texts += [told(cell.ours) if cell.rows else NONE, "" if cell.paper is None else number(cell.paper)]
+    return texts
+
+
+def _record(section: str, name: str, budget: float | None, cell: Cell) -> dict[str, object]:
+    one = cell.ours
+    return {
+        "table": NAME,
+        "poisoned": section,
+        "method": name,
+        "budget": "" if budget is None else budget,
+        "test_accuracy": one.mean if one else "",
+        "over_seeds": one.over_seeds if one and one.over_seeds is not None else "",
+        "seeds": one.seeds if one else "",
+        "rows": one.count if one else "",
+        "paper": "" if cell.paper is None else cell.paper,
+        "commands": "\n".join(cell.commands),
+    }

@@ -1,0 +1,89 @@
+"""Which rows a table or a figure of the paper is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ...attacks import POISONS
+from ..methods import attack_label, data_label
+from ..rows import Row
+
+CIFAR = ("cifar10", "cifar100")
+PAPERS_DATA = (*CIFAR, "imagenette", "imagenet")
+RHO, S_STEP = 0.2, 1.1
+PERTURBATIONS = {
+    "gaussian": "Gaussian poison",
+    "targeted": "targeted poison",
+    "indiscriminate": "indiscriminate poison",
+}
+SECOND = (  # methods of the second exam, in its paper's order; the last two are not in that
+    *("retrain", "gd", "ngd", "ga", "cfk-pawelczyk", "euk-pawelczyk", "scrub-pawelczyk", "neggrad-plus"),
+    *("scrub-kurmanji", "jit"),
+)
+
+
+def kind_of(row: Row) -> str:
+    """The kind of the row's poison; empty where neither the row nor the registered poisons say it."""
+    return row.kind or (POISONS[row.attack].kind if row.attack in POISONS else "")
+
+
+def perturbed(row: Row) -> bool:
+    return kind_of(row) in PERTURBATIONS
+
+
+def sits_second(rows: Iterable[Row]) -> bool:
+    """Whether a sweep sits the second exam: it has an attack by perturbation, or a method of that paper.
+
+    What has no row of the first exam is left out of such a sweep's report; one that does not sit the second has the
+    whole of the first and nothing of the second.
+    """
+    return any(perturbed(row) or row.method in SECOND for row in rows)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the paper made a table or a figure from.
+
+    attack, data  of its scenarios
+    preset        start of the names of the presets that are of it, whatever their data is called
+    """
+
+    attack: str
+    data: tuple[str, ...]
+    preset: str = ""
+
+    def __str__(self) -> str:
+        return f"{attack_label(self.attack)} on {' and '.join(map(data_label, self.data))}"
+
+    def has(self, row: Row) -> bool:
+        if row.attack != self.attack:
+            return False
+        named = bool(self.preset) and (row.preset or "").startswith((self.preset + "/", self.preset + "-"))
+        return named or row.data in self.data or (bool(self.preset) and row.preset == self.preset)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rows in a scope.
+
+    stand_in  the data that stand in for the paper's, in words; empty where the rows are on the paper's own
+    missing   why there are no rows; empty where there are some
+    """
+
+    rows: list[Row]
+    stand_in: str = ""
+    missing: str = ""
+
+
+def choose(rows: Sequence[Row], scope: Scope) -> Chosen:
+    """The rows in scope. A sweep that has none of the paper's data, such as a trial run, stands in for all of them; one
+    that sits the second exam does not.
+    """
+    if mine := [row for row in rows if scope.has(row)]:
+        return Chosen(mine)
+    attacked = [row for row in rows if row.attack == scope.attack]
+    tables = any((row.preset or "").startswith("potion/table") for row in rows)
+    if attacked and not tables and not sits_second(rows) and not any(row.data in PAPERS_DATA for row in rows):
+        return Chosen(attacked, " and ".join(data_label(data) for data in dict.fromkeys(row.data for row in attacked)))
+    return Chosen([], missing=f"the sweep has no row of {scope}")

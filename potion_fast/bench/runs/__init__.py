@@ -1,0 +1,22 @@
+"""From a configuration to a run folder: craft a poison, train a model on it, unlearn it, evaluate what is left."""
+
+from ..configs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
+from .craft import craft_run
+from .export import export_run
+from .preview import preview_run
+from .scenario import Scenario
+from .stages import evaluate_run, train_run, unlearn_run
+
+__all__ = [
+    "CraftConfig",
+    "EvaluateConfig",
+    "Scenario",
+    "TrainConfig",
+    "UnlearnConfig",
+    "craft_run",
+    "evaluate_run",
+    "export_run",
+    "preview_run",
+    "train_run",
+    "unlearn_run",
+]

@@ -1,0 +1,234 @@
+"""A run folder: everything that one run read, was told and found, each file written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import shutil
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+import yaml
+
+from ...errors import FileError
+from ...user.read_data import read_json, read_yaml
+from ...utils.atomic_files import UNFINISHED, hold, release, remove_unfinished, written_whole
+
+CONFIG = "config.yaml"
+CONFIG_KEYS = {"command", "config", "versions"}
+OUTPUTS = (
+    "metrics.json",  # first: it says that the run was finished
+    "training.csv",
+    "trace.csv",
+    "curve.csv",
+    "predictions.csv",
+    "manipulated.csv",
+    "targets.csv",
+    "statistics.csv",
+    "losses.csv",
+    "shift.csv",
+    "cosine.csv",
+    "samples.csv",
+    "perturbations.safetensors",
+    "crafting.safetensors",
+    "model.safetensors",
+    "forget.safetensors",
+    "retain.safetensors",
+    "poisoned.txt",
+    "found.txt",
+    "healing.png",
+    "preview.png",
+    "preview.txt",
+    "losses.png",
+    "shift.png",
+    "cosine.png",
+    "train.npz",
+    "test.npz",
+    "triggered.npz",
+)
+EXPORTED = ("train", "test", "triggered")  # folders of images
+
+_claims: dict[str, weakref.finalize[..., RunFolder]] = {}  # the folders that this process writes to
+
+
+class RunFolder:
+    """One run's folder.
+
+    config.yaml          the command, its resolved configuration, seed and versions
+    metrics.json         each metric's value, unit, n, ideal value and denominator; warnings
+    training.csv         every epoch of a training
+    trace.csv            every step of a search; curve.csv: test accuracies along it
+    predictions.csv      in the order of the test set; manipulated.csv: of training images with swapped labels;
+                         targets.csv: of the attacked test images; statistics.csv: of S_m with Gaussian noise
+    losses.csv           every step of a crafting; losses.png: with poisoned images
+    shift.csv            and cosine.csv, and .png of both: of the two hypotheses
+    model.safetensors    and forget.safetensors, retain.safetensors: importances
+    perturbations.safetensors   what was added to each image of S_m
+    poisoned.txt         indices of S_m; found.txt: of S_f
+    healing.png          the search, and what became of triggered images
+    preview.png          images clean and poisoned
+    train, test, triggered   exported images, as folders or .npz; samples.csv: every training sample
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def check_free(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
+        """The folder that `create` would make, still untouched. Raises FileError where something else is there."""
+        run = cls(path)
+        try:
+            left = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
+            taken = not all(UNFINISHED.fullmatch(path.name) for path in left)  # of a process that was killed
+        except OSError as error:
+            raise FileError(f"cannot make the run folder {run.path}: {error}") from error
+        if taken and not overwrite:
+            raise FileError(f"{run.path} is already there; choose another folder or overwrite it")
+        if taken:
+            try:
+                run._read()
+            except FileError as error:
+                raise FileError(f"{run.path} is not the folder of an earlier run; choose another folder") from error
+        return run
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
+        """A new folder, or with `overwrite` that of an earlier run, whose results are removed: none outlives its run.
+
+        Files that no run writes are left alone. Raises FileError as `check_free` and `claim` do.
+        """
+        run = cls.check_free(path, overwrite)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.claim()
+            cls.check_free(path, overwrite)  # nobody else was faster
+            exported = [name for name in EXPORTED if (run / name).exists() and run._read()["command"] == "export"]
+            remove_unfinished(run.path)
+            for name in OUTPUTS:
+                (run / name).unlink(missing_ok=True)
+            for name in exported:
+                shutil.rmtree(run / name)
+        except FileError:
+            raise
+        except OSError as error:
+            raise FileError(f"cannot make the run folder {run.path}: {error}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """The folder of an earlier run. Raises FileError where it is not one."""
+        run = cls(path)
+        try:
+            found = (run / CONFIG).is_file()
+        except OSError as error:  # a name too long, a folder that may not be read
+            raise FileError(f"{run.path} cannot be read: {error}") from error
+        if not found:
+            raise FileError(f"{run.path} is not a run folder: it holds no {CONFIG}")
+        return run
+
+    def claim(self) -> None:
+        """Keep other processes from writing here, until this object or the process is gone. Raises FileError where
+        another one does.
+        """
+        name = os.path.realpath(self.path)
+        if name in _claims:
+            _claims.pop(name)()  # an object of this process that is still there, as after an error in a notebook
+        try:
+            _claims[name] = weakref.finalize(self, release, hold(self.path))
+        except BlockingIOError as error:
+            raise FileError(
+                f"another process is writing to {self.path}; wait until it ends, or choose another folder"
+            ) from error
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def write_config(self, command: str, config: Mapping[str, Any]) -> None:
+        """config.yaml: the command, its configuration and the versions it ran on."""
+        content = {"command": command, "config": dict(config), "versions": versions(config.get("device", "cpu"))}
+        self.write_text(CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+    def read_config(self, *commands: str) -> tuple[str, dict[str, Any]]:
+        """(command, configuration) of config.yaml. Raises FileError for a run of another command or a broken file."""
+        content = self._read()
+        if content["command"] not in commands:
+            wanted = " or ".join(repr(command) for command in commands)
+            raise FileError(f"{self.path} is a run of {content['command']!r}; a run of {wanted} is needed")
+        return content["command"], content["config"]
+
+    def _read(self) -> dict[str, Any]:
+        content = read_yaml(self / CONFIG)
+        if not isinstance(content, dict) or set(content) != CONFIG_KEYS or not isinstance(content["config"], dict):
+            raise FileError(
+                f"{self / CONFIG} is not the configuration of a run: it needs {', '.join(sorted(CONFIG_KEYS))}"
+            )
+        return content
+
+    def write_text(self, name: str, text: str) -> None:
+        """UTF-8, with the text's own line ends; the bytes of a path that are no text become escapes."""
+        with written_whole(self / name) as temporary:
+            temporary.write_bytes(text.encode(errors="backslashreplace"))
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Strict JSON, see `strict`."""
+        self.write_text(name, json.dumps(strict(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Raises FileError for a file that is missing or broken."""
+        return read_json(self / name)
+
+    def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """A header, then one line per row."""
+        options: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+        with written_whole(self / name) as temporary, temporary.open("w", **options) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+    def write_indices(self, name: str, indices: Iterable[int]) -> None:
+        """A text file that `--forget` reads: one index per line, ascending."""
+        self.write_text(name, "".join(f"{index}\n" for index in sorted(indices)))
+
+
+def versions(device: str) -> dict[str, str]:
+    """What a result depends on besides its configuration: versions, and the hardware behind the device it ran on."""
+    from ... import __version__
+
+    on_gpu = torch.device(device).type == "cuda"
+    return {
+        "potion_fast": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": str(numpy.__version__),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "hardware": torch.cuda.get_device_name(device) if on_gpu else _cpu(),
+    }
+
+
+def _cpu() -> str:
+    """The processor's name, where the system tells it, and the threads that torch uses."""
+    name = platform.machine() or "CPU"  # platform.processor() starts a process to find out
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    except OSError:
+        pass  # not Linux
+    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def strict(content: Any) -> Any:
+    """The same content as JSON can hold it: a number that is not finite becomes None."""
+    if isinstance(content, Mapping):
+        return {key: strict(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [strict(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

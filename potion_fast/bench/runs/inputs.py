@@ -1,0 +1,155 @@
+"""Earlier runs that a run starts from: found, read and checked before anything is done."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ...errors import DataError, FileError, ModelError, PotionError
+from ..attacks import POISONS, Perturbation, Perturbations
+from ..configs import Config, CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
+from ..configs.defaults import POISON_OPTIONS, TEXT
+from ..data import read_indices
+from ..models import load_model
+from .folder import CONFIG, RunFolder
+from .scenario import Scenario
+
+PERTURBATIONS = "perturbations.safetensors"  # what a model was trained on, in its run folder; what a crafting made
+
+HEALED = ("trigger", "swap", "targeted")  # kinds of poison that give images another label: "poison healed" counts it
+# What a reference must share with the model that is measured against it: the attacked images.
+SAME_TEST = ("data", "image_size", "mean", "std", "length", "poison", *POISON_OPTIONS)
+SAME_MANIPULATED = ("train_size", "poisoned", "seed")  # and S_m itself, where the attack is judged by it
+WORDS = {
+    "trigger": ("trigger", "triggered test image"),
+    "swap": ("swap", "manipulated training image"),
+    "targeted": ("attack", "target image"),
+}
+
+Accuracies = Mapping[str, float]  # metrics by name: "clean_accuracy", the two scores of the poison, and others
+
+
+def check_out(out: str | os.PathLike[str], overwrite: bool, *read: str | os.PathLike[str] | None) -> None:
+    """Raise FileError unless a run that reads the folders `read` may be written to `out`."""
+    for path in read:
+        if path is not None and os.path.realpath(path) == os.path.realpath(out):
+            raise FileError(f"{out} is read by this run and cannot be its folder too; choose another folder")
+    RunFolder.check_free(out, overwrite)
+
+
+def training_run(run: RunFolder) -> RunFolder:
+    """The training run that a run's model comes from: for a training run itself. Raises FileError where it is gone."""
+    if run.read_config("train", "unlearn")[0] == "train":
+        return run
+    path = _config(run, UnlearnConfig, "unlearn").run
+    if not os.path.exists(path):
+        raise FileError(f"{run.path} was unlearnt from the training run {path}, which is not there; move it back")
+    return RunFolder.open(path)
+
+
+def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftConfig) -> tuple[Scenario, Accuracies]:
+    """A training run's data, read as the later run is told to, and the metrics of its model.
+
+    Perturbations are those that stand in the run folder.
+
+    Raises FileError for a run that is broken or unfinished, DataError where the data are not those of the training.
+    """
+    told = _config(run, TrainConfig, "train")
+    if ":" in told.data and told.data != config.data:
+        raise DataError(
+            f"{run.path} was trained on {told.data!r}, code that would be imported and run; if you trust it, name it "
+            "yourself (--data)"
+        )
+    told = replace(told, root=config.root or told.root, device=config.device, workers=config.workers)
+    poison = POISONS.get(told.poison)
+    if poison is not None and issubclass(poison, Perturbation) and not told.leave_out_poisoned:
+        told = replace(told, perturbations=str(run / PERTURBATIONS))
+    scenario = Scenario.load(told)
+    if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:
+        raise DataError(f"{run / 'poisoned.txt'} and the data disagree: these are not the data of the training")
+    return scenario, _accuracies(run, scenario.config.poison)
+
+
+def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a run and its file's metadata. Raises FileError or ModelError: broken, or made for other classes."""
+    model, metadata = load_model(run / "model.safetensors")
+    if metadata.get("classes") != list(scenario.splits.classes):
+        raise ModelError(f"the model of {run.path} knows other classes than the data; were the data changed?")
+    return model.to(device), metadata
+
+
+def reference_accuracy(path: str | None, trained: TrainConfig) -> float | None:
+    """Accuracy of a reference run on the attacked images; None without one. Raises as `reference_accuracies` does."""
+    return None if path is None else reference_accuracies(path, trained)[POISONS[trained.poison].scores[0]]
+
+
+def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
+    """Metrics of a reference run's model. Those of targets are of the targets that `trained` has.
+
+    Raises DataError where it is no reference, has other attacked images than `trained`, or gets none of them right.
+    """
+    run = RunFolder.open(path)
+    config = _config(run, TrainConfig, "train")
+    if not config.leave_out_poisoned:
+        raise DataError(f"{path} was trained with poisoned samples; a reference is trained with --leave-out-poisoned")
+    poison = POISONS[trained.poison]
+    attack, image = WORDS.get(poison.kind, ("poison", ""))
+    image = image.replace("image", "review") if trained.data in TEXT else image
+    for name in (*SAME_TEST, *(SAME_MANIPULATED if poison.kind in ("swap", "gaussian") else ())):
+        if getattr(config, name) != getattr(trained, name):
+            raise DataError(
+                f"the reference {path} has {name} {getattr(config, name)!r} and the model {getattr(trained, name)!r}; "
+                f"train the reference on the same data with the same {attack}"
+            )
+    accuracies = dict(_accuracies(run, config.poison))
+    if poison.kind == "targeted" and trained.perturbations is not None:
+        accuracies |= _on_targets(run, Perturbations.load(trained.perturbations))
+    if poison.kind in HEALED and not accuracies[poison.scores[0]] > 0:
+        raise DataError(f"the reference {path} gets no {image} right; nothing can be measured against it")
+    return accuracies
+
+
+def _on_targets(run: RunFolder, table: Perturbations) -> Accuracies:
+    """What a training run's model says of the targets, read from predictions.csv. Raises FileError."""
+    try:
+        with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
+            rows = {int(row["index"]): (int(row["label"]), int(row["clean"])) for row in csv.DictReader(file)}
+        wanted = table.targets.tolist(), table.intended.tolist()
+        said = [(*rows[target], intended) for target, intended in zip(*wanted, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise FileError(f"{run / 'predictions.csv'} cannot be read, or lacks a target: {error}") from error
+    return {
+        "target_accuracy": sum(label == clean for label, clean, _ in said) / len(said),
+        "target_success": sum(intended == clean for _, clean, intended in said) / len(said),
+    }
+
+
+def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
+    try:
+        return from_dict(kind, run.read_config(command)[1])
+    except FileError:
+        raise
+    except PotionError as error:
+        raise FileError(f"{run / CONFIG}: {error}") from error
+
+
+def _accuracies(run: RunFolder, poison: str) -> Accuracies:
+    if not (run / "metrics.json").exists():
+        raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again")
+    content = run.read_json("metrics.json")
+    needed = ("clean_accuracy", *POISONS[poison].scores)
+    try:
+        values = {name: metric["value"] for name, metric in content["metrics"].items()}
+        found = {name: float(values[name]) for name in needed}
+        found |= {name: float(value) for name, value in values.items() if value is not None}
+        if not all(map(math.isfinite, found.values())):
+            raise ValueError("a metric is not finite")
+        return found
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise FileError(f"{run / 'metrics.json'} does not hold the metrics of a training run") from error

@@ -1,0 +1,208 @@
+"""The data of one experiment: what was poisoned, what was found, and the loaders that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import DataError
+from ..attacks import InterclassSwap, Perturbation, Perturbations, Poison, TriggerWord
+from ..configs import TrainConfig
+from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
+from ..data.text import TextSplits
+from .attack import Attacked, attacked_by, check_swap, made_poison, placed, with_table
+from .text import text_settings, word_facts
+
+EVALUATION_BATCH, OF_TEXTS = 500, 64  # samples; predictions do not depend on it
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything that a training configuration says about data.
+
+    config      resolved: normalisation, trigger value and classes as used
+    splits      training and test images, or texts; poison that is added to the data stands at the end of the former
+    poison      the attack, with its perturbations where it has any
+    bases       the training images that were chosen, ascending: S_m, or what it holds copies of
+    poisoned    S_m, ascending indices into the training images
+    found       S_f ⊆ S_m, ascending
+    trained_on  indices the model is trained on: all, less the validation set, less S_m where it is left out
+    validation  indices held out for choosing the epoch, ascending
+    """
+
+    config: TrainConfig
+    splits: Splits
+    poison: Poison
+    bases: list[int]
+    poisoned: list[int]
+    found: list[int]
+    trained_on: list[int]
+    validation: list[int]
+
+    @classmethod
+    def load(cls, config: TrainConfig) -> Scenario:
+        """Read the data and draw S_m and S_f. Raises DataError for what does not fit together."""
+        config = config.resolved()
+        splits = load_dataset(
+            config.data,
+            config.root,
+            train_size=config.train_size,
+            seed=config.seed,
+            image_size=config.image_size,
+            mean=config.mean,
+            std=config.std,
+            model=config.model,
+            **text_settings(config),
+        )
+        n = len(splits.train)
+        config, poison = made_poison(config, splits)
+        bases, chosen = poison.choose(splits.train.labels, config.poisoned, config.found, config.seed)
+        bases = np.sort(bases)
+        if poison.kind == "swap":
+            check_swap(poison, splits, bases)
+        splits, poisoned, found = placed(poison, splits, bases, chosen)
+        poison = with_table(poison, config, splits, poisoned)
+        held_out = config.validation
+        if held_out is None:
+            held_out = n // 10 if config.keep == "validation" else 0
+        clean = np.setdiff1d(np.arange(n), bases)
+        if not 0 <= held_out < len(clean):
+            raise DataError(f"a validation set of {held_out} samples cannot be held out of {len(clean)} clean ones")
+        if held_out == 0 and config.keep == "validation":
+            raise DataError("keeping the epoch that is best on the validation set needs one: give it samples")
+        validation = np.sort(np.random.default_rng(config.seed).choice(clean, held_out, replace=False))
+        out = np.union1d(validation, poisoned) if config.leave_out_poisoned else validation
+        return cls(
+            config=replace(config, mean=splits.mean or None, std=splits.std or None, validation=held_out),
+            splits=splits,
+            poison=poison,
+            bases=bases.tolist(),
+            poisoned=poisoned.tolist(),
+            found=np.sort(found).tolist(),
+            trained_on=np.setdiff1d(np.arange(len(splits.train)), out).tolist(),
+            validation=validation.tolist(),
+        )
+
+    def draw_found(self, count: int) -> list[int]:
+        """S_f of another size, ascending: as `Poison.choose` draws it, nested but for the first.
+
+        Raises DataError for a size out of range.
+        """
+        labels = self.splits.train.labels
+        if self.bases != self.poisoned:
+            labels = labels[: self.poisoned[0]]  # the copies are no part of what was chosen from
+        chosen = self.poison.choose(labels, len(self.bases), count, self.config.seed)[1]
+        return [self.poisoned[place] for place in np.searchsorted(self.bases, np.sort(chosen)).tolist()]
+
+    def train_loader(self) -> Loader:
+        """The (poisoned) training data, augmented and shuffled."""
+        return self._loader(self.train_set(augment=True), self.trained_on, shuffle=True)
+
+    def retain_loader(self, found: Collection[int], *, holds_forget: bool, batch_size: int | None, seed: int) -> Loader:
+        """The training data as trained on, shuffled, without S_f or, where `holds_forget`, with it.
+
+        Raises DataError where nothing is left.
+        """
+        indices = self.trained_on if holds_forget else sorted(set(self.trained_on) - set(found))
+        if not indices:
+            raise DataError("the forget set holds all of the training data; nothing is left to retain")
+        return self._loader(self.train_set(augment=True), indices, shuffle=True, batch_size=batch_size, seed=seed)
+
+    def forget_loader(self, found: Collection[int], *, augment: bool, batch_size: int | None) -> Loader:
+        """S_f with trigger and poison label, augmented as in training or as stored."""
+        return self._loader(self.train_set(augment=augment), found, shuffle=False, batch_size=batch_size)
+
+    def validation_loader(self) -> Loader:
+        """The held-out samples, clean."""
+        return self._loader(
+            self.splits.dataset("train"), self.validation, shuffle=False, batch_size=self.evaluation_batch
+        )
+
+    def plain_loader(self, *, shuffle: bool, seed: int) -> Loader:
+        """The samples that are trained on, as stored: clean where S_m is left out."""
+        return self._loader(self.train_set(augment=False), self.trained_on, shuffle=shuffle, seed=seed)
+
+    def test_loader(self, triggered: bool) -> Loader:
+        """The test images in their order with clean labels, all with the trigger or none."""
+        poison = self.poison if triggered else None
+        dataset = self.splits.dataset("test", poison=poison, trigger_all=triggered)
+        return self._loader(dataset, None, shuffle=False, batch_size=self.evaluation_batch)
+
+    @cached_property
+    def attacked(self) -> Attacked:
+        """The images that the attack is judged by, see `attacked_by`. S_m comes as stored, trained on or not."""
+        return attacked_by(self.poison, self.splits, self.poisoned)
+
+    def attacked_loader(self) -> Loader:
+        """These images in their order, with clean labels, not augmented."""
+        return self._loader(self.attacked.dataset, self.attacked.rows, shuffle=False, batch_size=self.evaluation_batch)
+
+    def attacked_labels(self) -> tuple[Tensor, Tensor]:
+        """Of these images: int64 [M] clean labels, and [M] those that the attack wants, see `Attacked`."""
+        return self.attacked.labels, self.attacked.wanted
+
+    def attacked_images(self, places: Collection[int]) -> Tensor:
+        """Images [B, C, H, W] at these places in the order of `attacked_loader`, as pixels in [0, 1]."""
+        return self.pixels(self.attacked.dataset.batch([self.attacked.rows[place] for place in places])[0])
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Samples of a batch that is only predicted."""
+        return OF_TEXTS if isinstance(self.splits, TextSplits) else EVALUATION_BATCH
+
+    @cached_property
+    def word(self) -> dict[str, Any] | None:
+        """What `word_facts` says of a trigger word; None for another poison."""
+        return word_facts(self.poison, self.splits) if isinstance(self.poison, TriggerWord) else None
+
+    @property
+    def table(self) -> Perturbations | None:
+        """The perturbations of S_m, [P, C, H, W] in the order of `poisoned`; None for another poison, or before a
+        crafting."""
+        return self.poison.table if isinstance(self.poison, Perturbation) else None
+
+    def perturbed(self, table: Perturbations) -> Scenario:
+        """The same with these perturbations, which have been crafted for it."""
+        assert isinstance(self.poison, Perturbation)
+        return replace(self, poison=replace(self.poison, table=table))
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Normalised images [B, C, H, W] as pixels in [0, 1]: what lies beyond, as a patch may, is clipped."""
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.splits.mean, self.splits.std))
+        return (images * std + mean).clamp(0, 1)
+
+    def swapped_pair(self) -> tuple[int, ...] | None:
+        """The two classes whose labels were swapped; None for another attack."""
+        return self.poison.classes if isinstance(self.poison, InterclassSwap) else None
+
+    def train_set(self, augment: bool) -> PoisonedDataset:
+        """The training images, with S_m poisoned; augmented where that is asked for, and is part of the training."""
+        augment = augment and self.config.augment
+        return self.splits.dataset("train", augment=augment, poison=self.poison, poisoned=self.poisoned)
+
+    def _loader(
+        self,
+        dataset: PoisonedDataset,
+        indices: Collection[int] | None,
+        *,
+        shuffle: bool,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> Loader:
+        seed = self.config.training_seed if seed is None else seed
+        assert seed is not None  # resolved
+        return make_loader(
+            dataset,
+            indices,
+            batch_size=batch_size or self.config.batch_size or self.evaluation_batch,
+            shuffle=shuffle,
+            seed=seed,
+            workers=self.config.workers,
+            device=self.config.device,
+        )

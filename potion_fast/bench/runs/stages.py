@@ -1,0 +1,213 @@
+"""The three things a run does, each into a run folder of its own: train, unlearn, evaluate.
+
+All that a run is told and reads is checked before its folder is made, and what was expensive is written as soon as it
+is there: a later failure costs nothing that came before it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, astuple, fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import DataError, PotionWarning
+from ...importances import importance
+from ...modes import mode_named
+from ...search import Step, ptn_search
+from ...utils.predict import accuracy, predict
+from ..configs import EvaluateConfig, TrainConfig, UnlearnConfig, to_dict
+from ..data import read_indices
+from ..figures.pictures import draw_healing
+from ..metrics import Metric
+from ..models import save_model
+from ..training.train import Epoch, seed_everything, train
+from .architecture import architecture, fresh_model, loss_of
+from .diagnostics import LEARNT, notes_of_healing, notes_of_training
+from .evaluations import Evaluation, attacked_outputs, compared, evaluated, write_evaluation
+from .folder import RunFolder, strict
+from .inputs import PERTURBATIONS, check_out, load_trained, load_weights, reference_accuracies, training_run
+from .scenario import Scenario
+from .tradeoff import curve_columns, trade_off
+
+TRAINING = ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")  # settings of `train`
+
+__all__ = ["LEARNT", "Evaluation", "evaluate_run", "evaluated", "notes_of_healing", "train_run", "unlearn_run"]
+
+
+def train_run(
+    config: TrainConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = False
+) -> dict[str, Any]:
+    """Train a model on poisoned data (or, with `leave_out_poisoned`, on the same data without S_m) and evaluate it.
+
+    Writes config.yaml, poisoned.txt (S_m), found.txt (S_f), perturbations.safetensors where S_m is perturbed,
+    training.csv, model.safetensors, the files of `write_evaluation`, and metrics.json; returns what stands in
+    metrics.json. Raises the errors of `Scenario.load`, `create_model`, `train` and `RunFolder`.
+    """
+    check_out(out, overwrite, config.root)
+    scenario = Scenario.load(config)
+    config, splits = scenario.config, scenario.splits
+    loader, selection = scenario.train_loader(), _selection(scenario)
+    assert config.training_seed is not None  # resolved
+    seed_everything(config.training_seed)
+    model = fresh_model(config, splits)
+    model.to(config.device)
+
+    run = RunFolder.create(out, overwrite)
+    run.write_config("train", to_dict(config))
+    run.write_indices("poisoned.txt", scenario.poisoned)
+    run.write_indices("found.txt", scenario.found)
+    if scenario.table is not None and not config.leave_out_poisoned:
+        scenario.table.save(run / PERTURBATIONS)
+    settings: dict[str, Any] = {name: getattr(config, name) for name in TRAINING}
+    settings["keep"] = "last" if config.keep == "last" else "best"
+    report = train(model, loader, **settings, loss=loss_of(config), evaluate=selection, progress=progress)
+    save_model(run / "model.safetensors", model, architecture(config, splits))
+    epochs = [(number, *astuple(epoch)) for number, epoch in enumerate(report.epochs, start=1)]
+    run.write_csv("training.csv", ["epoch", *(field.name for field in fields(Epoch))], epochs)
+
+    evaluation = _evaluate(run, model, scenario, progress)
+    notes = notes_of_training(scenario, {name: metric.value for name, metric in evaluation.metrics.items()})
+    more = {"seconds": report.seconds, "kept_epoch": report.kept + 1}
+    return write_metrics(run, evaluation.metrics, notes, more | _of_word(scenario))
+
+
+def unlearn_run(
+    config: UnlearnConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = False
+) -> dict[str, Any]:
+    """Heal the model of a training run from the poisoned samples that were found, and evaluate it.
+
+    Writes config.yaml, found.txt (S_f), forget.safetensors and retain.safetensors (importances), trace.csv,
+    model.safetensors, the files of `write_evaluation`, metrics.json, with `curve` curve.csv, and healing.png; returns
+    what stands in metrics.json. The method is that of `unlearn`, step by step, so that each
+    step's result is on disk before the next.
+
+    Raises the errors of `unlearn`, `read_indices` and `RunFolder`; DataError or FileError where the training or the
+    reference run, the data or the forget set do not fit together.
+    """
+    config = config.resolved()
+    mode = mode_named(config.mode)
+    check_out(out, overwrite, config.run, config.reference, config.root)
+    trained = RunFolder.open(config.run)
+    scenario, before = load_trained(trained, config)
+    reference = None if config.reference is None else reference_accuracies(config.reference, scenario.config)
+    found = sorted(read_indices(config.forget or trained / "found.txt", len(scenario.splits.train)))
+    if missing := sorted(set(found) - set(scenario.trained_on)):
+        raise DataError(f"sample {missing[0]} of the forget set is not among those the model was trained on")
+    size = config.batch_size or scenario.config.batch_size
+    groups = mode.group_size_for(len(found)) if config.group_size is None else config.group_size
+    config = replace(config, batch_size=size, group_size=groups)
+    retain_loader = scenario.retain_loader(
+        found, holds_forget=mode.retain_holds_forget, batch_size=size, seed=config.seed
+    )
+    forget_loader = scenario.forget_loader(found, augment=True, batch_size=size)
+    evaluation_loader = scenario.forget_loader(found, augment=mode.augmented_forget, batch_size=size)
+    model, metadata = load_weights(trained, scenario, config.device)
+
+    run = RunFolder.create(out, overwrite)
+    run.write_config("unlearn", to_dict(config))
+    run.write_indices("found.txt", found)
+    seed_everything(config.seed)
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("objective", "w", "group_size", "compiled")}
+    settings["amp"] = None if config.amp is None else getattr(torch, config.amp)
+    importances, seconds = {}, {}
+    for name, loader in (("forget", forget_loader), ("retain", retain_loader)):
+        start = time.perf_counter()
+        importances[name] = importance(model, loader, **settings, progress=progress)
+        seconds[name] = time.perf_counter() - start
+        importances[name].save(run / f"{name}.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PotionWarning)  # they stand in the result, and so in metrics.json
+        result = ptn_search(
+            model,
+            importances["forget"],
+            importances["retain"],
+            forget_loader,
+            strategy=config.strategy,
+            rho=config.rho,
+            mode=config.mode,
+            b_start=config.b_start,
+            s_step=config.s_step,
+            max_steps=config.max_steps,
+            evaluation_loader=evaluation_loader,
+            progress=progress,
+        )
+    result.seconds = {**seconds, **result.seconds}
+    save_model(run / "model.safetensors", result.model, metadata)
+    run.write_csv("trace.csv", [field.name for field in fields(Step)], map(astuple, result.trace))
+
+    evaluation = _evaluate(run, result.model, scenario, progress)
+    metrics = {**evaluation.metrics, **compared(scenario, evaluation, config.run, before, config.reference, reference)}
+    search = result.summary()
+    del search["warnings"]  # they stand among the notes
+    more = {"search": search, "found": len(found), "parameters_without_rule": list(importances["retain"].fallback)}
+    damage = metrics["model_damage"].value
+    notes = [*result.warnings, *notes_of_healing(scenario, damage, before, found, config.rho, reference)]
+    content = write_metrics(run, metrics, notes, more | _of_word(scenario))
+
+    curve = trade_off(model, result, scenario, progress) if config.curve else None
+    if curve is not None:
+        columns = curve_columns(scenario)
+        run.write_csv("curve.csv", columns, (astuple(point)[: len(columns)] for point in curve))
+    attacked = attacked_outputs(model, scenario, progress)
+    draw_healing(run / "healing.png", scenario, result, before, attacked, evaluation, curve)
+    return content
+
+
+def evaluate_run(
+    config: EvaluateConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = False
+) -> dict[str, Any]:
+    """Evaluate the model of a training or an unlearning run again, against a reference run if one is given.
+
+    Writes config.yaml, the files of `write_evaluation` and metrics.json; returns what stands in metrics.json. Raises
+    DataError or FileError where the runs, their files or the data are missing or do not fit together.
+    """
+    config = config.resolved()
+    check_out(out, overwrite, config.run, config.reference, config.root)
+    source = RunFolder.open(config.run)
+    trained = training_run(source)
+    check_out(out, overwrite, trained.path)
+    scenario, before = load_trained(trained, config)
+    reference = None if config.reference is None else reference_accuracies(config.reference, scenario.config)
+    model, _ = load_weights(source, scenario, config.device)
+
+    run = RunFolder.create(out, overwrite)
+    run.write_config("evaluate", to_dict(config))
+    evaluation = _evaluate(run, model, scenario, progress)
+    more = compared(scenario, evaluation, str(trained.path), before, config.reference, reference)
+    return write_metrics(run, {**evaluation.metrics, **more}, [], _of_word(scenario))
+
+
+def _selection(scenario: Scenario) -> Callable[[nn.Module], float] | None:
+    """What is measured after every epoch: accuracy on the clean test or the validation set, where there is one."""
+    if scenario.config.keep != "test" and not scenario.validation:
+        return None
+    loader = scenario.test_loader(False) if scenario.config.keep == "test" else scenario.validation_loader()
+    return lambda model: accuracy(*predict(model, loader))
+
+
+def _evaluate(run: RunFolder, model: nn.Module, scenario: Scenario, progress: bool) -> Evaluation:
+    """Evaluate, and write the predictions."""
+    evaluation = evaluated(model, scenario, progress)
+    write_evaluation(run, scenario, evaluation)
+    return evaluation
+
+
+def _of_word(scenario: Scenario) -> dict[str, Any]:
+    """For metrics.json: the trigger word and how many reviews hold it, where there is one."""
+    return {} if scenario.word is None else {"trigger_word": scenario.word}
+
+
+def write_metrics(
+    run: RunFolder, metrics: Mapping[str, Metric], notes: list[str], more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """metrics.json, which says that a run is finished; returns what stands in it."""
+    values = {name: asdict(metric) for name, metric in metrics.items()}
+    content: dict[str, Any] = strict({"metrics": values, "warnings": notes, **more})
+    run.write_json("metrics.json", content)
+    return content

@@ -1,0 +1,119 @@
+"""How one piece of a sweep's work is done: a training, a crafting, a pass over the training data, an unlearning."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...errors import PotionWarning
+from ...importances import importance
+from ..configs import CraftConfig
+from ..runs.craft import craft_run
+from ..runs.inputs import PERTURBATIONS
+from ..runs.stages import train_run
+from ..training.train import seeded
+from ..unlearners import make_unlearner
+from ..unlearners.dampening import Dampening
+from .config import SweepConfig
+from .folder import SweepFolder
+from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
+from .retain import Retain, shared_retain
+from .rows import Case
+from .run_dampening import dampened_rows
+from .run_finetuning import trained_row
+from .trained_model import Subject
+
+
+class Worker:
+    """Does the work of a sweep; the model it was last asked for stays loaded.
+
+    arguments  of the command line, for the command that makes a row again
+    """
+
+    def __init__(
+        self, config: SweepConfig, plan: Plan, folder: SweepFolder, arguments: Sequence[str], progress: bool = False
+    ) -> None:
+        self.config, self.plan, self.folder, self.progress = config, plan, folder, progress
+        self.arguments = list(arguments)
+        self._subject: Subject | None = None
+
+    def do(self, task: Task) -> None:
+        """A task that is claimed, and whose needs are done. Raises PotionError."""
+        if isinstance(task, Training):
+            self._training(task)
+        elif isinstance(task, Crafting):
+            self._crafting(task)
+        elif isinstance(task, RetainPass):
+            self._pass(task)
+        else:
+            self.folder.write(task, self._unlearning(task))
+            self.folder.drop_unneeded(self.plan.retain_pass(task), self.plan)
+
+    def _training(self, task: Training) -> None:
+        config, crafting = task.config, self.plan.crafting(task)
+        if crafting is not None:  # from where the sweep's folder is now; the run keeps a copy
+            config = replace(config, perturbations=str(self.folder.place(crafting) / PERTURBATIONS))
+        with self.folder.made(task) as place:
+            train_run(config, place, progress=self.progress)
+
+    def _crafting(self, task: Crafting) -> None:
+        """Goes on where an earlier one was killed."""
+        clean = self.plan.trainings[task.model]
+        machine = {name: getattr(clean.config, name) for name in ("root", "data", "device", "workers")}
+        config = CraftConfig(str(self.folder.place(clean)), **{**machine, **task.settings})
+        with self.folder.made(task) as place:
+            if not (place / "metrics.json").exists():  # else it was killed with nothing left to do
+                craft_run(config, place, progress=self.progress)
+
+    def _of(self, model: str) -> Subject:
+        if self._subject is None or self._subject.training.key != model:
+            self._subject = Subject.load(self.config, self.folder, self.plan.trainings[model])
+        return self._subject
+
+    def _pass(self, task: RetainPass) -> None:
+        subject = self._of(task.model)
+        founds, start = {count: subject.found(count) for count in task.founds}, time.perf_counter()
+        with seeded(subject.seed):
+            if task.group_size == "batch" or self.config.augmented:
+                done = {count: self._own_pass(subject, task, found) for count, found in founds.items()}
+            else:
+                done = shared_retain(
+                    subject.model,
+                    subject.scenario.train_set(augment=False),
+                    subject.scenario.trained_on,
+                    founds,
+                    task.objectives,
+                    task.group_size,
+                    batch_size=subject.batch_size,
+                    seed=subject.seed,
+                    workers=subject.scenario.config.workers,
+                    progress=self.progress,
+                )
+        self.folder.write_retain(task, done, time.perf_counter() - start)
+
+    def _own_pass(self, subject: Subject, task: RetainPass, found: list[int]) -> Retain:
+        """Of one S_f alone: shuffled, and augmented where the sweep asks for it."""
+        loader, start = subject.retain_loader(found, self.config.augmented), time.perf_counter()
+        settings: dict[str, Any] = {"group_size": task.group_size, "progress": self.progress}
+        importances = importance(subject.model, loader, list(task.objectives), **settings)
+        return importances, time.perf_counter() - start
+
+    def _unlearning(self, unit: Unlearning) -> dict[str, Any]:
+        """The content of its file of results."""
+        subject, start = self._of(unit.model), time.perf_counter()
+        case = Case(self.config, unit, subject, subject.found(unit.found), self.arguments, self.progress)
+        settings = {"mode": self.config.mode, "seed": subject.seed, **subject.defaults(unit.method.name)}
+        settings |= {**unit.method.settings, **unit.method.limits(subject.iterations)}
+        unlearner = make_unlearner(unit.method.name, **settings)
+        with warnings.catch_warnings(), seeded(subject.seed):
+            warnings.simplefilter("ignore", PotionWarning)  # they stand in the rows
+            if isinstance(unlearner, Dampening):
+                retain_pass = self.plan.retain_pass(unit)
+                assert retain_pass is not None
+                rows = list(dampened_rows(case, unlearner, self.folder, retain_pass))
+            else:
+                rows = [trained_row(case, unlearner)]
+        return {"rows": rows, "measured": {"seconds": time.perf_counter() - start}}

@@ -1,0 +1,152 @@
+"""Unlearning by methods that edit weights by their importances: what ρ, s_step and methods can share, they do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ...edits.plan import EditPlan
+from ...importances import Importance, importance
+from ...modes import mode_named
+from ...search import S_STEP, Result, Step, ptn_search
+from ..runs.scenario import Loader
+from ..unlearners.dampening import Dampening
+from ..unlearners.ptn import PTN
+from ..unlearners.ssd_goel import SSDGoel
+from .early_stops import READABLE, Stop, spread, steps_for, stop_at, stop_of
+from .folder import SweepFolder
+from .plan import RetainPass, axes
+from .rows import Case, Row
+
+SHARED, OWN = "shared: whole groups of one pass over S_tr", "pass"
+RHO = 0.2  # the paper's; rows at it, and at the step of 1.1, hold the trace
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Importances of S_f and of S_tr without it, and the seconds that the two passes took."""
+
+    forget: Importance
+    retain: Importance
+    seconds: dict[str, float]
+
+
+def dampened_rows(case: Case, unlearner: Dampening, folder: SweepFolder, retain_pass: RetainPass) -> Iterator[Row]:
+    """A row, or of a search one for every ρ and s_step. Raises the errors of the method."""
+    subject, config = case.subject, case.config
+    pair = _pair(case, unlearner, folder, retain_pass)
+    batches = sum(-(-each.samples // subject.batch_size) for each in (pair.forget, pair.retain))
+    told: Row = {"gradient_steps": batches, "retain_from": SHARED if retain_pass.shared else OWN}
+    if unlearner.holds_forget:
+        pair = Pair(pair.forget, pair.retain.merge(pair.forget), pair.seconds)
+    loader = subject.forget_loader(case.found, mode_named(config.mode).augmented_forget)
+    if isinstance(unlearner, PTN):
+        yield from _searched(case, unlearner, pair, loader, told)
+        return
+    chooses = isinstance(unlearner, SSDGoel)
+    validation = subject.validation_loader() if chooses else None
+    done = unlearner.edit(subject.model, pair.forget, pair.retain, loader, validation, case.progress)
+    notes = list(done.warnings)
+    if chooses and not subject.scenario.validation:
+        notes.append("the setting was chosen by the test set, as there is no validation set")
+    more: Row = {name: getattr(done.kept, name, None) for name in ("alpha", "dampened")}
+    more["evaluations"] = len(done.trace) if done.report is None else done.report.evaluations
+    seconds = {**pair.seconds, "search": sum(done.seconds.values())}
+    yield case.row(done.model, edited=True, seconds=seconds, notes=notes, **more, **told)
+
+
+def _pair(case: Case, unlearner: Dampening, folder: SweepFolder, retain_pass: RetainPass) -> Pair:
+    subject, objective, m = case.subject, unlearner.objective, case.unit.group_size
+    assert m is not None
+    file = folder.retain_file(retain_pass, case.unit.found, objective)
+    retain = Importance.load(file, next(subject.model.parameters()).device)
+    loader, start = subject.forget_loader(case.found, case.config.augmented), time.perf_counter()
+    forget = importance(subject.model, loader, objective, group_size=m, progress=case.progress)
+    seconds = {"forget": time.perf_counter() - start, "retain": folder.retain_seconds(retain_pass, case.unit.found)}
+    return Pair(forget, retain, seconds)
+
+
+def _searched(case: Case, unlearner: PTN, pair: Pair, loader: Loader, told: Row) -> Iterator[Row]:
+    """A row for every ρ and s_step."""
+    rhos, s_steps = axes(case.config, case.unit.method)
+    for s_step in s_steps:
+        traced = None
+        if s_step == (S_STEP if S_STEP in s_steps else s_steps[0]):
+            traced = RHO if RHO in rhos else rhos[0]
+        more = {**told, "s_step": s_step, "strategy": unlearner.strategy}
+        if unlearner.strategy in READABLE:  # all ρ from the trace of the smallest
+            result = _search(case, unlearner, pair, loader, min(rhos), s_step)
+            stops = [stop_at(result, rho, _strict(unlearner)) for rho in rhos]
+            started = {**more, "before_found_accuracy": result.initial_accuracy}
+            yield from _reapplied(case, pair, result, stops, traced, started)
+            continue
+        for rho in rhos:
+            result = _search(case, unlearner, pair, loader, rho, s_step)
+            trace = [_point(step) for step in result.trace] if rho == traced else None
+            started = {**more, "before_found_accuracy": result.initial_accuracy, "trace": trace}
+            yield _row(case, result.model, pair, stop_of(result), started)
+
+
+def _search(case: Case, unlearner: PTN, pair: Pair, loader: Loader, rho: float, s_step: float | None) -> Result:
+    cap = unlearner.max_steps if "max_steps" in case.unit.method.settings or s_step is None else steps_for(s_step)
+    return ptn_search(
+        case.subject.model,
+        pair.forget,
+        pair.retain,
+        loader,
+        strategy=unlearner.strategy,
+        rho=rho,
+        mode=unlearner.mode,
+        b_start=unlearner.b_start,
+        s_step=s_step,
+        max_steps=cap,
+        strict=unlearner.strict,
+        retain_holds_forget=None if unlearner.strategy == "minimal" else unlearner.holds_forget,
+        progress=case.progress,
+    )
+
+
+def _reapplied(
+    case: Case, pair: Pair, result: Result, stops: Sequence[Stop], traced: float | None, more: Row
+) -> Iterator[Row]:
+    """The rows of several ρ: each one's step applied again to the poisoned model, which comes back as it was."""
+    model = case.subject.model
+    curve = spread(result.trace, case.config.curve) if traced is not None else []
+    steps = {step.step: step for step in [*curve, *(stop.kept for stop in stops if stop.kept is not None)]}
+    plan = EditPlan.at_percentiles(model, pair.forget, pair.retain, [step.percentile for step in steps.values()])
+    places = {number: k for k, number in enumerate(steps)}
+    try:
+        scores = {}
+        for step in curve:
+            plan.apply(places[step.step])
+            scores[step.step] = case.subject.evaluate(model, edited=True)
+        for stop in stops:
+            plan.reset() if stop.kept is None else plan.apply(places[stop.kept.step])
+            row = _row(case, model, pair, stop, more)
+            if stop.rho == traced:
+                names = ("clean_accuracy", case.subject.scenario.poison.scores[0])
+                tests = {number: [of.scores[name] for name in names] for number, of in scores.items()}
+                row["trace"] = [_point(step, tests.get(step.step)) for step in result.trace]
+            yield row
+    finally:
+        plan.reset()
+
+
+def _row(case: Case, model: nn.Module, pair: Pair, stop: Stop, more: Row) -> Row:
+    kept = {name: getattr(stop.kept, name, None) for name in ("alpha", "dampened")}
+    kept |= {"steps": stop.steps, "evaluations": 1 + stop.steps, "reason": stop.reason}
+    seconds = {**pair.seconds, "search": stop.seconds}
+    return case.row(model, edited=True, seconds=seconds, notes=stop.notes, rho=stop.rho, **kept, **more)
+
+
+def _point(step: Step, tests: Sequence[float] | None = None) -> list[float | None]:
+    """Of a trace, with the test set's accuracies where they were taken."""
+    scores = tests or (None, None)
+    return [step.step, step.s, step.percentile, step.alpha, step.accuracy, step.dampened, *scores]
+
+
+def _strict(unlearner: PTN) -> bool:
+    return mode_named(unlearner.mode).strict if unlearner.strict is None else unlearner.strict

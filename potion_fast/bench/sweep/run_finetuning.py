@@ -1,0 +1,31 @@
+"""Unlearning by methods that take no importances: with the loaders of the training."""
+
+from __future__ import annotations
+
+from ..unlearners import Unlearner
+from .rows import Case, Row
+
+
+def trained_row(case: Case, unlearner: Unlearner) -> Row:
+    """Its row. Raises the errors of the method."""
+    subject, scenario, found = case.subject, case.subject.scenario, case.found
+    unlearned = unlearner(
+        subject.model,
+        scenario.forget_loader(found, augment=True, batch_size=None),
+        scenario.retain_loader(found, holds_forget=False, batch_size=None, seed=subject.seed),
+        evaluation_loader=subject.forget_loader(found, augment=False),
+        validation_loader=subject.validation_loader(),
+        progress=case.progress,
+    )
+    untouched = unlearned.method == "none"  # all others change the running statistics too
+    notes = list(unlearned.warnings)
+    if getattr(unlearner, "rates", None) is not None and not scenario.validation:
+        notes.append("the learning rate was chosen by the test set, as there is no validation set")
+    return case.row(
+        unlearned.model,
+        edited=untouched,
+        seconds=unlearned.seconds,
+        notes=notes,
+        gradient_steps=unlearned.gradient_steps,
+        learning_rate=unlearned.learning_rate,
+    )

@@ -1,0 +1,148 @@
+"""A poisoned model with all that its unlearnings share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ...utils.model import fingerprint
+from ...utils.predict import accuracy, predict
+from ..configs import EvaluateConfig
+from ..data import make_loader
+from ..metrics import GaussianEvaluation
+from ..runs.architecture import fresh_model, loss_of
+from ..runs.evaluations import evaluated
+from ..runs.folder import RunFolder
+from ..runs.inputs import Accuracies, load_trained, load_weights, reference_accuracies
+from ..runs.scenario import Loader, Scenario
+from .config import SweepConfig
+from .folder import SweepFolder
+from .plan import Training, reference_of
+
+QUANTILES = (np.arange(100) + 0.5) / 100  # of what fresh noise gives
+DIGITS = 5  # decimals of a statistic, whose standard deviation is 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model was found to do.
+
+    scores      every metric's value by name
+    statistics  of Gaussian noise: how much the model depends on each poisoned sample's, and `fresh`, quantiles of how
+                much it seems to depend on noise that it never saw
+    """
+
+    scores: Accuracies
+    statistics: list[float] | None = None
+    fresh: list[float] | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, scenario: Scenario) -> Measured:
+        evaluation = evaluated(model, scenario)
+        scores = {name: metric.value for name, metric in evaluation.metrics.items()}
+        if not isinstance(evaluation, GaussianEvaluation):
+            return cls(scores)
+        fresh = np.quantile(evaluation.fresh.numpy(), QUANTILES)
+        return cls(scores, evaluation.statistics.numpy().round(DIGITS).tolist(), fresh.round(DIGITS).tolist())
+
+
+@dataclass
+class Subject:
+    """A trained model and its data.
+
+    before     what the poisoned model does
+    reference  metrics of the model trained without S_m
+    measured   what models do, by fingerprint of the weights
+    """
+
+    config: SweepConfig
+    training: Training
+    model: nn.Module
+    scenario: Scenario
+    before: Measured
+    reference: Accuracies
+    measured: dict[str, Measured] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, config: SweepConfig, folder: SweepFolder, training: Training) -> Subject:
+        """Raises FileError or DataError where a run is missing, broken, or not what it should be."""
+        run, told = RunFolder.open(folder.place(training)), training.config
+        read = EvaluateConfig(str(run.path), told.root, told.data, device=told.device, workers=told.workers).resolved()
+        scenario, scores = load_trained(run, read)
+        model, _ = load_weights(run, scenario, read.device)
+        before = Measured.of(model, scenario) if scenario.poison.kind == "gaussian" else Measured(scores)
+        clean = folder.path / "models" / reference_of(training.key)
+        reference = reference_accuracies(str(clean), scenario.config)
+        return cls(config, training, model, scenario, before, reference, {fingerprint(model): before})
+
+    @property
+    def seed(self) -> int:
+        return self.training.config.seed
+
+    @property
+    def iterations(self) -> int:
+        """Of the training."""
+        iterations = self.scenario.config.iterations
+        assert iterations is not None  # resolved
+        return iterations
+
+    @property
+    def batch_size(self) -> int:
+        """Of the passes for importances."""
+        size = self.config.batch_size or self.scenario.config.batch_size
+        assert size is not None  # resolved
+        return size
+
+    def found(self, count: int) -> list[int]:
+        """S_f, ascending. All but the first are nested.
+
+        In mode "reference" the public code's own: it draws one sample right after S_m, and all larger S_f from a
+        generator that starts anew, as S_m comes from a file by then.
+        """
+        if self.config.mode == "reference" and count > 1 and self.scenario.poison.kind == "trigger":
+            poisoned = self.scenario.poisoned
+            return sorted(np.random.RandomState(self.seed).choice(poisoned, count, replace=False).tolist())
+        return self.scenario.draw_found(count)
+
+    def forget_loader(self, found: list[int], augment: bool) -> Loader:
+        return self.scenario.forget_loader(found, augment=augment, batch_size=self.batch_size)
+
+    def validation_loader(self) -> Loader:
+        """What methods choose by: the held-out samples, or where there are none the test set, as in the public code."""
+        return self.scenario.validation_loader() if self.scenario.validation else self.scenario.test_loader(False)
+
+    def retain_loader(self, found: list[int], augment: bool) -> Loader:
+        """The training data without S_f, shuffled."""
+        left = sorted(set(self.scenario.trained_on) - set(found))
+        workers = self.scenario.config.workers
+        dataset, size = self.scenario.train_set(augment), self.batch_size
+        return make_loader(dataset, left, batch_size=size, shuffle=True, seed=self.seed, workers=workers)
+
+    def defaults(self, method: str) -> dict[str, Any]:
+        """Settings that a method takes from the training: retraining repeats it."""
+        if method not in ("eu", "retrain"):
+            return {}
+        config = self.scenario.config
+        fresh = partial(fresh_model, config, self.scenario.splits)
+        return {"fresh": fresh, "loss": loss_of(config)} | {
+            name: getattr(config, name)
+            for name in ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")
+        }
+
+    def evaluate(self, model: nn.Module, edited: bool) -> Measured:
+        """What it does; measured once for the same weights, where the model is this one with edited weights."""
+        if not edited:
+            return Measured.of(model, self.scenario)
+        mark = fingerprint(model)
+        if mark not in self.measured:
+            self.measured[mark] = Measured.of(model, self.scenario)
+        return self.measured[mark]
+
+
+def accuracy_on(model: nn.Module, loader: Iterable[object]) -> float:
+    return accuracy(*predict(model, loader))

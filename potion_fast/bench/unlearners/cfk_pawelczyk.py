@@ -1,0 +1,28 @@
+"""CFk of paper B: the last layers of any model are trained further without what was found (appendix C.2.5)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..models.last_layers import last_layers
+from .epochs import Pawelczyk
+
+
+@dataclass(frozen=True, kw_only=True)
+class CFkPawelczyk(Pawelczyk):
+    """The last k layers are trained further on the retain set; the others stay, batch norms in evaluation mode.
+
+    Paper B does not say what a layer is: here the last k convolutions and linear layers with the batch norms behind the
+    first of them, see `last_layers`. Its learning rates are 1e-3, 1e-4 and 1e-5.
+    """
+
+    name = "cfk-pawelczyk"
+
+    k: int = 3
+
+    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+        return copy.deepcopy(model), last_layers(model, self.k)

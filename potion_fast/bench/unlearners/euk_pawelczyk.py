@@ -1,0 +1,19 @@
+"""EUk of paper B: the last layers of any model are trained again without what was found (appendix C.2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from .cfk_pawelczyk import CFkPawelczyk
+from .finetuning import reinitialised
+
+
+class EUkPawelczyk(CFkPawelczyk):
+    """The last k layers, as of CFk, are re-initialised and trained on the retain set."""
+
+    name = "euk-pawelczyk"
+
+    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+        return reinitialised(*super().begun(model))

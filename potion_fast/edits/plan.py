@@ -1,0 +1,183 @@
+"""Candidates of a search as edits of the model, in place and reversible (paper A, eq. 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..distributed.fsdp import reshard, shard_ranks
+from ..distributed.percentiles import select_shards
+from ..errors import SearchError
+from ..importances import Importance
+from ..percentiles import checked_percentiles, paired_means
+from ..utils.model import dampenable, trainable
+from .weight_index import WeightIndex
+
+
+class EditPlan:
+    """K nested edits of one model, each reached from any other by touching only the weights in which they differ.
+
+    Candidate k dampens θ_i ← θ_i · min((λ · Ω_r,i / Ω_f,i)^exponent, 1) wherever Ω_f,i > α_k · Ω_r,i. The new value
+    does not depend on α, so a smaller α only adds weights: each weight that some candidate changes is kept once, in the
+    group of the first candidate, by falling α, that selects it. Candidate k is the first groups applied, the rest
+    undone.
+
+    model           parameters float32 and finite; changed in place by `apply`, restored to the bit by `reset`
+    forget, retain  importances of this model with these weights
+    alphas          [K] float32, in any order; NaN selects nothing
+    dampening       λ, above 0; or None: every selected weight is kept, and `revalue` has to come before `apply`
+    exponent        above 0; 1 in the papers
+
+    Holds 20 bytes for each weight that some candidate changes, beside the means that the importances keep.
+
+    Of a model that FSDP2 has sharded (`fully_shard`) each rank edits its shards, by importances of its shards: their
+    `sums` and `shapes` are of `parameter.to_local()`. Together these are the edits of one process, to the bit, and an
+    edit exchanges nothing. All ranks make the plan and call `revalue`; what is wrong on one is raised on all.
+
+    Raises ImportanceError where the importances are not this model's or do not belong together, ModelError for weights
+    that are not float32 or not finite, SearchError for λ or the exponent out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forget: Importance,
+        retain: Importance,
+        alphas: Tensor | Sequence[float],
+        dampening: float | None = 1.0,
+        exponent: float = 1.0,
+    ) -> None:
+        f, o = self._begin(model, forget, retain, dampening, exponent)
+        alphas = torch.as_tensor(alphas, dtype=torch.float32, device=f.device)  # [K]
+        self._hold(alphas, *ops.group(f, o, alphas, self._least))
+        if dampening is not None:
+            self.revalue(dampening, exponent)
+
+    @classmethod
+    def at_percentiles(
+        cls,
+        model: nn.Module,
+        forget: Importance,
+        retain: Importance,
+        percentiles: Sequence[float] | Tensor,
+        dampening: float | None = 1.0,
+        exponent: float = 1.0,
+    ) -> EditPlan:
+        """The plan whose α are the percentiles of Ω_f / Ω_r: `thresholds` and the plan, in one read of the importances.
+
+        percentiles  K numbers in [0, 100]; the rest as for the plan
+
+        Raises what the two raise.
+        """
+        wanted = checked_percentiles(percentiles)
+        plan = cls.__new__(cls)
+        f, o = plan._begin(model, forget, retain, dampening, exponent)
+        if plan._ranks.size > 1:
+            alphas = select_shards(f, o, wanted, plan._ranks)
+            plan._hold(alphas, *ops.group(f, o, alphas, plan._least))
+        else:
+            plan._hold(*ops.select_group(f, o, wanted, plan._least))
+        if dampening is not None:
+            plan.revalue(dampening, exponent)
+        return plan
+
+    def _begin(
+        self, model: nn.Module, forget: Importance, retain: Importance, dampening: float | None, exponent: float
+    ) -> tuple[Tensor, Tensor]:
+        """Check everything; the means [n], [n] on the model's device."""
+        if dampening is not None:
+            _check_factor(dampening, exponent)
+        reshard(model)
+        self._model, self._ranks = model, shard_ranks(trainable(model))
+        with self._ranks.raising_together():
+            forget.check_model(model)
+            self._parameters = list(dampenable(model).values())
+            f, o = paired_means(forget, retain)
+        self._least = 0.0 if dampening is None else dampening  # weights that this λ leaves alone are not kept
+        device = self._parameters[0].device
+        return f.to(device), o.to(device)
+
+    def _hold(self, alphas: Tensor, index: Tensor, forget: Tensor, retain: Tensor, starts: Tensor) -> None:
+        """Keep what `ops.group` gives: places, and importances [m], by group."""
+        self.alphas = alphas  # [K], in the order of the candidates
+        self._rank = alphas.argsort(descending=True, stable=True).argsort().tolist()  # candidate -> its group
+        self._starts = starts.tolist()  # [K + 1]
+        self._places = WeightIndex(self._parameters, index, self._starts)
+        self._forget, self._retain = forget, retain  # [m]
+        self._original = self._places.take()  # [m]
+        self._dampened: Tensor | None = None  # [m]
+        self._applied = 0  # groups in force
+
+    def __len__(self) -> int:
+        return len(self.alphas)
+
+    def dampened(self, k: int) -> int:
+        """Number of weights that candidate k changes, on all ranks: selected, and by a factor below 1."""
+        self._values()
+        return self._changed[self._rank[self._checked(k)] + 1]
+
+    def apply(self, k: int) -> None:
+        """Bring the model to candidate k, from whichever it is at. Raises SearchError unless 0 ≤ k < K."""
+        self._values()
+        self._move(self._rank[self._checked(k)] + 1)
+
+    def reset(self) -> None:
+        """Bring the model back to its original weights, to the bit."""
+        self._move(0)
+
+    def revalue(self, dampening: float, exponent: float = 1.0) -> None:
+        """Dampen the same weights by another λ and exponent. The model is reset first.
+
+        dampening  λ, not below the plan's own: a smaller one changes weights that the plan does not hold
+        exponent   above 0
+
+        Raises SearchError for a value out of range.
+        """
+        _check_factor(dampening, exponent)
+        if dampening < self._least:
+            raise SearchError(
+                f"λ = {dampening} is below the plan's {self._least}; for any λ make the plan with dampening=None"
+            )
+        self.reset()
+        scale = torch.tensor(dampening, dtype=torch.float32, device=self._retain.device)
+        factor = (scale * self._retain).div_(self._forget)  # [m], rounded as `ops.dampen` does
+        if exponent != 1:
+            factor.pow_(exponent)
+        below = [int((factor[start:stop] < 1).count_nonzero()) for start, stop in pairwise(self._starts)]
+        changed = torch.tensor(below, dtype=torch.int64, device=factor.device)  # [K]
+        self._ranks.sum(changed)
+        self._changed = [0, *accumulate(changed.tolist())]  # [K + 1]
+        self._dampened = factor.clamp_(max=1).mul_(self._original)
+
+    def _checked(self, k: int) -> int:
+        if not 0 <= k < len(self):
+            raise SearchError(f"candidate {k} is out of range; the plan has {len(self)}")
+        return k
+
+    def _values(self) -> Tensor:
+        if self._dampened is None:
+            raise SearchError("a plan made with dampening=None has no values before revalue(λ)")
+        return self._dampened
+
+    def _move(self, groups: int) -> None:
+        """Apply or undo whole groups. A group counts as applied as long as any of it may be: an interrupted move can
+        be reset."""
+        reshard(self._model)
+        while self._applied < groups:
+            self._applied += 1
+            self._places.put(self._applied - 1, self._values())
+        while self._applied > groups:
+            self._places.put(self._applied - 1, self._original)
+            self._applied -= 1
+
+
+def _check_factor(dampening: float, exponent: float) -> None:
+    if not 0 < dampening < math.inf:
+        raise SearchError(f"the dampening constant λ must be above 0, not {dampening}")
+    if not 0 < exponent < math.inf:
+        raise SearchError(f"the exponent must be above 0, not {exponent}")

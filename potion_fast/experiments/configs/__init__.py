@@ -1,1 +1,0 @@
-"""The configurations of the runs, one file each; `potion_fast.experiments.config` has them all."""

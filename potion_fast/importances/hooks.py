@@ -1,0 +1,228 @@
+"""Hooks on layers that hand over what each got and the gradient at what it gave, while its parameters are frozen.
+
+A frozen parameter costs autograd nothing: the backward pass computes gradients at activations only, and a rule's
+product takes the place of the ordinary weight gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ImportanceError
+from .rules import Rule, rule_for
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every trainable parameter of a model gets its gradient per sample.
+
+    layers    layer with a rule -> name within it -> name of the parameter
+    leaves    parameter [1, ...] that a leaf [B, ...] stands in for -> its module and its name within it
+    expanded  layers that give one output for all samples, which is expanded to one for each
+    calls     calls of the layers in a forward pass: the layer, and its rows to a sample
+    unused    parameters that no operation read
+    left      parameters that go through torch.func or a loop
+    """
+
+    layers: Mapping[nn.Module, Mapping[str, str]]
+    leaves: Mapping[str, tuple[nn.Module, str]]
+    expanded: frozenset[nn.Module] = frozenset()
+    calls: tuple[tuple[nn.Module, int], ...] = ()
+    unused: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclass
+class Call:
+    """One call of a layer in the forward pass at hand."""
+
+    index: int
+    layer: nn.Module
+    rule: Rule
+    inputs: Tensor | None  # until its gradient has come
+    version: int  # of the inputs' memory
+    size: torch.Size  # of the output
+    dtype: torch.dtype
+
+    @property
+    def rows(self) -> int:
+        return self.size[0]
+
+    def take_inputs(self) -> Tensor:
+        """The inputs, which are then forgotten. Raises ImportanceError where the model has overwritten them."""
+        inputs = self.inputs
+        if inputs is None:
+            raise ImportanceError("a layer's output got its gradient twice; run each batch through the model once")
+        if inputs._version != self.version:
+            raise ImportanceError(
+                f"the input of a {type(self.layer).__name__} was changed in place after the layer had used it; "
+                "its gradient is lost. Make that operation out of place"
+            )
+        self.inputs = None
+        return inputs
+
+
+Receive = Callable[[Call, Tensor], None]  # a call and the gradient at its output
+
+
+@dataclass
+class LayerHooks:
+    """What is seen of one forward pass: `calls` in order, `leaves` [B, ...] by name, and layers called in a way that
+    their rule is not right for."""
+
+    plan: Plan
+    receive: Receive
+    anchor: Tensor  # requires gradients, and so does all that passes a tap
+    batch: int = 0
+    recording: bool = False
+    calls: list[Call] = field(default_factory=list)
+    leaves: dict[str, Tensor] = field(default_factory=dict)
+    unfit: set[nn.Module] = field(default_factory=set)
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """What a backward pass must reach, so that it passes all taps."""
+        return [self.anchor]
+
+    @contextmanager
+    def forward(self, batch: int, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Record the calls of the block, one forward pass of so many samples; `values` are those of the leaves, by
+        name. A leaf without one takes the value that its parameter has when its module is called."""
+        self.batch, self.calls, self.recording = batch, [], True
+        self.leaves = {name: leaf(values[name], batch) for name in self.plan.leaves if name in values}
+        try:
+            with ExitStack() as stack:
+                for name, (module, local) in self.plan.leaves.items():
+                    if name in values:
+                        stack.enter_context(standing_in(module, local, self.leaves[name]))
+                    else:
+                        self._stand_in_when_called(stack, name, module, local)
+                yield
+        finally:
+            self.recording = False  # what runs in the backward pass is a recomputation
+
+    def _stand_in_when_called(self, stack: ExitStack, name: str, module: nn.Module, local: str) -> None:
+        """FSDP2 puts the whole parameter in place just before the call, and takes it away after it."""
+        whole: list[Any] = []
+
+        def before(module: nn.Module, args: Any) -> None:
+            whole.append(module._parameters[local])
+            self.leaves[name] = self.leaves.get(name, leaf(whole[-1], self.batch))
+            module._parameters[local] = self.leaves[name]  # type: ignore[assignment]
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            module._parameters[local] = whole.pop()
+
+        stack.callback(module.register_forward_pre_hook(before).remove)
+        stack.callback(module.register_forward_hook(after, prepend=True, always_call=True).remove)
+
+    def after_call(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Forward hook of every layer of the plan."""
+        if not self.recording:
+            return None
+        inputs = first_input(args, kwargs)
+        rule = rule_for(layer)
+        if rule is None or not rule.fits(inputs, output):
+            self.unfit.add(layer)
+            return None
+        if layer in self.plan.expanded:
+            inputs, output = (t.expand(self.batch, *t.shape[1:]) for t in (inputs, output))
+        if not output.requires_grad:
+            output = self.tracked(output)
+        call = Call(len(self.calls), layer, rule, inputs.detach(), inputs._version, output.shape, output.dtype)
+        self.calls.append(call)
+        output.register_hook(functools.partial(self.receive, call))
+        return output
+
+    def tracked(self, tensor: Tensor) -> Tensor:
+        """The same values, requiring gradients; not a leaf, so that the model may change them in place."""
+        return _Tracked.apply(tensor, self.anchor)
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def leaf(value: Tensor, batch: int) -> Tensor:
+    """[1, ...] -> [B, ...], requiring gradients."""
+    return value.detach().expand(batch, *value.shape[1:]).requires_grad_()
+
+
+@contextmanager
+def standing_in(module: nn.Module, local: str, value: Tensor) -> Iterator[None]:
+    """A tensor in place of a parameter for the block."""
+    parameter = module._parameters[local]
+    module._parameters[local] = value  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        module._parameters[local] = parameter
+
+
+class _Tracked(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, anchor: Tensor) -> Tensor:
+        return tensor.detach()  # not the tensor itself: autograd would take the result for a view of it
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient.new_zeros(())
+
+
+@contextmanager
+def tapped(plan: Plan, receive: Receive, device: torch.device) -> Iterator[LayerHooks]:
+    """Hooks on all layers of the plan for the block, before any hook of the user's."""
+    taps = LayerHooks(plan, receive, torch.zeros((), device=device, requires_grad=True))
+    with ExitStack() as stack:
+        for layer in plan.layers:
+            handle = layer.register_forward_hook(taps.after_call, prepend=True, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield taps
+
+
+@contextmanager
+def frozen(model: nn.Module, compiled: bool = False) -> Iterator[None]:
+    """No parameter requires gradients in the block, and no module runs in another form than its Python code.
+
+    That undoes the fused path of nn.TransformerEncoder, whose inner layers hooks do not see, and torch.compile unless
+    `compiled`.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        torch.backends.mha.set_fastpath_enabled(False)
+        with nullcontext() if compiled else torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def candidates(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Plan:
+    """Every layer of a kind that has a rule, and a leaf for every other parameter [1, ...] of one module."""
+    names = {parameter: name for name, parameter in parameters.items()}
+    layers: dict[nn.Module, dict[str, str]] = {}
+    owners: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in parameters}
+    for module in model.modules():
+        own = {local: names[p] for local, p in module._parameters.items() if p is not None and p in names}
+        if own and rule_for(module):
+            layers[module] = own
+        for local, name in own.items():
+            owners[name].append((module, local))
+    leaves = {
+        name: owners[name][0]
+        for name, parameter in parameters.items()
+        if len(owners[name]) == 1 and owners[name][0][0] not in layers and parameter.dim() > 1 and len(parameter) == 1
+    }
+    covered = {name for own in layers.values() for name in own.values()} | set(leaves)
+    return Plan(layers, leaves, left=tuple(name for name in parameters if name not in covered))

@@ -1,0 +1,34 @@
+"""A user's own code by "module:factory"."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import PotionError
+
+
+def find_user_code(name: str, error: type[PotionError]) -> Callable[..., Any]:
+    """The function that "module:factory" names. The module is imported, and so run: only names that the user typed may
+    come here. Modules are also looked for in the current directory.
+
+    Raises `error` where there is no such module or function; the errors of the module itself pass.
+    """
+    module_name, _, factory_name = name.partition(":")
+    here = os.getcwd()
+    sys.path.append(here)  # last: nothing that is installed is shadowed
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
+            raise  # an import within the module
+        raise error(f"there is no module {module_name!r} to make {name!r} with") from missing
+    finally:
+        sys.path.remove(here)
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise error(f"the module {module_name!r} has no function {factory_name!r}")
+    return factory

@@ -1,0 +1,1 @@
+"""What the rooms above share: model access, batches, predictions, memory, files."""

@@ -1,0 +1,85 @@
+"""What a loader gives: batches of (input, label, ...), and the same samples cut for groups of another size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler
+
+from ..errors import DataError
+from ..modes import GroupSize
+
+
+def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
+    """The first two of a batch: inputs [B, ...] and labels [B, ...], None where it has no labels.
+
+    Raises DataError for anything but tensors, or where the two differ in number.
+    """
+    inputs, labels = batch, None
+    if isinstance(batch, tuple | list) and batch:
+        inputs, labels = batch[0], batch[1] if len(batch) > 1 else None
+    if not isinstance(inputs, Tensor) or not (labels is None or isinstance(labels, Tensor)):
+        raise DataError(f"the loader must give (input, label, ...) tensors, not {type(batch).__name__}")
+    if inputs.ndim == 0 or (labels is not None and (labels.ndim == 0 or len(labels) != len(inputs))):
+        raise DataError("the loader gave a batch whose inputs and labels differ in number")
+    return inputs, labels
+
+
+def count_samples(loader: Iterable[object]) -> int:
+    """How many samples a loader gives, on all ranks together where it has a ShareSampler. It is read for that, unless
+    it is a DataLoader that knows: reading one draws random numbers. Raises DataError for what is not a batch."""
+    batches = getattr(loader, "batch_sampler", None)
+    if type(batches) is BatchSampler and not batches.drop_last and isinstance(batches.sampler, Sized):
+        return int(getattr(batches.sampler, "total", len(batches.sampler)))
+    return sum(len(inputs_and_labels(batch)[0]) for batch in loader)
+
+
+class Chunk(NamedTuple):
+    """Samples that go through the model at once: whole groups, or a part of one.
+
+    inputs  [B, ...]
+    labels  [B, ...], or None where the loader gives none
+    groups  whole groups among them, of B / groups samples each; 1 for a part of a group
+    closes  whether the last of them ends a group
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    groups: int
+    closes: bool
+
+
+def pieces(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
+    """A loader's samples in its order, for groups of `size` samples whatever its batch size.
+
+    No piece holds more than a batch and what was left of the one before: a group larger than a batch comes in parts.
+    The last group may be smaller; it comes with `closes` false where its last part was given out before it was known.
+    """
+    left: tuple[Tensor, Tensor | None] | None = None  # samples of a group that is not begun
+    begun = 0  # samples of the current group that were given out
+    for batch in loader:
+        inputs, labels = inputs_and_labels(batch)
+        most = len(inputs)
+        if most == 0:
+            continue
+        if size == "batch":
+            yield Chunk(inputs, labels, 1, True)
+            continue
+        if left is not None:
+            inputs = torch.cat([left[0], inputs])
+            labels = torch.cat([left[1], labels]) if left[1] is not None and labels is not None else None
+            left = None
+        while len(inputs):
+            number = 1 if begun else max(1, len(inputs) // size)
+            count = min(number * size - begun, len(inputs))
+            if begun == 0 and count < size <= most:
+                left = inputs, labels  # the next batch completes the group
+                break
+            begun = (begun + count) % size
+            yield Chunk(inputs[:count], None if labels is None else labels[:count], number, begun == 0)
+            inputs, labels = inputs[count:], None if labels is None else labels[count:]
+    if left is not None:
+        yield Chunk(*left, 1, True)

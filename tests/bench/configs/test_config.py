@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from potion_fast.bench.configs import from_dict, resolved_device, to_dict
+from potion_fast.bench.runs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
+from potion_fast.errors import DataError, ModelError, PotionError
+
+
+def test_configurations_survive_their_file(tmp_path: Path):
+    for told in (
+        TrainConfig(mean=(0.1,), std=(1e-5,), lr=1, trigger_value=1.5),
+        UnlearnConfig(run="a", group_size="batch", w=2.0),
+        UnlearnConfig(run="a", group_size=3),
+        EvaluateConfig(run="a", reference="b"),
+        TrainConfig(poison="gradient-matching", epsilon=8, target_class=3, perturbations="a", training_seed=1000),
+        TrainConfig(poison="gradient-canceling", placement="replace", nesterov=True, schedule="multistep"),
+        CraftConfig(run="a", restarts=2, over="all", shift=0),
+        CraftConfig(run="a", tolerance=0, budget=0.5, parameters="first", optimizer="adam", seed=3),
+    ):
+        read = from_dict(type(told), yaml.safe_load(yaml.safe_dump(to_dict(told))))
+        assert read == told
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "words"),
+    [
+        (TrainConfig, {"learning_rate": 1.0}, "unknown key 'learning_rate'"),
+        (TrainConfig, {3: 1.0}, "unknown key 3"),
+        (UnlearnConfig, {}, "lacks the key 'run'"),
+        (UnlearnConfig, {"run": 3}, "run must be text, not 3"),
+        (UnlearnConfig, {"run": "a", "group_size": "all"}, "group_size must be a whole number or 'batch', not 'all'"),
+        (UnlearnConfig, {"run": "a", "group_size": 0}, "group_size must be at least 1"),
+        (UnlearnConfig, {"run": "a", "rho": "0.2"}, "rho must be a number"),
+        (UnlearnConfig, {"run": "a", "max_steps": 0}, "max_steps must be at least 1"),
+        (TrainConfig, {"seed": -1}, "seed must be at least 0"),
+        (TrainConfig, {"seed": 2**32}, "seed must be below"),
+        (TrainConfig, {"seed": True}, "seed must be a whole number, not True"),
+        (TrainConfig, {"batch_size": 0}, "batch_size must be at least 1"),
+        (TrainConfig, {"iterations": 2.5}, "iterations must be a whole number"),
+        (TrainConfig, {"lr": 0}, "lr must be above 0"),
+        (TrainConfig, {"momentum": -0.1}, "momentum must be at least 0"),
+        (TrainConfig, {"weight_decay": float("inf")}, "weight_decay must be finite"),
+        (TrainConfig, {"trigger_value": float("nan")}, "trigger_value must be finite"),
+        (TrainConfig, {"variance": 0.0}, "variance must be above 0"),
+        (TrainConfig, {"epsilon": -1}, "epsilon must be above 0"),
+        (TrainConfig, {"target_class": -1}, "target_class must be at least 0"),
+        (TrainConfig, {"training_seed": 2**32}, "training_seed must be below"),
+        (TrainConfig, {"schedule": "step"}, "schedule must be 'linear' or 'constant' or 'cosine' or 'multistep'"),
+        (CraftConfig, {"run": "a", "restarts": 0}, "restarts must be at least 1"),
+        (CraftConfig, {"run": "a", "budget": 0.0}, "budget must be above 0"),
+        (CraftConfig, {"run": "a", "over": "some"}, "over must be 'batch' or 'all'"),
+        (CraftConfig, {"run": "a", "target": 3}, "unknown key 'target'"),
+    ],
+)
+def test_a_wrong_value_is_named(kind: Any, values: dict[Any, Any], words: str):
+    with pytest.raises(PotionError, match=words):
+        from_dict(kind, values)
+
+
+def test_poisons_have_options_of_their_own():
+    given = {
+        name: {key for key, value in to_dict(TrainConfig(poison=name, device="cpu").resolved()).items() if value}
+        for name in ("badnet", "gaussian", "gradient-matching", "gradient-canceling")
+    }
+    options = {"patch_size", "variance", "epsilon", "target_class", "placement", "perturbations"}
+    assert given["badnet"] & options == {"patch_size"}
+    assert given["gaussian"] & options == {"variance"}
+    assert given["gradient-matching"] & options == {"epsilon"}  # its classes are drawn with the data
+    assert given["gradient-canceling"] & options == {"placement"}  # unbounded
+    for name, option in (("gaussian", {"epsilon": 8.0}), ("badnet", {"variance": 0.1})):
+        with pytest.raises(DataError, match=f"the poison '{name}' has no option {next(iter(option))}"):
+            TrainConfig(poison=name, **option).resolved()
+
+
+def test_the_seed_of_the_training_is_the_seed_unless_it_is_given():
+    assert TrainConfig(seed=3, device="cpu").resolved().training_seed == 3
+    assert TrainConfig(seed=3, training_seed=0, device="cpu").resolved().training_seed == 0
+
+
+def test_nesterov_needs_momentum_of_sgd():
+    for settings in ({"optimizer": "adamw"}, {"momentum": 0.0}):
+        with pytest.raises(PotionError, match="nesterov needs SGD with momentum"):
+            TrainConfig(nesterov=True, device="cpu", **settings).resolved()
+
+
+def test_a_crafting_has_the_defaults_of_its_poison():
+    matching = CraftConfig(run="a", device="cpu").resolved("gradient-matching")
+    assert (matching.steps, matching.restarts, matching.optimizer, matching.over) == (250, 8, "sign-adam", "batch")
+    assert not {"budget", "parameters", "tolerance"} & set(to_dict(matching))
+    canceling = CraftConfig(run="a", steps=5, device="cpu").resolved("gradient-canceling")
+    assert (canceling.steps, canceling.lr, canceling.optimizer, canceling.budget) == (5, 0.1, "descent", 1.0)
+    assert not {"restarts", "over", "shift"} & set(to_dict(canceling))
+    with pytest.raises(DataError, match="'badnet' is not crafted; that can be: gradient-matching, gradient-canceling"):
+        CraftConfig(run="a").resolved("badnet")
+
+
+def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    resolved = UnlearnConfig(run="a", root="~/data", forget="b/../c.txt", device="cpu").resolved()
+    assert resolved.run == str(tmp_path / "a")
+    assert resolved.root == "/home/me/data"
+    assert resolved.forget == str(tmp_path / "c.txt")
+    assert resolved.reference is None
+
+
+def test_w_takes_the_place_of_the_objective():
+    assert UnlearnConfig(run="a", device="cpu").resolved().objective == "xlf"
+    assert UnlearnConfig(run="a", w=0.5, device="cpu").resolved().objective is None
+
+
+def test_a_device_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [resolved_device(name) for name in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda:1", "cpu"]
+    with pytest.raises(ModelError, match="2 CUDA GPUs"):
+        resolved_device("cuda:2")

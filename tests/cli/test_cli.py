@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import potion_fast
+from potion_fast.bench import configs as config
+from potion_fast.bench.configs.flags import CRAFT, EVALUATE, TRAIN, UNLEARN
+from potion_fast.bench.runs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, evaluations, stages
+from potion_fast.cli import main as cli
+
+pytest_plugins = ["helpers.small_runs"]
+
+TABLES = {"train": (TrainConfig, TRAIN), "unlearn": (UnlearnConfig, UNLEARN), "evaluate": (EvaluateConfig, EVALUATE)}
+TABLES |= {"craft": (CraftConfig, CRAFT)}
+TINY = ["--train-size", "500", "--width", "4", "--iterations", "30", "--patch-size", "3", "--device", "cpu", "--quiet"]
+
+
+def strict(text: str) -> Any:
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def exit_code(content: dict[str, Any]) -> int:
+    reason = content.get("search", {}).get("reason", "threshold passed")
+    return 0 if reason == "threshold passed" else 3
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (action,) = (action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return action.choices
+
+
+# --- what --help says
+
+
+def test_every_argument_of_every_command_is_explained():
+    assert set(commands()) == set(cli.COMMANDS)
+    for name, command in commands().items():
+        for action in command._actions:
+            assert action.help, (name, action.dest)
+        assert "3 done, but the search ended" in command.format_help().replace("\n", " ")
+
+
+def test_every_field_of_a_configuration_has_its_flag():
+    for kind, table in TABLES.values():
+        assert {field.name for field in fields(kind)} - set(table) <= {"run", "mean", "std"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_flags_have_the_defaults_of_the_configuration_and_name_them(name: str):
+    kind, table = TABLES[name]
+    actions = {action.dest: action for action in commands()[name]._actions}
+    for field in fields(kind):
+        if field.name not in table:
+            continue
+        action = actions[field.name]
+        assert action.default == field.default, field.name
+        if field.default is None:
+            assert "(default: " in action.help
+            assert "None" not in action.help
+        elif not isinstance(field.default, bool):
+            assert f"(default: {field.default})" in action.help
+
+
+def test_help_names_the_defaults_of_each_data_set_and_the_units():
+    text = " ".join(commands()["train"].format_help().split())
+    for data, defaults in config.DATA_DEFAULTS.items():
+        assert all(f"{data} {value}" in text for value in defaults.values())
+    assert "--patch-size PIXELS" in text
+    assert "in units of the normalised image" in text
+    assert "in [0, 1]" in commands()["unlearn"].format_help().replace("\n", " ")
+
+
+def test_no_flags_give_the_configuration_its_own_defaults(monkeypatch: pytest.MonkeyPatch):
+    told: list[Any] = []
+    for name in ("train_run", "unlearn_run", "evaluate_run"):
+        monkeypatch.setattr(cli, name, lambda config, **options: told.append(config) or {"metrics": {}, "warnings": []})
+    for arguments in (["train"], ["unlearn", "a"], ["evaluate", "a"]):
+        assert cli.main([*arguments, "--out", "out"]) == 0
+    assert told == [TrainConfig(), UnlearnConfig(run="a"), EvaluateConfig(run="a")]
+
+
+def test_flags_arrive_with_their_types(monkeypatch: pytest.MonkeyPatch):
+    told: list[Any] = []
+    monkeypatch.setattr(
+        cli, "unlearn_run", lambda config, **options: told.append((config, options)) or {"metrics": {}, "warnings": []}
+    )
+    flags = "--group-size batch --rho 0.5 --max-steps 3 --curve --w 2 --batch-size 8 --out o --overwrite --quiet"
+    cli.main(["unlearn", "a", *flags.split()])
+    cli.main(["unlearn", "a", "--group-size", "4", "--out", "o"])
+    expected = UnlearnConfig(run="a", group_size="batch", rho=0.5, max_steps=3, curve=True, w=2.0, batch_size=8)
+    assert told[0] == (expected, {"out": "o", "overwrite": True, "progress": False})
+    assert told[1] == (UnlearnConfig(run="a", group_size=4), {"out": "o", "overwrite": False, "progress": True})
+
+
+# --- what the commands do
+
+
+def test_train_unlearn_and_evaluate_print_strict_json_alone_on_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    trained, clean, healed, again = (str(tmp_path / name) for name in ("trained", "clean", "healed", "again"))
+    bars = [flag for flag in TINY if flag != "--quiet"]
+    for arguments, out in (
+        (["train", *bars], trained),
+        (["train", *bars, "--leave-out-poisoned"], clean),
+        (["unlearn", trained, "--reference", clean, "--device", "cpu"], healed),
+        (["evaluate", healed, "--reference", clean, "--device", "cpu"], again),
+    ):
+        code = cli.main([*arguments, "--out", out, "--json"])
+        printed = capsys.readouterr()
+        content = strict(printed.out)
+        assert content == strict(Path(out, "metrics.json").read_text())
+        assert code == exit_code(content)
+    scores = [strict(Path(out, "metrics.json").read_text())["metrics"] for out in (healed, again)]
+    values = [{name: metric["value"] for name, metric in score.items()} for score in scores]
+    assert values[0] == values[1]
+
+
+@pytest.mark.parametrize("mode", ["reference", "paper"])
+def test_both_other_modes_run_from_end_to_end(tmp_path: Path, mode: str):
+    trained, healed = str(tmp_path / "trained"), tmp_path / "healed"
+    assert cli.main(["train", *TINY, "--mode", mode, "--out", trained]) == cli.DONE
+    code = cli.main(
+        ["unlearn", trained, "--mode", mode, "--max-steps", "40", "--device", "cpu", "--quiet", "--out", str(healed)]
+    )
+    content = strict((healed / "metrics.json").read_text())
+    assert code == exit_code(content)
+    assert content["search"]["mode"] == mode
+    assert content["search"]["group_size"] == {"reference": "batch", "paper": 1}[mode]
+
+
+def test_the_report_is_read_by_people(poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["evaluate", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path)]) == cli.DONE
+    printed = capsys.readouterr()
+    accuracy = strict((tmp_path / "metrics.json").read_text())["metrics"]["clean_accuracy"]["value"]
+    assert f"{100 * accuracy:.2f} %   ideal 100.00 %; 359 clean images" in printed.out
+    assert "0.00 percentage points   ideal 0.00 percentage points; difference to clean accuracy" in printed.out
+    assert printed.out.splitlines()[-1] == f"run folder: {tmp_path}"
+    assert printed.err == ""
+
+
+def test_a_search_that_ends_early_has_its_own_exit_code(
+    poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["unlearn", str(poisoned), "--max-steps", "1", "--device", "cpu", "--quiet"]
+    assert cli.main([*arguments, "--out", str(tmp_path / "a")]) == cli.NOT_HEALED
+    printed = capsys.readouterr().out
+    assert "search: out of steps after 1 steps" in printed
+    assert "note: the search ended out of steps" in printed
+    assert cli.main([*arguments, "--json", "--out", str(tmp_path / "b")]) == cli.NOT_HEALED
+
+
+def test_numbers_that_are_not_finite_are_null(
+    poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(evaluations, "model_damage", lambda after, before: float("nan"))
+    arguments = ["evaluate", str(poisoned), "--device", "cpu", "--quiet"]
+    assert cli.main([*arguments, "--json", "--out", str(tmp_path / "a")]) == cli.DONE
+    assert strict(capsys.readouterr().out)["metrics"]["model_damage"]["value"] is None
+    assert cli.main([*arguments, "--out", str(tmp_path / "b")]) == cli.DONE
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_the_demo_prints_its_lines_or_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    told: list[dict[str, Any]] = []
+    reasons = ["threshold passed", "saturated"]
+
+    def stub(say: Any, **options: Any) -> dict[str, Any]:
+        say("a line for a reader")
+        told.append(options)
+        return {"seeds": [{"after": {"search": {"reason": reason}}} for reason in reasons]}
+
+    monkeypatch.setattr(cli, "demo", stub)
+    assert cli.main(["demo", "--seeds", "3", "1", "--quiet", "--out", "o"]) == cli.NOT_HEALED
+    assert capsys.readouterr().out == "a line for a reader\n"
+    reasons.pop()
+    assert cli.main(["demo", "--json", "--overwrite", "--out", "o"]) == cli.DONE
+    assert len(strict(capsys.readouterr().out)["seeds"]) == 1
+    assert told == [
+        {"seeds": [3, 1], "out": "o", "overwrite": False, "progress": False},
+        {"seeds": [0], "out": "o", "overwrite": True, "progress": True},
+    ]
+
+
+def test_doctor_prints_text_or_json(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["doctor"]) == cli.DONE
+    assert "backends" in capsys.readouterr().out
+    assert cli.main(["doctor", "--json"]) == cli.DONE
+    assert "backends" in strict(capsys.readouterr().out)
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--model vgg", "unknown model 'vgg'"),
+        ("--poison sine", "unknown poison 'sine'"),
+        ("--width -4", "width must be at least 1"),
+        ("--iterations 0", "iterations must be at least 1"),
+        ("--batch-size 0", "batch_size must be at least 1"),
+        ("--train-size -1", "train_size must be at least 1"),
+        ("--poisoned -3", "poisoned must be at least 1"),
+        ("--lr nan", "lr must be finite"),
+        ("--seed -1", "seed must be at least 0"),
+        ("--workers -1", "workers must be at least 0"),
+        ("--data folder --root /nowhere", "/nowhere"),
+        ("--device tpu", "unknown device"),
+    ],
+)
+def test_bad_training_flags_are_an_error_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, words: str
+):
+    assert cli.main(["train", *flags.split(), "--json", "--out", str(tmp_path / "out")]) == cli.FAILED
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("potion-fast train: error: ")
+    assert words in printed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_runs_and_forget_sets_are_an_error_and_no_traceback(
+    poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "empty.txt").write_text("# none\n")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    out = str(tmp_path / "out")
+    for arguments, words in (
+        (["unlearn", str(tmp_path), "--out", out], "is not a run folder"),
+        (["unlearn", "a" * 300, "--out", out], "cannot be read"),
+        (["evaluate", str(tmp_path / "missing"), "--out", out], "is not a run folder"),
+        (["unlearn", str(poisoned), "--forget", str(tmp_path / "empty.txt"), "--out", out], "holds no index"),
+        (["unlearn", str(poisoned), "--objective", "fisher", "--out", out], "unknown objective"),
+        (["unlearn", str(poisoned), "--reference", str(poisoned), "--out", out], "leave-out-poisoned"),
+        (["unlearn", str(poisoned), "--out", str(tmp_path / "taken")], "already there"),
+        (["unlearn", str(poisoned), "--out", str(poisoned), "--overwrite"], "read by this run"),
+        (["demo", "--seeds", "1", "1", "--out", out], "each one once"),
+    ):
+        assert cli.main(arguments) == cli.FAILED
+        error = capsys.readouterr().err
+        assert error.startswith(f"potion-fast {arguments[0]}: error: ")
+        assert words in error
+        assert not Path(out).exists()
+
+
+def test_a_wrong_value_in_config_yaml_is_an_error_and_no_traceback(
+    poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    content = yaml.safe_load((poisoned / "config.yaml").read_text())
+    (tmp_path / "run").mkdir()
+    for change, words in (
+        ({"iterations": "many"}, "iterations must be a whole number"),
+        ({"eta": 1}, "unknown key 'eta'"),
+    ):
+        changed = {**content, "config": {**content["config"], **change}}
+        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(changed))
+        assert cli.main(["unlearn", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == cli.FAILED
+        error = capsys.readouterr().err
+        assert f"{tmp_path / 'run' / 'config.yaml'}: " in error
+        assert words in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["heal"],
+        ["train"],
+        ["train", "--out", "o", "--width", "wide"],
+        ["train", "--out", "o", "--data", "mnist"],
+        ["train", "--out", "o", "--keep", "best"],
+        ["unlearn", "a", "--out", "o", "--group-size", "all"],
+        ["unlearn", "a", "--out", "o", "--mode", "fast"],
+        ["evaluate", "--out", "o"],
+    ],
+)
+def test_wrong_usage_has_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: potion-fast")
+    assert "_group_size" not in error
+
+
+def test_an_interrupt_has_its_exit_code_and_keeps_what_is_there(
+    poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "ptn_search", interrupt)
+    arguments = ["unlearn", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "potion-fast unlearn: interrupted\n"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"config.yaml", "found.txt", "forget.safetensors", "retain.safetensors"}
+
+
+def test_a_full_disk_is_an_error_and_no_traceback(
+    poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def full(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == cli.FAILED
+    assert "No space left on device" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_terminal_without_unicode_gets_question_marks(
+    poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="ascii"))
+    out = tmp_path / "ψ"
+    assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(out)]) == cli.DONE
+    assert f"run folder: {tmp_path}/?\n".encode() in screen.getvalue()
+    assert (out / "metrics.json").exists()
+
+
+def test_a_reader_that_goes_away_loses_the_lines_and_not_the_run(
+    poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == cli.DONE
+    assert (tmp_path / "out" / "metrics.json").exists()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_result_that_cannot_be_printed_is_an_error(
+    poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == cli.FAILED
+    assert "cannot print the result" in capsys.readouterr().err
+
+
+# --- how it is called
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "potion_fast.cli.main", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"potion-fast {potion_fast.__version__}\n"
+    assert done.stderr == ""
+
+
+def test_the_console_script_is_the_same_program():
+    points = importlib.metadata.entry_points(group="console_scripts", name="potion-fast")
+    if not points:
+        pytest.skip("potion-fast is not installed here, only importable")
+    assert {point.load() for point in points} == {cli.main}
+    assert importlib.metadata.version("potion-fast") == potion_fast.__version__

@@ -1,0 +1,154 @@
+"""Long passes: what is kept when one is interrupted, and that going on gives the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+import potion_fast as pf
+from helpers.toys import batches, net, samples
+from potion_fast.errors import DataError, FileError, ImportanceError
+from potion_fast.utils.batches import pieces
+
+
+class InterruptedPassError(Exception):
+    pass
+
+
+def interrupted_after(loader, count):
+    """The loader's first batches, then an error, as a disk or a network would give."""
+    yield from loader[:count]
+    raise InterruptedPassError
+
+
+@pytest.mark.parametrize("group_size", [1, 3, 5, 16, "batch"])
+@pytest.mark.parametrize("objective", ["ssd", ["xlf", "lf", "ssd"]])
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
+def test_a_pass_that_goes_on_gives_the_same_bits(tmp_path, count, objective, group_size):
+    model, loader = net(), batches(*samples(26), 6)
+    want = pf.importance(model, loader, objective, group_size=group_size)
+    path = tmp_path / "pass.safetensors"
+    with pytest.raises(InterruptedPassError):
+        pf.importance(model, interrupted_after(loader, count), objective, group_size=group_size, checkpoint=path)
+    assert path.exists() == any(piece.closes for piece in pieces(loader[:count], group_size))
+    got = pf.importance(model, loader, objective, group_size=group_size, checkpoint=path, resume=True)
+    for one, other in zip(*((r if isinstance(r, list) else [r]) for r in (got, want)), strict=True):
+        assert torch.equal(one.sums, other.sums) and (one.samples, one.terms) == (other.samples, other.terms)
+    assert not path.exists()
+
+
+def test_a_checkpoint_is_written_every_so_many_seconds(tmp_path):
+    path, seen = tmp_path / "pass.safetensors", []
+
+    def slow(loader):
+        for batch in loader:
+            seen.append(path.exists())
+            time.sleep(0.03)
+            yield batch
+
+    pf.importance(net(), slow(batches(*samples(8), 2)), checkpoint=path, checkpoint_seconds=0.02)
+    assert seen == [False, True, True, True]
+
+
+def test_ctrl_c_keeps_whole_batches(tmp_path):
+    """The signal comes in the middle of a batch: that batch is finished, and no other is begun."""
+    model, loader, path = net(), batches(*samples(12), 4), tmp_path / "pass.safetensors"
+    calls, armed = [], False
+
+    def losses(outputs, labels):
+        calls.append(len(outputs))
+        if armed and len(calls) == 3:  # in the second batch, after the first and the proof
+            os.kill(os.getpid(), signal.SIGINT)
+        return outputs.square().sum(1)
+
+    want = pf.importance(model, loader, losses)
+    assert calls == [3, 4, 4, 4]
+    calls, armed = [], True
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        pf.importance(model, loader, losses, checkpoint=path)
+    assert signal.getsignal(signal.SIGINT) == before and path.exists()
+    assert calls == [3, 4, 4]
+    armed = False
+    got = pf.importance(model, loader, losses, checkpoint=path, resume=True)
+    assert torch.equal(got.sums, want.sums)
+
+
+def test_an_error_within_a_batch_does_not_leave_half_of_it(tmp_path):
+    model, loader, path = net(), batches(*samples(12), 4), tmp_path / "pass.safetensors"
+    loader[2][0][1] = torch.nan
+    with pytest.raises(ImportanceError, match="sample 9"):
+        pf.importance(model, loader, checkpoint=path, checkpoint_seconds=0)
+    loader[2] = loader[1]
+    got = pf.importance(model, loader, checkpoint=path, resume=True)
+    assert torch.equal(got.sums, pf.importance(model, loader).sums)
+
+
+def checkpoint_of(path, model, loader, **options):
+    with pytest.raises(InterruptedPassError):
+        pf.importance(model, interrupted_after(loader, 2), checkpoint=path, **options)
+
+
+def test_another_order_of_the_samples_is_an_error(tmp_path):
+    model, loader, path = net(), batches(*samples(12), 4), tmp_path / "pass.safetensors"
+    checkpoint_of(path, model, loader)
+    with pytest.raises(DataError, match="another order"):
+        pf.importance(model, loader[::-1], checkpoint=path, resume=True)
+    with pytest.raises(DataError, match="not those of the pass"):
+        pf.importance(model, batches(*samples(12), 5), checkpoint=path, resume=True)
+    with pytest.raises(DataError, match="gave 4 samples, the checkpoint had 8"):
+        pf.importance(model, loader[:1], checkpoint=path, resume=True)
+    assert path.exists()
+
+
+def test_a_checkpoint_of_another_pass_is_an_error(tmp_path):
+    model, loader, path = net(), batches(*samples(12), 4), tmp_path / "pass.safetensors"
+    checkpoint_of(path, model, loader)
+    for options, what in (
+        ({"objective": "lf"}, "objectives"),
+        ({"group_size": 2}, "group size"),
+        ({"dtype": torch.float64}, "dtype"),
+        ({"amp": torch.bfloat16}, "amp"),
+    ):
+        with pytest.raises(ImportanceError, match=f"of another pass, its {what}"):
+            pf.importance(model, loader, checkpoint=path, resume=True, **options)
+    with pytest.raises(ImportanceError, match="fingerprint"):
+        pf.importance(net(seed=3), loader, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"something else", None])
+def test_a_torn_or_foreign_file_is_an_error(tmp_path, content):
+    model, loader, path = net(), batches(*samples(12), 4), tmp_path / "pass.safetensors"
+    checkpoint_of(path, model, loader)
+    path.write_bytes(path.read_bytes()[:-5] if content is None else content)
+    with pytest.raises(FileError, match="truncated"):
+        pf.importance(model, loader, checkpoint=path, resume=True)
+    pf.importance(model, loader).save(path)
+    with pytest.raises(FileError, match="no interrupted pass"):
+        pf.importance(model, loader, checkpoint=path, resume=True)
+
+
+def test_resume_needs_a_file_to_go_on_from():
+    with pytest.raises(ImportanceError, match="checkpoint=PATH"):
+        pf.importance(net(), batches(*samples(4), 4), resume=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 11, 30])
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 20])
+def test_pieces_hold_whole_groups_or_parts_of_one(size, batch):
+    inputs = torch.arange(20)
+    seen, begun = [], 0
+    for piece in pieces(list(inputs.split(batch)), size):
+        assert 1 <= len(piece.inputs) <= batch + min(size, batch) - 1
+        if piece.groups > 1:
+            assert begun == 0 and piece.closes and len(piece.inputs) == piece.groups * size
+        begun = 0 if piece.closes else begun + len(piece.inputs)
+        assert begun < size
+        seen.append(piece.inputs)
+    assert torch.equal(torch.cat(seen), inputs)
+    if size <= batch and 20 % batch == 0:
+        assert begun == 0

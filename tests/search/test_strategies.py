@@ -1,0 +1,569 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import potion_fast as pf
+from helpers.run_files import rows, stored
+from helpers.toys import assert_same_weights, net, samples, weights
+from potion_fast.bench.runs import UnlearnConfig, unlearn_run
+from potion_fast.errors import SearchError
+from potion_fast.search import STRATEGIES, Score, batched, bisect, evaluation, minimal, ptn, sequential
+from potion_fast.utils.predict import predict
+
+pytest_plugins = ["helpers.small_runs"]
+
+NOT_SEQUENTIAL = [name for name in STRATEGIES if name != "sequential"]
+
+
+# --- the orders, on candidates that are numbers alone
+
+
+class Fake:
+    """Candidates with given accuracies; `more` makes `grown` at a time."""
+
+    def __init__(self, accuracies, alphas=None, grown=None):
+        self.accuracies = accuracies
+        self.all = torch.arange(len(accuracies) + 1.0, 1, -1) if alphas is None else torch.tensor(alphas)
+        self.alphas = self.all if grown is None else self.all[:0]
+        self.grown, self.at, self.applied = grown, None, []
+
+    def apply(self, k):
+        assert 0 <= k < len(self.alphas)
+        self.at = k
+        self.applied.append(k)
+
+    def dampened(self, k):
+        return k + 1
+
+    def more(self):
+        if len(self.alphas) == len(self.all):
+            return False
+        self.alphas = self.all[: len(self.alphas) + self.grown]
+        return True
+
+    def evaluate(self):
+        return Score(self.accuracies[self.at])
+
+    def evaluate_first(self, alphas, most=3):
+        first = len(self.alphas) - len(alphas)
+        return [Score(accuracy) for accuracy in self.accuracies[first : first + most]]
+
+
+def below_half(accuracy):
+    return accuracy < 0.5
+
+
+def tried(strategy, plan):
+    if strategy == "batched":
+        return list(batched(plan, plan.evaluate_first, below_half))
+    return list(STRATEGIES[strategy](plan, plan.evaluate, below_half))
+
+
+def answer(trials):
+    return min((trial.k for trial in trials if below_half(trial.accuracy)), default=None)
+
+
+falling = st.lists(st.floats(0, 1), min_size=1, max_size=200).map(lambda values: sorted(values, reverse=True))
+
+
+@settings(deadline=None)
+@given(accuracies=falling, grown=st.integers(1, 64))
+def test_all_strategies_agree_where_accuracy_falls(accuracies, grown):
+    first = next((k for k, accuracy in enumerate(accuracies) if accuracy < 0.5), None)
+    for strategy in STRATEGIES:
+        plan = Fake(accuracies, grown=grown if strategy == "minimal" else None)
+        trials = tried(strategy, plan)
+        assert answer(trials) == first, strategy
+        assert len({trial.k for trial in trials}) == len(trials), strategy  # nothing twice
+        assert all(trial.accuracy == accuracies[trial.k] for trial in trials)
+        if first is None:
+            assert trials[-1].k == len(accuracies) - 1  # the most edited was seen
+
+
+@settings(deadline=None)
+@given(accuracies=st.lists(st.floats(0, 1), min_size=1, max_size=200), grown=st.integers(1, 64))
+def test_where_accuracy_wavers_the_steps_stop_at_the_first_and_the_jumps_beside_one_that_does_not_pass(
+    accuracies, grown
+):
+    first = next((k for k, accuracy in enumerate(accuracies) if accuracy < 0.5), None)
+    assert answer(tried("sequential", Fake(accuracies))) == first
+    assert answer(tried("batched", Fake(accuracies))) == first
+    for strategy in ("bisect", "minimal"):
+        trials = tried(strategy, Fake(accuracies, grown=grown if strategy == "minimal" else None))
+        found = answer(trials)
+        if below_half(accuracies[-1]):
+            assert found is not None
+        if found:
+            assert below_half(accuracies[found]) and not below_half(accuracies[found - 1])
+            assert found - 1 in [trial.k for trial in trials]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_bisection_takes_a_logarithm_of_evaluations(count, share):
+    first = min(int(share * count), count - 1)
+    trials = tried("bisect", Fake([1.0] * first + [0.0] * (count - first)))
+    assert answer(trials) == first
+    assert len(trials) <= 1 + math.ceil(math.log2(count))
+
+
+@settings(deadline=None)
+@given(first=st.integers(0, 5000))
+def test_minimal_takes_twice_a_logarithm_of_its_answer_and_makes_no_more_candidates_than_that(first):
+    plan = Fake([1.0] * first + [0.0] * (20_000 - first), grown=100)
+    trials = tried("minimal", plan)
+    assert answer(trials) == first
+    assert len(trials) <= 2 * math.log2(first + 1) + 2
+    assert len(plan.alphas) <= 2 * first + 1 + 100
+
+
+def test_several_at_once_touch_no_model_and_stop_with_the_lot_in_which_one_passes():
+    plan = Fake([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2])
+    trials = tried("batched", plan)
+    assert [trial.k for trial in trials] == [0, 1, 2, 3, 4, 5]
+    assert plan.applied == []
+    assert [trial.dampened for trial in trials] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "batched", "bisect"])
+@pytest.mark.parametrize("end", [1.0, 0.5, math.nan])
+def test_candidates_past_alpha_1_are_the_same_model_and_are_not_tried(strategy, end):
+    alphas = [4.0, 2.0, end, 0.5, 0.25]
+    trials = tried(strategy, Fake([0.9] * 5, alphas))
+    assert max(trial.k for trial in trials) == 2
+
+
+def test_no_weight_to_dampen_is_no_trial():
+    plan = Fake([], grown=1)
+    assert list(minimal(plan, plan.evaluate, below_half)) == []
+    assert sequential is STRATEGIES["sequential"] and bisect is STRATEGIES["bisect"]
+
+
+# --- the search
+
+
+@pytest.fixture(scope="module")
+def both(blobs):
+    return pf.importance(blobs.model, blobs.forget()), pf.importance(blobs.model, blobs.retain())
+
+
+def timeless(step):
+    return replace(step, seconds=0.0)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("options", [{}, {"s_step": 1.02}], ids=["one block", "several blocks"])
+@pytest.mark.parametrize("strategy", ["batched", "bisect"])
+def test_the_same_step_is_kept_with_the_same_weights(blobs, both, strategy, rho, options):
+    want = pf.ptn_search(blobs.model, *both, blobs.forget(), rho=rho, **options)
+    accuracies = [step.accuracy for step in want.trace]
+    assert accuracies == sorted(accuracies, reverse=True)
+    got = pf.ptn_search(blobs.model, *both, blobs.forget(), rho=rho, strategy=strategy, **options)
+    assert timeless(got.kept) == timeless(want.kept)
+    assert_same_weights(got.model, weights(want.model))
+    assert (got.reason, got.strategy, got.warnings) == ("threshold passed", strategy, [])
+    by_number = {step.step: timeless(step) for step in want.trace}
+    for step in got.trace:
+        assert step.step > want.kept.step or timeless(step) == by_number[step.step]
+    if strategy == "bisect":
+        blocks = math.ceil(want.kept.step / 64)
+        assert got.evaluations <= 1 + blocks + 6
+        assert [step.step for step in got.trace][:blocks] == [64 * (block + 1) for block in range(blocks)]
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.2, 0.5])
+def test_the_fewest_weights_that_pass_are_found_to_the_single_weight(blobs, both, rho):
+    grid = pf.ptn_search(blobs.model, *both, blobs.forget(), rho=rho)
+    result = pf.ptn_search(blobs.model, *both, blobs.forget(), rho=rho, strategy="minimal")
+    kept = result.kept
+    assert kept.accuracy <= rho and kept.dampened <= grid.kept.dampened and result.warnings == []
+    differ = [(a != b).sum() for a, b in zip(result.model.parameters(), blobs.model.parameters(), strict=True)]
+    assert sum(map(int, differ)) == kept.dampened
+    assert [step.step for step in result.trace] == list(range(1, len(result.trace) + 1))
+    assert math.isnan(kept.s) and math.isnan(kept.percentile)
+
+    model = copy.deepcopy(blobs.model)
+    plan = pf.search.RankedPlan(model, *both)
+    while plan.more():
+        pass
+    for count in range(1, kept.dampened):
+        plan.apply(count - 1)
+        logits, labels = predict(model, blobs.forget())
+        assert (logits.argmax(1) == labels).double().mean() > rho, count
+    plan.apply(kept.dampened - 1)
+    assert_same_weights(model, weights(result.model))
+    assert kept.alpha == float(plan.alphas[kept.dampened - 1]) == result.alpha
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_gives_the_most_edited_model_where_none_passes(blobs, strategy):
+    constant = [(torch.zeros(4, 12), torch.zeros(4, dtype=torch.int64))]
+    model = copy.deepcopy(blobs.model)
+    with torch.no_grad():
+        model[2].bias.copy_(torch.tensor([50.0, -50.0]))  # so large that no edit takes the accuracy down
+    forget, retain = (pf.importance(model, loader) for loader in (blobs.forget(), blobs.retain()))
+    retain = replace(retain, sums=20 * retain.sums)  # more ratios below 1
+    with pytest.warns(pf.PotionWarning, match="saturated"):
+        result = pf.ptn_search(model, forget, retain, constant, rho=0.0, strategy=strategy)
+    assert result.reason == "saturated" and result.kept in result.trace
+    everything = copy.deepcopy(model)
+    plan = pf.EditPlan(everything, forget, retain, [1.0])
+    plan.apply(0)
+    assert result.kept.dampened == plan.dampened(0)
+    assert_same_weights(result.model, weights(everything))
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "batched", "bisect"])
+def test_out_of_steps_keeps_the_last_step(blobs, both, strategy):
+    with pytest.warns(pf.PotionWarning, match="out of steps"):
+        result = pf.ptn_search(blobs.model, *both, blobs.forget(), max_steps=3, strategy=strategy)
+    assert result.reason == "out of steps" and result.kept.step == 3
+    model = copy.deepcopy(blobs.model)
+    pf.EditPlan(model, *both, [result.alpha]).apply(0)
+    assert_same_weights(result.model, weights(model))
+
+
+def test_minimal_is_out_of_steps_after_so_many_evaluations(blobs, both):
+    whole = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="minimal")
+    passing = next(step for step in whole.trace if step.accuracy <= 0.2)
+    cut = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="minimal", max_steps=passing.step)
+    assert timeless(cut.kept) == timeless(passing) and cut.reason == "threshold passed"
+    with pytest.warns(pf.PotionWarning, match="out of steps"):
+        cut = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="minimal", max_steps=passing.step - 1)
+    assert timeless(cut.kept) == timeless(whole.trace[passing.step - 2])
+
+
+def test_minimal_says_where_no_weight_has_a_ratio_above_1(blobs, both):
+    forget, retain = both
+    equal = replace(retain, sums=forget.sums * 2, samples=10, terms=10)
+    with pytest.warns(pf.PotionWarning) as caught:
+        result = pf.ptn_search(blobs.model, forget, equal, blobs.forget(), strategy="minimal")
+    assert (result.reason, result.kept, result.alpha, result.trace) == ("saturated", None, None, [])
+    assert any("no weight has a ratio of importances above 1" in str(w.message) for w in caught)
+    assert result.summary()["kept_step"] is None
+    assert_same_weights(result.model, weights(blobs.model))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_trigger_that_was_never_learnt_leaves_the_model_alone(blobs, both, strategy):
+    wrong = [(x, 1 - y) for x, y in blobs.forget()]
+    with pytest.warns(pf.PotionWarning, match="not learnt"):
+        result = pf.ptn_search(blobs.model, *both, wrong, strategy=strategy)
+    assert (result.reason, result.trace, result.kept) == ("trigger not learnt", [], None)
+    with pytest.warns(pf.PotionWarning, match="not learnt"):  # the public code applies its first step: 0 ≤ ρ · 0
+        result = pf.ptn_search(blobs.model, *both, wrong, mode="reference", strategy=strategy)
+    assert (result.reason, result.kept.step if strategy != "minimal" else result.kept.dampened) == (
+        "threshold passed",
+        1,
+    )
+
+
+@pytest.mark.parametrize("strategy", NOT_SEQUENTIAL)
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_model_changed_in_place_comes_back_intact_when_the_search_fails(blobs, both, strategy, error):
+    model = copy.deepcopy(blobs.model)
+
+    class Fails:
+        reads = 0
+
+        def __iter__(self):
+            self.reads += 1
+            if self.reads > (1 if strategy == "batched" else 3):
+                raise error
+            return iter(blobs.forget())
+
+    with pytest.raises(error):
+        pf.ptn_search(model, *both, Fails(), rho=0.0, strategy=strategy, inplace=True)
+    assert_same_weights(model, weights(blobs.model))
+
+
+def test_in_place_the_model_ends_at_the_step_that_was_kept(blobs, both):
+    for strategy in STRATEGIES:
+        model = copy.deepcopy(blobs.model)
+        result = pf.ptn_search(model, *both, blobs.forget(), strategy=strategy, inplace=True)
+        assert result.model is model
+        want = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy=strategy)
+        assert_same_weights(model, weights(want.model))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "accuracies", "rises"),
+    [
+        ("bisect", {64: 0.0, 32: 0.9, 48: 0.95, 56: 0.0}, 1),
+        ("bisect", {64: 0.0, 32: 0.8, 48: 0.9, 56: 0.95, 60: 0.0}, 2),
+        ("minimal", {1: 1.0, 2: 0.5, 4: 0.6, 8: 0.0, 6: 0.7, 7: 0.9}, 3),
+    ],
+)
+def test_what_contradicts_the_jumps_is_counted_and_said(blobs, both, monkeypatch, strategy, accuracies, rises):
+    """Accuracies by step, or by number of weights; any other is 0."""
+    script = iter([1.0, *accuracies.values()])
+    monkeypatch.setattr(ptn.Evaluation, "__call__", lambda self: Score(next(script, 0.0)))
+    with pytest.warns(pf.PotionWarning, match=f"{rises} of .* may have passed over") as caught:
+        result = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy=strategy)
+    number = "dampened" if strategy == "minimal" else "step"
+    assert [getattr(step, number) for step in result.trace][: len(accuracies)] == list(accuracies)
+    assert result.warnings == [str(w.message) for w in caught]
+
+
+def test_outputs_of_the_kept_model_alone_count_as_a_collapse(blobs, both, monkeypatch):
+    scores = iter([Score(1.0), Score(0.0, finite=False)])  # the end of the first block collapsed
+    monkeypatch.setattr(ptn.Evaluation, "__call__", lambda self: next(scores, Score(0.0)))
+    assert pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="bisect").warnings == []
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"strategy": "greedy"}, "'greedy'; choose one of sequential, batched, bisect, minimal"),
+        ({"strategy": "minimal", "s_step": 1.1}, "s_step .* leave it out"),
+        ({"strategy": "minimal", "b_start": 1.0}, "b_start .* leave it out"),
+        ({"strategy": "minimal", "retain_holds_forget": False}, "retain_holds_forget .* leave it out"),
+    ],
+)
+def test_options_without_effect_are_refused_before_any_work(blobs, both, options, match):
+    with pytest.raises(SearchError, match=match):
+        pf.ptn_search(blobs.model, *both, blobs.forget(), **options)
+    with pytest.raises(SearchError, match=match):
+        pf.unlearn(blobs.model, None, None, **options)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_whole_method_takes_a_strategy(blobs, strategy):
+    result = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), strategy=strategy)
+    assert result.strategy == result.summary()["strategy"] == strategy
+    assert blobs.accuracy(result.model, triggered=True) > 0.9
+    assert blobs.accuracy(result.model, triggered=False) > 0.95
+
+
+# --- side by side
+
+
+def importances(model):
+    inputs, labels = samples(40)
+    return tuple(pf.importance(model, [(inputs[part], labels[part])]) for part in (slice(8), slice(8, 40)))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_stacked_weights_give_the_outputs_of_one_model_at_a_time(memory_format):
+    model = net().to(memory_format=memory_format)
+    model.scale = nn.Parameter(torch.tensor(1.0))  # a parameter of no dimension, unused
+    forget, retain = importances(model)
+    loader = [samples(8), samples(5, seed=2)]
+    alphas = torch.tensor([1e30, 20.0, 5.0, 1.5, 1.0])
+    several = evaluation.BatchedEvaluation(model, forget, retain, loader, 0)
+    seen = []
+    original = evaluation.predict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "predict", lambda *arguments: seen.append(original(*arguments)) or seen[-1])
+        scores = several(alphas)
+    logits = seen[0][0].view(13, 5, 3)
+    plan = pf.EditPlan(model, forget, retain, alphas)
+    for k in range(5):
+        plan.apply(k)
+        want, labels = predict(model, loader)
+        torch.testing.assert_close(logits[:, k], want, rtol=1e-5, atol=1e-5)
+        assert scores[k] == Score(float((want.argmax(1) == labels).double().mean()), True)
+
+
+def test_attention_goes_side_by_side_too():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
+
+        def forward(self, x):  # [B, 2, 4, 4] -> [B, 3]
+            q, k, v = self.mix(x.reshape(-1, 4, 8)).chunk(3, -1)  # [B, 4, 8]
+            return self.head(torch.nn.functional.scaled_dot_product_attention(q, k, v).mean(1))
+
+    torch.manual_seed(0)
+    model = Attends()
+    forget, retain = importances(model)
+    plan = pf.EditPlan(model, forget, retain, [20.0, 2.0, 1.0])
+    several = evaluation.BatchedEvaluation(model, forget, retain, [samples(8)], 0)
+    scores = several(plan.alphas)  # any warning of a slow path is an error
+    for k in range(3):
+        plan.apply(k)
+        logits, labels = predict(model, [samples(8)])
+        assert scores[k] == Score(float((logits.argmax(1) == labels).double().mean()), True)
+
+
+def test_so_many_go_side_by_side_as_memory_holds_and_half_as_many_where_it_runs_out(blobs, both, monkeypatch):
+    size = sum(p.nbytes for p in blobs.model.parameters())
+    want = pf.ptn_search(blobs.model, *both, blobs.forget())
+    original, taken = evaluation.BatchedEvaluation._scores, []
+
+    def short(self, alphas):
+        taken.append(len(alphas))
+        if len(alphas) > 2:
+            raise torch.OutOfMemoryError
+        return original(self, alphas)
+
+    monkeypatch.setattr(evaluation.BatchedEvaluation, "_scores", short)
+    monkeypatch.setattr(evaluation, "free_memory", lambda device: 2**40)
+    result = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="batched")
+    assert taken[:5] == [16, 8, 4, 2, 2]
+    assert timeless(result.kept) == timeless(want.kept)
+
+    for room, most in ((0, 1), (2 * (size + 400) * 3, 3), (2**40, 16)):
+        monkeypatch.setattr(evaluation, "free_memory", lambda device, room=room: room)
+        assert evaluation.BatchedEvaluation(blobs.model, *both, blobs.forget(), 100).most == most
+
+    def none_left(self, alphas):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(evaluation.BatchedEvaluation, "_scores", none_left)
+    with pytest.raises(torch.OutOfMemoryError):
+        pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="batched")
+
+
+def test_memory_is_counted_with_the_largest_output_of_the_first_evaluation(blobs, both, monkeypatch):
+    counted = []
+    original = evaluation.BatchedEvaluation.__init__
+
+    def seen(self, model, forget, retain, loader, largest):
+        counted.append(largest)
+        original(self, model, forget, retain, loader, largest)
+
+    monkeypatch.setattr(evaluation.BatchedEvaluation, "__init__", seen)
+    pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="batched")
+    assert counted == [4 * 10 * 64]
+
+
+def test_a_model_that_torch_func_cannot_run_is_refused_with_advice(blobs, both):
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = copy.deepcopy(blobs.model)
+
+        def forward(self, x):
+            return self.inner(x) if float(self.inner[0].weight.sum()) < 1e9 else x
+
+    model = Looks()
+    forget, retain = (pf.importance(model, loader) for loader in (blobs.forget(), blobs.retain()))
+    original = weights(model)
+    with pytest.raises(SearchError, match="take another strategy"):
+        pf.ptn_search(model, forget, retain, blobs.forget(), strategy="batched", inplace=True)
+    assert_same_weights(model, original)
+    assert pf.ptn_search(model, forget, retain, blobs.forget(), strategy="bisect").reason == "threshold passed"
+
+
+def test_the_largest_output_is_that_of_any_module():
+    model = net()
+    with evaluation.largest_output(model) as largest:
+        predict(model, [samples(7)])
+    assert largest == [4 * 7 * 16]  # the convolution's, 4 · 2 · 2 each, and the linear layers'
+    predict(model, [samples(70)])
+    assert largest == [4 * 7 * 16]
+
+
+def test_free_memory_is_said_by_the_system_or_taken_as_a_gibibyte(monkeypatch):
+    assert 0 < evaluation.free_memory(torch.device("cpu")) < 2**50
+    monkeypatch.setattr(evaluation.os, "sysconf", lambda name: int("none"))  # ValueError
+    assert evaluation.free_memory(torch.device("cpu")) == 2**30
+
+
+# --- recorded passes
+
+
+class Graph:
+    """What a CUDA graph does, on the CPU: compute again from the same memory into the same memory."""
+
+    def __init__(self, model, inputs):
+        self.model, self.inputs = model, inputs.clone()
+        self.outputs = model(self.inputs)
+
+    def replay(self):
+        self.outputs.copy_(self.model(self.inputs))
+
+
+def test_a_recorded_pass_is_replayed_for_each_shape_and_sees_edits(monkeypatch):
+    model, recorded = net(), []
+
+    def record(model, inputs):
+        recorded.append(tuple(inputs.shape))
+        graph = Graph(model, inputs)
+        return graph, graph.inputs, graph.outputs
+
+    monkeypatch.setattr(evaluation, "record", record)
+    replayed = evaluation.CUDAGraphModel(model)
+    loader = [samples(8), samples(5, seed=2), samples(8, seed=3)]
+    for _ in range(3):
+        got, want = predict(replayed, loader), predict(model, loader)
+        assert torch.equal(got[0], want[0])
+        with torch.no_grad():
+            model.conv.weight.mul_(0.5)
+    assert recorded == [(8, 2, 4, 4), (5, 2, 4, 4)]
+    predict(replayed, [samples(n) for n in range(1, 9)])
+    assert len(replayed.graphs) == evaluation.SHAPES
+
+
+def test_a_model_that_cannot_be_recorded_runs_as_it_is(monkeypatch):
+    calls = []
+
+    def record(model, inputs):
+        calls.append(inputs)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(evaluation, "record", record)
+    model = net()
+    replayed = evaluation.CUDAGraphModel(model)
+    for _ in range(2):
+        assert torch.equal(predict(replayed, [samples(8)])[0], predict(model, [samples(8)])[0])
+    assert len(calls) == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_replayed_passes_are_those_of_the_model_after_every_edit():
+    model = net().cuda()
+    forget, retain = (i.to("cuda") for i in importances(model))
+    loader = [samples(8), samples(5, seed=2)]
+    replayed = evaluation.CUDAGraphModel(model)
+    plan = pf.EditPlan(model, forget, retain, [20.0, 5.0, 1.0])
+    for k in (0, 1, 2, 0):
+        plan.apply(k)
+        torch.testing.assert_close(predict(replayed, loader)[0], predict(model, loader)[0])
+    assert len(replayed.graphs) == 2
+    want = pf.ptn_search(model.cpu(), forget.to("cpu"), retain.to("cpu"), loader, mode="reference")
+    for strategy in ("sequential", "bisect", "batched"):
+        got = pf.ptn_search(model.cuda(), forget, retain, loader, mode="reference", strategy=strategy)
+        assert got.kept.step == want.kept.step
+
+
+# --- in a run
+
+
+@pytest.mark.parametrize("strategy", ["bisect", "minimal"])
+def test_a_run_with_another_strategy_writes_all_its_files(tmp_path: Path, poisoned: Path, strategy: str):
+    told = UnlearnConfig(run=str(poisoned), strategy=strategy, device="cpu", curve=True)
+    content = unlearn_run(told, tmp_path / "out")
+    search = json.loads((tmp_path / "out" / "metrics.json").read_text())["search"]
+    assert search == content["search"] and search["strategy"] == stored(tmp_path / "out")["strategy"] == strategy
+    trace = rows(tmp_path / "out" / "trace.csv")
+    assert len(trace) == search["evaluations"] - 1
+    kept = search["kept_step"]
+    curve = rows(tmp_path / "out" / "curve.csv")
+    assert str(kept["dampened"]) in [row["dampened"] for row in curve]
+    if strategy == "minimal":
+        assert (kept["s"], kept["percentile"]) == (None, None)
+        assert {row["s"] for row in (*trace, *curve)} == {"nan"}
+        assert (stored(tmp_path / "out")["s_step"], stored(tmp_path / "out")["b_start"]) == (None, None)
+    else:
+        assert (stored(tmp_path / "out")["s_step"], stored(tmp_path / "out")["b_start"]) == (1.1, 1 / 25)
+
+
+def test_a_run_refuses_what_its_strategy_does_not_use(tmp_path: Path, poisoned: Path):
+    with pytest.raises(SearchError, match="s_step"):
+        unlearn_run(UnlearnConfig(run=str(poisoned), strategy="minimal", s_step=1.2), tmp_path / "out")
+    with pytest.raises(SearchError, match="unknown strategy"):
+        unlearn_run(UnlearnConfig(run=str(poisoned), strategy="x"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
