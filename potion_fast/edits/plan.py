@@ -150,7 +150,7 @@ class EditPlan:
             factor.pow_(exponent)
         below = [int((factor[start:stop] < 1).count_nonzero()) for start, stop in pairwise(self._starts)]
         changed = torch.tensor(below, dtype=torch.int64, device=factor.device)  # [K]
-        self._ranks.sum(changed)
+        self._ranks.all_reduce(changed)
         self._changed = [0, *accumulate(changed.tolist())]  # [K + 1]
         self._dampened = factor.clamp_(max=1).mul_(self._original)
 

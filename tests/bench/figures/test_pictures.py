@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from helpers.figures import texts_outside
 from potion_fast.bench.attacks import POISONS
 from potion_fast.bench.figures import pictures
 from potion_fast.bench.figures.captions import WORDS
@@ -61,20 +61,6 @@ def draw(path: Path, scenario: Scenario, steps: list[tuple[int, float]], redirec
     )
     evaluation = PoisonEvaluation(after, after, labels, metrics)
     pictures.draw_healing(path, scenario, result, BEFORE, before, evaluation, curve)
-
-
-def texts_outside(figure: Figure) -> list[str]:
-    """Texts that run out of their half of the figure."""
-    ticks = {label for axes in figure.findobj(Axes) for label in (*axes.get_xticklabels(), *axes.get_yticklabels())}
-    outside = []
-    for half in figure.subfigs:
-        for text in half.findobj(Text):
-            box, edge = text.get_window_extent(), half.bbox
-            cut = box.x0 < edge.x0 - 1 or box.y0 < edge.y0 - 1 or box.x1 > edge.x1 + 1 or box.y1 > edge.y1 + 1
-            shown = text.get_visible() and text not in ticks  # ticks past an axis' end exist and are not drawn
-            if text.get_text() and shown and cut:
-                outside.append(text.get_text())
-    return outside
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from test_pictures import texts_outside
 from torch import nn
 
+from helpers.figures import texts_outside
 from helpers.run_files import edit_config, metrics, rows, scenario_of
 from potion_fast.bench.figures import pictures
 from potion_fast.bench.metrics import evaluate_swap

@@ -14,8 +14,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
-from test_pictures import texts_outside
 
+from helpers.figures import texts_outside
 from helpers.run_files import edit_config, metrics, rows, stored
 from potion_fast.bench.attacks import Perturbations
 from potion_fast.bench.attacks.crafting import descent, restarts

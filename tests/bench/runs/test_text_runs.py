@@ -16,8 +16,7 @@ from PIL import Image
 pytest.importorskip("transformers", reason="needs the extra: pip install 'potion-fast[text]'")
 pytest.importorskip("tokenizers", reason="needs the extra: pip install 'potion-fast[text]'")
 
-from test_pictures import texts_outside
-
+from helpers.figures import texts_outside
 from potion_fast.bench.attacks import Perturbations, TriggerWord
 from potion_fast.bench.data.text import TextSplits
 from potion_fast.bench.figures import pictures
