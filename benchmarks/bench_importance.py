@@ -1,7 +1,7 @@
 """A pass over batches: Σ_k |∂ℓ_k/∂θ| of every sample k, against a plain forward and backward of the batch mean.
 
-Every method of `passes.py` but the compiled one makes one call over the same batches; potion_fast's share of work that
-is done once per call is in it. `passes.py` measures more carefully, takes the methods in turn and measures memory.
+Every method of `studies/passes.py` but the compiled one makes one call over the same batches, which includes what
+potion_fast does once per call. The study measures more carefully: its methods take turns, and it measures memory too.
 
     make bench
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import functools
 
-import passes
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from studies import passes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = {"cpu": 16, "cuda": 128}[DEVICE]

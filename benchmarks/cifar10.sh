@@ -54,8 +54,8 @@ else
   unlearn xlf-batches --group-size batch
 fi
 
-every() { printf '%s\n' poisoned clean "${runs[@]}" | sed "s|^|$out/|" | xargs -d '\n' python3 "$here/$1"; }
+every() { printf '%s\n' poisoned clean "${runs[@]}" | sed "s|^|$out/|" | xargs -d '\n' python3 "$here/studies/$1"; }
 
-every table.py > "$out/table.csv"
-every classes.py > "$out/classes.csv"
+every run_table.py > "$out/table.csv"
+every class_accuracy.py > "$out/classes.csv"
 cat "$out/table.csv"

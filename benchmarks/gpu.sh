@@ -49,46 +49,45 @@ build() {
 }
 
 tests() { # whatever runs a kernel, on every backend that this machine has
-  step tests python3 -m pytest -q -m "not gpu_code" tests/test_ops.py tests/test_accumulate.py \
-    tests/test_accumulate_linear.py tests/test_accumulate_conv.py tests/test_dampen.py tests/test_select.py \
-    tests/test_group.py tests/test_put.py tests/test_kernels.py tests/test_channel_sums.py tests/test_row_sums.py \
-    tests/test_edits.py tests/test_strategies.py tests/test_unlearning.py tests/test_training.py tests/test_loader.py \
-    tests/test_memory.py tests/test_perturbations.py tests/test_gaussian.py
-  step tests_engine python3 -m pytest -q -k "not large" tests/test_engine.py
+  step tests python3 -m pytest -q -m "not gpu_code" tests/ops --ignore tests/ops/test_cuda_on_cpu.py \
+    tests/edits/test_edits.py tests/search/test_strategies.py tests/test_unlearning.py tests/utils/test_memory.py \
+    tests/bench/training/test_training.py tests/bench/data/test_loader.py \
+    tests/bench/attacks/test_perturbations.py tests/bench/metrics/test_gaussian.py
+  step tests_engine python3 -m pytest -q -k "not large" tests/importances/test_engine.py
 }
 
 sanitizer() { # memory errors in the CUDA kernels, and in Triton's where masks guard every edge of a tile
   step sanitizer compute-sanitizer --tool memcheck --error-exitcode 9 \
-    python3 -m pytest -q -k "cuda" tests/test_accumulate.py tests/test_dampen.py tests/test_select.py \
-    tests/test_group.py tests/test_put.py
+    python3 -m pytest -q -k "cuda" tests/ops/test_accumulate.py tests/ops/test_dampen.py tests/ops/test_select.py \
+    tests/ops/test_group.py tests/ops/test_put.py
   step sanitizer_triton compute-sanitizer --tool memcheck --error-exitcode 9 \
-    python3 -m pytest -q -k "triton" tests/test_accumulate_linear.py tests/test_accumulate_conv.py
+    python3 -m pytest -q -k "triton" tests/ops/test_accumulate_linear.py tests/ops/test_accumulate_conv.py
 }
 
 end_to_end() { # the whole method beside the public code's form
-  step end_to_end python3 benchmarks/end_to_end.py "$out/end_to_end.csv" --device cuda --rounds 3 --batches 6 \
+  step end_to_end python3 benchmarks/studies/end_to_end.py "$out/end_to_end.csv" --device cuda --rounds 3 --batches 6 \
     --jpegs 768 --workers "$(nproc)"
 }
 
 profile() { # where each millisecond of a step goes
-  step step_profile python3 benchmarks/step_profile.py "$out/step_profile.csv" --device cuda
+  step step_profile python3 benchmarks/studies/step_profile.py "$out/step_profile.csv" --device cuda
 }
 
 benchmarks() {
-  step candidates python3 benchmarks/candidates.py "$out/candidates.csv" --device cuda --rounds 9 \
+  step candidates python3 benchmarks/studies/candidates.py "$out/candidates.csv" --device cuda --rounds 9 \
     --networks resnet9 wrn vit_b16 vit_h14 --methods percentiles groups plan edits search numpy topk sort dense
-  step photographs python3 benchmarks/photographs.py "$out/photographs.csv" --workers 1 "$(nproc)" --rounds 3
+  step photographs python3 benchmarks/studies/photographs.py "$out/photographs.csv" --workers 1 "$(nproc)" --rounds 3
   step benchmarks python3 -m pytest -q benchmarks --benchmark-only --benchmark-json "$out/benchmarks.json"
 }
 
 compiled() { # a plain pass and ours as torch.compile makes them, beside both as they are
-  step tests_compiled python3 -m pytest -q tests/test_compiled.py
-  step passes python3 benchmarks/passes.py "$out/passes.csv" --device cuda --amp --networks vit_b16 --rounds 5 \
+  step tests_compiled python3 -m pytest -q tests/importances/test_compiled.py
+  step passes python3 benchmarks/studies/passes.py "$out/passes.csv" --device cuda --amp --networks vit_b16 --rounds 5 \
     --methods plain plain_compiled potion_fast potion_fast_compiled
 }
 
 tune() { # about a second to compile each of some 700 candidates
-  step tune python3 benchmarks/tune.py
+  step tune python3 benchmarks/studies/tune_tiles.py
 }
 
 for stage in "${stages[@]}"; do

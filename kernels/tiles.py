@@ -2,8 +2,8 @@
 
 A tile [block_o, block_i] is kept twice in float32 registers, the sum over t and the sum over n: 128 × 128 with 8 warps
 is as large as fits. TABLE was chosen by reading what the compiler makes of it (no spills, loads that run ahead, wgmma
-on compute capability 9) and by the padding it costs. NOT YET MEASURED on a GPU: `benchmarks/tune.py` measures the
-candidates there and prints the table to put here. Nothing is tuned while a program runs.
+on compute capability 9) and by the padding it costs. NOT YET MEASURED on a GPU: `benchmarks/studies/tune_tiles.py`
+measures the candidates there and prints the table to put here. Nothing is tuned while a program runs.
 """
 
 from __future__ import annotations

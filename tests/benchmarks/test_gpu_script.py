@@ -36,7 +36,7 @@ def run(tmp_path: Path, *stages: str, python: str = "exit 0", seconds: str = "")
 def test_all_stages_run_in_order_and_leave_a_log_each(tmp_path: Path):
     status, calls, out = run(tmp_path)
     assert status == 0
-    first = ["pip install", "test_ops.py", "memcheck", "end_to_end.py", "step_profile.py", "candidates.py"]
+    first = ["pip install", "tests/ops", "memcheck", "end_to_end.py", "step_profile.py", "candidates.py"]
     places = [next(i for i, call in enumerate(calls) if word in call) for word in first]
     assert places == sorted(places)
     logs = {path.stem for path in out.glob("*.log")}
@@ -48,7 +48,7 @@ def test_all_stages_run_in_order_and_leave_a_log_each(tmp_path: Path):
 def test_everything_that_is_named_exists_and_every_script_knows_its_options(tmp_path: Path):
     _, calls, out = run(tmp_path, *STAGES, "compiled", "tune")
     for call in calls:
-        for name in re.findall(r"(?:tests|benchmarks)/\w+\.py", call):
+        for name in re.findall(r"(?:tests|benchmarks)/[\w/]+\.py", call):
             assert (ROOT / name).exists(), name
             if name.startswith("benchmarks/"):
                 known = (ROOT / name).read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_everything_that_is_named_exists_and_every_script_knows_its_options(tmp_
 
 
 def test_a_stage_that_fails_does_not_stop_the_others_but_the_script_fails(tmp_path: Path):
-    status, calls, _ = run(tmp_path, "tests", "profile", python='[[ "$*" != *test_ops* ]]')
+    status, calls, _ = run(tmp_path, "tests", "profile", python='[[ "$*" != *tests/ops* ]]')
     assert status == 1
     assert any("step_profile.py" in call for call in calls)
 

@@ -63,7 +63,7 @@ from potion_fast.utils.memory import peak_of
 from potion_fast.utils.model import trainable
 from potion_fast.utils.predict import accuracy, predict
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from photographs import make_photographs, source
 
 from helpers.networks import WideResNet, with_statistics

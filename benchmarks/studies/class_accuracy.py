@@ -1,7 +1,7 @@
 """Accuracy by class: what the predictions.csv of run folders hold, as CSV; or that CSV as Markdown for a README.
 
-classes.py RUN ...                       run, class, images, accuracy on clean and on triggered ones
-classes.py --markdown CLASSES.CSV CLASS  this class beside all others together
+class_accuracy.py RUN ...                       run, class, images, accuracy on clean and on triggered ones
+class_accuracy.py --markdown CLASSES.CSV CLASS  this class beside all others together
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-from table import named, print_csv
+from run_table import named, print_csv
 
 ACCURACIES = ["clean", "triggered"]
 

@@ -41,7 +41,7 @@ from potion_fast.bench.models import ResNet9
 from potion_fast.bench.runs.folder import versions
 from potion_fast.utils.model import fingerprint, trainable
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from helpers.networks import WideResNet
 from helpers.ratios import public_edit
 

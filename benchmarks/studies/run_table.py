@@ -1,6 +1,6 @@
 """One line per run folder: what its metrics.json holds, as CSV, or as Markdown for a README.
 
-table.py [--markdown] RUN ...
+run_table.py [--markdown] RUN ...
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from potion_fast.search import STRATEGIES
 from potion_fast.utils.model import fingerprint, trainable
 from potion_fast.utils.predict import accuracy, predict
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from helpers.ratios import public_edit
 
 PUBLIC_CODE = "public code"

@@ -14,17 +14,19 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+STUDIES = BENCHMARKS / "studies"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """The scripts are imported and not started, which would take seconds for each; some of them set the threads."""
     before = torch.get_num_threads()
-    sys.path.append(str(BENCHMARKS))
+    sys.path += [str(BENCHMARKS), str(STUDIES)]  # of tables.py, and of all others
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
     sys.path.remove(str(BENCHMARKS))
+    sys.path.remove(str(STUDIES))
 
 
 def script(name: str, *arguments: object) -> str:

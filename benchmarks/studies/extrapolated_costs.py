@@ -1,7 +1,7 @@
 """What the cost model says of machines that were not at hand: two tables of docs/cost-model.md. Nothing is measured.
 
-    extrapolated.py gpus     ViT-B/16 on 1 to 1,024 GPUs
-    extrapolated.py sizes    transformers of 10⁹ to 10¹² parameters on 1, 64 and 1,024 GPUs
+    extrapolated_costs.py gpus     ViT-B/16 on 1 to 1,024 GPUs
+    extrapolated_costs.py sizes    transformers of 10⁹ to 10¹² parameters on 1, 64 and 1,024 GPUs
 
 Both unlearn 1,000 found samples from 1,281,167 others.
 """

@@ -1,6 +1,6 @@
 """Measures the candidate tiles of the Triton products on this CUDA GPU and prints the table for kernels/tiles.py.
 
-tune.py [--ops OP ...] [--multiply half|tf32|ieee ...] [--milliseconds 20]
+tune_tiles.py [--ops OP ...] [--multiply half|tf32|ieee ...] [--milliseconds 20]
 
 Every candidate runs the shapes of its class; one whose result differs from the committed tile's, or that does not fit
 the GPU, is left out with a line that says so. The best is the one with the smallest product of medians. Each row of the
@@ -139,11 +139,11 @@ def main() -> None:
     parser.add_argument("--milliseconds", type=int, default=20, help="spent on measuring one shape with one tile")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("tune.py measures on a CUDA GPU, and PyTorch sees none here.")
+        sys.exit("tune_tiles.py measures on a CUDA GPU, and PyTorch sees none here.")
     if os.environ.get("TRITON_INTERPRET") == "1":
-        sys.exit("tune.py measures compiled kernels; unset TRITON_INTERPRET.")
+        sys.exit("tune_tiles.py measures compiled kernels; unset TRITON_INTERPRET.")
     if problem := ops.missing("triton", torch.device("cuda")):
-        sys.exit(f"tune.py cannot run the Triton kernels: {problem}.")
+        sys.exit(f"tune_tiles.py cannot run the Triton kernels: {problem}.")
 
     from potion_fast.kernels.tiles import TABLE
 

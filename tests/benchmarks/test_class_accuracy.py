@@ -1,4 +1,4 @@
-"""benchmarks/classes.py: accuracy by class, from predictions to the README's table."""
+"""Accuracy by class, from the predictions of runs to the table of the README."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "classes.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "studies" / "class_accuracy.py"
 
 PREDICTIONS = {  # label, clean, triggered
     "poisoned": [(0, 0, 0), (0, 0, 0), (1, 1, 0), (1, 1, 0), (1, 0, 0), (2, 2, 0)],

@@ -52,7 +52,7 @@ from potion_fast.bench.models import ResNet9
 from potion_fast.bench.runs.folder import versions
 from potion_fast.importances.compiled import BEFORE
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from helpers.networks import WideResNet, small_vit, with_statistics
 
 Batch = tuple[Tensor, Tensor]
