@@ -4,7 +4,7 @@ The public names below stand in the order in which data goes through them.
 """
 
 # isort: off
-from .importances import Importance, Objective, importance, register_objective
+from .importances import Importance, Objective, PassOptions, importance, register_objective
 from .percentiles import thresholds
 from .edits.plan import EditPlan
 from .search import Grid, Result, Setting, Step, ptn_search, ssd_grid
@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Importance",
     "Objective",
+    "PassOptions",
     "importance",
     "register_objective",
     "thresholds",

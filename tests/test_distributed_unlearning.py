@@ -107,7 +107,7 @@ def test_a_wrapped_model_has_the_names_of_the_module_within(blobs):
     wrapped = DistributedDataParallel.__new__(DistributedDataParallel)  # as it is, but for the exchange of its buffers
     torch.nn.Module.__init__(wrapped)
     wrapped.module = copy.deepcopy(blobs.model)
-    forget, retain = (pf.importance(blobs.model, DataLoader(each, batch_size=32)) for each in sets(blobs))
+    forget, retain = (pf.importance(blobs.model, DataLoader(each, batch_size=32), group_size=1) for each in sets(blobs))
     plan = pf.EditPlan(wrapped, forget, retain, [1.0])
     plan.apply(0)
     assert plan.dampened(0) > 0

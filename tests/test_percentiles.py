@@ -43,7 +43,10 @@ def test_a_share_out_of_range_is_an_error_at_once(share):
 
 def test_thresholds_are_numpys_percentiles_of_the_ratios():
     model = net()
-    forget, retain = pf.importance(model, batches(*samples(3), 3)), pf.importance(model, batches(*samples(20, 2), 5))
+    forget, retain = (
+        pf.importance(model, batches(*samples(3), 3), group_size=1),
+        pf.importance(model, batches(*samples(20, 2), 5), group_size=1),
+    )
     percentiles = [0, 12.5, 50, 90, 99.3, 99.99, 100]
     got = pf.thresholds(forget, retain, percentiles)
     with np.errstate(all="ignore"):
@@ -54,14 +57,14 @@ def test_thresholds_are_numpys_percentiles_of_the_ratios():
 
 @pytest.mark.parametrize("p", [-0.1, 100.1, float("nan")])
 def test_a_percentile_out_of_range_is_an_error(p):
-    importance = pf.importance(net(), batches(*samples(2), 2))
+    importance = pf.importance(net(), batches(*samples(2), 2), group_size=1)
     with pytest.raises(SearchError, match="percentiles lie in"):
         pf.thresholds(importance, importance, [50.0, p])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_means_are_kept_until_the_sums_are_written_to(dtype):
-    importance = pf.importance(net(dtype=dtype), batches(*samples(6, dtype=dtype), 2), dtype=dtype)
+    importance = pf.importance(net(dtype=dtype), batches(*samples(6, dtype=dtype), 2), group_size=1, dtype=dtype)
     mean = importance.mean32
     assert mean.dtype == torch.float32 and importance.mean32 is mean
     assert torch.equal(mean, (importance.sums / importance.terms).float())
@@ -75,8 +78,8 @@ def test_means_are_kept_until_the_sums_are_written_to(dtype):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_importances_that_are_negative_or_not_finite_are_named(value):
-    importance = pf.importance(net(), batches(*samples(2), 2))
-    other = pf.importance(net(), batches(*samples(2), 2))
+    importance = pf.importance(net(), batches(*samples(2), 2), group_size=1)
+    other = pf.importance(net(), batches(*samples(2), 2), group_size=1)
     other.sums[40] = value
     with pytest.raises(ImportanceError, match=r"retain importances of parameter 'conv\.weight'"):
         pf.thresholds(importance, other, [50.0])

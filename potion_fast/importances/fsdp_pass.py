@@ -14,13 +14,16 @@ from torch.distributed.tensor import DTensor, Partial, Shard
 from ..distributed import Ranks
 from ..distributed.fsdp import reshard, shard_ranks
 from ..errors import DataError, ImportanceError
+from ..modes import GroupSize
 from ..utils.batches import Chunk, pieces
 from ..utils.progress import bar
 from .checkpoints import PassCheckpoint, Position
 from .engine import Engine, Target
 from .fsdp_gather import Gathering
 from .hooks import frozen
-from .local_pass import Job, Pass, Settings
+from .local_pass import Job, Pass
+from .objectives import Objective
+from .options import PassOptions
 from .rule_check import SAMPLES, Watch
 
 Sample = tuple[Tensor, Tensor | None]  # input [1, ...], label [1, ...]
@@ -57,9 +60,17 @@ class ShardedPass(Pass):
     of a batch is raised before the next, on all ranks.
     """
 
-    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: dict[str, nn.Parameter],
+        objectives: list[Objective],
+        group_size: GroupSize,
+        options: PassOptions,
+        ranks: Ranks,
+    ) -> None:
         shard_ranks(parameters)  # that all are sharded, among the same ranks
-        if settings.compiled:
+        if options.compiled:
             raise ImportanceError("a pass over a model that FSDP2 has sharded is not compiled; leave out compiled")
         holders = next(iter(parameters.values())).device_mesh.size()  # type: ignore[attr-defined]
         if holders != ranks.size:
@@ -67,7 +78,7 @@ class ShardedPass(Pass):
                 f"FSDP2 has sharded the model among {holders} ranks, and {ranks.size} give samples; a pass needs all "
                 "of them, each with its share: use a ShareSampler"
             )
-        super().__init__(model, parameters, settings)
+        super().__init__(model, parameters, objectives, group_size, options)
         self.ranks, self.gathering = ranks, Gathering.of(model, parameters)
         self.real = 0  # groups of the batch at hand that count
         self.failed: Exception | None = None
@@ -81,12 +92,10 @@ class ShardedPass(Pass):
     def add_up(self, ranks: Ranks) -> None:
         """They are, layer by layer."""
 
-    def over(
-        self, loader: Iterable[object], start: Position, keeper: PassCheckpoint | None, progress: bool
-    ) -> Position:
+    def over(self, loader: Iterable[object], start: Position, keeper: PassCheckpoint | None) -> Position:
         position, source = Position(), pieces(loader, self.group_size)
         fill: Sample | None = None
-        with bar(what="importances", unit="sample", shown=progress) as samples_done:
+        with bar(what="importances", unit="sample", shown=self.options.progress) as samples_done:
             while True:
                 with self.ranks.raising_together():
                     piece = self._next(source)

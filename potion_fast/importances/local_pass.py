@@ -27,20 +27,10 @@ from .engine import Engine, Target
 from .fallback import Fallback
 from .micro_batches import MicroBatches
 from .objectives import Losses, Objective, norm
+from .options import PassOptions
 from .result import Importance
 
 HALF_SCALE = 1024.0  # of float16 losses: keeps small gradients from underflow; a power of 2, so nothing is rounded
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a pass computes, as `importance` is told it."""
-
-    objectives: list[Objective]
-    group_size: GroupSize
-    dtype: torch.dtype
-    amp: torch.dtype | None
-    compiled: bool
 
 
 @dataclass
@@ -85,13 +75,20 @@ class Job:
 class Pass:
     """One pass over the data: what it computes, and what it has summed up."""
 
-    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: dict[str, nn.Parameter],
+        objectives: list[Objective],
+        group_size: GroupSize,
+        options: PassOptions,
+    ) -> None:
         self.model, self.parameters = unwrap_compile(model), parameters
         self.given = model  # called where nothing hooks into it
-        self.compiled: Any = torch.compile(self.model, dynamic=False) if settings.compiled else None
+        self.compiled: Any = torch.compile(self.model, dynamic=False) if options.compiled else None
         self.sizes = Sizes()
-        self.objectives, self.group_size = settings.objectives, settings.group_size
-        self.dtype, self.amp = settings.dtype, settings.amp
+        self.objectives, self.group_size, self.options = objectives, group_size, options
+        self.dtype, self.amp = options.dtype, options.amp
         self.device = next(iter(parameters.values())).device
         self.scale = HALF_SCALE if self.amp == torch.float16 else 1.0
         self.shapes = {name: local(parameter).shape for name, parameter in parameters.items()}
@@ -108,7 +105,7 @@ class Pass:
                 self.model,
                 parameters,
                 compiled=Compiled(functools.partial(self._losses, job.losses, self.model), self._checked)
-                if settings.compiled
+                if options.compiled
                 else None,
             )
             for job in self.jobs
@@ -142,15 +139,16 @@ class Pass:
         for sums in self.buffers:
             ranks.all_reduce(sums)
 
-    def over(
-        self, loader: Iterable[object], start: Position, keeper: PassCheckpoint | None, progress: bool
-    ) -> Position:
+    def over(self, loader: Iterable[object], start: Position, keeper: PassCheckpoint | None) -> Position:
         """Go through the loader's samples, those before `start` unused; returns the position at the end."""
         sampler = sampler_of(loader)
         total = len(sampler) if isinstance(sampler, Sized) else None
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
         position = Position()
-        with bar(total=total, what="importances", unit="sample", shown=progress) as samples_done, keeping(keeper):
+        with (
+            bar(total=total, what="importances", unit="sample", shown=self.options.progress) as samples_done,
+            keeping(keeper),
+        ):
             for piece in pieces(loader, self.group_size):
                 if piece.labels is None and labelled:
                     raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 
@@ -16,19 +15,12 @@ from .local_pass import Pass
 from .rank_checkpoints import Parts
 
 
-def summed(
-    run: Pass,
-    loader: Iterable[object],
-    ranks: Ranks,
-    checkpoint: str | os.PathLike[str] | None,
-    seconds: float,
-    resume: bool,
-    progress: bool,
-) -> tuple[Position, PassCheckpoint | None]:
+def summed(run: Pass, loader: Iterable[object], ranks: Ranks) -> tuple[Position, PassCheckpoint | None]:
     """Go through this rank's samples, then add up the sums of all ranks in `run.buffers`.
 
     Returns how many samples and groups they are of, and what keeps the checkpoint, to be removed in the end.
     """
+    checkpoint, seconds = run.options.checkpoint, run.options.checkpoint_seconds
     sampler, unit, sharded = shared(loader, ranks), unit_of(loader, run.group_size), bool(units(run.model))
     with nullcontext() if sampler is None else sampler.shared_out(unit):
         keeper: PassCheckpoint | None = None
@@ -42,14 +34,14 @@ def summed(
         start = Position()
         if checkpoint is not None and sampler is not None:
             keeper = Parts(checkpoint, seconds, run.buffers, what, ranks=ranks, sampler=sampler)
-            keeper.begin(resume)
+            keeper.begin(run.options.resume)
         elif checkpoint is not None and ranks.size > 1:
             raise DataError("checkpoint= on several ranks needs a loader with a potion_fast.distributed.ShareSampler")
         elif checkpoint is not None:
             keeper = PassCheckpoint(checkpoint, seconds, run.buffers, what)
-            start = keeper.load() if resume else start
+            start = keeper.load() if run.options.resume else start
         with ranks.raising_together():
-            position = run.over(loader, start, keeper, progress)
+            position = run.over(loader, start, keeper)
             if sampler is not None and position.samples != len(sampler):
                 raise DataError(
                     f"the loader gave {position.samples} of the {len(sampler)} samples of its ShareSampler; "

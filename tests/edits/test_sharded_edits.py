@@ -241,6 +241,9 @@ def fsdp(meshes: list[tuple[int, ...]], whole: nn.Module, forget: Importance, re
 def test_a_model_sharded_by_fsdp2_is_edited_and_searched_as_the_whole_one(one_thread, tmp_path):
     """Over four ranks, one of which has none of a layer of two outputs and three, and over two with a replica each."""
     blobs = Blobs()
-    both = pf.importance(blobs.model, blobs.forget()), pf.importance(blobs.model, blobs.retain())
+    both = (
+        pf.importance(blobs.model, blobs.forget(), group_size=1),
+        pf.importance(blobs.model, blobs.retain(), group_size=1),
+    )
     found = in_processes(4, fsdp, [(4,), (2, 2)], blobs.model, *both, list(blobs.forget()), folder=tmp_path)
     assert [min(sizes) for sizes in zip(*found, strict=True)][0] == 0

@@ -73,7 +73,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path, name: str):
 def test_a_pass_outlives_a_disk_that_fills_up(tmp_path: Path):
     """Once a checkpoint was written, those that fail cost nothing but themselves."""
     model, loader, path = net(), batches(*samples(12), 3), tmp_path / "pass.safetensors"
-    whole = pf.importance(model, loader)
+    whole = pf.importance(model, loader, group_size=1)
 
     def filling(loader: list[Any]) -> Iterator[Any]:
         yield from loader[:2]
@@ -82,10 +82,10 @@ def test_a_pass_outlives_a_disk_that_fills_up(tmp_path: Path):
         yield from loader[3:]
 
     with pytest.warns(PotionWarning, match=r"the pass goes on, but .* cannot write .*pass\.safetensors"):
-        found = pf.importance(model, filling(loader), checkpoint=path, checkpoint_seconds=0)
+        found = pf.importance(model, filling(loader), group_size=1, checkpoint=path, checkpoint_seconds=0)
     assert torch.equal(found.sums, whole.sums) and not os.listdir(tmp_path)
     with files_of_at_most(100), pytest.raises(FileError, match=r"pass\.safetensors"):
-        pf.importance(model, loader, checkpoint=path, checkpoint_seconds=0)
+        pf.importance(model, loader, group_size=1, checkpoint=path, checkpoint_seconds=0)
     assert not os.listdir(tmp_path)
 
 

@@ -82,13 +82,13 @@ def of_text(loader: list[Any]) -> Iterator[Any]:
 )
 def test_a_loader_that_fails_costs_neither_model_nor_pass(tmp_path: Path, fault: Callable[[Any], Any]):
     model, loader, path = net(), batches(*samples(12), 3), tmp_path / "pass.safetensors"
-    whole, before = pf.importance(model, loader, "ssd"), Untouched(model)
+    whole, before = pf.importance(model, loader, "ssd", group_size=1), Untouched(model)
     own = (PotionError, BrokenError, IndexError, RuntimeError)  # of the loader, of the model on what it was given
     with pytest.raises(own) as caught:
-        pf.importance(model, fault(loader), "ssd", checkpoint=path)
+        pf.importance(model, fault(loader), "ssd", group_size=1, checkpoint=path)
     assert str(caught.value)
     before.check()
-    again = pf.importance(model, loader, "ssd", checkpoint=path, resume=True)
+    again = pf.importance(model, loader, "ssd", group_size=1, checkpoint=path, resume=True)
     assert torch.equal(again.sums, whole.sums) and again.samples == 12
     before.check()
 
@@ -96,16 +96,16 @@ def test_a_loader_that_fails_costs_neither_model_nor_pass(tmp_path: Path, fault:
 def test_a_loader_of_another_length_when_resumed_is_told_or_counted(tmp_path: Path):
     model, loader, path = net(), batches(*samples(18), 3), tmp_path / "pass.safetensors"
     with pytest.raises(BrokenError):
-        pf.importance(model, raising(loader), checkpoint=path)
+        pf.importance(model, raising(loader), group_size=1, checkpoint=path)
     with pytest.raises(pf.PotionError, match="gave 3 samples, the checkpoint had 6"):
-        pf.importance(model, loader[:1], checkpoint=path, resume=True)
-    shorter = pf.importance(model, loader[:4], checkpoint=path, resume=True)
-    assert shorter.samples == 12 and torch.equal(shorter.sums, pf.importance(model, loader[:4]).sums)
+        pf.importance(model, loader[:1], group_size=1, checkpoint=path, resume=True)
+    shorter = pf.importance(model, loader[:4], group_size=1, checkpoint=path, resume=True)
+    assert shorter.samples == 12 and torch.equal(shorter.sums, pf.importance(model, loader[:4], group_size=1).sums)
 
 
 def test_samples_that_come_twice_count_twice():
     loader = batches(*samples(6), 3)
-    once, twice = pf.importance(net(), loader), pf.importance(net(), [*loader, *loader])
+    once, twice = pf.importance(net(), loader, group_size=1), pf.importance(net(), [*loader, *loader], group_size=1)
     assert twice.samples == 12
     torch.testing.assert_close(twice.mean, once.mean, rtol=1e-5, atol=0)
 
@@ -130,10 +130,10 @@ def test_a_pass_whose_reader_was_killed_ends_and_goes_on(tmp_path: Path):
     model, path = net(), tmp_path / "pass.safetensors"
     before = Untouched(model)
     with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
-        pf.importance(model, DataLoader(Fatal(9), 3, num_workers=1, prefetch_factor=1), checkpoint=path)
+        pf.importance(model, DataLoader(Fatal(9), 3, num_workers=1, prefetch_factor=1), group_size=1, checkpoint=path)
     before.check()
-    again = pf.importance(model, DataLoader(Fatal(99), 3), checkpoint=path, resume=True)
-    assert torch.equal(again.sums, pf.importance(model, DataLoader(Fatal(99), 3)).sums)
+    again = pf.importance(model, DataLoader(Fatal(99), 3), group_size=1, checkpoint=path, resume=True)
+    assert torch.equal(again.sums, pf.importance(model, DataLoader(Fatal(99), 3), group_size=1).sums)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -149,7 +149,7 @@ def test_numbers_that_are_not_finite_are_named(tmp_path: Path, where: str, value
         words = "the loss of sample 7 is"
     before = Untouched(model)
     with pytest.raises(PotionError, match=words):
-        pf.importance(model, loader, "ssd")
+        pf.importance(model, loader, "ssd", group_size=1)
     before.check()
 
 
@@ -158,13 +158,16 @@ def test_gradients_that_are_not_finite_are_named():
     model = net()
     before = Untouched(model)
     with pytest.raises(PotionError, match=r"importances of parameter 'conv\.weight' are not finite"):
-        pf.importance(model, batches(*samples(60), 20), lambda outputs, _: 3e38 * outputs.sin().mean(1))
+        pf.importance(model, batches(*samples(60), 20), lambda outputs, _: 3e38 * outputs.sin().mean(1), group_size=1)
     before.check()
 
 
 def test_importances_and_weights_that_are_not_finite_stop_a_search():
     blobs = Blobs()
-    forget, retain = pf.importance(blobs.model, blobs.forget()), pf.importance(blobs.model, blobs.retain())
+    forget, retain = (
+        pf.importance(blobs.model, blobs.forget(), group_size=1),
+        pf.importance(blobs.model, blobs.retain(), group_size=1),
+    )
     before = Untouched(blobs.model)
     for one in (forget, retain):
         one.sums[5] = float("nan")
@@ -235,7 +238,7 @@ def test_whatever_fails_at_any_moment_leaves_the_model(name: str):
 def test_a_device_that_is_lost_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Nothing can be read from it any more: the sums on it are gone, and the file that was written last stays."""
     model, loader, path = net(), batches(*samples(12), 3), tmp_path / "pass.safetensors"
-    whole = pf.importance(model, loader)
+    whole = pf.importance(model, loader, group_size=1)
     lost = RuntimeError("CUDA error: the launch timed out and was terminated")
 
     def losing(loader: list[Any]) -> Iterator[Any]:
@@ -247,6 +250,6 @@ def test_a_device_that_is_lost_leaves_the_last_checkpoint(tmp_path: Path, monkey
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="launch timed out"), pytest.warns(PotionWarning, match="illegal memory"):
-        pf.importance(model, losing(loader), checkpoint=path, checkpoint_seconds=0)
+        pf.importance(model, losing(loader), group_size=1, checkpoint=path, checkpoint_seconds=0)
     monkeypatch.undo()
-    assert torch.equal(pf.importance(model, loader, checkpoint=path, resume=True).sums, whole.sums)
+    assert torch.equal(pf.importance(model, loader, group_size=1, checkpoint=path, resume=True).sums, whole.sums)

@@ -48,7 +48,9 @@ def passing(folder: Path) -> None:
     """A pass that is kept after every batch, and goes on where it was."""
     begin(folder)
     checkpoint = folder / "pass.safetensors"
-    result = pf.importance(net(), loader(), ["xlf", "ssd"], checkpoint=checkpoint, checkpoint_seconds=0, resume=True)
+    result = pf.importance(
+        net(), loader(), ["xlf", "ssd"], group_size=1, checkpoint=checkpoint, checkpoint_seconds=0, resume=True
+    )
     result[0].save(folder / "result.safetensors")
 
 

@@ -50,7 +50,7 @@ def test_a_checkpoint_is_written_every_so_many_seconds(tmp_path):
             time.sleep(0.03)
             yield batch
 
-    pf.importance(net(), slow(batches(*samples(8), 2)), checkpoint=path, checkpoint_seconds=0.02)
+    pf.importance(net(), slow(batches(*samples(8), 2)), group_size=1, checkpoint=path, checkpoint_seconds=0.02)
     assert seen == [False, True, True, True]
 
 
@@ -65,16 +65,16 @@ def test_ctrl_c_keeps_whole_batches(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
         return outputs.square().sum(1)
 
-    want = pf.importance(model, loader, losses)
+    want = pf.importance(model, loader, losses, group_size=1)
     assert calls == [3, 4, 4, 4]
     calls, armed = [], True
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        pf.importance(model, loader, losses, checkpoint=path)
+        pf.importance(model, loader, losses, group_size=1, checkpoint=path)
     assert signal.getsignal(signal.SIGINT) == before and path.exists()
     assert calls == [3, 4, 4]
     armed = False
-    got = pf.importance(model, loader, losses, checkpoint=path, resume=True)
+    got = pf.importance(model, loader, losses, group_size=1, checkpoint=path, resume=True)
     assert torch.equal(got.sums, want.sums)
 
 
@@ -82,26 +82,26 @@ def test_an_error_within_a_batch_does_not_leave_half_of_it(tmp_path):
     model, loader, path = net(), batches(*samples(12), 4), tmp_path / "pass.safetensors"
     loader[2][0][1] = torch.nan
     with pytest.raises(ImportanceError, match="sample 9"):
-        pf.importance(model, loader, checkpoint=path, checkpoint_seconds=0)
+        pf.importance(model, loader, group_size=1, checkpoint=path, checkpoint_seconds=0)
     loader[2] = loader[1]
-    got = pf.importance(model, loader, checkpoint=path, resume=True)
-    assert torch.equal(got.sums, pf.importance(model, loader).sums)
+    got = pf.importance(model, loader, group_size=1, checkpoint=path, resume=True)
+    assert torch.equal(got.sums, pf.importance(model, loader, group_size=1).sums)
 
 
 def checkpoint_of(path, model, loader, **options):
     with pytest.raises(InterruptedPassError):
-        pf.importance(model, interrupted_after(loader, 2), checkpoint=path, **options)
+        pf.importance(model, interrupted_after(loader, 2), checkpoint=path, **{"group_size": 1, **options})
 
 
 def test_another_order_of_the_samples_is_an_error(tmp_path):
     model, loader, path = net(), batches(*samples(12), 4), tmp_path / "pass.safetensors"
     checkpoint_of(path, model, loader)
     with pytest.raises(DataError, match="another order"):
-        pf.importance(model, loader[::-1], checkpoint=path, resume=True)
+        pf.importance(model, loader[::-1], group_size=1, checkpoint=path, resume=True)
     with pytest.raises(DataError, match="not those of the pass"):
-        pf.importance(model, batches(*samples(12), 5), checkpoint=path, resume=True)
+        pf.importance(model, batches(*samples(12), 5), group_size=1, checkpoint=path, resume=True)
     with pytest.raises(DataError, match="gave 4 samples, the checkpoint had 8"):
-        pf.importance(model, loader[:1], checkpoint=path, resume=True)
+        pf.importance(model, loader[:1], group_size=1, checkpoint=path, resume=True)
     assert path.exists()
 
 
@@ -115,9 +115,9 @@ def test_a_checkpoint_of_another_pass_is_an_error(tmp_path):
         ({"amp": torch.bfloat16}, "amp"),
     ):
         with pytest.raises(ImportanceError, match=f"of another pass, its {what}"):
-            pf.importance(model, loader, checkpoint=path, resume=True, **options)
+            pf.importance(model, loader, checkpoint=path, resume=True, **{"group_size": 1, **options})
     with pytest.raises(ImportanceError, match="fingerprint"):
-        pf.importance(net(seed=3), loader, checkpoint=path, resume=True)
+        pf.importance(net(seed=3), loader, group_size=1, checkpoint=path, resume=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"something else", None])
@@ -126,15 +126,15 @@ def test_a_torn_or_foreign_file_is_an_error(tmp_path, content):
     checkpoint_of(path, model, loader)
     path.write_bytes(path.read_bytes()[:-5] if content is None else content)
     with pytest.raises(FileError, match="truncated"):
-        pf.importance(model, loader, checkpoint=path, resume=True)
-    pf.importance(model, loader).save(path)
+        pf.importance(model, loader, group_size=1, checkpoint=path, resume=True)
+    pf.importance(model, loader, group_size=1).save(path)
     with pytest.raises(FileError, match="no interrupted pass"):
-        pf.importance(model, loader, checkpoint=path, resume=True)
+        pf.importance(model, loader, group_size=1, checkpoint=path, resume=True)
 
 
 def test_resume_needs_a_file_to_go_on_from():
     with pytest.raises(ImportanceError, match="checkpoint=PATH"):
-        pf.importance(net(), batches(*samples(4), 4), resume=True)
+        pf.importance(net(), batches(*samples(4), 4), group_size=1, resume=True)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 11, 30])

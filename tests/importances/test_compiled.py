@@ -104,7 +104,7 @@ def test_several_objectives_and_whole_batches_as_groups(graphs: Graphs) -> None:
     shaken(model, inputs)
     data = batches(inputs, LABELS[:70], 14)
     for got, objective in zip(
-        pf.importance(model, data, ["xlf", "lf", "ssd"], dtype=torch.float64, compiled=True),
+        pf.importance(model, data, ["xlf", "lf", "ssd"], group_size=1, dtype=torch.float64, compiled=True),
         ("xlf", "lf", "ssd"),
         strict=True,
     ):
@@ -127,8 +127,8 @@ def test_code_that_torch_compile_makes_gives_the_same(device: str, amp: torch.dt
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.LayerNorm(288), nn.GELU(), nn.Linear(288, 3))
     model, data = model.to(device), batches(images(40, 8).float().to(device), LABELS[:40].to(device), 10)
-    got = pf.importance(model, data, amp=amp, compiled=True)
-    want = pf.importance(model, data, amp=amp)
+    got = pf.importance(model, data, group_size=1, amp=amp, compiled=True)
+    want = pf.importance(model, data, group_size=1, amp=amp)
     precision = 2e-2 if amp else 1e-5 if device == "cpu" else 1e-3  # TF32
     assert_near(got, {name: want[name].double() for name in want.shapes}, precision)
 
@@ -136,10 +136,10 @@ def test_code_that_torch_compile_makes_gives_the_same(device: str, amp: torch.dt
 def test_only_sizes_that_come_often_are_compiled(graphs: Graphs) -> None:
     model, inputs = NETWORKS["resnet9"]()
     shaken(model, inputs)
-    pf.importance(model, [(inputs[:9],)] * BEFORE, compiled=True)
+    pf.importance(model, [(inputs[:9],)] * BEFORE, group_size=1, compiled=True)
     assert graphs.count == 0
     sizes = range(7, 7 + MOST + 2)
-    pf.importance(model, [(inputs[:size],) for size in sizes for _ in range(BEFORE + 2)], compiled=True)
+    pf.importance(model, [(inputs[:size],) for size in sizes for _ in range(BEFORE + 2)], group_size=1, compiled=True)
     assert graphs.count == MOST
 
 
@@ -155,19 +155,20 @@ def test_a_compiled_batch_that_runs_out_of_memory_is_halved(graphs: Graphs) -> N
                     graphs.fails = torch.OutOfMemoryError("CUDA out of memory")
                 yield (batch,)
 
-    assert_near(pf.importance(model, Data(), dtype=torch.float64, compiled=True), want)
+    assert_near(pf.importance(model, Data(), group_size=1, dtype=torch.float64, compiled=True), want)
     assert graphs.count == 2 and graphs.fails is None  # 12 samples, and 6 from the third time on
 
 
 def test_what_torch_compile_refuses_is_an_error(graphs: Graphs) -> None:
     inputs = torch.randn(40, 5, 4)
     with pytest.raises(ImportanceError, match=r"torch.compile does not take .*; leave out compiled"):
-        pf.importance(Recurrent(True), [(inputs[:8],)] * 4, compiled=True)
+        pf.importance(Recurrent(True), [(inputs[:8],)] * 4, group_size=1, compiled=True)
     with pytest.raises(ImportanceError, match=r"torch.compile does not take .*; leave out compiled"):
         pf.importance(
             nn.Linear(4, 3),
             [(inputs[:8, 0],)] * 4,
             lambda outputs, labels: outputs.norm(dim=1) if outputs.sum() > -1e9 else outputs[:, 0],
+            group_size=1,
             compiled=True,
         )
 
@@ -177,14 +178,14 @@ def test_a_bad_sample_of_a_compiled_batch_is_named(graphs: Graphs) -> None:
     spoiled = inputs.clone()
     spoiled[5, 1] = torch.nan
     with pytest.raises(ImportanceError, match="the loss of sample 29 is nan"):
-        pf.importance(nn.Linear(4, 3), [(inputs,)] * 3 + [(spoiled,)], compiled=True)
+        pf.importance(nn.Linear(4, 3), [(inputs,)] * 3 + [(spoiled,)], group_size=1, compiled=True)
 
 
 def test_names_are_those_of_the_model_that_was_compiled(graphs: Graphs) -> None:
     model, inputs = NETWORKS["resnet9"]()
     model.float()
     wrapped, data = torch.compile(model), batches(inputs.float(), LABELS[:70], 14)
-    forget = pf.importance(wrapped, data[:1])
+    forget = pf.importance(wrapped, data[:1], group_size=1)
     assert list(forget.shapes) == [name for name, _ in model.named_parameters()]
     result = pf.unlearn(wrapped, data, data[:1], max_steps=3)
     want = pf.unlearn(model, data, data[:1], max_steps=3)

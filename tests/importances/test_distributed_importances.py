@@ -67,7 +67,9 @@ def shared_pass(n: int, dtype: torch.dtype, ddp: bool, objective: object, group_
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("n", [3, 26])  # on four ranks the first leaves one without a sample
 def test_ranks_together_give_what_one_process_gives(tmp_path, ranks, n, dtype):
-    want = pf.importance(net(dtype=dtype), batches(*samples(n, dtype=dtype), 4), ["xlf", "lf", "ssd"], dtype=dtype)
+    want = pf.importance(
+        net(dtype=dtype), batches(*samples(n, dtype=dtype), 4), ["xlf", "lf", "ssd"], group_size=1, dtype=dtype
+    )
     got = in_processes(ranks, shared_pass, n, dtype, False, ["xlf", "lf", "ssd"], 1, folder=tmp_path)
     for k, one in enumerate(want):
         assert_all_same_bits([results[k] for results in got])
@@ -97,7 +99,7 @@ def bytes_sent() -> tuple[int, int]:
     loader = loader_of(TensorDataset(torch.randn(8, 2**9), torch.zeros(8, dtype=torch.int64)))
     counted = Path("/proc/self/io")
     before = int(counted.read_text().split("wchar: ")[1].split()[0])
-    pf.importance(model, loader)
+    pf.importance(model, loader, group_size=1)
     after = int(counted.read_text().split("wchar: ")[1].split()[0])
     return after - before, 4 * sum(p.numel() for p in model.parameters())
 
@@ -119,7 +121,7 @@ def kinds_of_loader() -> list[object]:
 
     def samples_of(loader: object, **options: object) -> object:
         try:
-            return pf.importance(model, loader, **options).samples
+            return pf.importance(model, loader, **{"group_size": 1, **options}).samples
         except PotionError as error:
             return f"{type(error).__name__}: {error}"
 
@@ -169,7 +171,7 @@ def failing(bad: int, folder: str) -> tuple[str, float]:
         inputs[:] = torch.nan
     start = time.monotonic()
     with pytest.raises(PotionError) as caught:
-        pf.importance(net(), loader_of(TensorDataset(inputs, labels)), checkpoint=Path(folder) / "pass")
+        pf.importance(net(), loader_of(TensorDataset(inputs, labels)), group_size=1, checkpoint=Path(folder) / "pass")
     return f"{type(caught.value).__name__}: {caught.value}", time.monotonic() - start
 
 
@@ -204,7 +206,12 @@ def kept_pass(folder: str, n: int, die_at: int, options: dict[str, object]) -> t
     loader, read = loader_of(dataset, 2, collate_fn=lambda rows: read.append(len(rows)) or default_collate(rows)), []
     try:
         result = pf.importance(
-            net(dtype=dtype), loader, checkpoint=Path(folder) / "pass", checkpoint_seconds=0, resume=True, **options
+            net(dtype=dtype),
+            loader,
+            checkpoint=Path(folder) / "pass",
+            checkpoint_seconds=0,
+            resume=True,
+            **{"group_size": 1, **options},
         )
     except PotionError as error:
         return str(error)
@@ -214,7 +221,7 @@ def kept_pass(folder: str, n: int, die_at: int, options: dict[str, object]) -> t
 @pytest.mark.parametrize("options", [{}, {"dtype": torch.float64, "group_size": 3, "objective": "ssd"}], ids=str)
 def test_a_pass_killed_on_four_processes_ends_on_three(tmp_path, options):
     n, dtype = 43, options.get("dtype", torch.float32)
-    want = pf.importance(net(dtype=dtype), batches(*samples(n, dtype=dtype), 2), **options)
+    want = pf.importance(net(dtype=dtype), batches(*samples(n, dtype=dtype), 2), **{"group_size": 1, **options})
     lost = in_processes(4, kept_pass, str(tmp_path), n, 17, options, folder=tmp_path, killed=[1])
     assert all("one may be lost; start again, with resume=True" in error for r, error in enumerate(lost) if r != 1)
     kept = sorted(path.name for path in tmp_path.glob("pass*"))
@@ -244,16 +251,16 @@ def interrupted(path: Path, count: int, **options: object) -> None:
         return default_collate(rows)
 
     with pytest.raises(OSError, match="the disk is gone"):
-        pf.importance(net(), loader_of(dataset, 2, collate_fn=collate), checkpoint=path, **options)
+        pf.importance(net(), loader_of(dataset, 2, collate_fn=collate), checkpoint=path, **{"group_size": 1, **options})
 
 
 def test_one_process_goes_on_from_files_of_ranks(tmp_path):
     path, rank = tmp_path / "pass", tmp_path / "pass.rank0"
-    want = pf.importance(net(), loader_of(data(9), 2))
+    want = pf.importance(net(), loader_of(data(9), 2), group_size=1)
     interrupted(path, 3)
     assert rank.exists() and not path.exists()
     rank.rename(tmp_path / "pass.rank7")
-    assert_sums_of(pf.importance(net(), loader_of(data(9), 3), checkpoint=path, resume=True), want)
+    assert_sums_of(pf.importance(net(), loader_of(data(9), 3), group_size=1, checkpoint=path, resume=True), want)
     assert not list(tmp_path.iterdir())
 
 
@@ -269,7 +276,7 @@ def test_files_that_do_not_belong_together_are_an_error(tmp_path):
     path, rank = tmp_path / "pass", tmp_path / "pass.rank0"
     interrupted(path, 3)
     with pytest.raises(ImportanceError, match="its samples was 9 in their order and is 8"):
-        pf.importance(net(), loader_of(data(8), 2), checkpoint=path, resume=True)
+        pf.importance(net(), loader_of(data(8), 2), group_size=1, checkpoint=path, resume=True)
     content, sums = load_checksummed(rank, FILE_KEY, "interrupted pass")
     assert content["done"] == [[0, 6]] and content["terms"] == 6
     for done, terms, words in (
@@ -281,11 +288,11 @@ def test_files_that_do_not_belong_together_are_an_error(tmp_path):
     ):
         save_checksummed(tmp_path / "pass.rank1", FILE_KEY, {**content, "done": done, "terms": terms}, sums)
         with pytest.raises(FileError, match=words):
-            pf.importance(net(), loader_of(data(9), 2), checkpoint=path, resume=True)
+            pf.importance(net(), loader_of(data(9), 2), group_size=1, checkpoint=path, resume=True)
     (tmp_path / "pass.rank1").unlink()
     rank.write_bytes(rank.read_bytes()[:-5])
     with pytest.raises(FileError, match="truncated"):
-        pf.importance(net(), loader_of(data(9), 2), checkpoint=path, resume=True)
+        pf.importance(net(), loader_of(data(9), 2), group_size=1, checkpoint=path, resume=True)
 
 
 @given(st.data())

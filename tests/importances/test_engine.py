@@ -142,12 +142,12 @@ def test_objectives_from_one_pass_equal_passes_of_their_own(group_size: int) -> 
 def test_a_list_of_one_gives_a_list_of_one_and_an_empty_one_is_an_error() -> None:
     model, inputs = SMALL["vit-narrow"]()
     model.double()
-    (one,) = pf.importance(model, [(inputs[:4],)], ["xlf"], dtype=torch.float64)
-    assert torch.equal(one.sums, pf.importance(model, [(inputs[:4],)], dtype=torch.float64).sums)
+    (one,) = pf.importance(model, [(inputs[:4],)], ["xlf"], group_size=1, dtype=torch.float64)
+    assert torch.equal(one.sums, pf.importance(model, [(inputs[:4],)], group_size=1, dtype=torch.float64).sums)
     with pytest.raises(ImportanceError, match="empty"):
-        pf.importance(model, [(inputs[:4],)], [])
+        pf.importance(model, [(inputs[:4],)], [], group_size=1)
     with pytest.raises(ImportanceError, match="into the list"):
-        pf.importance(model, [(inputs[:4],)], ["xlf"], w=2)
+        pf.importance(model, [(inputs[:4],)], ["xlf"], group_size=1, w=2)
 
 
 # --- Precision, memory formats, compilation -------------------------------------------------------------------------
@@ -203,12 +203,12 @@ def test_a_gradient_that_overflows_in_float16_is_reported_with_its_parameter() -
     with torch.no_grad():
         model[1].weight *= 3e3
     with pytest.raises(ImportanceError, match=r"'\d\.\w+'.*overflowed.*bfloat16"):
-        pf.importance(model, [(torch.randn(4, 4),)], "lf", amp=torch.float16)
+        pf.importance(model, [(torch.randn(4, 4),)], "lf", group_size=1, amp=torch.float16)
 
 
 def test_an_unknown_precision_is_an_error() -> None:
     with pytest.raises(ImportanceError, match="amp is"):
-        pf.importance(nn.Linear(2, 2), [(torch.randn(4, 2),)], amp=torch.float64)
+        pf.importance(nn.Linear(2, 2), [(torch.randn(4, 2),)], group_size=1, amp=torch.float64)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -216,13 +216,13 @@ def test_an_unknown_precision_is_an_error() -> None:
 def test_compiled_models_give_the_same(how: str) -> None:
     model, inputs = SMALL["vit-narrow"]()
     shaken(model, inputs)
-    want = pf.importance(model, [(inputs[:6],)], dtype=torch.float64)
+    want = pf.importance(model, [(inputs[:6],)], group_size=1, dtype=torch.float64)
     compiled = torch.compile(model, backend="eager") if how == "torch.compile" else model
     if how == "Module.compile":
         model.compile(backend="eager")
     model.eval()
     compiled(inputs[:2])
-    got = pf.importance(compiled, [(inputs[:6],)], dtype=torch.float64)
+    got = pf.importance(compiled, [(inputs[:6],)], group_size=1, dtype=torch.float64)
     assert torch.equal(got.sums, want.sums)
 
 

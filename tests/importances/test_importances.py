@@ -73,22 +73,22 @@ def test_absolute_values_stand_inside_the_sum():
     def output(outputs, labels):
         return outputs[:, 0]
 
-    assert pf.importance(model, loader, output)["weight"].item() == 1
+    assert pf.importance(model, loader, output, group_size=1)["weight"].item() == 1
     assert pf.importance(model, loader, output, group_size=2)["weight"].item() == 0
 
 
 @pytest.mark.parametrize(("w", "objective"), [(1, "xlf"), (2, "lf")])
 def test_exponents_one_and_two_are_xlf_and_lf(w, objective):
     model, loader = net(dtype=torch.float64), batches(*samples(6, dtype=torch.float64), 6)
-    got = pf.importance(model, loader, w=w, dtype=torch.float64)
-    want = pf.importance(model, loader, objective, dtype=torch.float64)
+    got = pf.importance(model, loader, group_size=1, w=w, dtype=torch.float64)
+    want = pf.importance(model, loader, objective, group_size=1, dtype=torch.float64)
     torch.testing.assert_close(got.sums, want.sums, rtol=1e-12, atol=1e-14)
 
 
 def test_a_general_exponent_scales_each_sample_by_w_times_its_norm_to_the_w_minus_one():
     model, (inputs, labels) = net(dtype=torch.float64), samples(1, dtype=torch.float64)
-    got = pf.importance(model, [(inputs, labels)], w=0.5, dtype=torch.float64)
-    xlf = pf.importance(model, [(inputs, labels)], "xlf", dtype=torch.float64)
+    got = pf.importance(model, [(inputs, labels)], group_size=1, w=0.5, dtype=torch.float64)
+    xlf = pf.importance(model, [(inputs, labels)], "xlf", group_size=1, dtype=torch.float64)
     length = model.eval()(inputs).norm()
     torch.testing.assert_close(got.sums, xlf.sums * 0.5 * length**-0.5, rtol=1e-12, atol=1e-14)
 
@@ -97,8 +97,8 @@ def test_a_general_exponent_scales_each_sample_by_w_times_its_norm_to_the_w_minu
 def test_a_sample_whose_output_is_zero_contributes_zero(w):
     model = nn.Linear(2, 3, bias=False)
     one = torch.tensor([[1.0, 2.0]])
-    alone = pf.importance(model, [(one, torch.zeros(1))], w=w)
-    with_zero = pf.importance(model, [(torch.cat([one, torch.zeros(1, 2)]), torch.zeros(2))], w=w)
+    alone = pf.importance(model, [(one, torch.zeros(1))], group_size=1, w=w)
+    with_zero = pf.importance(model, [(torch.cat([one, torch.zeros(1, 2)]), torch.zeros(2))], group_size=1, w=w)
     assert with_zero.samples == 2
     assert torch.equal(with_zero.sums, alone.sums)
 
@@ -109,11 +109,13 @@ def test_objectives_of_ones_own():
     def margin(outputs, labels):
         return outputs.max(1).values
 
-    assert pf.importance(model, loader, margin).objective.endswith("margin")
+    assert pf.importance(model, loader, margin, group_size=1).objective.endswith("margin")
     pf.register_objective(pf.Objective("margin-squared", margin, square=True))
     try:
-        by_name = pf.importance(model, loader, "margin-squared")
-        assert torch.equal(by_name.sums, pf.importance(model, loader, pf.Objective("x", margin, square=True)).sums)
+        by_name = pf.importance(model, loader, "margin-squared", group_size=1)
+        assert torch.equal(
+            by_name.sums, pf.importance(model, loader, pf.Objective("x", margin, square=True), group_size=1).sums
+        )
         with pytest.raises(ImportanceError, match="registered already"):
             pf.register_objective(pf.Objective("margin-squared", margin))
     finally:
@@ -127,7 +129,7 @@ def test_the_model_comes_back_as_it_was():
     model.conv.weight.grad = torch.ones_like(model.conv.weight)
     before, modes = weights(model), [module.training for module in model.modules()]
     with torch.no_grad():
-        result = pf.importance(model, batches(*samples(6), 2))
+        result = pf.importance(model, batches(*samples(6), 2), group_size=1)
     assert_same_weights(model, before)
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(model.conv.weight.grad, torch.ones_like(model.conv.weight))
@@ -138,22 +140,22 @@ def test_the_model_comes_back_as_it_was():
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        pf.importance(model, batches(*samples(6), 2), broken)
+        pf.importance(model, batches(*samples(6), 2), broken, group_size=1)
     assert [module.training for module in model.modules()] == modes
 
 
 def test_a_pass_inside_inference_mode_works():
     model, loader = net(), batches(*samples(6), 2)
-    want = pf.importance(model, loader)
+    want = pf.importance(model, loader, group_size=1)
     with torch.inference_mode():
-        got = pf.importance(model, loader)
+        got = pf.importance(model, loader, group_size=1)
     torch.testing.assert_close(got.sums, want.sums, rtol=1e-12, atol=1e-15)
 
 
 def test_merged_importances_are_those_of_one_pass():
     model, (inputs, labels) = net(), samples(9)
-    whole = pf.importance(model, batches(inputs, labels, 2), "ssd")
-    parts = [pf.importance(model, [(inputs[a:b], labels[a:b])], "ssd") for a, b in ((0, 4), (4, 9))]
+    whole = pf.importance(model, batches(inputs, labels, 2), "ssd", group_size=1)
+    parts = [pf.importance(model, [(inputs[a:b], labels[a:b])], "ssd", group_size=1) for a, b in ((0, 4), (4, 9))]
     merged = parts[0].merge(parts[1])
     assert (merged.samples, merged.terms) == (9, 9)
     torch.testing.assert_close(merged.sums, whole.sums, rtol=1e-6, atol=0)
@@ -191,7 +193,7 @@ def test_importances_survive_a_file_to_the_bit(tmp_path):
 
 def test_a_file_that_is_truncated_foreign_or_missing_is_named(tmp_path):
     path = tmp_path / "x.safetensors"
-    pf.importance(net(), batches(*samples(2), 2)).save(path)
+    pf.importance(net(), batches(*samples(2), 2), group_size=1).save(path)
     content = path.read_bytes()
     for broken in (b"", content[:5], content[:100], content[:-7]):
         path.write_bytes(broken)
@@ -203,23 +205,23 @@ def test_a_file_that_is_truncated_foreign_or_missing_is_named(tmp_path):
     with pytest.raises(FileError, match="no importances at"):
         pf.Importance.load(tmp_path / "none.safetensors")
     with pytest.raises(FileError, match="does not exist"):
-        pf.importance(net(), batches(*samples(2), 2)).save(tmp_path / "no" / "x.safetensors")
+        pf.importance(net(), batches(*samples(2), 2), group_size=1).save(tmp_path / "no" / "x.safetensors")
 
 
 def test_importances_of_another_model_weights_objective_or_group_size_are_refused():
     data = batches(*samples(4), 2)
-    mine = pf.importance(net(), data)
+    mine = pf.importance(net(), data, group_size=1)
     with pytest.raises(ImportanceError, match="fingerprint"):
-        mine.check_same(pf.importance(net(seed=5), data))
+        mine.check_same(pf.importance(net(seed=5), data, group_size=1))
     with pytest.raises(ImportanceError, match="objective"):
-        mine.check_same(pf.importance(net(), data, "lf"))
+        mine.check_same(pf.importance(net(), data, "lf", group_size=1))
     with pytest.raises(ImportanceError, match="group_size"):
         mine.merge(pf.importance(net(), data, group_size=2))
     with pytest.raises(ImportanceError, match="dtype"):
-        mine.check_same(pf.importance(net(), data, dtype=torch.float64))
+        mine.check_same(pf.importance(net(), data, group_size=1, dtype=torch.float64))
     linear = nn.Linear(2, 2)
     with pytest.raises(ImportanceError, match="'unused' is .* and missing"):
-        mine.check_same(pf.importance(linear, [(torch.ones(1, 2), torch.zeros(1))]))
+        mine.check_same(pf.importance(linear, [(torch.ones(1, 2), torch.zeros(1))], group_size=1))
     with pytest.raises(ImportanceError, match="another model.*'unused'"):
         mine.check_model(linear)
     with pytest.raises(KeyError, match="nothing"):
@@ -240,14 +242,14 @@ def test_importances_of_another_model_weights_objective_or_group_size_are_refuse
 )
 def test_a_loader_that_is_not_what_the_objective_needs_is_an_error(loader, match):
     with pytest.raises(DataError, match=match):
-        pf.importance(net(), loader, "ssd")
+        pf.importance(net(), loader, "ssd", group_size=1)
 
 
 def test_label_free_objectives_take_batches_without_labels_and_with_more_than_labels():
     model, (inputs, labels) = net(), samples(4)
-    want = pf.importance(model, [(inputs, labels)])
+    want = pf.importance(model, [(inputs, labels)], group_size=1)
     for loader in ([inputs], [(inputs,)], [(inputs, labels, labels, "id")], [[inputs, labels]]):
-        assert torch.equal(pf.importance(model, loader).sums, want.sums)
+        assert torch.equal(pf.importance(model, loader, group_size=1).sums, want.sums)
 
 
 @pytest.mark.parametrize(
@@ -267,25 +269,28 @@ def test_label_free_objectives_take_batches_without_labels_and_with_more_than_la
 )
 def test_bad_options_are_named(options, match):
     with pytest.raises(ImportanceError, match=match):
-        pf.importance(net(), batches(*samples(2), 2), **options)
+        pf.importance(net(), batches(*samples(2), 2), **{"group_size": 1, **options})
 
 
 def test_values_that_are_not_finite_are_found_and_named():
     inputs, labels = samples(6)
     inputs[4] = torch.inf
     with pytest.raises(ImportanceError, match="sample 4"):
-        pf.importance(net(), [(inputs, labels)])
+        pf.importance(net(), [(inputs, labels)], group_size=1)
     with pytest.raises(ImportanceError, match="sample 4"):
         pf.importance(net(), [(inputs, labels)], group_size=3)
     model = net()
     with torch.no_grad():
         model.twice.bias[3] = torch.nan
     with pytest.raises(ModelError, match=r"twice\.bias"):
-        pf.importance(model, batches(*samples(2), 2))
+        pf.importance(model, batches(*samples(2), 2), group_size=1)
     steep = nn.Linear(1, 1, bias=False)
     with pytest.raises(ImportanceError, match="'weight' are not finite"):
         pf.importance(
-            steep, [(torch.tensor([[1e30]]), torch.zeros(1))], pf.Objective("sum", lambda o, y: o.sum(1), True)
+            steep,
+            [(torch.tensor([[1e30]]), torch.zeros(1))],
+            pf.Objective("sum", lambda o, y: o.sum(1), True),
+            group_size=1,
         )
 
 
@@ -297,8 +302,8 @@ def test_a_model_that_gives_no_tensor_needs_an_objective_of_its_own(objective):
 
     model, loader = Wrapped(3, 2), [(torch.ones(2, 3), torch.tensor([0, 1]))]
     with pytest.raises(ImportanceError, match="gives a dict"):
-        pf.importance(model, loader, objective)
-    own = pf.importance(model, loader, lambda outputs, labels: outputs["logits"].norm(dim=1))
+        pf.importance(model, loader, objective, group_size=1)
+    own = pf.importance(model, loader, lambda outputs, labels: outputs["logits"].norm(dim=1), group_size=1)
     assert own["weight"].shape == (2, 3)
 
 
@@ -308,10 +313,10 @@ def test_outputs_without_a_class_dimension_are_norms_of_numbers():
             return super().forward(x)[:, 0]
 
     model = Regression(3, 1, bias=False)
-    got = pf.importance(model, [(torch.ones(2, 3), torch.zeros(2))])
+    got = pf.importance(model, [(torch.ones(2, 3), torch.zeros(2))], group_size=1)
     torch.testing.assert_close(got["weight"], torch.ones(1, 3))
 
 
 def test_a_model_without_trainable_parameters_is_an_error():
     with pytest.raises(ImportanceError, match="no trainable parameter"):
-        pf.importance(nn.ReLU(), [(torch.ones(1, 1), torch.zeros(1))])
+        pf.importance(nn.ReLU(), [(torch.ones(1, 1), torch.zeros(1))], group_size=1)

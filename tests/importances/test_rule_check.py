@@ -107,7 +107,7 @@ def test_what_only_looks_like_a_batch_goes_through_torch_func(trap: str, group_s
 
 def test_hooks_of_the_users_own_come_after_the_tap() -> None:
     model, inputs = with_hook().double(), torch.randn(5, 4, dtype=torch.float64)
-    got = pf.importance(model, [(inputs,)], dtype=torch.float64)
+    got = pf.importance(model, [(inputs,)], group_size=1, dtype=torch.float64)
     for name, want in loop(model, inputs).items():
         torch.testing.assert_close(got[name], want, rtol=1e-12, atol=0)
     assert got.fallback == () and len(model[0]._forward_hooks) == 1
@@ -116,7 +116,7 @@ def test_hooks_of_the_users_own_come_after_the_tap() -> None:
 def test_a_batch_norm_that_mixes_samples_is_an_error_that_says_what_to_do() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False))
     with pytest.raises(ImportanceError, match=r"'1'.*track_running_stats=True"):
-        pf.importance(model, [(torch.randn(4, 4),)])
+        pf.importance(model, [(torch.randn(4, 4),)], group_size=1)
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -126,7 +126,7 @@ def test_samples_that_mix_are_an_error() -> None:
             return super().forward(x - x.mean(0))
 
     with pytest.raises(ImportanceError, match="depends on other samples"):
-        pf.importance(Mixing(4, 3), [(torch.randn(4, 4),)])
+        pf.importance(Mixing(4, 3), [(torch.randn(4, 4),)], group_size=1)
 
 
 def test_a_loss_that_mixes_samples_is_an_error() -> None:
@@ -134,7 +134,7 @@ def test_a_loss_that_mixes_samples_is_an_error() -> None:
         return (outputs - outputs.mean(0)).square().sum(1)
 
     with pytest.raises(ImportanceError, match="depends on other samples"):
-        pf.importance(nn.Linear(4, 3), [(torch.randn(4, 4),)], centred)
+        pf.importance(nn.Linear(4, 3), [(torch.randn(4, 4),)], centred, group_size=1)
 
 
 def test_an_input_overwritten_after_its_layer_is_an_error() -> None:
@@ -151,7 +151,7 @@ def test_an_input_overwritten_after_its_layer_is_an_error() -> None:
             return outputs
 
     with pytest.raises(ImportanceError, match="changed in place"):
-        pf.importance(Overwriting(), [(torch.randn(4, 4),)])
+        pf.importance(Overwriting(), [(torch.randn(4, 4),)], group_size=1)
 
 
 class Paths(nn.Module):
@@ -170,7 +170,7 @@ class Paths(nn.Module):
 def test_a_path_that_only_later_batches_take_is_seen() -> None:
     model, inputs = Paths().double(), torch.randn(12, 4, dtype=torch.float64)
     inputs[4:8] += 10
-    got = pf.importance(model, list(inputs[:, None].flatten(0, 1).split(4)), dtype=torch.float64)
+    got = pf.importance(model, list(inputs[:, None].flatten(0, 1).split(4)), group_size=1, dtype=torch.float64)
     want = {}
     for part in inputs.split(4):  # the path is chosen by the batch
         for k in range(4):
@@ -187,7 +187,7 @@ def test_frozen_parameters_stay_out_and_frozen() -> None:
     model, inputs = Twice().double(), images(5, 8)
     model.conv.weight.requires_grad_(False)
     model.norm.bias.requires_grad_(False)
-    got = pf.importance(model, [(inputs,)], dtype=torch.float64)
+    got = pf.importance(model, [(inputs,)], group_size=1, dtype=torch.float64)
     for name, want in loop(model, inputs).items():
         torch.testing.assert_close(got[name], want, rtol=1e-12, atol=0)
     assert "conv.weight" not in got.shapes and not model.conv.weight.requires_grad
@@ -210,7 +210,7 @@ def test_the_model_is_left_as_it_was_when_something_fails(where: str) -> None:
     model = Failing().train()
     before = weights(model)
     with pytest.raises(RuntimeError, match="no"):
-        pf.importance(model, [(torch.randn(4, 3, 4),), (torch.randn(7, 3, 4),)], losses)
+        pf.importance(model, [(torch.randn(4, 3, 4),), (torch.randn(7, 3, 4),)], losses, group_size=1)
     assert_same_weights(model, before)
     assert model.training and all(isinstance(p, nn.Parameter) and p.requires_grad for p in model.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

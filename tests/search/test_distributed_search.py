@@ -39,8 +39,8 @@ def subject(one_thread):
     blobs = Blobs()
     return (
         blobs.model,
-        pf.importance(blobs.model, blobs.forget()),
-        pf.importance(blobs.model, blobs.retain()),
+        pf.importance(blobs.model, blobs.forget(), group_size=1),
+        pf.importance(blobs.model, blobs.retain(), group_size=1),
         list(blobs.forget()),
     )
 

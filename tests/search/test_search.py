@@ -17,7 +17,9 @@ from potion_fast.search import Score, sequential
 
 @pytest.fixture(scope="module")
 def both(blobs):
-    return pf.importance(blobs.model, blobs.forget()), pf.importance(blobs.model, blobs.retain())
+    return pf.importance(blobs.model, blobs.forget(), group_size=1), pf.importance(
+        blobs.model, blobs.retain(), group_size=1
+    )
 
 
 def public_codes_search(model, forget, retain, loader, rho, s_step=1.1, max_steps=500):
@@ -166,7 +168,7 @@ def test_outputs_that_are_no_longer_finite_are_said():
             return torch.stack([x / self.w, self.c.expand_as(x)], 1)
 
     model, loader = Divides(), [(torch.tensor([-1.0]), torch.tensor([1]))]
-    forget = pf.importance(model, loader, lambda outputs, labels: outputs.sum(1))
+    forget = pf.importance(model, loader, lambda outputs, labels: outputs.sum(1), group_size=1)
     retain = replace(forget, sums=torch.tensor([0.0, 1.0]))  # x/0: the divisor is dampened to 0 at the first step
     with pytest.warns(pf.PotionWarning) as caught:
         result = pf.ptn_search(model, forget, retain, loader)

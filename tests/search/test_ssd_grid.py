@@ -16,7 +16,7 @@ from potion_fast.utils.model import trainable
 
 @pytest.fixture(scope="module")
 def both(blobs):
-    return tuple(pf.importance(blobs.model, loader, "ssd") for loader in (blobs.forget(), blobs.retain()))
+    return tuple(pf.importance(blobs.model, loader, "ssd", group_size=1) for loader in (blobs.forget(), blobs.retain()))
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,9 @@ def test_no_weight_to_dampen_is_no_trial():
 
 @pytest.fixture(scope="module")
 def both(blobs):
-    return pf.importance(blobs.model, blobs.forget()), pf.importance(blobs.model, blobs.retain())
+    return pf.importance(blobs.model, blobs.forget(), group_size=1), pf.importance(
+        blobs.model, blobs.retain(), group_size=1
+    )
 
 
 def timeless(step):
@@ -211,7 +213,7 @@ def test_every_strategy_gives_the_most_edited_model_where_none_passes(blobs, str
     model = copy.deepcopy(blobs.model)
     with torch.no_grad():
         model[2].bias.copy_(torch.tensor([50.0, -50.0]))  # so large that no edit takes the accuracy down
-    forget, retain = (pf.importance(model, loader) for loader in (blobs.forget(), blobs.retain()))
+    forget, retain = (pf.importance(model, loader, group_size=1) for loader in (blobs.forget(), blobs.retain()))
     retain = replace(retain, sums=20 * retain.sums)  # more ratios below 1
     with pytest.warns(pf.PotionWarning, match="saturated"):
         result = pf.ptn_search(model, forget, retain, constant, rho=0.0, strategy=strategy)
@@ -350,7 +352,9 @@ def test_the_whole_method_takes_a_strategy(blobs, strategy):
 
 def importances(model):
     inputs, labels = samples(40)
-    return tuple(pf.importance(model, [(inputs[part], labels[part])]) for part in (slice(8), slice(8, 40)))
+    return tuple(
+        pf.importance(model, [(inputs[part], labels[part])], group_size=1) for part in (slice(8), slice(8, 40))
+    )
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -449,7 +453,7 @@ def test_a_model_that_torch_func_cannot_run_is_refused_with_advice(blobs, both):
             return self.inner(x) if float(self.inner[0].weight.sum()) < 1e9 else x
 
     model = Looks()
-    forget, retain = (pf.importance(model, loader) for loader in (blobs.forget(), blobs.retain()))
+    forget, retain = (pf.importance(model, loader, group_size=1) for loader in (blobs.forget(), blobs.retain()))
     original = weights(model)
     with pytest.raises(SearchError, match="take another strategy"):
         pf.ptn_search(model, forget, retain, blobs.forget(), strategy="batched", inplace=True)

@@ -63,13 +63,16 @@ def test_a_pass_that_runs_out_of_memory_goes_on_with_fewer_samples_and_gives_the
 
 def test_a_cpu_that_is_full_is_answered_alike_and_other_errors_are_not():
     data = batches(*samples(20, dtype=torch.float64), 20)
-    got = pf.importance(cramped(5, "backward", "cpu"), data, dtype=torch.float64)
+    got = pf.importance(cramped(5, "backward", "cpu"), data, group_size=1, dtype=torch.float64)
     torch.testing.assert_close(
-        got.sums, pf.importance(net(dtype=torch.float64), data, dtype=torch.float64).sums, rtol=1e-12, atol=0
+        got.sums,
+        pf.importance(net(dtype=torch.float64), data, group_size=1, dtype=torch.float64).sums,
+        rtol=1e-12,
+        atol=0,
     )
     model = nn.Sequential(nn.Flatten(), nn.Linear(33, 3))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        pf.importance(model, batches(*samples(20), 20))
+        pf.importance(model, batches(*samples(20), 20), group_size=1)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
@@ -77,7 +80,7 @@ def test_where_one_sample_is_too_much_the_error_is_ours_and_nothing_is_left_behi
     model = cramped(0, where)
     before = weights(model)
     with pytest.raises(OutOfMemoryError, match=r"single sample; .* available on cpu"):
-        pf.importance(model, batches(*samples(20, dtype=torch.float64), 20))
+        pf.importance(model, batches(*samples(20, dtype=torch.float64), 20), group_size=1)
     assert_same_weights(model, before)
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -92,11 +95,11 @@ def wide() -> nn.Module:
 def test_as_many_samples_go_at_once_as_fit_into_free_memory(monkeypatch, free, least, most):
     sizes: list[int] = []
     model, data = wide(), samples(64)
-    want = pf.importance(model, batches(*data, 64)).sums
+    want = pf.importance(model, batches(*data, 64), group_size=1).sums
     model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
     monkeypatch.setattr("potion_fast.importances.local_pass.check", lambda *args: None)
     monkeypatch.setattr(memory, "available", lambda device: free)
-    torch.testing.assert_close(pf.importance(model, batches(*data, 64)).sums, want)
+    torch.testing.assert_close(pf.importance(model, batches(*data, 64), group_size=1).sums, want)
     assert least <= max(sizes) <= most
 
 
@@ -107,17 +110,17 @@ def test_where_one_sample_does_not_fit_it_is_said_from_a_few(monkeypatch):
     monkeypatch.setattr("potion_fast.importances.local_pass.check", lambda *args: None)
     monkeypatch.setattr(memory, "available", lambda device: 10_000)
     with pytest.raises(OutOfMemoryError, match="the activations of one sample"):
-        pf.importance(model, batches(*samples(64), 64))
+        pf.importance(model, batches(*samples(64), 64), group_size=1)
     assert max(sizes) == micro_batches.FEW[-1]
 
 
 def test_what_a_few_samples_leave_behind_is_undone_to_the_bit(monkeypatch):
     data = batches(*samples(40), 10)
-    want = pf.importance(net(), data)
+    want = pf.importance(net(), data, group_size=1)
     monkeypatch.setattr(micro_batches, "FEW", (3, 8))
-    assert torch.equal(pf.importance(net(), data).sums, want.sums)
+    assert torch.equal(pf.importance(net(), data, group_size=1).sums, want.sums)
     monkeypatch.setattr(micro_batches, "FEW", (3, 100))  # never measured
-    assert torch.equal(pf.importance(net(), data).sums, want.sums)
+    assert torch.equal(pf.importance(net(), data, group_size=1).sums, want.sums)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 8, 20, "batch"])
@@ -184,7 +187,7 @@ def test_unlearning_says_before_any_work_that_it_will_not_fit(monkeypatch, inpla
 def test_a_pass_says_before_any_work_that_its_sums_will_not_fit(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 1000)
     with pytest.raises(OutOfMemoryError, match="the sums"):
-        pf.importance(net(), Unread())
+        pf.importance(net(), Unread(), group_size=1)
 
 
 def test_a_piece_that_fits_is_not_cut():

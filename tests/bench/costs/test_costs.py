@@ -128,7 +128,7 @@ def test_a_plan_keeps_and_edits_as_many_weights_as_is_said() -> None:
 
 def test_a_search_evaluates_as_often_as_is_said() -> None:
     found, model = batches(16), small()
-    forget, retain = pf.importance(model, found), pf.importance(model, batches(40))
+    forget, retain = pf.importance(model, found, group_size=1), pf.importance(model, batches(40), group_size=1)
     taken: list[int] = []
     model.register_forward_pre_hook(lambda module, inputs: taken.append(len(inputs[0])))
     with pytest.warns(pf.PotionWarning):

@@ -173,7 +173,9 @@ def test_importances_of_vit_are_those_of_a_loop():
     torch.manual_seed(0)
     model = create_model("vit", 10, width=32, depth=1).double().eval()
     inputs = torch.randn(5, 3, 32, 32, dtype=torch.float64)
-    found = pf.importance(model, [(inputs, torch.zeros(5, dtype=torch.int64))], "xlf", dtype=torch.float64)
+    found = pf.importance(
+        model, [(inputs, torch.zeros(5, dtype=torch.int64))], "xlf", group_size=1, dtype=torch.float64
+    )
     wanted = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
     for sample in inputs:
         gradients = torch.autograd.grad(model(sample[None]).norm(), list(model.parameters()))

@@ -123,8 +123,8 @@ def test_the_search_looks_at_the_evaluation_loader(blobs: Blobs):
 @pytest.mark.parametrize("dampening", [1.0, 0.25])
 def test_assd_is_one_edit_at_the_share_of_the_forget_set(blobs: Blobs, dampening: float):
     done = run("assd", blobs, group_size=1, dampening=dampening)
-    forget = pf.importance(blobs.model, blobs.forget(), "ssd")
-    retain = pf.importance(blobs.model, blobs.retain(), "ssd")
+    forget = pf.importance(blobs.model, blobs.forget(), "ssd", group_size=1)
+    retain = pf.importance(blobs.model, blobs.retain(), "ssd", group_size=1)
     p = 100 - math.log(1 + 100 * 10 / 200)
     ratios = (forget.mean / retain.mean).numpy()
     alpha = np.nanpercentile(ratios[np.isfinite(ratios)], p)

@@ -96,8 +96,8 @@ def measure(run: Path, samples: int) -> Measured:
     found = scenario.poisoned[::FOUND]
     clean = np.setdiff1d(scenario.trained_on, scenario.poisoned)
     some = clean[np.linspace(0, len(clean) - 1, min(samples, len(clean))).astype(int)].tolist()
-    retain = importance(model, _loader(scenario, some), EXPONENTS)
-    forget = importance(model, _loader(scenario, found), EXPONENTS)
+    retain = importance(model, _loader(scenario, some), EXPONENTS, group_size=1)
+    forget = importance(model, _loader(scenario, found), EXPONENTS, group_size=1)
     logits, _ = predict(model, _loader(scenario, some))
     rest = sorted(set(scenario.poisoned) - set(found))
     xlf = EXPONENTS.index(1.0)

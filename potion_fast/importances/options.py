@@ -1,0 +1,84 @@
+"""Options of a pass over the data."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import torch
+
+from ..distributed import Group
+from ..errors import ImportanceError
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """How a pass over the data runs, whatever it computes.
+
+    Attributes:
+        dtype: float32 or float64: of the sums, and of the products of linear layers and convolutions that go into them.
+        amp: bfloat16 or float16: the model runs under `torch.autocast`, and the result differs by that precision's
+            rounding. None for the model's own precision.
+        compiled: Let torch.compile fuse what lies between the layers, for long passes: it compiles once the third batch
+            of a size has come, and takes the memory of all layers' gradients at once. The result differs by rounding.
+        process_group: The ranks of torch.distributed whose loaders each give their share of the samples; the sums are
+            then of all of them, with the same bits on every rank. False: this loader gives all. None: the loader's
+            sampler says so, see `distributed.ShareSampler`; in a group of several ranks another sampler is an error.
+        checkpoint: File that keeps what was done, every `checkpoint_seconds` seconds and where the pass is interrupted;
+            it is removed when the pass is complete.
+        checkpoint_seconds: Seconds from one checkpoint to the next.
+        resume: Continue from the checkpoint where there is one. On the same samples in the same order the result has
+            the same bits as that of an unbroken pass. With a ShareSampler each rank has a file, PATH.rank0 and so on,
+            in a folder that all ranks see, and any number of ranks resumes from them, no sample being taken twice.
+        progress: Show a progress bar, with samples per second and the time left.
+
+    Raises:
+        ImportanceError: A value out of range, or `resume` without a checkpoint.
+    """
+
+    dtype: torch.dtype = torch.float32
+    amp: torch.dtype | None = None
+    compiled: bool = False
+    process_group: Group = None
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_seconds: float = 300.0
+    resume: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ImportanceError(f"importances are float32 or float64, not {self.dtype}")
+        if self.amp not in (None, torch.bfloat16, torch.float16):
+            raise ImportanceError(f"amp is torch.bfloat16, torch.float16 or None, not {self.amp}")
+        if not self.checkpoint_seconds >= 0:
+            raise ImportanceError(f"checkpoint_seconds is a number of at least 0, not {self.checkpoint_seconds}")
+        if self.resume and self.checkpoint is None:
+            raise ImportanceError("resume=True needs the file to go on from: checkpoint=PATH")
+
+
+class PassKeywords(TypedDict, total=False):
+    """The fields of `PassOptions` as keyword arguments, for type checkers."""
+
+    dtype: torch.dtype
+    amp: torch.dtype | None
+    compiled: bool
+    process_group: Group
+    checkpoint: str | os.PathLike[str] | None
+    checkpoint_seconds: float
+    resume: bool
+    progress: bool
+
+
+def pass_options(options: PassOptions | None, keywords: PassKeywords) -> PassOptions:
+    """The options with the given keywords in place of their fields.
+
+    Args:
+        options: None for the defaults.
+        keywords: Fields of `PassOptions`.
+
+    Raises:
+        TypeError: A keyword that is no field.
+        ImportanceError: A value out of range.
+    """
+    return replace(PassOptions() if options is None else options, **keywords)
