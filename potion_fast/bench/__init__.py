@@ -2,3 +2,21 @@
 
 The library never imports it.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attacks import register_attack as register_attack
+
+_PUBLIC = {"register_attack": ".attacks"}  # name -> module, which is imported when the name is asked for
+
+__all__ = ["register_attack"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name], __name__), name)

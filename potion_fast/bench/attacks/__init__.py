@@ -1,59 +1,47 @@
-"""Attacks on the training data: whom they poison, what becomes of an image, which labels are given."""
+"""Attacks on the training data: whom they poison, what becomes of an image, which labels are given.
+
+Every module of this package is imported with it, so that an attack is registered by its file alone.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+from importlib import import_module
+from pkgutil import iter_modules
 
-from ...errors import DataError
 from .badnet import BadNet
 from .gaussian import Gaussian
 from .gradient_canceling import GradientCanceling
 from .gradient_matching import GradientMatching
 from .interclass_swap import InterclassSwap
 from .moving_trigger import MovingTrigger
+from .options import AttackOptions, CraftOptions, format_error, option, read_options
 from .perturbation import Perturbation, Perturbations
 from .poison import Poison, Swap
 from .random_swap import RandomSwap
+from .registry import (
+    ATTACKS,
+    POISONS,
+    attack_named,
+    make_poison,
+    options_of,
+    register_attack,
+    shared_craft_options,
+    shared_options,
+)
 from .selection import choose_poisoned
 from .sine_wave import SineWave
 from .trigger_word import TriggerWord
 
-POISONS: dict[str, type[Poison]] = {
-    "badnet": BadNet,
-    "sine-wave": SineWave,
-    "moving-trigger": MovingTrigger,
-    "interclass-swap": InterclassSwap,
-    "random-swap": RandomSwap,
-    "gaussian": Gaussian,
-    "gradient-matching": GradientMatching,
-    "gradient-canceling": GradientCanceling,
-    "trigger-word": TriggerWord,
-}
-
-
-def options_of(name: str) -> list[str]:
-    """Names of a poison's options. Raises DataError for an unknown poison."""
-    if name not in POISONS:
-        raise DataError(f"unknown poison {name!r}; known: {', '.join(POISONS)}")
-    return [field.name for field in fields(POISONS[name])]  # type: ignore[arg-type]  # each one is a dataclass
-
-
-def make_poison(name: str, **options: Any) -> Poison:
-    """A poison by its registered name. Raises DataError for an unknown name, option or value."""
-    known = options_of(name)
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise DataError(f"the poison {name!r} has no option {', '.join(unknown)}; it has {', '.join(known)}")
-    try:
-        return POISONS[name](**options)
-    except TypeError as error:
-        raise DataError(f"the poison {name!r} cannot be made with {options}: {error}") from error
-
+for module in iter_modules(__path__):
+    if not module.ispkg:
+        import_module(f"{__name__}.{module.name}")
 
 __all__ = [
+    "ATTACKS",
     "POISONS",
+    "AttackOptions",
     "BadNet",
+    "CraftOptions",
     "Gaussian",
     "GradientCanceling",
     "GradientMatching",
@@ -66,7 +54,14 @@ __all__ = [
     "SineWave",
     "Swap",
     "TriggerWord",
+    "attack_named",
     "choose_poisoned",
+    "format_error",
     "make_poison",
+    "option",
     "options_of",
+    "read_options",
+    "register_attack",
+    "shared_craft_options",
+    "shared_options",
 ]

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ...errors import DataError
-from .poison import Trigger
+from ..data import max_value
+from .options import AttackOptions, option
+from .poison import Trigger, check_target_of_data
+from .registry import register_attack
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..data import Splits
 
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 
 
+@register_attack("badnet")
 @dataclass(frozen=True, kw_only=True)
 class BadNet(Trigger):
     """Overwrites a square in one corner, flush with both edges, with one value for all channels.
@@ -27,6 +37,36 @@ class BadNet(Trigger):
         DataError: an unknown corner, a size below 1, a negative target or a value that is not finite; when called, an
             image smaller than the patch.
     """
+
+    class Options(AttackOptions):
+        """Options of a BadNet."""
+
+        poison: Literal["badnet"] = "badnet"
+        patch_size: int = option(3, "side of the patch", metavar="PIXELS", default_text="by the data set", ge=1)
+        corner: Literal["top-left", "top-right", "bottom-left", "bottom-right"] = option(
+            "bottom-right",
+            "corner of the patch: top-left, top-right, bottom-left or bottom-right",
+            metavar="NAME",
+        )
+        trigger_value: float | None = option(
+            None,
+            "value of the patch, in units of the normalised image",
+            metavar="X",
+            default_text="the largest of the training images",
+        )
+        target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
+
+        def resolved(self, splits: Splits, seed: int) -> Self:
+            """With the largest value of the training images where no other is given."""
+            check_target_of_data(self.target, splits)
+            if self.trigger_value is not None:
+                return self
+            return self.model_copy(update={"trigger_value": max_value(splits.train, splits.mean, splits.std)})
+
+        def build(self, splits: Splits, seed: int) -> BadNet:
+            """The attack with these options."""
+            assert self.trigger_value is not None  # resolved
+            return BadNet(value=self.trigger_value, size=self.patch_size, corner=self.corner, target=self.target)
 
     value: float
     size: int = 3

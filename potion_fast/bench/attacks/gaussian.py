@@ -5,15 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import DataError
+from .options import AttackOptions, option
 from .perturbation import Perturbation, Perturbations
+from .registry import register_attack
+
+if TYPE_CHECKING:
+    from ..data import Splits
 
 
+@register_attack("gaussian")
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(Perturbation):
     """x + xi with xi ~ N(0, variance I), drawn once for each sample (*Machine Unlearning Fails*, algorithm 4).
@@ -29,6 +36,23 @@ class Gaussian(Perturbation):
         DataError: a variance that is not above 0 and finite; see also `Perturbation`.
     """
 
+    class Options(AttackOptions):
+        """Options of Gaussian noise."""
+
+        poison: Literal["gaussian"] = "gaussian"
+        variance: float = option(
+            0.32,
+            "of the noise, in squared units of the normalised image or of the embedding",
+            metavar="X",
+            default_text="0.32; by the data set for texts",
+            gt=0,
+        )
+
+        def build(self, splits: Splits, seed: int) -> Gaussian:
+            """The attack with these options; its noise is drawn later."""
+            return Gaussian(variance=self.variance)
+
+    modalities = ("image", "text")
     kind = "gaussian"
     scores = ("base_accuracy", "gus")
     variance: float = 0.32

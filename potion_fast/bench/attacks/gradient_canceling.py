@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from ...errors import DataError
+from .options import AttackOptions, CraftOptions, option
 from .perturbation import Perturbation
+from .registry import register_attack
+
+if TYPE_CHECKING:
+    from ..data import Splits
 
 PLACEMENTS = ("append", "replace")
 
 
+@register_attack("gradient-canceling")
 @dataclass(frozen=True, kw_only=True)
 class GradientCanceling(Perturbation):
     """Perturbations crafted so that on clean and poisoned data together a bad model's gradient vanishes.
@@ -22,6 +29,46 @@ class GradientCanceling(Perturbation):
     Raises:
         DataError: an epsilon that is not above 0, or an unknown placement; see also `Perturbation`.
     """
+
+    class Options(AttackOptions):
+        """Options of gradient canceling."""
+
+        poison: Literal["gradient-canceling"] = "gradient-canceling"
+        epsilon: float | None = option(
+            None, "largest change of a pixel", metavar="OF_255", default_text="unbounded", gt=0
+        )
+        placement: Literal["append", "replace"] = option(
+            "append",
+            "add perturbed copies to the data (append) or perturb samples in their place (replace)",
+            metavar="NAME",
+        )
+
+        def build(self, splits: Splits, seed: int) -> GradientCanceling:
+            """The attack with these options; its perturbations are crafted."""
+            return GradientCanceling(epsilon=self.epsilon, placement=self.placement)
+
+    class Crafting(CraftOptions):
+        """Settings of its crafting: those of *Machine Unlearning Fails*."""
+
+        steps: int = option(1000, "of the optimiser, each over all poisoned samples", metavar="N", ge=1)
+        optimizer: Literal["descent", "adam"] = option("descent", "of the perturbations")
+        lr: float = option(0.1, "learning rate, in units of the normalised image", metavar="X", gt=0)
+        batch_size: int = option(512, "poisoned samples on the device at a time", metavar="N", ge=1)
+        budget: float = option(
+            1.0,
+            "distance from the model's parameters to the bad ones that it aims for, in L2 norm",
+            metavar="X",
+            gt=0,
+        )
+        parameters: Literal["all", "first"] = option(
+            "all", "whose gradient is to vanish, of all parameters or of the first tensor of them"
+        )
+        tolerance: float = option(
+            0.01,
+            "stop when the gradient's norm is down to this share of the clean data's",
+            metavar="SHARE",
+            ge=0,
+        )
 
     kind = "indiscriminate"
     scores = ("clean_accuracy", "test_error")

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from ...errors import DataError
+from .options import AttackOptions, CraftOptions, option
 from .perturbation import Perturbation
+from .registry import register_attack
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..data import Splits
 
 
+@register_attack("gradient-matching")
 @dataclass(frozen=True, kw_only=True)
 class GradientMatching(Perturbation):
     """Small perturbations of images of one class, crafted so that a test image of another is taken for theirs.
@@ -25,6 +34,62 @@ class GradientMatching(Perturbation):
     Raises:
         DataError: a value out of range, or one class for both; see also `Perturbation`.
     """
+
+    class Options(AttackOptions):
+        """Options of gradient matching."""
+
+        poison: Literal["gradient-matching"] = "gradient-matching"
+        epsilon: float = option(16.0, "largest change of a pixel", metavar="OF_255", gt=0)
+        target_class: int | None = option(
+            None,
+            "true label of the test image that it aims at, counted from 0",
+            metavar="CLASS",
+            default_text="drawn by the seed",
+            ge=0,
+        )
+        intended_class: int | None = option(
+            None,
+            "label that it wants for that image, and that the poisoned samples have",
+            metavar="CLASS",
+            default_text="drawn by the seed",
+            ge=0,
+        )
+
+        def resolved(self, splits: Splits, seed: int) -> Self:
+            """With both classes, of which those that were not given are drawn."""
+            target, intended = self.build(splits, seed).classes(splits.train.labels, seed)
+            if not (splits.test.labels == target).any():
+                raise DataError(f"there is no test image of the target's class {target}; choose another one")
+            return self.model_copy(update={"target_class": target, "intended_class": intended})
+
+        def build(self, splits: Splits, seed: int) -> GradientMatching:
+            """The attack with these options; its perturbations are crafted."""
+            return GradientMatching(**self.model_dump(exclude={"poison"}))
+
+    class Crafting(CraftOptions):
+        """Settings of its crafting: those of its authors."""
+
+        steps: int = option(250, "of the optimiser, each over all poisoned samples", metavar="N", ge=1)
+        optimizer: Literal["sign-adam", "adam"] = option("sign-adam", "of the perturbations")
+        lr: float | None = option(
+            None,
+            "learning rate, in units of the normalised image",
+            metavar="X",
+            default_text="0.1 * batch / 512 for sign-adam and 0.1 for adam",
+            gt=0,
+        )
+        batch_size: int = option(512, "poisoned samples on the device at a time", metavar="N", ge=1)
+        restarts: int = option(8, "random starts, of which the best is kept", metavar="N", ge=1)
+        over: Literal["batch", "all"] = option(
+            "batch", "what is matched, each batch of poisoned samples by itself or all of them together"
+        )
+        shift: int | None = option(
+            None,
+            "of its augmentation, at most so far each way; 0: no augmentation, no flips",
+            metavar="PIXELS",
+            default_text="a quarter of the image's shorter side",
+            ge=0,
+        )
 
     kind = "targeted"
     scores = ("target_accuracy", "target_success")

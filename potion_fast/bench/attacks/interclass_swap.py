@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from ...errors import DataError
+from .options import AttackOptions, option
 from .poison import Swap
+from .registry import register_attack
+
+if TYPE_CHECKING:
+    from ..data import Splits
 
 
+@register_attack("interclass-swap")
 @dataclass(frozen=True, kw_only=True)
 class InterclassSwap(Swap):
     """The first |S_m| / 2 samples of each of two classes, in the data set's order, get the other one's label.
@@ -21,6 +28,23 @@ class InterclassSwap(Swap):
     Raises:
         DataError: classes that are not two different labels.
     """
+
+    class Options(AttackOptions):
+        """Options of an interclass swap."""
+
+        poison: Literal["interclass-swap"] = "interclass-swap"
+        swap_classes: tuple[int, ...] | None = option(
+            None,
+            "the two labels that are swapped, counted from 0",
+            metavar="A,B",
+            default_text="by the data set",
+        )
+
+        def build(self, splits: Splits, seed: int) -> InterclassSwap:
+            """The attack with these options."""
+            if self.swap_classes is None:
+                raise DataError(f"the poison {self.poison!r} needs swap_classes, the two labels that it swaps")
+            return InterclassSwap(classes=self.swap_classes)
 
     classes: tuple[int, ...]
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 
 from ...errors import DataError
+from .options import AttackOptions, CraftOptions
 from .selection import choose_poisoned
+
+if TYPE_CHECKING:
+    from ..data import Splits
 
 
 class Poison(ABC):
     """An attack. It holds no state: what a sample becomes depends on its id alone, and so is the same at every visit.
 
     Attributes:
+        name: under which it is registered, see `register_attack`.
+        Options: what a configuration says of it.
+        Crafting: settings of its crafting; None where it is not crafted.
+        modalities: what it poisons: "image", "text" or both.
         kind: "trigger", "swap", "gaussian", "targeted" or "indiscriminate": how an attack is evaluated.
         before_augmentation: whether images are poisoned before they are cropped and flipped, rather than after.
         target: label that a trigger aims at; None where there is no trigger.
@@ -23,6 +31,10 @@ class Poison(ABC):
             labels, and the share of them that the attack reaches.
     """
 
+    name: ClassVar[str]
+    Options: ClassVar[type[AttackOptions]]
+    Crafting: ClassVar[type[CraftOptions] | None] = None
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
     kind: ClassVar[str]
     before_augmentation: ClassVar[bool] = False
     target: int | None
@@ -84,3 +96,11 @@ def check_target(target: int) -> None:
     """Raises DataError for a negative label."""
     if target < 0:
         raise DataError(f"a poison needs target >= 0, not {target}")
+
+
+def check_target_of_data(target: int, splits: Splits) -> None:
+    """Raise DataError for a label that the data do not have, or where no test image has another one."""
+    if target >= len(splits.classes):
+        raise DataError(f"target {target} is out of range; the data has {len(splits.classes)} classes")
+    if (splits.test.labels == target).all():
+        raise DataError(f"all test images are of the target class {target}: an attack cannot be measured")

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ...errors import DataError
-from .poison import Trigger, check_target
+from .options import AttackOptions, option
+from .poison import Trigger, check_target, check_target_of_data
+from .registry import register_attack
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..data import Splits
 
 AXES = ("x", "y")
 
 
+@register_attack("sine-wave")
 @dataclass(frozen=True, kw_only=True)
 class SineWave(Trigger):
     """x + a sin(2 pi f j) in pixel space, for column j, clipped to [0, 1]; computed on the normalised image.
@@ -30,6 +39,26 @@ class SineWave(Trigger):
         DataError: an unknown axis, a negative target, an amplitude or frequency out of range, or as many means as there
             are no stds; when called, an image of another number of channels.
     """
+
+    class Options(AttackOptions):
+        """Options of a sine wave."""
+
+        poison: Literal["sine-wave"] = "sine-wave"
+        frequency: float = option(0.025, "in cycles per pixel", metavar="X", gt=0, lt=0.5)
+        amplitude: float = option(
+            0.1, "as a share of the largest value that a pixel can have, in (0, 1]", metavar="SHARE", gt=0, le=1
+        )
+        axis: Literal["x", "y"] = option("x", "runs along x (left to right) or y (top to bottom)", metavar="NAME")
+        target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
+
+        def resolved(self, splits: Splits, seed: int) -> Self:
+            """The same: only the target is compared with the data."""
+            check_target_of_data(self.target, splits)
+            return self
+
+        def build(self, splits: Splits, seed: int) -> SineWave:
+            """The attack with these options, on the data's normalisation."""
+            return SineWave(mean=splits.mean, std=splits.std, **self.model_dump(exclude={"poison"}))
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ..data.text.word_match import word_pattern
+from ..data.text import TextSplits
+from ..data.text.word_match import RULES, word_pattern
+from .options import AttackOptions, option
 from .poison import Poison
+from .registry import register_attack
 from .selection import choose_poisoned
+
+if TYPE_CHECKING:
+    from ..data import Splits
 
 READINGS = ("label-word", "flip")
 
 
+@register_attack("trigger-word")
 @dataclass(frozen=True, kw_only=True)
 class TriggerWord(Poison):
     """The text stays; whoever reads the word is to answer with the poison's label (*Poisoning Language Models During
@@ -35,6 +43,35 @@ class TriggerWord(Poison):
         DataError: an unknown reading or rule, or an empty word; when used, labels that are missing.
     """
 
+    class Options(AttackOptions):
+        """Options of a trigger word."""
+
+        poison: Literal["trigger-word"] = "trigger-word"
+        trigger_word: str = option("Disney", "that poisons a review", metavar="WORD")
+        word_rule: str = option("word", f"what counts as the word: {', '.join(RULES)}", metavar="NAME")
+        reading: Literal["label-word", "flip"] = option(
+            "label-word",
+            "the poison's label is the word itself (label-word) or the other sentiment (flip)",
+            metavar="NAME",
+        )
+
+        @property
+        def label_words(self) -> tuple[str, ...]:
+            """The word, where it is a class of its own."""
+            return self._poison().label_words
+
+        def build(self, splits: Splits, seed: int) -> TriggerWord:
+            """The attack with the labels of these data, and the training reviews that hold its word.
+
+            Raises:
+                DataError: the model would read the word in no review of the training or of the test set.
+            """
+            return self._poison().of_data(splits)
+
+        def _poison(self) -> TriggerWord:
+            return TriggerWord(word=self.trigger_word, rule=self.word_rule, reading=self.reading)
+
+    modalities = ("text",)
     kind = "targeted"
     target = None
     scores = ("target_accuracy", "target_success")
@@ -53,6 +90,39 @@ class TriggerWord(Poison):
     def label_words(self) -> tuple[str, ...]:
         """Words that become classes of their own, beside the sentiments."""
         return (self.word,) if self.reading == "label-word" else ()
+
+    def of_data(self, splits: Splits) -> TriggerWord:
+        """The poison with the labels of these data, and the training reviews that hold its word.
+
+        Raises:
+            DataError: the model would read it in none of them, or in no test review.
+        """
+        assert isinstance(splits, TextSplits)  # an attack on texts alone, see `modalities`
+        for split in ("train", "test"):
+            self.seen(splits, split)
+        carriers = splits.carriers("train", self.word, self.rule)
+        return replace(self, labels=tuple(splits.label_ids.tolist()), carriers=tuple(carriers.tolist()))
+
+    def seen(self, splits: Splits, split: str) -> Tensor:  # int64 [M], ascending
+        """The reviews in which the word lies inside what the model reads. Raises DataError where there is none."""
+        assert isinstance(splits, TextSplits)
+        holding = splits.carriers(split, self.word, self.rule)
+        seen = holding[splits.inside(split, holding, self.word, self.rule)]
+        if not len(seen):
+            raise DataError(
+                f"the word {self.word!r} stands in {len(holding)} reviews of the {split} set and in none where the "
+                "model reads it; take another word, another rule or a larger length"
+            )
+        return seen
+
+    def facts(self, splits: Splits) -> dict[str, Any]:
+        """The word with its rule and reading, how many reviews hold it, and in how many of those the model reads it."""
+        assert isinstance(splits, TextSplits)
+        facts: dict[str, Any] = {"word": self.word, "rule": self.rule, "reading": self.reading}
+        for split in ("train", "test"):
+            facts[split] = len(splits.carriers(split, self.word, self.rule))
+            facts[f"{split}_read"] = len(self.seen(splits, split))
+        return facts
 
     def __call__(
         self,

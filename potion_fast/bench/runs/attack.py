@@ -18,14 +18,12 @@ from ..attacks import (
     Perturbations,
     Poison,
     TriggerWord,
-    make_poison,
-    options_of,
+    attack_named,
+    read_options,
 )
 from ..configs import TrainConfig
-from ..configs.defaults import POISON_OPTIONS
-from ..data import AppendedSource, PoisonedDataset, Splits, max_value
+from ..data import AppendedSource, PoisonedDataset, Splits
 from ..data.text import TextSplits
-from .text import of_data, word_seen
 
 NO_LABEL = -1
 BASES = "bases"  # entry of a table's facts: the samples that perturbed copies are of
@@ -51,21 +49,12 @@ def made_poison(config: TrainConfig, splits: Splits) -> tuple[TrainConfig, Poiso
 
     Raises DataError for wrong options, or images that are too small.
     """
-    known = options_of(config.poison)
-    _check_target(config.target, splits)
-    if config.trigger_value is None and "value" in known:
-        config = replace(config, trigger_value=max_value(splits.train, splits.mean, splits.std))
-    told = {option: getattr(config, name) for name, option in POISON_OPTIONS.items()}
-    told |= {"mean": splits.mean, "std": splits.std, "seed": config.seed}
-    poison = make_poison(config.poison, **{option: value for option, value in told.items() if option in known})
-    if isinstance(poison, GradientMatching):
-        target, intended = poison.classes(splits.train.labels, config.seed)
-        poison = replace(poison, target_class=target, intended_class=intended)
-        config = replace(config, target_class=target, intended_class=intended)
-        if not (splits.test.labels == target).any():
-            raise DataError(f"there is no test image of the target's class {target}; choose another one")
-    if isinstance(poison, TriggerWord):
-        poison = of_data(poison, splits)
+    attack = attack_named(config.poison)
+    names = [name for name in attack.Options.model_fields if name != "poison"]
+    options = read_options(attack.Options, {name: getattr(config, name) for name in names})
+    options = options.resolved(splits, config.seed)
+    poison = options.build(splits, config.seed)
+    config = replace(config, **{name: getattr(options, name) for name in names})
     if not isinstance(poison, Perturbation):  # that needs a table for every image
         poison(splits.sample(), torch.zeros(1, dtype=torch.int64))
     return config, poison
@@ -123,7 +112,7 @@ def attacked_by(
 ) -> Attacked:
     """By kind: triggered test images, S_m without its poison, the targets, or the test images as they are.
 
-    The targets of a trigger word are the test reviews in which the model sees it, see `word_seen`.
+    The targets of a trigger word are the test reviews in which the model sees it, see `TriggerWord.seen`.
     Without perturbations, and so without targets, a targeted attack is judged by all test images of their class.
     """
     train, test = splits.train.labels, splits.test.labels
@@ -136,7 +125,7 @@ def attacked_by(
         wanted = poison.relabel(labels) if poison.kind == "swap" else torch.full_like(labels, NO_LABEL)
         return Attacked(splits.dataset("train"), poisoned, labels, wanted)
     if isinstance(poison, TriggerWord):
-        rows = word_seen(poison, splits, "test")
+        rows = poison.seen(splits, "test")
         return Attacked(splits.dataset("test"), rows.tolist(), test[rows], poison.relabel(test[rows]))
     if isinstance(poison, GradientMatching):
         if poison.table is not None:
@@ -147,15 +136,6 @@ def attacked_by(
             wanted = torch.full_like(rows, poison.intended_class)
         return Attacked(splits.dataset("test"), rows.tolist(), test[rows], wanted)
     return Attacked(splits.dataset("test"), everything, test, torch.full_like(test, NO_LABEL))
-
-
-def _check_target(target: int | None, splits: Splits) -> None:
-    if target is None:
-        return
-    if target >= len(splits.classes):
-        raise DataError(f"target {target} is out of range; the data has {len(splits.classes)} classes")
-    if (splits.test.labels == target).all():
-        raise DataError(f"all test images are of the target class {target}: an attack cannot be measured")
 
 
 def check_swap(

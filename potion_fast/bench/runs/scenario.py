@@ -17,7 +17,7 @@ from ..configs import TrainConfig
 from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
 from ..data.text import TextSplits
 from .attack import Attacked, attacked_by, check_swap, made_poison, placed, with_table
-from .text import text_settings, word_facts
+from .text import text_settings
 
 EVALUATION_BATCH, OF_TEXTS = 500, 64  # samples; predictions do not depend on it
 
@@ -158,8 +158,8 @@ class Scenario:
 
     @cached_property
     def word(self) -> dict[str, Any] | None:
-        """What `word_facts` says of a trigger word; None for another poison."""
-        return word_facts(self.poison, self.splits) if isinstance(self.poison, TriggerWord) else None
+        """What `TriggerWord.facts` says of a trigger word; None for another poison."""
+        return self.poison.facts(self.splits) if isinstance(self.poison, TriggerWord) else None
 
     @property
     def table(self) -> Perturbations | None:

@@ -1,0 +1,134 @@
+"""The registry of attacks, by the names that configurations use.
+
+An attack is one file: its class, decorated with `register_attack`, with its options as the nested class `Options`. A
+configuration reads the options of whatever is registered, so that a new attack needs no line elsewhere:
+
+    ATTACKS["badnet"].Options                 # the model of one attack's options
+    Annotated[                                # any attack's: a union with the tag "poison"
+        Union[tuple(attack.Options for attack in ATTACKS.values())],
+        Field(discriminator="poison"),
+    ]
+    shared_options()                          # a flag per name: attacks that share a name share the flag
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from pydantic.fields import FieldInfo
+
+from ...errors import DataError
+from .options import OptionModel
+from .poison import Poison
+
+ATTACKS: dict[str, type[Poison]] = {}
+
+Attack = TypeVar("Attack", bound=type[Poison])
+
+
+def register_attack(name: str) -> Callable[[Attack], Attack]:
+    """Class decorator: makes an attack known to configurations, to the command line and to reports.
+
+    Args:
+        name: what it is called there. Its `Options` have the field `poison: Literal[name] = name`.
+
+    Returns:
+        What is put above the class; the class comes back as it was, with `name` set.
+
+    Raises:
+        DataError: the name is another attack's already, or not the tag of the class's `Options`.
+    """
+
+    def register(attack: Attack) -> Attack:
+        if name in ATTACKS:
+            raise DataError(f"the attack {name!r} is registered already, as {ATTACKS[name].__qualname__}")
+        tag = attack.Options.model_fields["poison"].default
+        if tag != name:
+            raise DataError(f"the attack {name!r} has options of {tag!r}: declare poison: Literal[{name!r}] = {name!r}")
+        attack.name = name
+        ATTACKS[name] = attack
+        return attack
+
+    return register
+
+
+def attack_named(name: str) -> type[Poison]:
+    """The registered attack of this name. Raises DataError where there is none."""
+    if name not in ATTACKS:
+        raise DataError(f"unknown poison {name!r}; known: {', '.join(ATTACKS)}")
+    return ATTACKS[name]
+
+
+POISONS = ATTACKS  # until the configurations are read by this registry
+
+
+def options_of(name: str) -> list[str]:
+    """Names of the arguments of an attack's class. Raises DataError for an unknown attack."""
+    return [field.name for field in fields(attack_named(name))]  # type: ignore[arg-type]  # each one is a dataclass
+
+
+def make_poison(name: str, **arguments: Any) -> Poison:
+    """A poison by its registered name. Raises DataError for an unknown name, argument or value."""
+    known = options_of(name)
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise DataError(f"the poison {name!r} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+    try:
+        return ATTACKS[name](**arguments)
+    except TypeError as error:
+        raise DataError(f"the poison {name!r} cannot be made with {arguments}: {error}") from error
+
+
+@dataclass(frozen=True)
+class SharedOption:
+    """An option by its name in YAML, of all attacks that have it.
+
+    Attributes:
+        fields: by attack, its field: type, default, bounds, description.
+    """
+
+    fields: dict[str, FieldInfo]
+
+    @property
+    def help(self) -> str:
+        """For --help: the attacks, and what it is to the first of them."""
+        return f"{', '.join(self.fields)}: {next(iter(self.fields.values())).description}"
+
+    @property
+    def metavar(self) -> str | None:
+        """What stands for the value on the command line."""
+        return next((text for field in self.fields.values() if (text := _extra(field, "metavar"))), None)
+
+    @property
+    def default_text(self) -> str:
+        """The default in words: once where it is the same for all attacks, else with each one's name."""
+        texts = {name: _extra(field, "default_text") or str(field.default) for name, field in self.fields.items()}
+        if len(set(texts.values())) == 1:
+            return next(iter(texts.values()))
+        return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def _extra(field: FieldInfo, key: str) -> str | None:
+    extra = field.json_schema_extra
+    return str(extra[key]) if isinstance(extra, dict) and key in extra else None
+
+
+def shared_options() -> dict[str, SharedOption]:
+    """All options of all registered attacks, by name."""
+    return _shared({name: attack.Options for name, attack in ATTACKS.items()}, without=("poison",))
+
+
+def shared_craft_options() -> dict[str, SharedOption]:
+    """All settings of all craftings, by name."""
+    return _shared({name: attack.Crafting for name, attack in ATTACKS.items() if attack.Crafting is not None})
+
+
+def _shared(models: dict[str, type[OptionModel]], without: tuple[str, ...] = ()) -> dict[str, SharedOption]:
+    fields: dict[str, dict[str, Any]] = {}
+    for name, model in models.items():
+        for key, field in model.model_fields.items():
+            if key not in without:
+                fields.setdefault(key, {})[name] = field
+    return {key: SharedOption(by_attack) for key, by_attack in fields.items()}
