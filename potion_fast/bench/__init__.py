@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .attacks import register_attack as register_attack
+    from .unlearners import register_unlearner as register_unlearner
 
-_PUBLIC = {"register_attack": ".attacks"}  # name -> module, which is imported when the name is asked for
+_PUBLIC = {  # name -> module, which is imported when the name is asked for
+    "register_attack": ".attacks",
+    "register_unlearner": ".unlearners",
+}
 
-__all__ = ["register_attack"]
+__all__ = ["register_attack", "register_unlearner"]
 
 
 def __getattr__(name: str) -> Any:

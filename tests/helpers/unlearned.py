@@ -1,4 +1,4 @@
-"""What the tests of the unlearners share: their names, a model with batch norms, and one call for all."""
+"""Names of the unlearners by kind, a model with batch norms, and one call for all of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from helpers.toys import Blobs, batches
-from potion_fast.bench.unlearners import Unlearned, make_unlearner
+from potion_fast.bench.unlearners import UNLEARNERS, Loaders, Unlearned, make_unlearner
+from potion_fast.bench.unlearners.dampening import Dampening
+from potion_fast.bench.unlearners.finetuning import Finetuning
 
 GOEL = ("eu", "euk-goel", "cf", "cf-k", "badt", "scrub-goel")
 PAWELCZYK = ("gd", "ngd", "ga", "euk-pawelczyk", "cfk-pawelczyk", "scrub-pawelczyk", "scrub-kurmanji", "neggrad-plus")
-TRAINED = (*GOEL, *PAWELCZYK, "jit", "retrain")
-PAIRED = ("scrub-pawelczyk", "neggrad-plus")  # a batch of the retain set and one of S_f in every iteration
+TRAINED = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Finetuning)]
+PAIRED = [name for name in TRAINED if UNLEARNERS[name].cost == 2]  # batches of both sets in every iteration
 FORGET_ONLY = ("ga", "jit")
-DAMPENING = ("ptn-xlf", "ptn-lf", "ptn-ssd", "assd", "ssd-goel")
-END = {name: {"k": ("2",)} for name in ("euk-goel", "cf-k")} | {  # of Blobs' model: its last layer
-    name: {"k": 1} for name in ("euk-pawelczyk", "cfk-pawelczyk")
+DAMPENING = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Dampening)]
+END: dict[str, dict[str, Any]] = {  # of Blobs' model: its last layer
+    "euk-goel": {"k": ("2",)},
+    "cf-k": {"k": ("2",)},
+    "euk-pawelczyk": {"k": 1},
+    "cfk-pawelczyk": {"k": 1},
 }
 
 
@@ -61,7 +66,7 @@ def validation(blobs: Blobs) -> Any:
 
 def run(name: str, blobs: Blobs, model: nn.Module | None = None, **more: Any) -> Unlearned:
     unlearner = make_unlearner(name, **settings(name, **more))
-    return unlearner(model or blobs.model, blobs.forget(), blobs.retain(), validation_loader=validation(blobs))
+    return unlearner(model or blobs.model, Loaders(blobs.forget(), blobs.retain(), validation=validation(blobs)))
 
 
 def accuracy(model: nn.Module, data: Any) -> float:

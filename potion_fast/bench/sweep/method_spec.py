@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from ...errors import PotionError
-from ..unlearners import UNLEARNERS, make_unlearner
+from ..unlearners import make_unlearner, unlearner_class
 from ..unlearners.dampening import Dampening
 from ..unlearners.ptn import PTN
 from .config import Size, listed
@@ -57,12 +57,12 @@ class Method:
     @property
     def objective(self) -> str | None:
         """Of its importances; None for a method that takes none."""
-        kind = UNLEARNERS[self.name]
+        kind = unlearner_class(self.name)
         return kind.objective if issubclass(kind, Dampening) else None
 
     @property
     def searches(self) -> bool:
-        return issubclass(UNLEARNERS[self.name], PTN)
+        return issubclass(unlearner_class(self.name), PTN)
 
     def limits(self, iterations: int) -> dict[str, int]:
         """The budget as the unlearner's setting, in gradient steps: whole ones, as 0.29 of 100 is 29, at least one."""

@@ -13,6 +13,7 @@ from ...importances import Importance, importance
 from ...modes import mode_named
 from ...search import S_STEP, Result, Step, ptn_search
 from ..runs.scenario import Loader
+from ..unlearners import Loaders
 from ..unlearners.dampening import Dampening
 from ..unlearners.ptn import PTN
 from ..unlearners.ssd_goel import SSDGoel
@@ -47,8 +48,8 @@ def dampened_rows(case: Case, unlearner: Dampening, folder: SweepFolder, retain_
         yield from _searched(case, unlearner, pair, loader, told)
         return
     chooses = isinstance(unlearner, SSDGoel)
-    validation = subject.validation_loader() if chooses else None
-    done = unlearner.edit(subject.model, pair.forget, pair.retain, loader, validation, case.progress)
+    loaders = Loaders(loader, (), validation=subject.validation_loader() if chooses else None)
+    done = unlearner.edit(subject.model, pair.forget, pair.retain, loaders, case.progress)
     notes = list(done.warnings)
     if chooses and not subject.scenario.validation:
         notes.append("the setting was chosen by the test set, as there is no validation set")

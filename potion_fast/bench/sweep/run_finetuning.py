@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from ..unlearners import Unlearner
+from ..unlearners import Loaders, Unlearner
 from .rows import Case, Row
 
 
 def trained_row(case: Case, unlearner: Unlearner) -> Row:
     """Its row. Raises the errors of the method."""
     subject, scenario, found = case.subject, case.subject.scenario, case.found
-    unlearned = unlearner(
-        subject.model,
-        scenario.forget_loader(found, augment=True, batch_size=None),
-        scenario.retain_loader(found, holds_forget=False, batch_size=None, seed=subject.seed),
-        evaluation_loader=subject.forget_loader(found, augment=False),
-        validation_loader=subject.validation_loader(),
-        progress=case.progress,
+    loaders = Loaders(
+        forget=scenario.forget_loader(found, augment=True, batch_size=None),
+        retain=scenario.retain_loader(found, holds_forget=False, batch_size=None, seed=subject.seed),
+        evaluation=subject.forget_loader(found, augment=False),
+        validation=subject.validation_loader(),
     )
+    unlearned = unlearner(subject.model, loaders, progress=case.progress)
     untouched = unlearned.method == "none"  # all others change the running statistics too
     notes = list(unlearned.warnings)
     if getattr(unlearner, "rates", None) is not None and not scenario.validation:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import PositiveFloat
 from torch import nn
 
 from ...edits.plan import EditPlan
@@ -17,40 +16,37 @@ from ...importances import Importance
 from ...percentiles import percentile_of
 from ...search import Step
 from ...utils.predict import accuracy, predict
-from .base import Unlearned
+from .base import Loaders, Unlearned
 from .dampening import Dampening
+from .registry import register_unlearner
 
 
+@register_unlearner("assd")
 @dataclass(frozen=True, kw_only=True)
 class ASSD(Dampening):
     """One edit at α = the percentile 100 − ln(1 + 100 · |S_f| / |S_tr|) of the ratios of importances: no b_start, no
     search.
 
-    dampening  λ
+    Attributes:
+        dampening: λ.
     """
 
-    name, objective = "assd", "ssd"
+    objective = "ssd"
 
-    dampening: float = 1.0
+    dampening: PositiveFloat = 1.0
 
     def edit(
-        self,
-        model: nn.Module,
-        forget: Importance,
-        retain: Importance,
-        forget_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None = None,
-        progress: bool = False,
+        self, model: nn.Module, forget: Importance, retain: Importance, loaders: Loaders, progress: bool = False
     ) -> Unlearned:
         start = time.perf_counter()
         share = forget.samples / (retain.samples + (0 if self.holds_forget else forget.samples))
-        p = percentile_of(share)
+        percentile = percentile_of(share)
         model = copy.deepcopy(model)
-        plan = EditPlan.at_percentiles(model, forget, retain, [p], self.dampening)
+        plan = EditPlan.at_percentiles(model, forget, retain, [percentile], self.dampening)
         plan.apply(0)
-        left = accuracy(*predict(model, forget_loader, progress))
+        forget_accuracy = accuracy(*predict(model, loaders.forget_evaluation, progress))
         seconds = time.perf_counter() - start
-        step = Step(1, share, p, float(plan.alphas[0]), left, plan.dampened(0), seconds)
+        step = Step(1, share, percentile, float(plan.alphas[0]), forget_accuracy, plan.dampened(0), seconds)
         notes = [] if step.dampened else ["no weight was dampened: the model is as it was"]
         for note in notes:
             warnings.warn(note, PotionWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Bad teaching: on S_f the model learns what a model answers that knows nothing."""
+"""Bad teaching (BadT): on S_f the model learns what a model answers that knows nothing."""
 
 from __future__ import annotations
 
@@ -12,44 +12,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import DataError
-from ...utils.batches import inputs_and_labels
 from ..training.train import Batch
-from .base import Unlearned
-from .finetuning import FromFresh, frozen_copy
+from .base import Loaders, Unlearned
+from .finetuning import FreshStart, frozen_copy
+from .paired_batches import labelled
+from .registry import register_unlearner
 
 
+@register_unlearner("badt")
 @dataclass(frozen=True, kw_only=True)
-class BadT(FromFresh):
+class BadT(FreshStart):
     """The model is trained on all of S_tr towards the outputs of two teachers: its own as it was on the retain set, and
     those of an untrained model in evaluation mode on S_f.
 
     loss = KL(teacher ‖ student) averaged over the batch and, as the public code does, over the classes too.
     """
 
-    name = "badt"
-
-    def unlearned(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None,
-        progress: bool,
-    ) -> Unlearned:
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         good, bad = frozen_copy(model), self.untrained(model).eval().requires_grad_(False)
 
         def loss(student: nn.Module, batch: Batch) -> Tensor:
             return badt_loss(student, good, bad, batch)
 
-        mixed = Mixed(forget_loader, retain_loader)
-        return self.trained(copy.deepcopy(model), mixed, validation_loader, progress, loss)
+        mixed = MixedBatches(loaders.forget, loaders.retain)
+        return self.finetune(copy.deepcopy(model), mixed, loaders.validation, progress, loss=loss)
 
 
-class Mixed:
+class MixedBatches:
     """All of S_tr, one pass over both loaders: the samples of S_f are strewn at random among the retain set's, and the
     stream is cut to the retain loader's batch size.
 
     Gives (input [B, ...], label [B], whether in S_f [B] bool). S_f is held in memory during a pass.
+
+    Args:
+        forget_loader: S_f.
+        retain_loader: the retain set.
     """
 
     def __init__(self, forget_loader: Iterable[Any], retain_loader: Iterable[Any]) -> None:
@@ -60,23 +57,23 @@ class Mixed:
         forget = [_flagged(batch, True) for batch in self.forget_loader]
         if not forget or not self.batches:
             raise DataError(f"the {'retain' if forget else 'forget'} loader gave no batch; both are needed")
-        found = _joined(forget)
-        places = torch.randint(self.batches, (len(found[0]),))  # [|S_f|], each sample's batch
-        left: tuple[Tensor, Tensor, Tensor] | None = None
+        found = _concatenated(forget)
+        batch_of = torch.randint(self.batches, (len(found[0]),))  # [|S_f|], the batch that each sample joins
+        rest: tuple[Tensor, Tensor, Tensor] | None = None
         size = 0
-        for place, batch in enumerate(self.retain_loader):
+        for number, batch in enumerate(self.retain_loader):
             retain = _flagged(batch, False)
             size = size or len(retain[0])
-            here = (places == place).nonzero().squeeze(1)
-            both = _joined([retain, _part(found, here)])
-            both = _part(both, torch.randperm(len(both[0])))
-            ready = _joined([left, both]) if left else both
+            joining = (batch_of == number).nonzero().squeeze(1)
+            both = _concatenated([retain, _rows(found, joining)])
+            both = _rows(both, torch.randperm(len(both[0])))
+            ready = _concatenated([rest, both]) if rest else both
             whole = len(ready[0]) // size * size
             for start in range(0, whole, size):
-                yield _part(ready, slice(start, start + size))
-            left = _part(ready, slice(whole, None))
-        if left and len(left[0]):
-            yield left
+                yield _rows(ready, slice(start, start + size))
+            rest = _rows(ready, slice(whole, None))
+        if rest and len(rest[0]):
+            yield rest
 
 
 def badt_loss(student: nn.Module, good: nn.Module, bad: nn.Module, batch: Batch) -> Tensor:
@@ -88,17 +85,15 @@ def badt_loss(student: nn.Module, good: nn.Module, bad: nn.Module, batch: Batch)
 
 
 def _flagged(batch: object, in_forget: bool) -> tuple[Tensor, Tensor, Tensor]:
-    inputs, labels = inputs_and_labels(batch)
-    if labels is None:
-        raise DataError("the loader gives no labels to train with")
+    inputs, labels = labelled(batch)
     return inputs, labels, torch.full((len(inputs),), in_forget)
 
 
-def _joined(batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+def _concatenated(batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     inputs, labels, flags = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return inputs, labels, flags
 
 
-def _part(batch: tuple[Tensor, Tensor, Tensor], which: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
-    inputs, labels, flags = (part[which] for part in batch)
+def _rows(batch: tuple[Tensor, Tensor, Tensor], rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, labels, flags = (part[rows] for part in batch)
     return inputs, labels, flags

@@ -1,39 +1,59 @@
-"""The interface of the unlearners: (model, forget loader, retain loader) → the unlearned model and what was done."""
+"""Interface of the unlearners: a model and its loaders in, the unlearned model and what was done out."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 
-from ...errors import PotionError
 from ...modes import mode_named
+from ..training.train import seeded
+from .settings import check_settings
 
-LEAST = {"iterations": 1, "epochs": 1, "copies": 1, "budget": 1, "k": 1}  # of numbers; all others are at least 0
-MOST = {"beta": 1}
-ABOVE_ZERO = ("lr", "rates", "temperature", "dampening", "sigma")
+
+@dataclass(frozen=True)
+class Loaders:
+    """The data that an unlearner may read: batches (input [B, ...], label [B], ...), moved to the model's device.
+
+    Attributes:
+        forget: S_f, the poisoned samples that were found, with the labels they were trained with.
+        retain: the training data without S_f.
+        evaluation: S_f, for the methods that measure its accuracy, where it should differ from `forget`: without
+            augmentation, say.
+        validation: data with true labels, for the methods that choose by accuracy.
+    """
+
+    forget: Iterable[Any]
+    retain: Iterable[Any]
+    evaluation: Iterable[Any] | None = None
+    validation: Iterable[Any] | None = None
+
+    @property
+    def forget_evaluation(self) -> Iterable[Any]:
+        """S_f, to measure its accuracy."""
+        return self.forget if self.evaluation is None else self.evaluation
 
 
 @dataclass
 class Unlearned:
     """What an unlearner gives back.
 
-    model           the unlearned model, in evaluation mode; a model of its own, the caller's is as it was
-    method          the unlearner's registered name
-    trace           what was done, in order: `Step`s of a search, `Setting`s of a grid, `Epoch`s of a training or
-                    `Trial`s of learning rates
-    kept            the entry of the trace whose model it is; None where the model was left alone
-    gradient_steps  batches whose gradients were taken: those of optimiser steps, a batch of the retain set and one of
-                    S_f each for itself, and those of a pass for importances. Where learning rates were tried, of the
-                    training that is kept; the trials tell the others'
-    seconds         wall-clock time by phase
-    report          what the method itself gave back: a `Result`, a `Grid` or a `TrainingReport`
-    warnings        what deserves a second look, as sentences
-    learning_rate   base rate of the training that is kept; None without training
+    Attributes:
+        model: the unlearned model, in evaluation mode; a model of its own, the caller's is as it was.
+        method: the unlearner's registered name.
+        trace: what was done, in order: `Step`s of a search, `Setting`s of a grid, `Epoch`s of a training or
+            `RateTrial`s.
+        kept: the entry of the trace whose model it is; None where the model was left alone.
+        gradient_steps: batches whose gradients were taken: those of optimiser steps, a batch of the retain set and one
+            of S_f each for itself, and those of a pass for importances. Where learning rates were tried, of the
+            training that is kept; the trials hold the others'.
+        seconds: wall-clock time by phase.
+        report: what the method itself gave back: a `Result`, a `Grid` or a `TrainingReport`.
+        warnings: what deserves a second look, as sentences.
+        learning_rate: base rate of the training that is kept; None without training.
     """
 
     model: nn.Module
@@ -51,57 +71,49 @@ class Unlearned:
 class Unlearner(ABC):
     """One method with its settings, which are fields; equal seeds and loaders give equal weights.
 
-    mode  "default", "reference" (the public code) or "paper" (as printed): fills in what is left None
-    seed  of all random numbers; the generators of torch, NumPy and Python go on afterwards from where they were. A
-          loader with a generator of its own goes on in it: make a new one to repeat a run
+    A field's annotation holds its bounds, as `PositiveFloat` or `Annotated[float, Field(ge=0, le=1)]` of pydantic do,
+    and they are checked when the unlearner is made.
 
-    Raises PotionError for a setting of the wrong type or out of range.
+    Attributes:
+        mode: "default", "reference" (the public code) or "paper" (as printed): fills in what is left None.
+        seed: of all random numbers; the generators of torch, NumPy and Python continue afterwards from where they were.
+            A loader with a generator of its own continues in it: make a new one to repeat a run.
+
+    Raises:
+        PotionError: a setting of the wrong type or out of range.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # the registered one
 
     mode: str = "default"
     seed: int = 0
 
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__  # until it is registered
+
     def __post_init__(self) -> None:
         mode_named(self.mode)
-        for each in fields(self):
-            value, default = getattr(self, each.name), each.default
-            if isinstance(default, bool) or not isinstance(default, (int, float)):
-                continue
-            self.check_number(each.name, value, int if isinstance(default, int) else float)
+        check_settings(self, self.name)
 
-    def check_number(self, name: str, value: Any, kind: type[int] | type[float]) -> None:
-        """Raise PotionError unless this is a value that the setting may have: a float may be given as an int."""
-        if isinstance(value, bool) or not isinstance(value, (int, kind)):
-            raise PotionError(f"{self.name}: {name} must be a {kind.__name__}, not {value!r}")
-        least, most = LEAST.get(name, 0), MOST.get(name, math.inf)
-        if not math.isfinite(value) or value < least or (value == 0 and name in ABOVE_ZERO):
-            above = "above" if name in ABOVE_ZERO else "at least"
-            raise PotionError(f"{self.name}: {name} must be finite and {above} {least}, not {value}")
-        if value > most:
-            raise PotionError(f"{self.name}: {name} must be at most {most}, not {value}")
-
-    @abstractmethod
-    def __call__(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        *,
-        evaluation_loader: Iterable[Any] | None = None,
-        validation_loader: Iterable[Any] | None = None,
-        progress: bool = False,
-    ) -> Unlearned:
+    def __call__(self, model: nn.Module, loaders: Loaders, *, progress: bool = False) -> Unlearned:
         """Unlearn S_f. The caller's model is not changed.
 
-        model              on its device, to which the batches are moved
-        forget_loader      S_f, the poisoned samples that were found, with the labels they were trained with: batches
-                           (input [B, ...], label [B], ...)
-        retain_loader      the training data without S_f
-        evaluation_loader  S_f, for the methods that look at its accuracy, where it should differ from forget_loader
-        validation_loader  data with true labels, for the methods that choose by accuracy
-        progress           show progress bars
+        Args:
+            model: the poisoned model, on its device.
+            loaders: the data; a method reads those that it needs.
+            progress: show progress bars.
 
-        Raises DataError (an empty loader), ModelError, PotionError (a loader that the settings ask for is missing).
+        Returns:
+            The unlearned model and what was done.
+
+        Raises:
+            DataError: an empty loader.
+            ModelError: a model that the method cannot train, or whose training diverged.
+            PotionError: a loader that the settings ask for is missing.
         """
+        with seeded(self.seed):
+            return self.unlearn(model, loaders, progress)
+
+    @abstractmethod
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
+        """The method itself, called with the generators seeded. It leaves the model as it was, and works on a copy."""

@@ -1,17 +1,16 @@
-"""Catastrophic forgetting: training goes on without what was found, in the hope that it fades."""
+"""Catastrophic forgetting (CF and CF-k): training goes on without what was found, in the hope that it fades."""
 
 from __future__ import annotations
 
-from .finetuning import OnlyTheEnd, Trained
+from .finetuning import Finetuning, LastLayersFinetuning
+from .registry import register_unlearner
 
 
-class CF(Trained):
+@register_unlearner("cf")
+class CF(Finetuning):
     """The whole model is trained further on the retain set (k = -1 in the public code)."""
 
-    name = "cf"
 
-
-class CFk(OnlyTheEnd):
+@register_unlearner("cf-k")
+class CFk(LastLayersFinetuning):
     """The last k layers are trained further on the retain set."""
-
-    name = "cf-k"

@@ -6,23 +6,27 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import PositiveInt
 from torch import nn
 
 from ..models.last_layers import last_layers
-from .epochs import Pawelczyk
+from .epochs import PawelczykFinetuning
+from .registry import register_unlearner
 
 
+@register_unlearner("cfk-pawelczyk")
 @dataclass(frozen=True, kw_only=True)
-class CFkPawelczyk(Pawelczyk):
+class CFkPawelczyk(PawelczykFinetuning):
     """The last k layers are trained further on the retain set; the others stay, batch norms in evaluation mode.
 
     Paper B does not say what a layer is: here the last k convolutions and linear layers with the batch norms behind the
     first of them, see `last_layers`. Its learning rates are 1e-3, 1e-4 and 1e-5.
+
+    Attributes:
+        k: number of layers.
     """
 
-    name = "cfk-pawelczyk"
+    k: PositiveInt = 3
 
-    k: int = 3
-
-    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+    def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
         return copy.deepcopy(model), last_layers(model, self.k)

@@ -1,4 +1,4 @@
-"""What the unlearners share whose length is given in epochs, and those of paper B's settings."""
+"""Base classes of the unlearners whose training is measured in epochs, and of those with paper B's settings."""
 
 from __future__ import annotations
 
@@ -6,42 +6,66 @@ from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import PositiveFloat, PositiveInt
+
 from ...errors import DataError
 from ..training.schedules import Schedule
-from .finetuning import Trained
+from .finetuning import Finetuning
 
 
 @dataclass(frozen=True, kw_only=True)
-class InEpochs(Trained):
-    """One whose length is given in epochs.
+class EpochFinetuning(Finetuning):
+    """A training whose length is given in epochs.
 
-    iterations  None: so many as the epochs have
-    epochs      passes over the loader that is trained on, where neither a budget nor iterations are given
+    Attributes:
+        iterations: optimiser steps; None: as many as the epochs have.
+        epochs: passes over the loader that is trained on, where neither a budget nor iterations are given.
     """
 
-    iterations: int | None = None
-    epochs: int = 10
+    iterations: PositiveInt | None = None
+    epochs: PositiveInt = 10
 
     def length(self, loader: Iterable[Any]) -> int:
         if self.budget is None and self.iterations is None:
-            return self.in_epochs(loader)
+            return self.iterations_of_epochs(loader)
         return super().length(loader)
 
-    def in_epochs(self, loader: Iterable[Any]) -> int:
-        """Iterations of the epochs."""
-        return self.epochs * batches_of(loader, self.name)
+    def iterations_of_epochs(self, loader: Iterable[Any]) -> int:
+        """Iterations of all epochs on this loader.
+
+        Args:
+            loader: what is trained on.
+
+        Returns:
+            Their number.
+
+        Raises:
+            DataError: the loader does not know its length, or is empty.
+        """
+        return self.epochs * count_batches(loader, self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pawelczyk(InEpochs):
-    """One with paper B's settings (appendix C.2.1): SGD at a constant rate, for a tenth of a training's 100 epochs."""
+class PawelczykFinetuning(EpochFinetuning):
+    """Paper B's settings (appendix C.2.1): SGD at a constant rate, for a tenth of a training's 100 epochs."""
 
-    lr: float = 1e-3
+    lr: PositiveFloat = 1e-3
     schedule: Schedule = "constant"
 
 
-def batches_of(loader: Iterable[Any], name: str) -> int:
-    """Batches of a pass. Raises DataError for a loader that does not know."""
+def count_batches(loader: Iterable[Any], name: str) -> int:
+    """Number of batches of a pass.
+
+    Args:
+        loader: a loader with a length.
+        name: the unlearner's, for errors.
+
+    Returns:
+        Its length.
+
+    Raises:
+        DataError: the loader does not know its length, or is empty.
+    """
     if not isinstance(loader, Sized):
         raise DataError(f"{name}: the loader does not know its length in batches; give iterations or a budget")
     if not len(loader):

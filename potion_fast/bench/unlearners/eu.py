@@ -1,40 +1,34 @@
-"""Exact unlearning: training again, from the beginning, without what was found."""
+"""Exact unlearning (EU): training again, from the beginning, without what was found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import PositiveInt
 from torch import nn
 
 from ..training.train import Loss, cross_entropy
-from .base import Unlearned
-from .finetuning import FromFresh
+from .base import Loaders, Unlearned
+from .finetuning import FreshStart
+from .registry import register_unlearner
 
 
+@register_unlearner("eu")
 @dataclass(frozen=True, kw_only=True)
-class EU(FromFresh):
+class EU(FreshStart):
     """An untrained model, trained on the retain set with the settings of the training: the public code's defaults.
 
-    loss  what the training minimised, see `train`
+    Attributes:
+        loss: what the training minimised, see `train`.
     """
 
-    name = "eu"
-
-    iterations: int = 4000
+    iterations: PositiveInt = 4000
     loss: Loss = cross_entropy
 
-    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+    def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
         return self.untrained(model), None
 
-    def unlearned(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None,
-        progress: bool,
-    ) -> Unlearned:
-        model, only = self.begun(model)
-        return self.trained(model, retain_loader, validation_loader, progress, loss=self.loss, only=only)
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
+        model, only = self.prepare(model)
+        return self.finetune(model, loaders.retain, loaders.validation, progress, loss=self.loss, only=only)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .finetuning import OnlyTheEnd, reinitialised
+from .finetuning import LastLayersFinetuning, reinitialised
+from .registry import register_unlearner
 
 
-class EUkGoel(OnlyTheEnd):
+@register_unlearner("euk-goel")
+class EUkGoel(LastLayersFinetuning):
     """The last k layers are re-initialised and trained on the retain set."""
 
-    name = "euk-goel"
-
-    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
-        return reinitialised(*super().begun(model))
+    def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+        return reinitialised(*super().prepare(model))

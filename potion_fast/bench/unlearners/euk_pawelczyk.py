@@ -8,12 +8,12 @@ from torch import nn
 
 from .cfk_pawelczyk import CFkPawelczyk
 from .finetuning import reinitialised
+from .registry import register_unlearner
 
 
+@register_unlearner("euk-pawelczyk")
 class EUkPawelczyk(CFkPawelczyk):
     """The last k layers, as of CFk, are re-initialised and trained on the retain set."""
 
-    name = "euk-pawelczyk"
-
-    def begun(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
-        return reinitialised(*super().begun(model))
+    def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
+        return reinitialised(*super().prepare(model))

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from ..training.train import Batch, cross_entropy
-from .base import Unlearned
-from .epochs import Pawelczyk
+from .base import Loaders, Unlearned
+from .epochs import PawelczykFinetuning
+from .registry import register_unlearner
 
 
+@register_unlearner("ga")
 @dataclass(frozen=True, kw_only=True)
-class GA(Pawelczyk):
+class GA(PawelczykFinetuning):
     """θ ← θ + η g, where g is the gradient of a batch of S_f; the retain set is not read, and epochs are those of S_f.
 
     The loss that is minimised is −CE, which has no lower bound: with many steps the model is lost, as in paper B. Its
     rates are 1e-5 and 5e-6.
     """
 
-    name = "ga"
+    lr: PositiveFloat = 1e-5
 
-    lr: float = 1e-5
-
-    def unlearned(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None,
-        progress: bool,
-    ) -> Unlearned:
-        return self.trained(copy.deepcopy(model), forget_loader, validation_loader, progress, ascent)
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
+        return self.finetune(copy.deepcopy(model), loaders.forget, loaders.validation, progress, loss=ascent)
 
 
 def ascent(model: nn.Module, batch: Batch) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .epochs import Pawelczyk
+from .epochs import PawelczykFinetuning
+from .registry import register_unlearner
 
 
-class GD(Pawelczyk):
+@register_unlearner("gd")
+class GD(PawelczykFinetuning):
     """θ ← θ − η g, where g is the gradient of a batch of the retain set, by SGD with momentum and weight decay.
 
     CF with paper B's settings: learning rate 1e-3, constant; 2, 4, 6, 8 or 10 epochs.
     """
-
-    name = "gd"

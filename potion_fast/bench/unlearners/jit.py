@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from ...errors import DataError
 from ..models import LanguageModel
 from ..training.schedules import Schedule
 from ..training.train import Batch
-from .base import Unlearned
-from .epochs import InEpochs
+from .base import Loaders, Unlearned
+from .epochs import EpochFinetuning
+from .registry import register_unlearner
 
 
+@register_unlearner("jit")
 @dataclass(frozen=True, kw_only=True)
-class JiT(InEpochs):
+class JiT(EpochFinetuning):
     """Minimises the slope ‖f(x) − f(x + ε)‖₂ / ‖ε‖₂ on S_f, summed over a batch and averaged over noisy copies, whose
     outputs count as constants (*Zero-shot machine unlearning at scale via Lipschitz regularization*). The retain set is
     not read, and epochs are those of S_f.
@@ -33,32 +34,24 @@ class JiT(InEpochs):
 
     Defaults are those of the authors' VGG-16; for their ViT they take lr 1.5 and σ .8.
 
-    copies  noisy copies of a batch
-    sigma   σ, in units of the loader's inputs
+    Attributes:
+        copies: noisy copies of a batch.
+        sigma: σ, in units of the loader's inputs.
     """
 
-    name = "jit"
-
-    lr: float = 3e-4
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    lr: PositiveFloat = 3e-4
+    momentum: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     schedule: Schedule = "constant"
-    epochs: int = 1
-    copies: int = 25
-    sigma: float = 0.5
+    epochs: PositiveInt = 1
+    copies: PositiveInt = 25
+    sigma: PositiveFloat = 0.5
 
-    def unlearned(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None,
-        progress: bool,
-    ) -> Unlearned:
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             return slope(model.eval(), batch[0], self.copies, self.sigma)
 
-        return self.trained(copy.deepcopy(model), forget_loader, validation_loader, progress, loss)
+        return self.finetune(copy.deepcopy(model), loaders.forget, loaders.validation, progress, loss=loss)
 
 
 def slope(
@@ -69,7 +62,17 @@ def slope(
 ) -> Tensor:  # []
     """Sum over samples of the mean of ‖f(x) − f(x')‖₂ / ‖x − x'‖₂ over noisy copies x', cut to the batch's range.
 
-    Raises DataError for inputs that are not floating-point.
+    Args:
+        model: the model f.
+        inputs: floating-point x, [B, ...].
+        copies: noisy copies of the batch.
+        sigma: standard deviation of the noise.
+
+    Returns:
+        The loss, a scalar; outputs of the copies are constants.
+
+    Raises:
+        DataError: inputs that are not floating-point.
     """
     if not inputs.is_floating_point():
         raise DataError(

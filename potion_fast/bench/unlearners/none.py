@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from .base import Unlearned, Unlearner
+from .base import Loaders, Unlearned, Unlearner
+from .registry import register_unlearner
 
 
+@register_unlearner("none")
 @dataclass(frozen=True, kw_only=True)
 class NoUnlearning(Unlearner):
     """The base model: the row "None" of paper A's tables.
@@ -20,16 +20,5 @@ class NoUnlearning(Unlearner):
     k = -1. What can be set here is what all unlearners share, and changes nothing.
     """
 
-    name = "none"
-
-    def __call__(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        *,
-        evaluation_loader: Iterable[Any] | None = None,
-        validation_loader: Iterable[Any] | None = None,
-        progress: bool = False,
-    ) -> Unlearned:
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         return Unlearned(copy.deepcopy(model).eval(), self.name)

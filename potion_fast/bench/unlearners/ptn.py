@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from ...importances import Importance
 from ...search import check_options, ptn_search
-from .base import Unlearned
+from .base import Loaders, Unlearned
 from .dampening import Dampening
+from .registry import register_unlearner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +29,13 @@ class PTN(Dampening):
         check_options(self.rho, self.b_start, self.s_step, self.max_steps, self.strategy)
 
     def edit(
-        self,
-        model: nn.Module,
-        forget: Importance,
-        retain: Importance,
-        forget_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None = None,
-        progress: bool = False,
+        self, model: nn.Module, forget: Importance, retain: Importance, loaders: Loaders, progress: bool = False
     ) -> Unlearned:
         result = ptn_search(
             model,
             forget,
             retain,
-            forget_loader,
+            loaders.forget_evaluation,
             strategy=self.strategy,
             rho=self.rho,
             mode=self.mode,
@@ -64,19 +57,22 @@ class PTN(Dampening):
         )
 
 
+@register_unlearner("ptn-xlf")
 class PTNXLF(PTN):
     """Importances mean |∇ ‖f(x)‖₂|: the paper's own."""
 
-    name, objective = "ptn-xlf", "xlf"
+    objective = "xlf"
 
 
+@register_unlearner("ptn-lf")
 class PTNLF(PTN):
     """Importances mean |∇ ‖f(x)‖₂²|."""
 
-    name, objective = "ptn-lf", "lf"
+    objective = "lf"
 
 
+@register_unlearner("ptn-ssd")
 class PTNSSD(PTN):
     """Importances mean (∇ CE)²."""
 
-    name, objective = "ptn-ssd", "ssd"
+    objective = "ssd"

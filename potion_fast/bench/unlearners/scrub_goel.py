@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..training.train import Batch
-from .base import Unlearned
-from .divergence import divergence
-from .finetuning import Trained, frozen_copy
+from .base import Loaders, Unlearned
+from .finetuning import Finetuning, frozen_copy
+from .registry import register_unlearner
+from .scrub import AlternatingPasses, divergence
 
 
+@register_unlearner("scrub-goel")
 @dataclass(frozen=True, kw_only=True)
-class ScrubGoel(Trained):
+class ScrubGoel(Finetuning):
     """Epochs that minimise CE + α · KL_T on the retain set, and before those that begin within the first `msteps`
     iterations one over S_f that maximises the same sum, its cross-entropy included (the authors of SCRUB negate KL_T
     alone). As an epoch of the retain set counts too, 100 iterations are two epochs over S_f at CIFAR's batches of 512.
@@ -26,51 +27,26 @@ class ScrubGoel(Trained):
 
     The negated sum has no lower bound: with many steps over S_f or a high rate the training diverges, a ModelError.
 
-    msteps       iterations within which an epoch over S_f may begin
-    temperature  T
-    alpha        α; the public code's experiments take .001, .01, .05, .1, .5, 1, 5 and 10
+    Attributes:
+        msteps: iterations within which an epoch over S_f may begin.
+        temperature: T.
+        alpha: α; the public code's experiments take .001, .01, .05, .1, .5, 1, 5 and 10.
     """
 
-    name = "scrub-goel"
+    lr: PositiveFloat = 0.0025
+    msteps: NonNegativeInt = 100
+    temperature: PositiveFloat = 4.0
+    alpha: NonNegativeFloat = 0.001
 
-    lr: float = 0.0025
-    msteps: int = 100
-    temperature: float = 4.0
-    alpha: float = 0.001
-
-    def unlearned(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None,
-        progress: bool,
-    ) -> Unlearned:
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         teacher = frozen_copy(model)
-        phases = Phases(forget_loader, retain_loader, self.msteps)
+        passes = AlternatingPasses(loaders.forget, loaders.retain, within=self.msteps)
 
         def loss(student: nn.Module, batch: Batch) -> Tensor:
             value = scrub_loss(student, teacher, batch, self.alpha, self.temperature)
-            return -value if phases.maximising else value
+            return -value if passes.maximising else value
 
-        return self.trained(copy.deepcopy(model), phases, validation_loader, progress, loss)
-
-
-class Phases:
-    """A loader whose passes alternate: over S_f if fewer than `msteps` batches were given so far, over the retain set.
-
-    maximising  whether this pass is over S_f
-    """
-
-    def __init__(self, forget_loader: Iterable[Any], retain_loader: Iterable[Any], msteps: int) -> None:
-        self.forget_loader, self.retain_loader, self.msteps = forget_loader, retain_loader, msteps
-        self.given, self.maximising = 0, False
-
-    def __iter__(self) -> Iterator[Any]:
-        self.maximising = not self.maximising and self.given < self.msteps
-        for batch in self.forget_loader if self.maximising else self.retain_loader:
-            self.given += 1
-            yield batch
+        return self.finetune(copy.deepcopy(model), passes, loaders.validation, progress, loss=loss)
 
 
 def scrub_loss(student: nn.Module, teacher: nn.Module, batch: Batch, alpha: float, temperature: float) -> Tensor:

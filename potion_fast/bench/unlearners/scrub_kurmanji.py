@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import DataError
 from ..training.schedules import Schedule
 from ..training.train import Batch
-from .base import Unlearned
-from .divergence import divergence
-from .epochs import InEpochs
+from .base import Loaders, Unlearned
+from .epochs import EpochFinetuning
 from .finetuning import frozen_copy
+from .registry import register_unlearner
+from .scrub import AlternatingPasses, divergence
 
 
+@register_unlearner("scrub-kurmanji")
 @dataclass(frozen=True, kw_only=True)
-class ScrubKurmanji(InEpochs):
+class ScrubKurmanji(EpochFinetuning):
     """Each of the first `msteps` epochs begins with a pass over S_f that minimises −KL_T alone; every epoch ends with
     one over the retain set that minimises γ · CE + α · KL_T.
 
@@ -29,32 +31,24 @@ class ScrubKurmanji(InEpochs):
     Defaults are those of the authors' large experiments, which take batches of 32 from S_f and of 128 from the retain
     set; their learning rate falls after epochs 3, 5 and 9 only, and so never within their 3 epochs.
 
-    msteps       epochs that have a pass over S_f
-    temperature  T
-    gamma        γ
-    alpha        α
+    Attributes:
+        msteps: epochs that have a pass over S_f.
+        temperature: T.
+        gamma: γ.
+        alpha: α.
     """
 
-    name = "scrub-kurmanji"
-
-    lr: float = 5e-4
+    lr: PositiveFloat = 5e-4
     schedule: Schedule = "constant"
-    epochs: int = 3
-    msteps: int = 2
-    temperature: float = 4.0
-    gamma: float = 0.99
-    alpha: float = 0.001
+    epochs: PositiveInt = 3
+    msteps: NonNegativeInt = 2
+    temperature: PositiveFloat = 4.0
+    gamma: NonNegativeFloat = 0.99
+    alpha: NonNegativeFloat = 0.001
 
-    def unlearned(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None,
-        progress: bool,
-    ) -> Unlearned:
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         teacher = frozen_copy(model)
-        passes = Passes(forget_loader, retain_loader, self.msteps)
+        passes = AlternatingPasses(loaders.forget, loaders.retain, forget_passes=self.msteps)
 
         def loss(student: nn.Module, batch: Batch) -> Tensor:
             logits = student(batch[0])  # [B, C]
@@ -63,30 +57,8 @@ class ScrubKurmanji(InEpochs):
                 return -away
             return self.gamma * F.cross_entropy(logits, batch[1]) + self.alpha * away
 
-        return self.trained(copy.deepcopy(model), passes, validation_loader, progress, loss)
+        return self.finetune(copy.deepcopy(model), passes, loaders.validation, progress, loss=loss)
 
-    def in_epochs(self, loader: Iterable[Any]) -> int:
-        assert isinstance(loader, Passes)
-        return loader.batches(self.epochs)
-
-
-class Passes:
-    """A loader whose passes are over S_f and over the retain set in turn, `msteps` times, then over the retain set.
-
-    maximising  whether this pass is over S_f
-    """
-
-    def __init__(self, forget_loader: Iterable[Any], retain_loader: Iterable[Any], msteps: int) -> None:
-        self.forget_loader, self.retain_loader, self.left = forget_loader, retain_loader, msteps
-        self.maximising = False
-
-    def __iter__(self) -> Iterator[Any]:
-        self.maximising = not self.maximising and self.left > 0
-        self.left -= self.maximising
-        return iter(self.forget_loader if self.maximising else self.retain_loader)
-
-    def batches(self, epochs: int) -> int:
-        """Of so many epochs, each with its pass over S_f where it has one."""
-        if not isinstance(self.forget_loader, Sized) or not isinstance(self.retain_loader, Sized):
-            raise DataError("a loader does not know its length in batches; give iterations or a budget")
-        return min(epochs, self.left) * len(self.forget_loader) + epochs * len(self.retain_loader)
+    def iterations_of_epochs(self, loader: Iterable[Any]) -> int:
+        assert isinstance(loader, AlternatingPasses)
+        return loader.iterations(self.epochs)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..training.train import Batch
-from .base import Unlearned
-from .divergence import divergence
-from .epochs import Pawelczyk
+from .base import Loaders, Unlearned
+from .epochs import PawelczykFinetuning
 from .finetuning import frozen_copy
-from .pairs import Pairs
+from .paired_batches import PairedBatches
+from .registry import register_unlearner
+from .scrub import divergence
 
 
+@register_unlearner("scrub-pawelczyk")
 @dataclass(frozen=True, kw_only=True)
-class ScrubPawelczyk(Pawelczyk):
+class ScrubPawelczyk(PawelczykFinetuning):
     """Minimises γ · CE(retain) + w · KL(retain) − w · KL(S_f), KL = KL(teacher ‖ student), each a mean over its batch
     and without a temperature; the teacher is the model before. An iteration costs two gradient steps.
 
@@ -27,23 +29,17 @@ class ScrubPawelczyk(Pawelczyk):
     and its weight of KL, .001 in its large experiments, is paper B's β = 1 − α: so γ and w are taken. The learning rate
     is not given: here GD's.
 
-    gamma      γ
-    kl_weight  w
+    Attributes:
+        gamma: γ.
+        kl_weight: w.
     """
 
-    name, cost = "scrub-pawelczyk", 2
+    cost: ClassVar[int] = 2
 
-    gamma: float = 0.99
-    kl_weight: float = 0.001
+    gamma: NonNegativeFloat = 0.99
+    kl_weight: NonNegativeFloat = 0.001
 
-    def unlearned(
-        self,
-        model: nn.Module,
-        forget_loader: Iterable[Any],
-        retain_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None,
-        progress: bool,
-    ) -> Unlearned:
+    def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         teacher = frozen_copy(model)
 
         def loss(student: nn.Module, batch: Batch) -> Tensor:
@@ -52,5 +48,5 @@ class ScrubPawelczyk(Pawelczyk):
             towards, away = divergence(logits, teacher, retain), divergence(student(forget), teacher, forget)
             return self.gamma * F.cross_entropy(logits, labels) + self.kl_weight * (towards - away)
 
-        pairs = Pairs(forget_loader, retain_loader)
-        return self.trained(copy.deepcopy(model), pairs, validation_loader, progress, loss)
+        pairs = PairedBatches(loaders.forget, loaders.retain)
+        return self.finetune(copy.deepcopy(model), pairs, loaders.validation, progress, loss=loss)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -12,44 +11,41 @@ from ...errors import PotionError
 from ...importances import Importance
 from ...search import ssd_grid
 from ...search.ssd import ALPHAS, DAMPENINGS
-from .base import Unlearned
+from .base import Loaders, Unlearned
 from .dampening import Dampening
+from .registry import register_unlearner
 
 
+@register_unlearner("ssd-goel")
 @dataclass(frozen=True, kw_only=True)
 class SSDGoel(Dampening):
     """The best of 50 settings, all from one pair of importances; see `ssd_grid`. It needs a validation loader.
 
-    alphas      α
-    dampenings  λ / α
+    Attributes:
+        alphas: α.
+        dampenings: λ / α.
     """
 
-    name, objective = "ssd-goel", "ssd"
+    objective = "ssd"
 
     alphas: Sequence[float] = ALPHAS
     dampenings: Sequence[float] = DAMPENINGS
 
-    def check(self, validation_loader: Iterable[Any] | None) -> None:
-        if validation_loader is None:
-            raise PotionError(f"{self.name} chooses by accuracy on validation data: pass a validation_loader")
+    def check(self, loaders: Loaders) -> None:
+        if loaders.validation is None:
+            raise PotionError(f"{self.name} chooses by accuracy on validation data: pass a validation loader")
 
     def edit(
-        self,
-        model: nn.Module,
-        forget: Importance,
-        retain: Importance,
-        forget_loader: Iterable[Any],
-        validation_loader: Iterable[Any] | None = None,
-        progress: bool = False,
+        self, model: nn.Module, forget: Importance, retain: Importance, loaders: Loaders, progress: bool = False
     ) -> Unlearned:
-        self.check(validation_loader)
-        assert validation_loader is not None
+        self.check(loaders)
+        assert loaders.validation is not None
         grid = ssd_grid(
             model,
             forget,
             retain,
-            forget_loader,
-            validation_loader,
+            loaders.forget_evaluation,
+            loaders.validation,
             alphas=self.alphas,
             dampenings=self.dampenings,
             progress=progress,

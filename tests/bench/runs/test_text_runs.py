@@ -34,7 +34,7 @@ from potion_fast.bench.runs import (
 from potion_fast.bench.runs.architecture import fresh_model, loss_of
 from potion_fast.bench.sweep import run_sweep
 from potion_fast.bench.training.train import train
-from potion_fast.bench.unlearners import make_unlearner
+from potion_fast.bench.unlearners import Loaders, make_unlearner
 from potion_fast.cli.main import main
 from potion_fast.errors import DataError
 
@@ -157,7 +157,9 @@ def test_the_loss_over_a_text_is_the_models_own_and_eu_repeats_it():
     assert not torch.equal(loss(model, batch), torch.nn.functional.cross_entropy(model(batch[0]), batch[1]))
 
     settings: dict[str, Any] = {"iterations": 3, "optimizer": "adamw", "lr": 1e-3, "fresh": lambda: model}
-    unlearned = make_unlearner("eu", loss=loss, **settings)(model, scenario.train_loader(), scenario.train_loader())
+    unlearned = make_unlearner("eu", loss=loss, **settings)(
+        model, Loaders(scenario.train_loader(), scenario.train_loader())
+    )
     train(model, scenario.train_loader(), iterations=3, optimizer="adamw", lr=1e-3, loss=loss)
     for mine, its in zip(model.parameters(), unlearned.model.parameters(), strict=True):
         assert torch.equal(mine, its)

@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.toys import Blobs, assert_same_weights, batches, weights
 from potion_fast.bench.data import load_dataset, make_loader
-from potion_fast.bench.unlearners import UNLEARNERS, make_unlearner
-from potion_fast.bench.unlearners.finetuning import Trained
+from potion_fast.bench.unlearners import UNLEARNERS, Loaders, make_unlearner
+from potion_fast.bench.unlearners.finetuning import Finetuning
 from potion_fast.errors import DataError, ModelError, PotionError
 from potion_fast.utils.predict import accuracy as accuracy_of
 from potion_fast.utils.predict import predict
 
-TRAINED = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Trained)]
+TRAINED = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Finetuning)]
 PAIRED = ("scrub-pawelczyk", "neggrad-plus")
 END: dict[str, Any] = {"euk-goel": ("2",), "cf-k": ("2",), "euk-pawelczyk": 1, "cfk-pawelczyk": 1}
 
@@ -48,7 +48,7 @@ def test_a_budget_is_never_exceeded_and_used_to_the_last_step_that_it_pays_for(b
             unlearner(name, budget=budget)
         return
     model, found = counted(blobs.model)
-    done = unlearner(name, budget=budget, lr=1e-6)(model, blobs.forget(10, 4), blobs.retain())
+    done = unlearner(name, budget=budget, lr=1e-6)(model, Loaders(blobs.forget(10, 4), blobs.retain()))
     expected = budget // 2 * 2 if name in PAIRED else budget
     assert len(found) == done.gradient_steps == expected
     if name in PAIRED:
@@ -58,8 +58,8 @@ def test_a_budget_is_never_exceeded_and_used_to_the_last_step_that_it_pays_for(b
 @pytest.mark.parametrize("name", ["cf", "eu", "gd"])
 def test_a_budget_takes_the_place_of_iterations_and_epochs(blobs: Blobs, name: str):
     epochs = {"epochs": 4} if name == "gd" else {}
-    done = unlearner(name, budget=5, iterations=3, **epochs)(blobs.model, blobs.forget(), blobs.retain())
-    want = unlearner(name, iterations=5)(blobs.model, blobs.forget(), blobs.retain())
+    done = unlearner(name, budget=5, iterations=3, **epochs)(blobs.model, Loaders(blobs.forget(), blobs.retain()))
+    want = unlearner(name, iterations=5)(blobs.model, Loaders(blobs.forget(), blobs.retain()))
     assert_same_weights(done.model, weights(want.model))
     assert done.gradient_steps == want.gradient_steps == 5
 
@@ -75,8 +75,10 @@ def test_a_budget_takes_the_place_of_iterations_and_epochs(blobs: Blobs, name: s
 )  # fmt: skip
 def test_without_a_budget_so_many_epochs_are_trained(blobs: Blobs, name: str, epochs: int, steps: int):
     loaders = blobs.forget(10, 4), blobs.retain()
-    assert unlearner(name, epochs=epochs, lr=1e-6)(blobs.model, *loaders).gradient_steps == steps
-    assert unlearner(name, epochs=epochs, iterations=4, lr=1e-6)(blobs.model, *loaders).trace[-1].iterations == 4
+    assert unlearner(name, epochs=epochs, lr=1e-6)(blobs.model, Loaders(*loaders)).gradient_steps == steps
+    assert (
+        unlearner(name, epochs=epochs, iterations=4, lr=1e-6)(blobs.model, Loaders(*loaders)).trace[-1].iterations == 4
+    )
 
 
 @pytest.mark.parametrize("name", ["gd", "ga", "jit", "neggrad-plus", "scrub-kurmanji"])
@@ -90,8 +92,8 @@ def test_epochs_need_loaders_that_know_their_length_and_a_budget_does_not(blobs:
 
     loaders = Stream(blobs.forget()), Stream(blobs.retain())
     with pytest.raises(DataError, match="know its length in batches; give iterations or a budget"):
-        unlearner(name)(blobs.model, *loaders)
-    assert unlearner(name, budget=4, lr=1e-6)(blobs.model, *loaders).gradient_steps == 4
+        unlearner(name)(blobs.model, Loaders(*loaders))
+    assert unlearner(name, budget=4, lr=1e-6)(blobs.model, Loaders(*loaders)).gradient_steps == 4
 
 
 class Rated(nn.Module):
@@ -121,7 +123,7 @@ def test_the_rate_with_the_best_validation_accuracy_is_kept():
     rates = (1.0, 2.0, 0.5)
     plain = {"momentum": 0.0, "weight_decay": 0.0, "budget": 1}
     model = Rated()
-    done = make_unlearner("gd", rates=rates, **plain)(model, [], ONE, validation_loader=LADDER)
+    done = make_unlearner("gd", rates=rates, **plain)(model, Loaders([], ONE, validation=LADDER))
     assert [trial.lr for trial in done.trace] == list(rates)
     assert [trial.accuracy for trial in done.trace] == pytest.approx([1 / 3, 2 / 3, 1 / 3])
     assert done.kept is done.trace[1] and done.learning_rate == 2.0 == done.report.epochs[-1].lr
@@ -132,7 +134,7 @@ def test_the_rate_with_the_best_validation_accuracy_is_kept():
 
 
 def test_of_equals_the_first_rate_is_kept():
-    done = make_unlearner("gd", rates=[0.25, 0.5], budget=1)(Rated(), [], ONE, validation_loader=LADDER)
+    done = make_unlearner("gd", rates=[0.25, 0.5], budget=1)(Rated(), Loaders([], ONE, validation=LADDER))
     assert [trial.accuracy for trial in done.trace] == pytest.approx([1 / 3, 1 / 3]) and done.learning_rate == 0.25
 
 
@@ -140,10 +142,10 @@ def test_of_equals_the_first_rate_is_kept():
 def test_each_rate_is_what_it_would_be_alone(blobs: Blobs, name: str):
     loaders = blobs.forget(10, 4), blobs.retain()
     done = unlearner(name, rates=[1e-3, 0.02], budget=8, seed=2)(
-        blobs.model, *loaders, validation_loader=validation(blobs)
+        blobs.model, Loaders(*loaders, validation=validation(blobs))
     )
     for trial in done.trace:
-        alone = unlearner(name, lr=trial.lr, budget=8, seed=2)(blobs.model, *loaders)
+        alone = unlearner(name, lr=trial.lr, budget=8, seed=2)(blobs.model, Loaders(*loaders))
         assert trial.accuracy == accuracy_of(*predict(alone.model, validation(blobs))) and not trial.diverged
         assert trial.gradient_steps == alone.gradient_steps
         if trial is done.kept:
@@ -158,12 +160,14 @@ def test_every_rate_gets_the_same_batches_of_a_loader_that_shuffles(blobs: Blobs
 
     model = nn.Sequential(nn.Linear(12, 2))
     nn.init.zeros_(model[0].weight)
-    done = make_unlearner("gd", rates=[1e-6, 0.05], epochs=2)(model, [], loader(), validation_loader=validation(blobs))
+    done = make_unlearner("gd", rates=[1e-6, 0.05], epochs=2)(
+        model, Loaders([], loader(), validation=validation(blobs))
+    )
     assert done.kept is done.trace[1]
-    alone = make_unlearner("gd", lr=0.05, epochs=2)(model, [], loader())
+    alone = make_unlearner("gd", lr=0.05, epochs=2)(model, Loaders([], loader()))
     assert_same_weights(done.model, weights(alone.model))
     shared = loader()
-    shuffled = [make_unlearner("gd", lr=0.05, epochs=2)(model, [], shared).model[0].weight for _ in range(2)]
+    shuffled = [make_unlearner("gd", lr=0.05, epochs=2)(model, Loaders([], shared)).model[0].weight for _ in range(2)]
     assert not torch.equal(*shuffled)  # without the search the loader goes on
 
 
@@ -175,9 +179,9 @@ def test_the_loaders_of_the_experiments_are_rewound_too():
     def loader() -> Any:
         return make_loader(splits.dataset("train", augment=True), range(100), batch_size=20, shuffle=True, seed=1)
 
-    done = make_unlearner("gd", rates=[0.01, 0.02], budget=7)(model, [], loader(), validation_loader=held_out)
+    done = make_unlearner("gd", rates=[0.01, 0.02], budget=7)(model, Loaders([], loader(), validation=held_out))
     for trial in done.trace:
-        alone = make_unlearner("gd", lr=trial.lr, budget=7)(model, [], loader())
+        alone = make_unlearner("gd", lr=trial.lr, budget=7)(model, Loaders([], loader()))
         assert trial.accuracy == accuracy_of(*predict(alone.model, held_out))
 
 
@@ -185,29 +189,29 @@ def test_the_loaders_of_the_experiments_are_rewound_too():
 def test_a_rate_that_diverges_counts_as_nothing_right_and_does_not_end_the_search(blobs: Blobs, steps: int):
     huge = 3e38
     search = make_unlearner("cf", rates=[huge, 1e-3, huge], budget=steps, weight_decay=100.0)
-    done = search(blobs.model, [], blobs.retain(), validation_loader=validation(blobs))
+    done = search(blobs.model, Loaders([], blobs.retain(), validation=validation(blobs)))
     assert [trial.diverged for trial in done.trace] == [True, False, True]
     assert [trial.accuracy for trial in done.trace][::2] == [0.0, 0.0] and done.learning_rate == 1e-3
     assert all(trial.gradient_steps == steps for trial in done.trace)
     with pytest.raises(ModelError, match=r"cf: the training diverged at every one of the rates \[3e\+38\]"):
         make_unlearner("cf", rates=[huge], budget=steps, weight_decay=100.0)(
-            blobs.model, [], blobs.retain(), validation_loader=validation(blobs)
+            blobs.model, Loaders([], blobs.retain(), validation=validation(blobs))
         )
 
 
 def test_a_rate_with_nothing_right_is_still_better_than_one_that_diverged():
     wrong = [(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))]
     done = make_unlearner("gd", rates=[3e38, 20.0], budget=2, weight_decay=100.0, momentum=0.0)
-    kept = done(Rated(), [], ONE, validation_loader=wrong)
+    kept = done(Rated(), Loaders([], ONE, validation=wrong))
     assert [trial.diverged for trial in kept.trace] == [True, False] and kept.learning_rate == 20.0
 
 
 def test_rates_need_a_validation_loader_and_other_errors_end_the_search(blobs: Blobs):
-    with pytest.raises(PotionError, match="gd: to choose among learning rates it needs a validation_loader"):
-        make_unlearner("gd", rates=[1e-3])(blobs.model, None, None)
+    with pytest.raises(PotionError, match="gd: to choose among learning rates it needs a validation loader"):
+        make_unlearner("gd", rates=[1e-3])(blobs.model, Loaders(None, None))
     with pytest.raises(DataError, match="gave no"):
-        make_unlearner("gd", rates=[1e-3], budget=1)(blobs.model, [], [], validation_loader=validation(blobs))
+        make_unlearner("gd", rates=[1e-3], budget=1)(blobs.model, Loaders([], [], validation=validation(blobs)))
     with pytest.raises(ModelError, match="k=3"):
         make_unlearner("cfk-pawelczyk", rates=[1e-3])(
-            blobs.model, [], blobs.retain(), validation_loader=validation(blobs)
+            blobs.model, Loaders([], blobs.retain(), validation=validation(blobs))
         )

@@ -10,7 +10,7 @@ import torch
 
 from helpers.texts import language_model, texts, with_noise
 from helpers.toys import Batches, assert_same_weights, batches, weights
-from potion_fast.bench.unlearners import UNLEARNERS, Unlearned, make_unlearner
+from potion_fast.bench.unlearners import UNLEARNERS, Loaders, Unlearned, make_unlearner
 from potion_fast.bench.unlearners.jit import slope
 from potion_fast.errors import DataError
 
@@ -53,7 +53,7 @@ def models() -> dict[str, Any]:
 
 def run(name: str, model: Any, noise: bool) -> Unlearned:
     forget, retain, validation = data(noise)
-    return make_unlearner(name, **SMALL[name])(model, forget, retain, validation_loader=validation)
+    return make_unlearner(name, **SMALL[name])(model, Loaders(forget, retain, validation=validation))
 
 
 @pytest.mark.filterwarnings("ignore::potion_fast.errors.PotionWarning")  # so small a model may collapse

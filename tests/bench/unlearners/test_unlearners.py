@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,74 @@ from helpers.unlearned import (
     FORGET_ONLY,
     GOEL,
     PAIRED,
+    PAWELCZYK,
     TRAINED,
     normed,
     run,
     settings,
     validation,
 )
-from potion_fast.bench.unlearners import UNLEARNERS, make_unlearner
+from potion_fast.bench.unlearners import UNLEARNERS, Loaders, make_unlearner, register_unlearner
 from potion_fast.errors import DataError, ModelError, PotionError, SearchError
 
 
 def test_the_names_are_those_that_presets_use():
-    assert list(UNLEARNERS) == [*DAMPENING, *TRAINED, "none"]
+    assert {*DAMPENING, *GOEL, *PAWELCZYK, "jit", "retrain", "none"} <= set(UNLEARNERS)
     assert all(unlearner.name == name for name, unlearner in UNLEARNERS.items())
+
+
+def test_a_name_is_registered_once_and_for_an_unlearner_only():
+    with pytest.raises(PotionError, match="'cf' is taken by potion_fast.bench.unlearners.cf.CF"):
+
+        @register_unlearner("cf")
+        class Other(UNLEARNERS["gd"]):
+            pass
+
+    with pytest.raises(PotionError, match="'mine' is no unlearner: derive its class"):
+        register_unlearner("mine")(dict)
+    with pytest.raises(PotionError, match="registered under a name, not ''"):
+        register_unlearner("")
+    assert "mine" not in UNLEARNERS and UNLEARNERS["cf"].__name__ == "CF"
+
+
+MINE = """
+from potion_fast.bench import register_unlearner
+from potion_fast.bench.unlearners.gd import GD
+
+class Mine(GD):
+    pass
+
+@register_unlearner("{name}")
+class Named(GD):
+    pass
+
+def function(model, loaders):
+    pass
+"""
+
+
+def test_an_unlearner_of_the_users_own_by_its_module(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: None
+):
+    (tmp_path / "my_unlearners.py").write_text(MINE.format(name="mine"))
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = make_unlearner("my_unlearners:Mine", iterations=2)
+    done = mine(blobs.model, Loaders(blobs.forget(), blobs.retain()))
+    assert done.method == "my_unlearners:Mine" and done.trace[-1].iterations == 2
+    assert type(make_unlearner("my_unlearners:Mine")) is type(mine)
+    assert make_unlearner("my_unlearners:Named").name == make_unlearner("mine").name == "mine"
+    with pytest.raises(PotionError, match="no unlearner: derive its class"):
+        make_unlearner("my_unlearners:function")
+    with pytest.raises(PotionError, match="no module 'no_such_module'"):
+        make_unlearner("no_such_module:Mine")
+    with pytest.raises(PotionError, match="'my_unlearners:Mine' has no setting rhoo"):
+        make_unlearner("my_unlearners:Mine", rhoo=1)
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr("potion_fast.bench.unlearners.registry.UNLEARNERS", dict(UNLEARNERS))
 
 
 def test_the_defaults_are_the_public_codes():
@@ -119,51 +175,51 @@ def test_none_is_the_base_model(blobs: Blobs):
 @pytest.mark.parametrize(
     ("name", "settings", "error", "message"),
     [
-        ("scrub", {}, PotionError, "unknown unlearner 'scrub'; known: ptn-xlf, .*scrub-goel"),
+        ("scrub", {}, PotionError, "unknown unlearner 'scrub'; known: assd, .*scrub-goel.* and module:Class"),
         ("cf", {"k": 2}, PotionError, "no setting k; it has mode, seed, iterations"),
-        ("cf", {"iterations": 0}, PotionError, "iterations must be finite and at least 1"),
-        ("cf", {"iterations": 1.5}, PotionError, "iterations must be a int"),
-        ("cf", {"lr": 0}, PotionError, "lr must be finite and above 0"),
-        ("cf", {"lr": "1e-3"}, PotionError, "lr must be a float"),
-        ("cf", {"lr": math.nan}, PotionError, "lr"),
-        ("cf", {"optimizer": "lion"}, PotionError, "sgd, adamw"),
-        ("cf", {"keep": "first"}, PotionError, "last or best"),
+        ("cf", {"iterations": 0}, PotionError, "cf: iterations must be greater than 0, not 0"),
+        ("cf", {"iterations": 1.5}, PotionError, "cf: iterations must be a valid integer, not 1.5"),
+        ("cf", {"lr": 0}, PotionError, "lr must be greater than 0"),
+        ("cf", {"lr": "1e-3"}, PotionError, "lr must be a valid number, not '1e-3'"),
+        ("cf", {"lr": math.nan}, PotionError, "lr must be a finite number"),
+        ("cf", {"optimizer": "lion"}, PotionError, "optimizer must be 'sgd' or 'adamw', not 'lion'"),
+        ("cf", {"keep": "first"}, PotionError, "keep must be 'last' or 'best'"),
         ("eu", {"mode": "x"}, SearchError, "mode"),
-        ("cf", {"iterations": None}, PotionError, "iterations must be a int"),
-        ("cf", {"schedule": "step"}, PotionError, "schedule must be one of linear, constant, cosine, multistep"),
+        ("cf", {"iterations": None}, PotionError, "iterations must be a valid integer"),
+        ("cf", {"schedule": "step"}, PotionError, "schedule must be 'linear', 'constant', 'cosine' or 'multistep'"),
         ("cf", {"nesterov": 1}, PotionError, "nesterov"),
         ("cf", {"nesterov": True, "momentum": 0.0}, PotionError, "nesterov"),
         ("cf", {"nesterov": True, "optimizer": "adamw"}, PotionError, "nesterov"),
-        ("cf", {"budget": 0}, PotionError, "budget must be finite and at least 1"),
-        ("cf", {"budget": 1.5}, PotionError, "budget must be a int"),
-        ("cf", {"budget": True}, PotionError, "budget must be a int"),
+        ("cf", {"budget": 0}, PotionError, "budget must be greater than 0"),
+        ("cf", {"budget": 1.5}, PotionError, "budget must be a valid integer"),
+        ("cf", {"budget": True}, PotionError, "budget must be a valid integer"),
         ("neggrad-plus", {"budget": 1}, PotionError, "budget must be at least 2, an iteration's gradient steps, not 1"),
-        ("cf", {"rates": []}, PotionError, "list of learning rates"),
-        ("cf", {"rates": 1e-3}, PotionError, "list of learning rates"),
-        ("cf", {"rates": [1e-3, 0]}, PotionError, "rates must be finite and above 0"),
-        ("cf", {"rates": ["1e-3"]}, PotionError, "rates must be a float"),
+        ("cf", {"rates": []}, PotionError, "rates must have at least 1 item, not \\[\\]"),
+        ("cf", {"rates": 1e-3}, PotionError, "rates must be a list, not 0.001"),
+        ("cf", {"rates": [1e-3, 0]}, PotionError, "rates must be greater than 0 at position 1"),
+        ("cf", {"rates": ["1e-3"]}, PotionError, "rates must be a valid number at position 0"),
         ("ptn-xlf", {"budget": 5}, PotionError, "no setting budget"),
         ("none", {"budget": 5}, PotionError, "no setting budget"),
         ("gd", {"iterations": 0}, PotionError, "iterations"),
-        ("gd", {"iterations": 1.0}, PotionError, "iterations must be a int"),
-        ("gd", {"epochs": 0}, PotionError, "epochs must be finite and at least 1"),
+        ("gd", {"iterations": 1.0}, PotionError, "iterations must be a valid integer"),
+        ("gd", {"epochs": 0}, PotionError, "epochs must be greater than 0"),
         ("ngd", {"variance": -1e-7}, PotionError, "variance"),
         ("ngd", {"variance": math.inf}, PotionError, "variance"),
-        ("cfk-pawelczyk", {"k": 0}, PotionError, "k must be finite and at least 1"),
-        ("euk-pawelczyk", {"k": ["fc"]}, PotionError, "k must be a int"),
+        ("cfk-pawelczyk", {"k": 0}, PotionError, "k must be greater than 0"),
+        ("euk-pawelczyk", {"k": ["fc"]}, PotionError, "k must be a valid integer"),
         ("scrub-pawelczyk", {"gamma": -1.0}, PotionError, "gamma"),
         ("scrub-pawelczyk", {"kl_weight": -0.1}, PotionError, "kl_weight"),
         ("scrub-kurmanji", {"temperature": 0.0}, PotionError, "temperature"),
         ("scrub-kurmanji", {"msteps": -1}, PotionError, "msteps"),
         ("scrub-kurmanji", {"alpha": math.nan}, PotionError, "alpha"),
-        ("neggrad-plus", {"beta": 1.5}, PotionError, "beta must be at most 1"),
+        ("neggrad-plus", {"beta": 1.5}, PotionError, "beta must be less than or equal to 1, not 1.5"),
         ("jit", {"copies": 0}, PotionError, "copies"),
-        ("jit", {"sigma": 0.0}, PotionError, "sigma must be finite and above 0"),
+        ("jit", {"sigma": 0.0}, PotionError, "sigma must be greater than 0"),
         ("scrub-goel", {"temperature": 0.0}, PotionError, "temperature"),
         ("scrub-goel", {"alpha": -1.0}, PotionError, "alpha"),
         ("ptn-xlf", {"rho": 2}, SearchError, "ρ"),
         ("ptn-xlf", {"strategy": "x"}, SearchError, "strategy"),
-        ("ptn-xlf", {"amp": "float8"}, PotionError, "amp"),
+        ("ptn-xlf", {"amp": "float8"}, PotionError, "amp must be 'bfloat16' or 'float16'"),
         ("assd", {"dampening": 0.0}, PotionError, "dampening"),
     ],
 )
@@ -175,24 +231,24 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], error: 
 @pytest.mark.parametrize("name", [name for name in UNLEARNERS if name not in ("none", *FORGET_ONLY)])
 def test_an_empty_retain_loader_is_an_error(blobs: Blobs, name: str):
     with pytest.raises(DataError, match="gave no"):
-        make_unlearner(name, **settings(name))(blobs.model, blobs.forget(), [], validation_loader=validation(blobs))
+        make_unlearner(name, **settings(name))(blobs.model, Loaders(blobs.forget(), [], validation=validation(blobs)))
 
 
 @pytest.mark.parametrize("name", [*DAMPENING, "badt", "scrub-goel", "scrub-kurmanji", *PAIRED, *FORGET_ONLY])
 def test_an_empty_forget_loader_is_an_error(blobs: Blobs, name: str):
     with pytest.raises(DataError, match="gave no"):
-        make_unlearner(name, **settings(name))(blobs.model, [], blobs.retain(), validation_loader=validation(blobs))
+        make_unlearner(name, **settings(name))(blobs.model, Loaders([], blobs.retain(), validation=validation(blobs)))
 
 
 @pytest.mark.parametrize("name", FORGET_ONLY)
 def test_those_that_need_the_forget_set_only_do_not_read_the_retain_set(blobs: Blobs, name: str):
-    done = make_unlearner(name, iterations=2, lr=0.01)(blobs.model, blobs.forget(), None)
+    done = make_unlearner(name, iterations=2, lr=0.01)(blobs.model, Loaders(blobs.forget(), None))
     assert not torch.equal(done.model[0].weight, blobs.model[0].weight)
 
 
 @pytest.mark.parametrize("name", ["gd", "ngd", "retrain", "euk-pawelczyk", "cfk-pawelczyk"])
 def test_those_that_need_the_retain_set_only_do_not_read_the_forget_set(blobs: Blobs, name: str):
-    done = make_unlearner(name, **settings(name, lr=0.01))(blobs.model, None, blobs.retain())
+    done = make_unlearner(name, **settings(name, lr=0.01))(blobs.model, Loaders(None, blobs.retain()))
     assert not torch.equal(done.model[2].weight, blobs.model[2].weight)
 
 
@@ -200,5 +256,5 @@ def test_those_that_need_the_retain_set_only_do_not_read_the_forget_set(blobs: B
 def test_a_model_that_cannot_be_initialised_again_is_refused_unless_a_fresh_one_is_given(name: str):
     data = [(torch.randn(8, 2, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))]
     with pytest.raises(ModelError, match="unused"):
-        make_unlearner(name, iterations=1)(net(), data, data)
-    assert make_unlearner(name, iterations=1, fresh=Net)(net(), data, data).gradient_steps == 1
+        make_unlearner(name, iterations=1)(net(), Loaders(data, data))
+    assert make_unlearner(name, iterations=1, fresh=Net)(net(), Loaders(data, data)).gradient_steps == 1

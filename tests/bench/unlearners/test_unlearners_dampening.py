@@ -19,7 +19,7 @@ from helpers.unlearned import (
     run,
     validation,
 )
-from potion_fast.bench.unlearners import make_unlearner
+from potion_fast.bench.unlearners import Loaders, make_unlearner
 from potion_fast.errors import PotionError, PotionWarning
 from potion_fast.percentiles import percentile_of
 
@@ -65,7 +65,7 @@ def test_a_loader_that_augments_gives_the_same_weights_for_the_same_seed(blobs: 
                     found.append(retain.mean) or edit(self, model, forget, retain, *rest)
                 ),
             )
-            unlearner(blobs.model, blobs.forget(), loader, validation_loader=validation(blobs))
+            unlearner(blobs.model, Loaders(blobs.forget(), loader, validation=validation(blobs)))
         return found[0]
 
     torch.manual_seed(7)
@@ -107,7 +107,8 @@ def test_importances_can_be_shared(blobs: Blobs):
     forget = pf.importance(blobs.model, blobs.forget(), "ssd", group_size=10)
     retain = pf.importance(blobs.model, blobs.retain(), "ssd", group_size=10)
     for name in ("ptn-ssd", "assd", "ssd-goel"):
-        shared = make_unlearner(name).edit(blobs.model, forget, retain, blobs.forget(), validation(blobs))
+        loaders = Loaders(blobs.forget(), blobs.retain(), validation=validation(blobs))
+        shared = make_unlearner(name).edit(blobs.model, forget, retain, loaders)
         assert_same_weights(shared.model, weights(run(name, blobs).model))
         assert shared.gradient_steps == 0
 
@@ -115,7 +116,7 @@ def test_importances_can_be_shared(blobs: Blobs):
 def test_the_search_looks_at_the_evaluation_loader(blobs: Blobs):
     wrong = batches(blobs.inputs[:10], 1 - blobs.labels[:10], 10)
     with pytest.warns(PotionWarning, match="not learnt"):
-        done = make_unlearner("ptn-xlf")(blobs.model, blobs.forget(), blobs.retain(), evaluation_loader=wrong)
+        done = make_unlearner("ptn-xlf")(blobs.model, Loaders(blobs.forget(), blobs.retain(), evaluation=wrong))
     assert done.kept is None and done.warnings
     assert_same_weights(done.model, weights(blobs.model))
 
@@ -147,7 +148,7 @@ def test_assd_is_one_edit_at_the_share_of_the_forget_set(blobs: Blobs, dampening
 
 def test_assd_says_when_it_changed_nothing(blobs: Blobs):
     with pytest.warns(PotionWarning, match="no weight was dampened"):
-        done = make_unlearner("assd")(blobs.model, blobs.forget(), blobs.forget())  # all ratios are 1
+        done = make_unlearner("assd")(blobs.model, Loaders(blobs.forget(), blobs.forget()))  # all ratios are 1
     assert_same_weights(done.model, weights(blobs.model))
     assert len(done.warnings) == 1
 
@@ -162,5 +163,5 @@ def test_ssd_goel_chooses_of_50_settings_by_the_mean_change(blobs: Blobs):
     ]
     assert done.kept.score == pytest.approx(max(scores)) and max(scores) > min(scores)
     assert [done.kept.forget_accuracy, done.kept.validation_accuracy] == pytest.approx(after)
-    with pytest.raises(PotionError, match="validation_loader"):
-        make_unlearner("ssd-goel")(blobs.model, None, None)  # before anything is read
+    with pytest.raises(PotionError, match="validation loader"):
+        make_unlearner("ssd-goel")(blobs.model, Loaders(None, None))  # before anything is read

@@ -21,9 +21,9 @@ from helpers.unlearned import (
 )
 from potion_fast.bench.models import create_model, initialise
 from potion_fast.bench.training.schedules import lr_factor
-from potion_fast.bench.unlearners import make_unlearner
-from potion_fast.bench.unlearners.badt import Mixed
-from potion_fast.bench.unlearners.scrub_goel import Phases
+from potion_fast.bench.unlearners import Loaders, make_unlearner
+from potion_fast.bench.unlearners.badt import MixedBatches
+from potion_fast.bench.unlearners.scrub import AlternatingPasses
 from potion_fast.errors import ModelError, PotionError
 
 
@@ -34,7 +34,7 @@ def test_exact_unlearning_does_not_depend_on_the_old_weights(blobs: Blobs):
 
 
 def test_exact_unlearning_reads_the_retain_loader_only(blobs: Blobs):
-    done = make_unlearner("eu", iterations=60, lr=0.1)(blobs.model, None, blobs.retain(20))
+    done = make_unlearner("eu", iterations=60, lr=0.1)(blobs.model, Loaders(None, blobs.retain(20)))
     assert blobs.accuracy(done.model, triggered=True) > 0.9
     assert blobs.accuracy(done.model, triggered=False) > 0.95
 
@@ -49,7 +49,7 @@ def test_exact_unlearning_may_start_from_a_model_of_the_callers(blobs: Blobs):
 
 def test_continued_training_is_sgd_on_the_retain_set_with_a_new_schedule(blobs: Blobs):
     done = make_unlearner("cf", iterations=4, lr=0.1, momentum=0.0, weight_decay=0.01)(
-        blobs.model, blobs.forget(), blobs.retain()
+        blobs.model, Loaders(blobs.forget(), blobs.retain())
     )
     expected = copy.deepcopy(blobs.model)
     for step, (x, y) in enumerate(blobs.retain()[:4]):
@@ -67,7 +67,7 @@ def test_only_the_end_changes_and_batch_norms_before_it_are_in_evaluation_mode(b
     before, seen = weights(model), []
     unlearner = make_unlearner(name, iterations=6, k=("second", "head"))
     model.first[1].register_forward_hook(lambda module, inputs, output: seen.append((module.training, output)))
-    after = weights(unlearner(model, blobs.forget(), blobs.retain()).model)
+    after = weights(unlearner(model, Loaders(blobs.forget(), blobs.retain())).model)
     assert all(torch.equal(after[key], before[key]) for key in before if key.startswith("first."))
     changed = [key for key in before if not torch.equal(after[key], before[key])]
     assert changed == [key for key in before if key.startswith(("second.", "head."))]
@@ -81,7 +81,7 @@ def test_euk_reinitialises_exactly_the_end(blobs: Blobs):
     for seed in (0, 1):
         model = normed(seed)
         tiny = make_unlearner("euk-goel", iterations=1, lr=1e-30, k=("second.0", "head"))
-        after = weights(tiny(model, blobs.forget(), blobs.retain()).model)
+        after = weights(tiny(model, Loaders(blobs.forget(), blobs.retain())).model)
         ends.append([after[key] for key in ("second.0.weight", "second.0.bias", "head.weight", "head.bias")])
         for key, value in weights(model).items():
             assert torch.equal(after[key], value) is not key.startswith(("second.0.", "head.")), key
@@ -97,13 +97,13 @@ def test_the_splits_of_resnet9_are_used(k: int | None, end: int):
     torch.manual_seed(0)
     model = create_model("resnet9", 2, 1, width=2).eval()
     data = [(torch.randn(4, 1, 12, 12), torch.tensor([0, 1, 0, 1]))]
-    after = weights(make_unlearner("cf-k", iterations=1, lr=1.0, k=k)(model, data, data).model)
+    after = weights(make_unlearner("cf-k", iterations=1, lr=1.0, k=k)(model, Loaders(data, data)).model)
     changed = {key.rsplit(".", 1)[0] for key, value in weights(model).items() if not torch.equal(after[key], value)}
     assert len([name for name in changed if name.endswith(".0") or name == "classifier"]) == end
     with pytest.raises(ModelError, match="choose one of 2, 4"):
-        make_unlearner("cf-k", k=3)(model, data, data)
+        make_unlearner("cf-k", k=3)(model, Loaders(data, data))
     with pytest.raises(ModelError, match="no splits"):
-        make_unlearner("euk-goel", k=k)(nn.Linear(2, 2), data, data)
+        make_unlearner("euk-goel", k=k)(nn.Linear(2, 2), Loaders(data, data))
 
 
 def first_step(name: str, blobs: Blobs, loss: Callable[[nn.Module], Tensor], size: int = 1000, **more: Any) -> None:
@@ -111,7 +111,7 @@ def first_step(name: str, blobs: Blobs, loss: Callable[[nn.Module], Tensor], siz
     model = normed().train()  # its copies that teach are in evaluation mode all the same
     model.second[3].p = 0.0
     done = make_unlearner(name, iterations=1, lr=1.0, momentum=0.0, weight_decay=0.0, **more)(
-        model, blobs.forget(), blobs.retain(10, size)
+        model, Loaders(blobs.forget(), blobs.retain(10, size))
     )
     student = copy.deepcopy(model).train()
     gradients = torch.autograd.grad(loss(student), list(student.parameters()))
@@ -139,23 +139,25 @@ def test_scrub_steps_along_the_literal_loss(blobs: Blobs, alpha: float, maximise
 
 def test_scrub_maximises_in_the_epochs_that_begin_early_enough():
     forget, retain = ["f"], list("rrr")
-    passes = Phases(forget, retain, msteps=5)
+    passes = AlternatingPasses(forget, retain, within=5)
     order = []
     for _ in range(6):
         order.append("".join(passes))
         assert passes.maximising == ("f" in order[-1])
     assert order == ["f", "rrr", "f", "rrr", "rrr", "rrr"]
-    assert "".join(Phases(forget, retain, msteps=0)) == "rrr"
-    cifar = Phases(forget, range(98), msteps=100)
+    assert "".join(AlternatingPasses(forget, retain, within=0)) == "rrr"
+    cifar = AlternatingPasses(forget, range(98), within=100)
     assert [sum(1 for _ in cifar) for _ in range(5)] == [1, 98, 1, 98, 98]  # iterations 0 and 99
 
 
 def test_scrub_takes_the_student_away_from_the_forget_set(blobs: Blobs):
-    poisoned = make_unlearner("cf", iterations=30, lr=0.05)(normed(), None, [(blobs.inputs, blobs.labels)]).model
+    poisoned = make_unlearner("cf", iterations=30, lr=0.05)(
+        normed(), Loaders(None, [(blobs.inputs, blobs.labels)])
+    ).model
     triggered = {}
     for msteps in (0, 20):
         scrub = make_unlearner("scrub-goel", iterations=20, lr=0.1, msteps=msteps)
-        done = scrub(poisoned, blobs.forget(20), blobs.retain(20, 1000))
+        done = scrub(poisoned, Loaders(blobs.forget(20), blobs.retain(20, 1000)))
         triggered[msteps] = blobs.accuracy(done.model, triggered=True)
         assert blobs.accuracy(done.model, triggered=False) > 0.95
     assert triggered[0] < 0.6 and triggered[20] > 0.9
@@ -171,7 +173,7 @@ def test_bad_teaching_steps_along_the_literal_loss(blobs: Blobs, own: bool):
     torch.manual_seed(0)
     if not own:
         normed_copy_reset()  # draws what the unlearner draws
-    x, _, in_forget = next(iter(Mixed(blobs.forget(), blobs.retain(10, 150))))
+    x, _, in_forget = next(iter(MixedBatches(blobs.forget(), blobs.retain(10, 150))))
     assert 0 < in_forget.sum() < len(x) == 150
 
     def loss(student: nn.Module) -> Tensor:
@@ -191,7 +193,7 @@ def normed_copy_reset() -> nn.Module:
 
 def test_mixed_gives_each_sample_once_a_pass_in_batches_of_the_retain_loaders_size(blobs: Blobs):
     torch.manual_seed(0)
-    mixed = Mixed(blobs.forget(10, 4), blobs.retain(10, 32))
+    mixed = MixedBatches(blobs.forget(10, 4), blobs.retain(10, 32))
     places = []
     for _ in range(3):
         given = list(mixed)
@@ -203,7 +205,7 @@ def test_mixed_gives_each_sample_once_a_pass_in_batches_of_the_retain_loaders_si
         places.append(in_forget.nonzero().squeeze(1).tolist())
     assert places[0] != places[1] != places[2]
     assert min(map(min, places)) < 32 and max(map(max, places)) >= 160  # over the whole pass
-    unsized = Mixed(blobs.forget(), OnlyIterable(blobs.retain()))
+    unsized = MixedBatches(blobs.forget(), OnlyIterable(blobs.retain()))
     assert sum(len(x) for x, _, _ in unsized) == 200
 
 
@@ -223,8 +225,8 @@ def test_the_best_epoch_is_kept_where_the_mode_says_so(blobs: Blobs):
     assert accuracy(best.model, validation(blobs)) == pytest.approx(best.kept.accuracy)
     last = run("scrub-goel", blobs, normed(), mode="reference", keep="last", **more)
     assert last.kept is last.trace[-1] and last.kept.accuracy is None
-    with pytest.raises(PotionError, match="validation_loader"):
-        make_unlearner("cf", keep="best")(blobs.model, blobs.forget(), blobs.retain())
+    with pytest.raises(PotionError, match="validation loader"):
+        make_unlearner("cf", keep="best")(blobs.model, Loaders(blobs.forget(), blobs.retain()))
 
 
 def test_adamw_and_all_of_an_epochs_settings_reach_the_training(blobs: Blobs):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from potion_fast.bench.models import create_model
 from potion_fast.bench.models.last_layers import last_layers
-from potion_fast.bench.unlearners import Unlearned, make_unlearner
+from potion_fast.bench.unlearners import Loaders, Unlearned, make_unlearner
 from potion_fast.bench.unlearners.jit import slope
-from potion_fast.bench.unlearners.pairs import Pairs
-from potion_fast.bench.unlearners.scrub_kurmanji import Passes
+from potion_fast.bench.unlearners.paired_batches import PairedBatches
+from potion_fast.bench.unlearners.scrub import AlternatingPasses
 from potion_fast.errors import DataError, ModelError
 
 Data = list[tuple[Tensor, Tensor]]
@@ -49,7 +49,7 @@ FAR = sample(0, 9.0, 9.0)  # what must not be read
 
 def unlearned(name: str, forget: Data, retain: Data, model: nn.Module | None = None, **settings: Any) -> Unlearned:
     settings = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, **settings}
-    return make_unlearner(name, **settings)(model or Two(), forget, retain)
+    return make_unlearner(name, **settings)(model or Two(), Loaders(forget, retain))
 
 
 def assert_weights(done: Unlearned, *expected: float) -> None:
@@ -88,7 +88,7 @@ def test_the_noise_of_ngd_is_normal_of_its_variance_and_anew_in_every_step():
         model, data = nn.Linear(100_000, 1, bias=False), [(torch.zeros(1, 100_000), torch.zeros(1, 1))] * 2
         model.weight.data.zero_()
         plain = {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
-        done = make_unlearner("ngd", iterations=steps, variance=1e-6, seed=seed, **plain)(model, [], data)
+        done = make_unlearner("ngd", iterations=steps, variance=1e-6, seed=seed, **plain)(model, Loaders([], data))
         return done.model.weight.detach().double().flatten() * 1e3
 
     one, two = noise(1), noise(2)
@@ -141,13 +141,13 @@ def test_scrub_of_its_authors_maximises_kl_alone_and_minimises_both(steps: int):
 
 
 def test_scrub_of_its_authors_has_a_pass_over_the_forget_set_in_its_first_epochs():
-    passes, order = Passes(["f"] * 2, ["r"] * 3, msteps=2), []
-    assert [passes.batches(epochs) for epochs in (1, 2, 3, 4)] == [5, 10, 13, 16]
+    passes, order = AlternatingPasses(["f"] * 2, ["r"] * 3, forget_passes=2), []
+    assert [passes.iterations(epochs) for epochs in (1, 2, 3, 4)] == [5, 10, 13, 16]
     for _ in range(6):
         order.append("".join(passes))
         assert passes.maximising == ("f" in order[-1])
     assert order == ["ff", "rrr", "ff", "rrr", "rrr", "rrr"]
-    assert "".join(Passes(["f"], ["r"], msteps=0)) == "r"
+    assert "".join(AlternatingPasses(["f"], ["r"], forget_passes=0)) == "r"
     assert [epoch.iterations for epoch in unlearned("scrub-kurmanji", UP, LEFT * 3).trace] == [1, 4, 5, 8, 11]
 
 
@@ -202,7 +202,7 @@ def test_jit_takes_the_copies_that_it_is_told_and_survives_a_batch_of_one_value(
 def test_jit_leaves_the_statistics_of_batch_norms_alone():
     model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     done = make_unlearner("jit", iterations=2, lr=0.1)(
-        model, [(torch.randn(8, 2), torch.zeros(8, dtype=torch.long))], []
+        model, Loaders([(torch.randn(8, 2), torch.zeros(8, dtype=torch.long))], [])
     )
     assert done.model[1].num_batches_tracked == 0 and not torch.equal(done.model[1].weight, model[1].weight)
 
@@ -219,13 +219,13 @@ def test_retraining_starts_anew_and_runs_through_the_trainings_schedule_within_i
 def test_pairs_go_round_the_forget_set_from_pass_to_pass():
     retain = [(torch.full((2,), float(i)), torch.tensor([i, i])) for i in range(3)]
     forget = [(torch.full((1,), float(i)), torch.tensor([i])) for i in (10, 11)]
-    pairs = Pairs(forget, retain)
+    pairs = PairedBatches(forget, retain)
     given = [(int(y[0]), int(f)) for _ in range(2) for _, y, _, f in pairs]
     assert given == [(0, 10), (1, 11), (2, 10), (0, 11), (1, 10), (2, 11)] and len(pairs) == 3
     with pytest.raises(DataError, match="read only once"):
-        list(Pairs(iter(forget), retain))
+        list(PairedBatches(iter(forget), retain))
     with pytest.raises(DataError, match="no labels"):
-        list(Pairs([torch.zeros(2)], retain))
+        list(PairedBatches([torch.zeros(2)], retain))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_layers_that_a_model_does_not_have_are_refused():
         with pytest.raises(ModelError, match=f"has 2 convolutions and linear layers; k={k}"):
             last_layers(model, k)
     with pytest.raises(ModelError, match="k=3"):
-        make_unlearner("cfk-pawelczyk")(model, [], LEFT)
+        make_unlearner("cfk-pawelczyk")(model, Loaders([], LEFT))
 
 
 @pytest.mark.parametrize("name", ["cfk-pawelczyk", "euk-pawelczyk"])
@@ -257,7 +257,7 @@ def test_only_the_end_of_a_resnet_changes(name: str):
     torch.manual_seed(0)
     model = create_model("resnet9", 10, 3, width=4).eval()
     data = [(torch.randn(4, 3, 12, 12), torch.tensor([0, 1, 2, 3]))]
-    done = make_unlearner(name, iterations=1, lr=0.1, k=2)(model, data, data)
+    done = make_unlearner(name, iterations=1, lr=0.1, k=2)(model, Loaders(data, data))
     before = model.state_dict()
     changed = {key for key, value in done.model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {key for key in before if key.startswith(("features.6", "classifier"))}
