@@ -22,7 +22,7 @@ class EpochFinetuning(Finetuning):
         epochs: passes over the loader that is trained on, where neither a budget nor iterations are given.
     """
 
-    iterations: PositiveInt | None = None
+    iterations: PositiveInt | None = None  # type: ignore[assignment]  # None is allowed here, and read in `length`
     epochs: PositiveInt = 10
 
     def length(self, loader: Iterable[Any]) -> int:

@@ -14,7 +14,7 @@ from ...errors import PotionError
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
-def check_settings(settings: Any, name: str) -> None:
+def check_settings(settings: object, name: str) -> None:
     """Compare every field of a dataclass with its annotation: its type, and bounds as `Annotated[float, Field(gt=0)]`.
 
     Nothing is converted, but a float may be given as an int. Floats must be finite.
@@ -26,7 +26,8 @@ def check_settings(settings: Any, name: str) -> None:
     Raises:
         PotionError: a value of the wrong type or out of range.
     """
-    for setting, adapter in _adapters(type(settings)).items():
+    kind: Any = type(settings)
+    for setting, adapter in _adapters(kind).items():
         value = getattr(settings, setting)
         try:
             adapter.validate_python(value)
@@ -35,7 +36,7 @@ def check_settings(settings: Any, name: str) -> None:
 
 
 @cache
-def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+def _adapters(kind: Any) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(kind, include_extras=True)
     return {setting.name: TypeAdapter(hints[setting.name], config=STRICT) for setting in fields(kind)}
 
