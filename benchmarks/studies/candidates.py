@@ -1,4 +1,4 @@
-"""The arithmetic of a search: K thresholds, their groups and all K edits, method against method.
+"""The arithmetic of a search: K thresholds, their groups of weights and all K edits, by several methods.
 
     candidates.py OUT.csv [--networks ...] [--methods ...]     measure; one row per network and method
     candidates.py --markdown OUT.csv ...                       the table for README.md
@@ -8,12 +8,12 @@ or (`--importances FORGET RETAIN`, files that `Importance.save` wrote) those of 
 The K percentiles lie evenly between 99.96 and 95.
 
 All methods take turns in one process; `ms` is the median over the rounds. `sort` is slow and takes one turn. The public
-code's form is slower: only `--literal` candidates are timed, each a K-th of the work, `ms` is K times their median, and
-`measured` says how many.
-`bytes` is what a method has to move at least, `share` that over the time, as part of what copying an array moves in the
-same run. The results are compared first: the same thresholds and the same weights, to the bit, or no time.
+code's algorithm is slower: only `--literal` candidates are timed, each a K-th of the work; `ms` is K times the median,
+and `measured` is their number. `share` is the least number of bytes that a method has to move over its time, relative
+to the bandwidth of copying an array in the same run. Results are compared first: the same thresholds and the same
+weights to the bit, or no time.
 
-`plan_mb` is the peak of resident memory above what is there before a plan is made, means included in the latter.
+`plan_mb` is the peak of resident memory while a plan is made, above that before it, which includes the means.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def make_case(options: argparse.Namespace, network: str) -> Case:
         f, o = (repeated(path, n, options.device) for path in options.importances)
     else:
         f, o = lognormal(n, options.device)
-    made = [pf.Importance(sums, shapes, 1, 1, "xlf", 1, mark) for sums in (f, o)]
-    return Case(model, *made, np.linspace(FIRST, LAST, options.candidates).tolist())
+    forget, retain = (pf.Importance(sums, shapes, 1, 1, "xlf", 1, mark) for sums in (f, o))
+    return Case(model, forget, retain, np.linspace(FIRST, LAST, options.candidates).tolist())
 
 
 # --- The methods ----------------------------------------------------------------------------------------------------
@@ -114,8 +114,12 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Method:
-    """What `prepare` gives is timed. bytes: (K, share of the parameters that the last candidate selects) -> moved at
-    least, per parameter; 0 where that says nothing."""
+    """A method, whose `prepare` gives the call that is timed.
+
+    Attributes:
+        bytes: (K, share of the parameters that the last candidate selects) -> the least number of bytes moved per
+            parameter; 0 where that is of no use.
+    """
 
     title: str
     prepare: Callable[[Case], Call]
@@ -151,22 +155,22 @@ def plan(case: Case) -> Call:
 
 
 def edits(case: Case) -> Call:
-    made = pf.EditPlan.at_percentiles(case.model, case.forget, case.retain, case.percentiles)
+    edit_plan = pf.EditPlan.at_percentiles(case.model, case.forget, case.retain, case.percentiles)
 
     def run() -> None:
-        for k in range(len(made)):
-            made.apply(k)
-        made.reset()
+        for k in range(len(edit_plan)):
+            edit_plan.apply(k)
+        edit_plan.reset()
 
     return run
 
 
 def search(case: Case) -> Call:
     def run() -> None:
-        made = pf.EditPlan.at_percentiles(case.model, case.forget, case.retain, case.percentiles)
-        for k in range(len(made)):
-            made.apply(k)
-        made.reset()
+        edit_plan = pf.EditPlan.at_percentiles(case.model, case.forget, case.retain, case.percentiles)
+        for k in range(len(edit_plan)):
+            edit_plan.apply(k)
+        edit_plan.reset()
 
     return run
 
@@ -206,7 +210,7 @@ def torch_topk(case: Case) -> Call:
 
 
 def public_code(case: Case) -> Call:
-    """As the public code goes about it: ratios to the host, one percentile, a copy of the model, an edit by tensor."""
+    """The public code's algorithm: ratios to the host, one percentile, a copy of the model, an edit by tensor."""
     parameters = trainable(case.model)
     count = 0
 
@@ -251,15 +255,15 @@ def check(case: Case) -> None:
     want = torch.from_numpy(np.asarray(numpy_percentiles(case)()).astype(np.float32))
     if not torch.equal(alphas.cpu(), want):
         raise ArithmeticError("the thresholds differ from NumPy's")
-    made = pf.EditPlan.at_percentiles(case.model, case.forget, case.retain, case.percentiles)
+    edit_plan = pf.EditPlan.at_percentiles(case.model, case.forget, case.retain, case.percentiles)
     original = torch.cat([p.detach().reshape(-1) for p in trainable(case.model).values()])
-    for k in (0, len(made) // 2, len(made) - 1):
+    for k in (0, len(edit_plan) // 2, len(edit_plan) - 1):
         dense = original.clone()
         ops.dampen(dense, case.f, case.o, float(alphas[k]))
-        made.apply(k)
+        edit_plan.apply(k)
         if not torch.equal(torch.cat([p.detach().reshape(-1) for p in trainable(case.model).values()]), dense):
             raise ArithmeticError(f"the weights of candidate {k} differ from those of a dense edit")
-    made.reset()
+    edit_plan.reset()
     if not torch.equal(torch.cat([p.detach().reshape(-1) for p in trainable(case.model).values()]), original):
         raise ArithmeticError("the weights are not restored")
 
@@ -278,9 +282,9 @@ def seconds(call: Call, cuda: bool) -> float:
 
 
 def plan_bytes(case: Case) -> int | None:
-    """Peak above what is there before a plan is made; None where the system does not tell."""
+    """Peak of memory while a plan is made, above that before it; None where the system does not say."""
     make = plan(case)
-    make()  # the means are the importances' own, and made once
+    make()  # the means belong to the importances, and are computed once
     gc.collect()
     if case.f.is_cuda:
         torch.cuda.synchronize()
@@ -356,9 +360,29 @@ def measure(options: argparse.Namespace, network: str) -> Iterator[dict[str, obj
 
 
 COLUMNS = [
-    *["network", "parameters", "method", "candidates", "ms", "ms_20", "ms_80", "ratio", "mb", "share", "measured"],
-    *["plan_mb", "rounds", "importances", "device", "threads", "date", "hardware", "torch", "potion_fast", "python"],
-    *["numpy", "platform"],
+    "network",
+    "parameters",
+    "method",
+    "candidates",
+    "ms",
+    "ms_20",
+    "ms_80",
+    "ratio",
+    "mb",
+    "share",
+    "measured",
+    "plan_mb",
+    "rounds",
+    "importances",
+    "device",
+    "threads",
+    "date",
+    "hardware",
+    "torch",
+    "potion_fast",
+    "python",
+    "numpy",
+    "platform",
 ]
 
 

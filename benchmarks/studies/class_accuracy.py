@@ -1,7 +1,7 @@
-"""Accuracy by class: what the predictions.csv of run folders hold, as CSV; or that CSV as Markdown for a README.
+"""Accuracy by class, from the predictions.csv of run folders, as CSV; or that CSV as Markdown for a README.
 
 class_accuracy.py RUN ...                       run, class, images, accuracy on clean and on triggered ones
-class_accuracy.py --markdown CLASSES.CSV CLASS  this class beside all others together
+class_accuracy.py --markdown CLASSES.CSV CLASS  this class, and all others together
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def print_markdown(path: Path, label: str) -> None:
 
 
 def accuracy(classes: list[dict[str, str]], kind: str) -> float:
-    """On the images of all these classes."""
+    """Accuracy on the images of all these classes."""
     return sum(int(row["n"]) * float(row[kind]) for row in classes) / sum(int(row["n"]) for row in classes)
 
 

@@ -1,17 +1,17 @@
-"""The cost model against real runs: what `potion-fast plan` predicts over what was measured, on 1, 2 and 4 processes.
+"""The cost model compared with real runs: predicted over measured, on 1, 2 and 4 processes.
 
     costs.py OUT.csv [--processes ...]     measure; a row for each model, number of processes and quantity
     costs.py --markdown OUT.csv            the table for docs/cost-model.md
 
 In every round rank 0 calibrates alone, and all ranks then run what the rates predict: `importance` over both sets with
-a ShareSampler, and `ptn_search` through K candidates. One thread for each process, gloo between them. Where there are
-fewer cores than processes, the predicted wall-clock times are those of a share of a core. Where other programs run,
-`--clock cpu` calibrates and measures CPU seconds: what a process takes on a core of its own.
+a ShareSampler, and `ptn_search` over K candidates. One thread per process, gloo as the backend. With fewer cores than
+processes, the predicted wall-clock times are those of a share of a core. While other programs run, use `--clock cpu`,
+which calibrates and measures CPU seconds, the time of a process on a core of its own.
 
-A value is the median over the rounds; `ratio` is the median of each round's own. `cores` is how many cores a process
-had on average while it computed, CPU time over wall time: below 1, or cores / processes, other programs ran too.
-Bytes are counted on the loopback interface (Linux), all ranks together, over the number of ranks: TCP's headers are in
-them. Memory is the most that tensors held at once, beside the model.
+A value is the median over the rounds; `ratio` is the median of the ratio of each round. `cores` is the mean number of
+cores that a process had while it computed, CPU time over wall time: below 1, or cores / processes, other programs ran
+too. Bytes are counted on the loopback interface (Linux) for all ranks together, TCP headers included, and divided by
+the number of ranks. Memory is the peak of all tensors, without the model.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Case:
-    """A model by name, the shape of its samples, its options and what is unlearnt from it."""
+    """A model by name, the shape of its samples, its options and the work of unlearning."""
 
     title: str
     name: str
@@ -95,18 +95,26 @@ COLUMNS = [
     "ratio_20",
     "ratio_80",
     "cores",
+    "rounds",
+    "machine_cores",
+    "date",
+    "hardware",
+    "torch",
+    "potion_fast",
+    "python",
+    "numpy",
+    "platform",
 ]
-COLUMNS += ["rounds", "machine_cores", "date", "hardware", "torch", "potion_fast", "python", "numpy", "platform"]
 
 
 def sent() -> int:
     """Bytes that the loopback interface has sent so far."""
-    line = next(each for each in Path("/proc/net/dev").read_text().splitlines() if each.strip().startswith("lo:"))
+    line = next(row for row in Path("/proc/net/dev").read_text().splitlines() if row.strip().startswith("lo:"))
     return int(line.split(":")[1].split()[8])
 
 
 class Stopwatch:
-    """Seconds of calls that all ranks begin together: of the slowest rank, by the clock; and of this process's CPU."""
+    """Seconds of calls that all ranks begin together: of the slowest rank, and CPU seconds of this process."""
 
     def __init__(self, clock: str) -> None:
         self.clock = CLOCKS[clock]
@@ -116,14 +124,14 @@ class Stopwatch:
     def __call__(self, phase: str, call: Callable[[], T]) -> T:
         barrier()
         start, wall, cpu = self.clock(), time.perf_counter(), time.process_time()
-        made = call()
-        mine = self.clock() - start
+        result = call()
+        own = self.clock() - start
         self.wall, self.cpu = self.wall + time.perf_counter() - wall, self.cpu + time.process_time() - cpu
-        told = [mine] * (dist.get_world_size() if dist.is_initialized() else 1)
+        seconds = [own] * (dist.get_world_size() if dist.is_initialized() else 1)
         if dist.is_initialized():
-            dist.all_gather_object(told, mine)
-        self.seconds[phase] = max(told)
-        return made
+            dist.all_gather_object(seconds, own)
+        self.seconds[phase] = max(seconds)
+        return result
 
 
 def barrier() -> None:
@@ -147,19 +155,19 @@ def one_round(model: nn.Module, sets: dict[str, TensorDataset], work: Work, watc
 
 
 def predicted(case: Case, rates: Rates, processes: int, cores: int) -> dict[str, float]:
-    """What the model says of the quantities that are measured; processes that share cores share their speed."""
+    """The model's prediction of the measured quantities; processes that share cores share their speed."""
     shared = min(1.0, cores / processes)
     by_device = {name: shared * getattr(rates, name) for name in ("pass_flops", "forward_flops", "plan", "edit")}
-    told = costs(case.network, case.work, replace(rates, **by_device), processes)
-    seconds = {phase: told.seconds[phase] + told.seconds["all-reduce"] / 2 for phase in ("forget pass", "retain pass")}
-    seconds["search"] = sum(told.seconds[phase] for phase in ("plan", "edits", "evaluation"))
-    return {**seconds, "total": told.total, "sent in both passes": sum(told.sent.values())}
+    cost = costs(case.network, case.work, replace(rates, **by_device), processes)
+    seconds = {phase: cost.seconds[phase] + cost.seconds["all-reduce"] / 2 for phase in ("forget pass", "retain pass")}
+    seconds["search"] = sum(cost.seconds[phase] for phase in ("plan", "edits", "evaluation"))
+    return {**seconds, "total": cost.total, "sent in both passes": sum(cost.sent.values())}
 
 
 def rank_of(
     rank: int, processes: int, name: str, clock: str, rounds: int, link: float, cores: int, folder: str
 ) -> None:
-    """One of the processes; rank 0 writes what was predicted and measured."""
+    """Run one of the processes; rank 0 writes predictions and measurements."""
     torch.set_num_threads(1)
     if processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
@@ -193,8 +201,8 @@ def rank_of(
 def memory_of(
     model: nn.Module, sets: dict[str, TensorDataset], case: Case
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Bytes beside the model and, in the search, beside the sums, which the caller holds."""
-    told, weights = memory(case.network, case.work), 4 * case.network.parameters
+    """Bytes in addition to the model and, in the search, to the sums, which the caller holds."""
+    predicted_bytes, weights = memory(case.network, case.work), 4 * case.network.parameters
     loaders = {which: DataLoader(data, batch_size=case.work.batch) for which, data in sets.items()}
     forget = pf.importance(model, loaders["forget"], group_size=case.work.m)
     with peak_of(torch.device("cpu")) as of_pass:
@@ -203,7 +211,10 @@ def memory_of(
         warnings.simplefilter("ignore", pf.PotionWarning)
         pf.ptn_search(model, forget, retain, loaders["forget"], strict=True, rho=0.0, max_steps=1)
     return [
-        {"memory of the pass": told["pass"] - 2 * weights, "memory of the search": told["search"] - 3 * weights},
+        {
+            "memory of the pass": predicted_bytes["pass"] - 2 * weights,
+            "memory of the search": predicted_bytes["search"] - 3 * weights,
+        },
         {"memory of the pass": of_pass[0], "memory of the search": of_search[0]},
     ]
 
@@ -213,23 +224,36 @@ def measure(options: argparse.Namespace, name: str, processes: int) -> Iterator[
     links = link_rates([processes], CASES[name].network.parameters)
     get_context("forkserver").set_forkserver_preload(["potion_fast.bench.costs", "timm"])
     with tempfile.TemporaryDirectory() as folder:
-        told = (processes, name, options.clock, options.rounds, links.get(processes, 0.0), cores, folder)
-        start_processes(rank_of, told, nprocs=processes, start_method="forkserver")
+        arguments = (processes, name, options.clock, options.rounds, links.get(processes, 0.0), cores, folder)
+        start_processes(rank_of, arguments, nprocs=processes, start_method="forkserver")
         rounds = json.loads(Path(folder, "measured").read_text(encoding="ascii"))
-    on = {"machine_cores": len(os.sched_getaffinity(0)), "date": datetime.date.today().isoformat(), **versions("cpu")}
+    machine = {
+        "machine_cores": len(os.sched_getaffinity(0)),
+        "date": datetime.date.today().isoformat(),
+        **versions("cpu"),
+    }
     busy = statistics.median(amounts["cores"] for _, amounts in rounds if "cores" in amounts)
-    for quantity in dict.fromkeys(quantity for told, _ in rounds for quantity in told):
-        pairs = [(told[quantity], amounts[quantity]) for told, amounts in rounds if quantity in told]
+    for quantity in dict.fromkeys(quantity for prediction, _ in rounds for quantity in prediction):
+        pairs = [(prediction[quantity], amounts[quantity]) for prediction, amounts in rounds if quantity in prediction]
         ratios = [first / second if second else math.nan for first, second in pairs]
         low, high = np.quantile(ratios, [0.2, 0.8])
         first, second = (statistics.median(column) for column in zip(*pairs, strict=True))
         if not first and processes == 1:
             continue  # nothing is sent
         yield {
-            **{"model": CASES[name].title, "processes": processes, "clock": options.clock, "quantity": quantity},
-            **{"unit": "s" if quantity.endswith(("pass", "search", "total")) and "memory" not in quantity else "bytes"},
-            **{"predicted": f"{first:.6g}", "measured": f"{second:.6g}", "ratio": f"{statistics.median(ratios):.3f}"},
-            **{"ratio_20": f"{low:.3f}", "ratio_80": f"{high:.3f}", "cores": f"{busy:.2f}", "rounds": len(pairs), **on},
+            "model": CASES[name].title,
+            "processes": processes,
+            "clock": options.clock,
+            "quantity": quantity,
+            "unit": "s" if quantity.endswith(("pass", "search", "total")) and "memory" not in quantity else "bytes",
+            "predicted": f"{first:.6g}",
+            "measured": f"{second:.6g}",
+            "ratio": f"{statistics.median(ratios):.3f}",
+            "ratio_20": f"{low:.3f}",
+            "ratio_80": f"{high:.3f}",
+            "cores": f"{busy:.2f}",
+            "rounds": len(pairs),
+            **machine,
         }
 
 

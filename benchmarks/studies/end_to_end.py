@@ -1,4 +1,4 @@
-"""The whole method, part by part, beside the public code's form in the same run.
+"""The whole method, part by part, compared with the public code's algorithm in the same run.
 
     end_to_end.py OUT.csv [--networks ...] [--device cuda]     measure; a row for each part, written as it is known
     end_to_end.py --markdown OUT.csv                           the table for README.md
@@ -6,23 +6,23 @@
 
 Forms of the pass over the training data, which take turns:
   plain, plain_amp       forward and backward of the batch mean, nothing else, in float32 and under autocast (bfloat16)
-  public_code            as the public code goes about it: float32, the mean of a batch, |gradient| by tensor
+  public_code            the public code's algorithm: float32, the mean of a batch, |gradient| by tensor
   exact, exact_amp       potion_fast, per sample (group size 1)
   groups, groups_amp     potion_fast, groups of 64
-A rate is taken from the second batch on: what a pass does once is not in it. Batches are uint8 on the device, and
+A rate is measured from the second batch on, without the one-time work of a pass. Batches are uint8 on the device, and
 flipped, shifted and normalised there. For the first network there is a pass over JPEGs on disk too, read by `--workers`
-processes; what these read without a model says which of the two decides.
+processes; the rate of reading without a model shows which of the two is the bottleneck.
 
-Forms of the search, by importances of a pass over a few batches and of S_f, whose labels are what the model says:
+Forms of the search, with importances of a pass over a few batches and of S_f, labelled by the model's predictions:
   public_code            for each candidate a copy of the model, ratios to NumPy, one percentile, masked edits by tensor
                          and the accuracy on S_f; `--literal` candidates are timed and multiplied
-  sequential             potion_fast, every candidate evaluated: none passes. Where a search saturates before, its
-                         seconds are for those it had, and `measured` says how many
+  sequential             potion_fast, every candidate evaluated: none passes. If a search saturates before, its
+                         seconds are those of the candidates it evaluated, and `measured` is their number
   bisect                 potion_fast, down to the first candidate whose accuracy is below the model's own
 
 Totals are EXTRAPOLATED from these rates to 1,281,167 images: S_f and training data once through the pass, then the
-search. Random weights; a step costs the same with trained ones. `memory` is the peak beyond model and data, of the
-allocator on CUDA, of PyTorch's tensors on a CPU.
+search. Random weights; a step costs the same with trained ones. `memory` is the peak in addition to model and data, of
+the allocator on CUDA, of PyTorch's tensors on a CPU.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ NETWORKS = {
 
 
 class Clock:
-    """So many batches, with the times at which they were asked for; one more for the end."""
+    """A number of batches, with the times at which they were requested and the time of the end."""
 
     def __init__(self, data: Iterable[Batch], batches: int, cuda: bool) -> None:
         self.data, self.batches, self.cuda = data, batches, cuda
@@ -214,15 +214,15 @@ def measure_passes(options: argparse.Namespace, model: nn.Module, data: OnDevice
     """name -> {rate, low, high, mb}; the forms take turns."""
     cuda = options.device == "cuda"
     found: dict[str, Any] = {}
-    made = {name: PASSES[name](model) for name in options.passes}
-    for name, run in made.items():  # the first call compiles kernels
+    runs = {name: PASSES[name](model) for name in options.passes}
+    for name, run in runs.items():  # the first call compiles kernels
         print(f"  first call of {name}", file=sys.stderr)
         run(Clock(data, 2, cuda))
         with peak_of(torch.device(options.device)) as peak:
             run(Clock(data, 2, cuda))
         found[name] = {"mb": round(peak[0] / 1e6), "rates": []}
     for _ in range(options.rounds):
-        for name, run in made.items():
+        for name, run in runs.items():
             clock = Clock(data, options.batches, cuda)
             run(clock)
             found[name]["rates"].append(clock.rate)
@@ -235,7 +235,7 @@ def measure_passes(options: argparse.Namespace, model: nn.Module, data: OnDevice
 def literal_candidate(
     model: nn.Module, forget: pf.Importance, retain: pf.Importance, p: float, found: list[Batch]
 ) -> float:
-    """The accuracy on S_f of one candidate, in the public code's form."""
+    """The accuracy on S_f of one candidate, by the public code's algorithm."""
     edited = copy.deepcopy(model)
     parameters = trainable(edited)
     with np.errstate(all="ignore"):
@@ -271,12 +271,16 @@ def measure_searches(options: argparse.Namespace, model: nn.Module, data: OnDevi
     start = now(cuda)
     for p in percentiles:
         literal_candidate(model, forget, retain, p, found)
-    each = (now(cuda) - start) / len(percentiles)
-    shown["public_code"] = {"seconds": each * options.candidates_literal, "measured": len(percentiles), "mb": ""}
+    per_candidate = (now(cuda) - start) / len(percentiles)
+    shown["public_code"] = {
+        "seconds": per_candidate * options.candidates_literal,
+        "measured": len(percentiles),
+        "mb": "",
+    }
     for strategy in ("sequential", "bisect"):
         seconds = []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pf.PotionWarning)  # that nothing passes is what is wanted here
+            warnings.simplefilter("ignore", pf.PotionWarning)  # no candidate is meant to pass
             run = partial(own_search, model, forget, retain, found, strategy, options.candidates)
             with peak_of(torch.device(options.device)) as peak:
                 steps = run()
@@ -354,9 +358,10 @@ def measure(options: argparse.Namespace, name: str) -> Iterator[dict[str, object
         form = "groups_amp" if "groups_amp" in rates else next(iter(rates))
         jpegs = measure_jpegs(options, model, network, form)
         for part, rate in jpegs.items():
-            what = {"read": "JPEGs read", "pass": "pass over JPEGs"}[part]
-            yield {"part": what, "form": form, "value": figure(rate), "unit": "images/s",
-                   "measured": f"{options.workers} workers", **about}  # fmt: skip
+            title = {"read": "JPEGs read", "pass": "pass over JPEGs"}[part]
+            measured = f"{options.workers} workers"
+            row = {"part": title, "form": form, "value": figure(rate), "unit": "images/s", "measured": measured}
+            yield {**row, **about}
         bound = "decode" if jpegs["read"] < rates[form] else "compute"
         yield {"part": "pass over JPEGs is bound by", "form": form, "value": bound, "unit": "", **about}
 
@@ -405,13 +410,31 @@ def driver() -> str:
 
 
 COLUMNS = [
-    *["network", "part", "form", "value", "unit", "low", "high", "measured", "parameters", "batch", "rounds"],
-    *["device", "date", "hardware", "driver", "torch", "potion_fast", "python", "numpy", "platform"],
+    "network",
+    "part",
+    "form",
+    "value",
+    "unit",
+    "low",
+    "high",
+    "measured",
+    "parameters",
+    "batch",
+    "rounds",
+    "device",
+    "date",
+    "hardware",
+    "driver",
+    "torch",
+    "potion_fast",
+    "python",
+    "numpy",
+    "platform",
 ]
 
 
 def write(options: argparse.Namespace) -> None:
-    """A row is on disk as soon as it is known; what a network fails at is said, and the next one goes on."""
+    """Write each row as soon as it is known; a network that fails is reported, and the next one follows."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     failed = []
     with options.out.open("w", newline="", encoding="utf-8") as file:

@@ -1,6 +1,6 @@
-"""How the group size m changes healing: poison healed and model damage of PTN over m, |S_f| and seeds.
+"""The effect of the group size m: poison healed and model damage of PTN over m, |S_f| and seeds.
 
-    group_size.py RUNS OUT.csv             heal in every combination; rows that OUT.csv has are not made again
+    group_size.py RUNS OUT.csv             heal in every combination that OUT.csv does not have yet
     group_size.py --plot OUT.csv OUT.png   draw them
     group_size.py --markdown OUT.csv       print them as Markdown tables
 
@@ -141,7 +141,7 @@ class Subject:
         test = (thinned(scenario.test_loader(False), test_every), thinned(scenario.test_loader(True), test_every))
         if test_every > 1:  # what is compared must be of the same images
             clean = load_weights(RunFolder.open(runs / f"clean-{seed}"), scenario, config.device)[0]
-            mine, theirs = (evaluate_poison(one, *test, scenario.poison.target).metrics for one in (model, clean))
+            mine, theirs = (evaluate_poison(m, *test, scenario.poison.target).metrics for m in (model, clean))
             before = {name: metric.value for name, metric in mine.items()}
             reference = theirs["triggered_accuracy"].value
         seed_everything(seed)
@@ -172,7 +172,7 @@ class Subject:
 
 
 def thinned(loader: Iterable[tuple[Tensor, ...]], every: int) -> list[Any]:
-    """Every so manieth sample of a loader, in smaller batches. Classes may come one after the other in it."""
+    """Every k-th sample of a loader, in smaller batches. The loader may be sorted by class."""
     batches, first = [], 0
     for batch in loader:
         batches.append(tuple(part[first::every] for part in batch))
@@ -182,9 +182,9 @@ def thinned(loader: Iterable[tuple[Tensor, ...]], every: int) -> list[Any]:
 
 def arranged(order: Sequence[int], found: Sequence[int]) -> list[int]:
     """`order` without S_f; the gaps it leaves are filled from the end, so that all else stays in its place."""
-    left, gaps = len(order) - len(found), set(found)
-    fillers = iter([sample for sample in order[left:] if sample not in gaps])
-    return [next(fillers) if sample in gaps else sample for sample in order[:left]]
+    kept, gaps = len(order) - len(found), set(found)
+    fillers = iter([sample for sample in order[kept:] if sample not in gaps])
+    return [next(fillers) if sample in gaps else sample for sample in order[:kept]]
 
 
 def shared_groups(orders: Sequence[Sequence[int]], m: int) -> dict[tuple[int, ...], list[int]]:
@@ -339,7 +339,7 @@ def distinct(rows: Sequence[Row]) -> tuple[list[str], list[int], list[str]]:
 
 
 def of_seeds(rows: Sequence[Row], measure: str, objective: str, found: int, group_size: str) -> list[float]:
-    """What the seeds gave in one combination."""
+    """The results of all seeds in one combination."""
     return [getattr(row, measure) for row in rows if row.key[1:] == (found, objective, group_size)]
 
 

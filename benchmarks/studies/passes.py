@@ -1,21 +1,20 @@
-"""A pass over a batch: what Σ_k |∂ℓ_k/∂θ| costs beside a plain forward and backward, method against method.
+"""A pass over a batch: the cost of Σ_k |∂ℓ_k/∂θ| relative to a plain forward and backward, by several methods.
 
     passes.py OUT.csv [--networks ...] [--methods ...]     measure; one row per network and method
     passes.py --markdown OUT.csv                           the table for README.md
 
-Time: all methods take turns in one process, so that a change of the machine's load hits them alike. In its turn a
-method makes one pass over `--batches` batches (the same one every time) and is timed from when it asks for the second
-to when it asks for one more than there are: what a pass does once (allocating, trying out which layers it knows) is
-not in it, but in `call_ms`, everything in the call that is not `batches` times that. `compiled=True` compiles within
-its third batch, so its calls have two more. `ms` is the median over the rounds, `ratio` the quotient of medians to the
-plain pass.
+Time: all methods take turns in one process, so that a change of the machine's load affects them alike. In its turn a
+method makes one pass over `--batches` batches (the same one every time) and is timed from its request for the second
+batch to its request past the last. One-time work of a pass (allocating, checking the rules) is in `call_ms`: everything
+in the call that is not `batches` times the time per batch. `compiled=True` compiles within its third batch, so its
+calls have two more. `ms` is the median over the rounds, `ratio` the quotient of medians to the plain pass.
 
-Memory: what a pass takes beyond model and batch at its peak. On a CPU each method runs in a process of its own, before
+Memory: the peak of a pass in addition to model and batch. On a CPU each method runs in a process of its own, before
 the timing, and peak resident memory is read from /proc (Linux only); on CUDA it is the allocator's peak.
 
 No speed without a right result: the sums of every method over the timed batch are compared with the loop's, tensor by
 tensor, and `error` is the worst ‖got - want‖₁ / ‖want‖₁. Above the tolerance a method is not timed. Where a method
-cannot give some tensors, `covered` of `tensors` says so: its time is that of less work.
+does not support some tensors, `covered` of `tensors` says so: its time is that of less work.
 """
 
 from __future__ import annotations
@@ -277,7 +276,7 @@ def potion_fast_compiled(case: Case) -> Pass:
 class Method:
     title: str
     prepare: Callable[[Case], Pass]
-    package: str = ""  # of the extra `bench`, where it needs one
+    package: str = ""  # of the extra `rivals`, where it needs one
     slow_start: bool = False  # the first call takes minutes, and memory of its own
     first: int = 1  # batches of every call that are not like the others
 
@@ -313,7 +312,7 @@ def missing(method: str) -> str:
 
 
 class Clock:
-    """The same batch again and again, with the times at which it was asked for; one more for the end."""
+    """The same batch again and again, with the times at which it was requested and the time of the end."""
 
     def __init__(self, case: Case, batches: int) -> None:
         self.case, self.batches = case, batches
@@ -333,7 +332,7 @@ class Clock:
 
 
 def seconds(case: Case, run: Pass, batches: int, first: int) -> tuple[float, float]:
-    """(per batch, of `batches` - 1 after the first ones; what is left of the call)."""
+    """(seconds per batch, of the `batches` - 1 after the first ones; the rest of the call)."""
     clock = Clock(case, first + batches - 1)
     start = clock.now()
     run(clock)
@@ -343,7 +342,7 @@ def seconds(case: Case, run: Pass, batches: int, first: int) -> tuple[float, flo
 
 
 def extra_bytes(case: Case, run: Pass, batches: int) -> int | None:
-    """Peak of a pass above what is there before it; None where the system does not tell."""
+    """Peak of memory in a pass, above that before it; None where the system does not say."""
     data = [(case.inputs, case.labels)] * batches
     if case.inputs.is_cuda:
         torch.cuda.synchronize()
@@ -355,7 +354,7 @@ def extra_bytes(case: Case, run: Pass, batches: int) -> int | None:
     if sys.platform != "linux":
         return None
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory that is kept would hide what the pass takes
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory that is kept would hide what the pass allocates
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before = _proc("/proc/self/status", "VmRSS")
     run(data)
@@ -365,7 +364,8 @@ def extra_bytes(case: Case, run: Pass, batches: int) -> int | None:
 def extra_bytes_alone(options: argparse.Namespace, network: str, method: str) -> int | None:
     """The same, called in a process of its own.
 
-    Plain passes come first: what the libraries set up once is nobody's. A method with a slow start gets a first call.
+    Plain passes come first: the libraries' own set-up is attributed to no method. A method with
+    a slow start gets a first call.
     """
     _quiet()
     torch.set_num_threads(options.threads)
@@ -494,9 +494,34 @@ def _mb(count: int | None) -> object:
 
 
 COLUMNS = [
-    *["network", "method", "batch", "ms", "ms_20", "ms_80", "ratio", "extra_mb", "call_ms", "first_call_s"],
-    *["covered", "tensors", "error", "note", "batches", "rounds", "device", "precision", "channels_last", "threads"],
-    *["date", "hardware", "torch", "package", "potion_fast", "python", "numpy", "platform"],
+    "network",
+    "method",
+    "batch",
+    "ms",
+    "ms_20",
+    "ms_80",
+    "ratio",
+    "extra_mb",
+    "call_ms",
+    "first_call_s",
+    "covered",
+    "tensors",
+    "error",
+    "note",
+    "batches",
+    "rounds",
+    "device",
+    "precision",
+    "channels_last",
+    "threads",
+    "date",
+    "hardware",
+    "torch",
+    "package",
+    "potion_fast",
+    "python",
+    "numpy",
+    "platform",
 ]
 
 

@@ -1,13 +1,12 @@
-"""The loader of photographs: JPEGs read, decoded, cropped and handed over, beside what the same cores decode.
+"""The JPEG loader: files read, decoded, cropped and collated, compared with decoding alone on the same cores.
 
     photographs.py OUT.csv [--workers ...]     measure; one row per number of workers and method
     photographs.py --markdown OUT.csv          the table for README.md
 
-The files are made: 500 x 375 pixels, smooth shapes with some noise, of about the size that ImageNet's have. As many
-processes as the loader has workers decode the same files and keep nothing: that is the floor, `ratio` is the quotient
-of medians to it, and `to_pillow` to the same with Pillow's decoder. What is read goes to a GPU as it is; on a CPU the
-loader's own process finishes it (normalises). The methods take turns; a turn is one epoch, of processes that are there
-already.
+The files are generated: 500 x 375 pixels, smooth shapes with some noise, about as many bytes as ImageNet's. As many
+processes as the loader has workers decode the same files and discard the result: that is the bound, `ratio` is the
+quotient of medians to it, and `to_pillow` that to Pillow's decoder. A GPU gets the images unnormalised; on a CPU the
+loader's own process normalises them. The methods take turns; a turn is one epoch of processes that are running already.
 """
 
 from __future__ import annotations
@@ -129,20 +128,24 @@ def measure(options: argparse.Namespace, folder: Path, names: list[str]) -> Iter
 
 
 COLUMNS = [
-    *[
-        "method",
-        "workers",
-        "images_per_s",
-        "low",
-        "high",
-        "ratio",
-        "to_pillow",
-        "images",
-        "kilobytes",
-        "batch",
-        "rounds",
-    ],
-    *["date", "hardware", "torch", "potion_fast", "python", "numpy", "platform"],
+    "method",
+    "workers",
+    "images_per_s",
+    "low",
+    "high",
+    "ratio",
+    "to_pillow",
+    "images",
+    "kilobytes",
+    "batch",
+    "rounds",
+    "date",
+    "hardware",
+    "torch",
+    "potion_fast",
+    "python",
+    "numpy",
+    "platform",
 ]
 
 

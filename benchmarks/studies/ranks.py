@@ -1,11 +1,12 @@
-"""A pass over the data by several processes, against one: time and bytes sent. ResNet-9 on CIFAR-10's shapes, on CPUs.
+"""A pass over the data by several processes, compared with one: time and bytes sent, ResNet-9 on CPUs.
 
     ranks.py OUT.csv [--processes 2 ...]    measure
     ranks.py --markdown OUT.csv             the table for docs/cost-model.md
 
-In every round one process makes the whole pass while the others wait, and all of them make it together, with one thread
-each and gloo between them. Seconds are medians, of the slowest rank; `ratio` is the median of the rounds' own. Bytes
-are counted on the loopback interface (Linux), TCP's headers included, over the number of ranks.
+Inputs have CIFAR-10's shape. In every round one process makes the whole pass while the others wait, then all share it,
+with one thread per process and gloo as the backend. Seconds are medians over the rounds, of the slowest rank; `ratio`
+is the median of the ratio of each round. Bytes are counted on the loopback interface (Linux), TCP headers included, and
+divided by the number of ranks.
 """
 
 from __future__ import annotations
@@ -29,23 +30,40 @@ from potion_fast.bench.models import create_model
 from potion_fast.bench.runs.folder import versions
 from potion_fast.distributed import ShareSampler
 
-COLUMNS = ["processes", "samples", "parameters", "seconds_one", "seconds", "ratio", "ratio_20", "ratio_80", "sent"]
-COLUMNS += ["rounds", "date", "hardware", "torch", "potion_fast", "python", "numpy", "platform"]
+COLUMNS = [
+    "processes",
+    "samples",
+    "parameters",
+    "seconds_one",
+    "seconds",
+    "ratio",
+    "ratio_20",
+    "ratio_80",
+    "sent",
+    "rounds",
+    "date",
+    "hardware",
+    "torch",
+    "potion_fast",
+    "python",
+    "numpy",
+    "platform",
+]
 
 
 def seconds_of(model: torch.nn.Module, loader: DataLoader[tuple[torch.Tensor, ...]], alone: bool) -> float:
-    """Of the slowest rank; where one works alone, the others wait for it."""
+    """Seconds of the slowest rank, or of rank 0 while the others wait."""
     dist.barrier()
     start = time.perf_counter()
     if not alone or dist.get_rank() == 0:
         pf.importance(model, loader, group_size=16, process_group=False if alone else None)
-    told = [0.0] * dist.get_world_size()
-    dist.all_gather_object(told, time.perf_counter() - start)
-    return told[0] if alone else max(told)
+    seconds = [0.0] * dist.get_world_size()
+    dist.all_gather_object(seconds, time.perf_counter() - start)
+    return seconds[0] if alone else max(seconds)
 
 
 def rank_of(rank: int, processes: int, samples: int, rounds: int, folder: str) -> None:
-    """One of the processes; rank 0 writes a line for each round: seconds of one, seconds of all, bytes of all."""
+    """Run one of the processes; rank 0 writes a line per round: seconds of one, seconds of all, bytes of all."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
     torch.manual_seed(0)
@@ -54,10 +72,10 @@ def rank_of(rank: int, processes: int, samples: int, rounds: int, folder: str) -
     whole, share = DataLoader(data, batch_size=32), DataLoader(data, batch_size=32, sampler=ShareSampler(data))
     lines = []
     for _ in range(rounds + 1):
-        one = seconds_of(model, whole, alone=True)
+        alone = seconds_of(model, whole, alone=True)
         before = sent()
-        several = seconds_of(model, share, alone=False)
-        lines.append(f"{one} {several} {sent() - before}")
+        together = seconds_of(model, share, alone=False)
+        lines.append(f"{alone} {together} {sent() - before}")
     if rank == 0:
         Path(folder, "measured").write_text("\n".join(lines[1:]), encoding="ascii")  # the first round warms up
     dist.destroy_process_group()
@@ -67,16 +85,22 @@ def measure(processes: int, samples: int, rounds: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         start_processes(rank_of, (processes, samples, rounds, folder), nprocs=processes, start_method="forkserver")
         lines = Path(folder, "measured").read_text(encoding="ascii").splitlines()
-    one, several, bytes_sent = zip(*(map(float, line.split()) for line in lines), strict=True)
-    ratios = sorted(together / alone for alone, together in zip(one, several, strict=True))
+    alone, together, bytes_sent = zip(*(map(float, line.split()) for line in lines), strict=True)
+    ratios = sorted(shared / single for single, shared in zip(alone, together, strict=True))
     parameters = sum(p.numel() for p in create_model("resnet9", 10, 3, width=16).parameters())
     return {
-        **{"processes": processes, "samples": samples, "parameters": parameters, "rounds": rounds},
-        **{"seconds_one": f"{statistics.median(one):.4g}", "seconds": f"{statistics.median(several):.4g}"},
-        **{"ratio": f"{statistics.median(ratios):.3f}", "ratio_20": f"{ratios[rounds // 5]:.3f}"},
-        **{"ratio_80": f"{ratios[-1 - rounds // 5]:.3f}"},
-        **{"sent": f"{statistics.median(bytes_sent) / processes:.0f}"},
-        **{"date": datetime.date.today().isoformat(), **versions("cpu")},
+        "processes": processes,
+        "samples": samples,
+        "parameters": parameters,
+        "rounds": rounds,
+        "seconds_one": f"{statistics.median(alone):.4g}",
+        "seconds": f"{statistics.median(together):.4g}",
+        "ratio": f"{statistics.median(ratios):.3f}",
+        "ratio_20": f"{ratios[rounds // 5]:.3f}",
+        "ratio_80": f"{ratios[-1 - rounds // 5]:.3f}",
+        "sent": f"{statistics.median(bytes_sent) / processes:.0f}",
+        "date": datetime.date.today().isoformat(),
+        **versions("cpu"),
     }
 
 
@@ -85,11 +109,11 @@ def print_markdown(path: Path) -> None:
     print("|---:|---:|---:|---:|---:|---:|")
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            each = float(row["sent"])
+            sent_each = float(row["sent"])
             print(
                 f"| {row['processes']} | {row['seconds_one']} s | {row['seconds']} s | **{float(row['ratio']):.2f}** "
-                f"({row['ratio_20']} to {row['ratio_80']}) | {each / 1e6:.3g} MB | "
-                f"{each / 4 / float(row['parameters']):.2f} |"
+                f"({row['ratio_20']} to {row['ratio_80']}) | {sent_each / 1e6:.3g} MB | "
+                f"{sent_each / 4 / float(row['parameters']):.2f} |"
             )
 
 

@@ -1,4 +1,4 @@
-"""One line per run folder: what its metrics.json holds, as CSV, or as Markdown for a README.
+"""The metrics of run folders, one line each, as CSV or as Markdown for a README.
 
 run_table.py [--markdown] RUN ...
 """

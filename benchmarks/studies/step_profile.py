@@ -1,11 +1,11 @@
-"""Where each millisecond of a step goes: one trace and one table of a pass over a few batches.
+"""The profile of a step, in milliseconds: one trace and one table of a pass over a few batches.
 
     step_profile.py OUT.csv [--network ...] [--form ...] [--device cuda]     OUT.json is the trace, for chrome://tracing
     step_profile.py --markdown OUT.csv                                       the table for README.md
 
-`ms` is time on the device itself per batch: on CUDA of kernels and copies, on a CPU of operations without those that
-they call, and of the Python between them as what is left of the wall clock. Batches are made on the device; the first
-one, which compiles and tries out, is not in it.
+`ms` is device time per batch: on CUDA of kernels and copies, on a CPU of operations without those that they call; the
+rest of the wall-clock time is that of the Python code between them. Batches are generated on the device; the first one,
+which compiles kernels and checks rules, is left out.
 """
 
 from __future__ import annotations
@@ -100,8 +100,23 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
 
 
 COLUMNS = [
-    *["what", "ms", "share", "calls", "network", "form", "batch", "batches", "device", "date", "hardware", "driver"],
-    *["torch", "potion_fast", "python", "numpy", "platform"],
+    "what",
+    "ms",
+    "share",
+    "calls",
+    "network",
+    "form",
+    "batch",
+    "batches",
+    "device",
+    "date",
+    "hardware",
+    "driver",
+    "torch",
+    "potion_fast",
+    "python",
+    "numpy",
+    "platform",
 ]
 
 

@@ -1,14 +1,14 @@
-"""The strategies of the search on real poisoned models: what each ends with, and what it costs.
+"""The strategies of the search on real poisoned models: their results and their cost.
 
     strategies.py RUNS OUT.csv         search with every strategy for each seed and |S_f|
     strategies.py --markdown OUT.csv   the table for README.md
 
-RUNS holds poisoned-SEED/ and clean-SEED/ as for group_size.py. Importances are taken once for each S_f, all strategies
-get the same. "public code" is the search as the public code writes it, on the same importances: one NumPy percentile,
-one copy of the model and one edit of every tensor per step; its weights must be those of "sequential", to the bit.
+RUNS holds poisoned-SEED/ and clean-SEED/ as for group_size.py. Importances are computed once per S_f and shared by all
+strategies. "public code" is the search as the public code does it, on the same importances: one NumPy percentile, one
+copy of the model and one edit of every tensor per step; its weights must equal those of "sequential", to the bit.
 
-`forward_seconds` are spent inside the model's forward pass, `other_share` is the rest of the search, the copy of the
-model at its start included.
+`forward_seconds` is the time in the model's forward pass, `other_share` the rest of the search, including the copy of
+the model at its start.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ForwardClock:
         self.seconds += time.perf_counter() - self.since
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForwardClock:
-        return self  # a copy of the model goes on with the same clock
+        return self  # a copy of the model has the same clock
 
 
 def with_strategy(strategy: str) -> Callable[..., Outcome]:
@@ -150,8 +150,8 @@ def searches(options: argparse.Namespace, seed: int) -> Iterator[Row]:
     subject = Subject.load(options.runs, seed, options.found, options.test_every)
     for found in subject.founds:
         m = min(options.group_size, len(found))  # as by default: a group has no more samples than were found
-        one = replace(subject, founds=[found])
-        ((retain, _),) = retain_importances(one, [options.objective], m, options.batch_size)
+        only_found = replace(subject, founds=[found])
+        ((retain, _),) = retain_importances(only_found, [options.objective], m, options.batch_size)
         of_found, _ = timed_importances(subject, found, [options.objective], m, options.batch_size)
         stored = list(subject.scenario.forget_loader(found, augment=False, batch_size=options.batch_size))
         marks: dict[str, str] = {}
@@ -187,7 +187,7 @@ def searches(options: argparse.Namespace, seed: int) -> Iterator[Row]:
 
 
 def study(options: argparse.Namespace) -> None:
-    """A row is written as soon as it is there."""
+    """Write each row as soon as it is measured."""
     with options.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([column.name for column in fields(Row)])
@@ -213,14 +213,14 @@ def print_markdown(path: Path) -> None:
     print("|---:|---|---:|---:|---:|---:|---:|---:|")
     for found in sorted({int(row["found"]) for row in rows}):
         for strategy in METHODS:
-            some = [row for row in rows if int(row["found"]) == found and row["strategy"] == strategy]
+            chosen = [row for row in rows if int(row["found"]) == found and row["strategy"] == strategy]
             cells = [
-                spread(some, "poison_healed", ".1f"),
-                spread(some, "model_damage", "+.1f"),
-                spread(some, "dampened", ",.0f"),
-                spread(some, "evaluations", ".0f"),
-                spread(some, "seconds", ".2f"),
-                f"{100 * median(float(row['other_share']) for row in some):.1f} %",
+                spread(chosen, "poison_healed", ".1f"),
+                spread(chosen, "model_damage", "+.1f"),
+                spread(chosen, "dampened", ",.0f"),
+                spread(chosen, "evaluations", ".0f"),
+                spread(chosen, "seconds", ".2f"),
+                f"{100 * median(float(row['other_share']) for row in chosen):.1f} %",
             ]
             print(f"| {found} | {strategy} | " + " | ".join(cells) + " |")
 

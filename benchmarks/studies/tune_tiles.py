@@ -3,7 +3,7 @@
 tune_tiles.py [--ops OP ...] [--multiply half|tf32|ieee ...] [--milliseconds 20]
 
 Every candidate runs the shapes of its class; one whose result differs from the committed tile's, or that does not fit
-the GPU, is left out with a line that says so. The best is the one with the smallest product of medians. Each row of the
+the GPU, is left out with a message. The best is the one with the smallest product of medians. Each row of the
 table is printed as soon as it is known, after the times of its candidates as comments.
 """
 
@@ -49,7 +49,7 @@ DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
 
 
 def candidates(multiply: str, shape: str) -> list[tuple[int, int, int, int, int]]:
-    """block_o, block_i, block_t, warps, stages: what two float32 accumulators leave room for."""
+    """Tiles (block_o, block_i, block_t, warps, stages) that fit beside two float32 accumulators."""
     if shape == "depthwise":  # channels, taps, t
         blocks = itertools.product((32, 64, 128), (2, 4, 8), (4, 8, 16), (4, 8))
         return [(c, tap, t, warps, 3) for c, tap, t, warps in blocks if c * tap * t <= 512 * warps]
@@ -67,7 +67,7 @@ def candidates(multiply: str, shape: str) -> list[tuple[int, int, int, int, int]
 
 def calls(op: str, multiply: str, shape: str) -> list[tuple[Tensor, Callable[[], None]]]:
     """For each shape of the class, the sums and the call that adds to them."""
-    made = []
+    pairs = []
     options = {"dtype": DTYPES[multiply], "device": "cuda"}
     for case in SHAPES[op][shape]:
         generator = torch.Generator("cuda").manual_seed(0)
@@ -76,14 +76,14 @@ def calls(op: str, multiply: str, shape: str) -> list[tuple[Tensor, Callable[[],
             inputs = torch.randn(n, t, into, generator=generator, **options)
             gradients = torch.randn(n, t, out, generator=generator, **options)
             sums = torch.zeros(1, out, into, device="cuda")
-            made.append((sums, _linear(sums, inputs, gradients)))
+            pairs.append((sums, _linear(sums, inputs, gradients)))
         else:
             n, channels, out, size, kernel, groups = case
             inputs = torch.randn(n, size, size, channels, generator=generator, **options).movedim(-1, 1)
             gradients = torch.randn(n, size, size, out, generator=generator, **options).movedim(-1, 1)
             sums = torch.zeros(1, out, channels // groups, kernel, kernel, device="cuda")
-            made.append((sums, _conv(sums, inputs, gradients, kernel // 2, groups)))
-    return made
+            pairs.append((sums, _conv(sums, inputs, gradients, kernel // 2, groups)))
+    return pairs
 
 
 def _linear(sums: Tensor, inputs: Tensor, gradients: Tensor) -> Callable[[], None]:
