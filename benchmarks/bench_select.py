@@ -1,10 +1,10 @@
 """Thresholds, groups and edits of 32 candidates, from the 99.96th percentile of the ratios down to the 95th.
 
-`select` is the percentiles alone, `select_group` the percentiles and the weights of every candidate, `group` the latter
-from given thresholds, `edits` all 32 candidates in turn, group by group. Floors: 8 bytes per parameter (forget and
-retain read) and 12 for each weight written out; 12 bytes for each weight edited. `public_code` is what the public code
-of the paper does for each candidate; `nanpercentile` is NumPy with all percentiles in one call and the ratios given;
-`dense_edits` are 32 calls of `dampen` over all weights.
+`select` is the percentiles alone, `select_and_partition` the percentiles and the weights of every candidate,
+`partition` the weights for given thresholds, `edits` all 32 candidates in turn, group by group. Floors: 8
+bytes per parameter (forget and retain read) and 12 for each weight written out; 12 bytes for each weight edited. `public_code` is what
+the public code of the paper does for each candidate; `nanpercentile` is NumPy with all percentiles in one call and the
+ratios given; `dense_edits` are 32 calls of `dampen` over all weights.
 
     make bench
 """
@@ -56,21 +56,21 @@ def test_select(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_select_group(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
+def test_select_and_partition(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
     forget, retain = case(n, backend.device)
     floor = (8 + 12 * KEPT) * n
     with backend.use():
-        call = lambda: ops.select_group(forget, retain, PERCENTILES)  # noqa: E731
+        call = lambda: ops.select_and_partition(forget, retain, PERCENTILES)  # noqa: E731
         measure(benchmark, "percentiles and groups", n, backend.device, floor, call)
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_group(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
+def test_partition(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
     forget, retain = case(n, backend.device)
     floor = (8 + 12 * KEPT) * n
     with backend.use():
         alphas = ops.select(forget, retain, PERCENTILES)
-        measure(benchmark, "groups", n, backend.device, floor, lambda: ops.group(forget, retain, alphas))
+        measure(benchmark, "groups", n, backend.device, floor, lambda: ops.partition(forget, retain, alphas))
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -78,7 +78,7 @@ def test_edits(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
     forget, retain = case(n, backend.device)
     parameters = list(torch.rand(n, device=backend.device).tensor_split(150))
     with backend.use():
-        _, index, *_, starts = ops.select_group(forget, retain, PERCENTILES)
+        _, index, *_, starts = ops.select_and_partition(forget, retain, PERCENTILES)
         places = WeightIndex(parameters, index, starts.tolist())
         values = torch.rand(len(index), device=backend.device)
 

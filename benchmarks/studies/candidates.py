@@ -147,7 +147,7 @@ def percentiles(case: Case) -> Call:
 
 
 def percentiles_and_groups(case: Case) -> Call:
-    return lambda: ops.select_group(case.f, case.o, case.percentiles, 1.0)
+    return lambda: ops.select_and_partition(case.f, case.o, case.percentiles, 1.0)
 
 
 def plan(case: Case) -> Call:

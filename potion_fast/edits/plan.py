@@ -54,7 +54,7 @@ class EditPlan:
     ) -> None:
         f, o = self._begin(model, forget, retain, dampening, exponent)
         alphas = torch.as_tensor(alphas, dtype=torch.float32, device=f.device)  # [K]
-        self._hold(alphas, *ops.group(f, o, alphas, self._least))
+        self._hold(alphas, *ops.partition(f, o, alphas, self._least))
         if dampening is not None:
             self.revalue(dampening, exponent)
 
@@ -79,9 +79,9 @@ class EditPlan:
         f, o = plan._begin(model, forget, retain, dampening, exponent)
         if plan._ranks.size > 1:
             alphas = select_shards(f, o, wanted, plan._ranks)
-            plan._hold(alphas, *ops.group(f, o, alphas, plan._least))
+            plan._hold(alphas, *ops.partition(f, o, alphas, plan._least))
         else:
-            plan._hold(*ops.select_group(f, o, wanted, plan._least))
+            plan._hold(*ops.select_and_partition(f, o, wanted, plan._least))
         if dampening is not None:
             plan.revalue(dampening, exponent)
         return plan
@@ -103,7 +103,7 @@ class EditPlan:
         return f.to(device), o.to(device)
 
     def _hold(self, alphas: Tensor, index: Tensor, forget: Tensor, retain: Tensor, starts: Tensor) -> None:
-        """Keep what `ops.group` gives: places, and importances [m], by group."""
+        """Keep what `ops.partition` gives: places, and importances [m], by group."""
         self.alphas = alphas  # [K], in the order of the candidates
         self._rank = alphas.argsort(descending=True, stable=True).argsort().tolist()  # candidate -> its group
         self._starts = starts.tolist()  # [K + 1]

@@ -51,7 +51,7 @@ class RankedPlan:
             edge = ops.select(self._forget, self._retain, [100 * (1 - self._wanted / n)])
         if not edge > 1:  # NaN: no ratio is finite
             edge, self._complete = torch.ones_like(edge), True
-        index, f, o, starts = ops.group(self._forget, self._retain, torch.cat([self._edge, edge]))
+        index, f, o, starts = ops.partition(self._forget, self._retain, torch.cat([self._edge, edge]))
         new = slice(int(starts[1]), None)  # group 0 is in order already
         self._append(index[new], f[new], o[new])
         self._edge, self._wanted = edge, GROWTH * self._wanted

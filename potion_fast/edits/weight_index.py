@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..ops.checks import is_dense
+from ..ops import is_dense
 
 
 class WeightIndex:

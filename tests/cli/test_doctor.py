@@ -9,6 +9,7 @@ import torch
 
 from potion_fast import ops
 from potion_fast.cli.doctor import doctor, format_report
+from potion_fast.ops import _dispatch
 
 
 def test_the_report_is_json_and_names_every_operation() -> None:
@@ -38,8 +39,9 @@ def test_a_backend_that_is_not_there_is_reported_and_not_raised(monkeypatch: pyt
 
 
 def test_an_installation_without_native_code_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "native", None)
-    monkeypatch.setattr(ops, "native_problem", "the native module was not built")
+    for module in (ops, _dispatch):
+        monkeypatch.setattr(module, "native", None)
+        monkeypatch.setattr(module, "native_problem", "the native module was not built")
     ops.missing.cache_clear()
     text = format_report(doctor())
     ops.missing.cache_clear()

@@ -16,7 +16,7 @@ from helpers.backends import Backend, assert_same_bits
 from helpers.products import INSTRUCTIONS, Sums, assert_near, bits_on_threads, examples, limited, summed
 from potion_fast import ops
 from potion_fast.errors import ImportanceError
-from potion_fast.ops import launchers
+from potion_fast.ops.accumulate_conv import channels_last
 
 CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 DTYPES = [torch.float32, torch.float64]
@@ -281,7 +281,7 @@ def test_channels_last_copies(shape: tuple[int, int, int], dtype: torch.dtype) -
         pytest.skip(ops.native_problem)
     images = torch.randn(shape).to(dtype)
     for memory in (images, images.flip(0)):
-        assert_same_bits(launchers.channels_last(memory, dtype).flatten(), memory.movedim(1, -1).flatten())
+        assert_same_bits(channels_last(memory, dtype).flatten(), memory.movedim(1, -1).flatten())
 
 
 # --- What is refused, and the registration ---

@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: csrc/cuda compiled for the host, called by the launchers themselves."""
+"""The CUDA kernels without a GPU: csrc/cuda compiled for the host, called by the launches of the operations."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from helpers.backends import SIZES, Guarded, assert_same_bits, numbers
-from potion_fast.ops import launchers, reference
+from potion_fast.ops import KERNELS, OPS, _ratios, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -96,10 +98,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(library: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """The launchers call the host's kernels with CPU tensors."""
+    """The launches call the host's kernels with CPU tensors."""
     host = Host(library)
-    monkeypatch.setattr(launchers, "native", host)
-    monkeypatch.setattr(launchers, "_stream", lambda tensor: 0)
+    modules = {sys.modules[KERNELS[op]["cuda"].__module__] for op in OPS if "cuda" in KERNELS[op]}
+    for module in (*modules, _ratios):
+        monkeypatch.setattr(module, "native", host)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     return host
 
@@ -118,7 +122,7 @@ def test_dampen(host: Host, n: int) -> None:
     want = weights.clone()
     reference.dampen(want, forget, retain, 0.7, 1.3)
     guarded = Guarded(weights, "cpu")
-    launchers.dampen_cuda(guarded.inside, forget, retain, 0.7, 1.3)
+    KERNELS["dampen"]["cuda"](guarded.inside, forget, retain, 0.7, 1.3)
     guarded.assert_guards_intact()
     assert_same_bits(guarded.inside, want)
 
@@ -128,7 +132,7 @@ def test_dampen(host: Host, n: int) -> None:
 def test_dampen_many(host: Host, n: int, alphas: list[float]) -> None:
     weights, forget, retain = numbers(n, 1), numbers(n, 2).abs(), numbers(n, 3).abs()
     forget, retain = (Guarded(tensor, "cpu", shift).inside for tensor, shift in ((forget, 2), (retain, 3)))
-    got = launchers.dampen_many_cuda(weights, forget, retain, torch.tensor(alphas), 1.3)
+    got = KERNELS["dampen_many"]["cuda"](weights, forget, retain, torch.tensor(alphas), 1.3)
     assert_same_bits(got, reference.dampen_many(weights, forget, retain, torch.tensor(alphas), 1.3))
 
 
@@ -157,7 +161,7 @@ def test_accumulate(host: Host, sizes: list[int], dtype: torch.dtype, square: bo
     want = sums.clone()
     reference.accumulate(want, gradients, square)
     guarded = Guarded(sums, "cpu")
-    launchers.accumulate_cuda(guarded.inside, gradients, square)
+    KERNELS["accumulate"]["cuda"](guarded.inside, gradients, square)
     guarded.assert_guards_intact()
     assert_same_bits(guarded.inside, want)
 
@@ -171,15 +175,15 @@ PERCENTILES = [99.9, 95.0, 97.3, 99.0]
 def kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What is kept although there is little of it; the list grows by the capacity of each attempt."""
     attempts: list[int] = []
-    capacities = launchers._capacities
+    capacities = _ratios.capacities
 
     def noted(n: int, share: float) -> Iterator[int]:
         for capacity in capacities(n, share):
             attempts.append(capacity)
             yield capacity
 
-    monkeypatch.setattr(launchers, "_KEPT_FROM", 1)
-    monkeypatch.setattr(launchers, "_capacities", noted)
+    monkeypatch.setattr(_ratios, "KEPT_FROM", 1)
+    monkeypatch.setattr(_ratios, "capacities", noted)
     return attempts
 
 
@@ -194,9 +198,9 @@ def trained(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def assert_groups(forget: Tensor, retain: Tensor, percentiles: list[float], dampening: float) -> None:
-    got = launchers.select_group_cuda(forget, retain, percentiles, dampening)
-    assert_equal(got, reference.select_group(forget, retain, percentiles, dampening))
-    assert_same_bits(launchers.select_cuda(forget, retain, percentiles), got[0])
+    got = KERNELS["select_and_partition"]["cuda"](forget, retain, percentiles, dampening)
+    assert_equal(got, reference.select_and_partition(forget, retain, percentiles, dampening))
+    assert_same_bits(KERNELS["select"]["cuda"](forget, retain, percentiles), got[0])
 
 
 def assert_equal(got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> None:
@@ -230,8 +234,8 @@ def test_many_candidates(host: Host, kept: list[int]) -> None:
     percentiles = np.random.default_rng(0).uniform(95, 100, 65).tolist()
     assert_groups(*trained(1001), percentiles[:64], 1.0)
     assert_equal(
-        launchers.select_group_cuda(*trained(1001), percentiles, 1.0),
-        reference.select_group(*trained(1001), percentiles, 1.0),
+        KERNELS["select_and_partition"]["cuda"](*trained(1001), percentiles, 1.0),
+        reference.select_and_partition(*trained(1001), percentiles, 1.0),
     )
 
 
@@ -268,7 +272,7 @@ ATTEMPTS = {
 
 @pytest.mark.parametrize("case", ATTEMPTS)
 def test_what_is_kept_does_not_suffice(host: Host, kept: list[int], monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    monkeypatch.setattr(launchers, "_capacities", lambda n, share: iter(kept.append(c) or c for c in (1000, 0)))
+    monkeypatch.setattr(_ratios, "capacities", lambda n, share: iter(kept.append(c) or c for c in (1000, 0)))
     assert_groups(*ATTEMPTS[case], PERCENTILES, 1.0)
     assert kept == [1000, 0, 1000, 0], "each op tries once, and then reads all"
 
@@ -323,16 +327,16 @@ def test_groups_of_given_alphas(
     if few:
         request.getfixturevalue("kept")
     forget, retain = (numbers(5003, seed).abs() if absolute else numbers(5003, seed) for seed in (1, 2))
-    got = launchers.group_cuda(forget, retain, torch.tensor(alphas), 1.0)
-    assert_equal(got, reference.group(forget, retain, torch.tensor(alphas), 1.0))
+    got = KERNELS["partition"]["cuda"](forget, retain, torch.tensor(alphas), 1.0)
+    assert_equal(got, reference.partition(forget, retain, torch.tensor(alphas), 1.0))
 
 
 def test_wide_index(host: Host, kept: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launchers, "_WIDE_FROM", 4000)
+    monkeypatch.setattr(_ratios, "INT64_FROM", 4000)
     forget, retain = trained(4000)
-    index = launchers.select_group_cuda(forget, retain, PERCENTILES, 1.0)[1]
+    index = KERNELS["select_and_partition"]["cuda"](forget, retain, PERCENTILES, 1.0)[1]
     assert index.dtype == torch.int64
-    assert torch.equal(index, reference.select_group(forget, retain, PERCENTILES, 1.0)[1].long())
+    assert torch.equal(index, reference.select_and_partition(forget, retain, PERCENTILES, 1.0)[1].long())
 
 
 importances = st.floats(0, width=32) | st.sampled_from([0.0, 1.0, 1e-45, 1e-38, 3e38, INF, NAN])
@@ -368,12 +372,12 @@ def test_take_and_put(host: Host, sizes: list[int], dtype: torch.dtype) -> None:
     chosen = [random.permutation(n)[: n - n // 3] + offset for n, offset in zip(sizes, offsets, strict=True)]
     cuts = np.cumsum([0, *map(len, chosen)]).tolist()
     index = torch.from_numpy(np.concatenate([np.empty(0, int), *chosen])).to(dtype)
-    got = launchers.take_cuda(parameters, offsets, cuts, index)
+    got = KERNELS["take"]["cuda"](parameters, offsets, cuts, index)
     assert_same_bits(got, reference.take(parameters, offsets, cuts, index))
 
     want, values = [p.clone() for p in parameters], numbers(len(index), 99)
     reference.put(want, offsets, cuts, index, values)
-    launchers.put_cuda(parameters, offsets, cuts, index, values)
+    KERNELS["put"]["cuda"](parameters, offsets, cuts, index, values)
     for g, p, w in zip(guarded, parameters, want, strict=True):
         g.assert_guards_intact()
         assert_same_bits(p, w)

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from potion_fast import ops
-from potion_fast.ops import launchers, reference
+from potion_fast.ops import _ratios, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -156,9 +156,9 @@ def test_groups_of_the_kept_on_a_gpu(n: int, dampening: float) -> None:
     forget[::100] = retain[::100] = 0
     retain[::1001] = 0
     percentiles = [99.96 - 4.96 * k / 31 for k in range(32)]
-    assert launchers._capacities(n, 0.05)[0] > 0
-    got = ops.select_group(forget, retain, percentiles, dampening)
-    for g, w in zip(got, reference.select_group(forget, retain, percentiles, dampening), strict=True):
+    assert _ratios.capacities(n, 0.05)[0] > 0
+    got = ops.select_and_partition(forget, retain, percentiles, dampening)
+    for g, w in zip(got, reference.select_and_partition(forget, retain, percentiles, dampening), strict=True):
         assert g.dtype == w.dtype and torch.equal(g, w)
 
 
@@ -170,8 +170,8 @@ def test_more_than_2_31_weights_on_a_gpu(alphas: list[float]) -> None:
         pytest.skip("needs 26 GB of GPU memory")
     forget, retain = torch.zeros(n, device="cuda"), torch.ones(n, device="cuda")
     forget[-tail:] = torch.rand(tail, device="cuda") * 4
-    got = ops.group(forget, retain, torch.tensor(alphas, device="cuda"))
-    want = reference.group(forget[-tail:], retain[-tail:], torch.tensor(alphas, device="cuda"), 1.0)
+    got = ops.partition(forget, retain, torch.tensor(alphas, device="cuda"))
+    want = reference.partition(forget[-tail:], retain[-tail:], torch.tensor(alphas, device="cuda"), 1.0)
     assert got[0].dtype == torch.int64 and torch.equal(got[0], want[0].long() + n - tail)
     assert all(torch.equal(g, w) for g, w in zip(got[1:], want[1:], strict=True))
 

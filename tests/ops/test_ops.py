@@ -13,7 +13,7 @@ import torch
 from helpers.backends import Backend, assert_same_bits, numbers
 from potion_fast import ops
 from potion_fast.errors import BackendError, ImportanceError
-from potion_fast.ops import reference
+from potion_fast.ops import _dispatch, reference
 
 CPU = torch.device("cpu")
 
@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def no_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installation without a compiler."""
-    monkeypatch.setattr(ops, "native", None)
-    monkeypatch.setattr(ops, "native_problem", "the native module was not built")
+    monkeypatch.setattr(_dispatch, "native", None)
+    monkeypatch.setattr(_dispatch, "native_problem", "the native module was not built")
     ops.missing.cache_clear()
     yield
     ops.missing.cache_clear()
@@ -214,8 +214,8 @@ def test_opcheck(backend: Backend) -> None:
         "channel_sums": (values(2, 3, 5), values(2, 3, 5), values(3)),
         "row_sums": (values(2, 3, 5), values(2, 3, 5), 1e-5, True),
         "select": (values(33), values(33), [10.0, 90.0]),
-        "group": (values(33), values(33), values(4), 1.0),
-        "select_group": (values(33), values(33), [10.0, 90.0], 1.0),
+        "partition": (values(33), values(33), values(4), 1.0),
+        "select_and_partition": (values(33), values(33), [10.0, 90.0], 1.0),
         "take": ([values(4, 5), values(7)], [0, 20], [0, 2, 3], torch.tensor([3, 19, 26], device=backend.device)),
         "put": (
             [values(4, 5), values(7)],

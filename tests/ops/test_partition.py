@@ -1,4 +1,4 @@
-"""group and select_group: the weights that candidates change, by the first candidate that selects them."""
+"""group and select_and_partition: the weights that candidates change, by the first candidate that selects them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def by_definition(forget: Tensor, retain: Tensor, alphas: Tensor, dampening: flo
 
 def run(backend: Backend, forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> Groups:
     with backend.use(), poisoned():
-        got = ops.group(*(t.to(backend.device) for t in (forget, retain, alphas)), dampening)
+        got = ops.partition(*(t.to(backend.device) for t in (forget, retain, alphas)), dampening)
     assert got[3].device.type == "cpu"
     return got
 
@@ -92,7 +92,7 @@ def test_negative_importances_get_what_the_reference_says(backend: Backend) -> N
     for dampening in (0.0, 1.0):
         alphas = torch.tensor(ALPHAS)
         got = run(backend, forget, retain, alphas, dampening)
-        assert_same_groups(got, reference.group(forget, retain, alphas, dampening))
+        assert_same_groups(got, reference.partition(forget, retain, alphas, dampening))
 
 
 def test_the_groups_are_the_weights_that_dampening_changes(backend: Backend) -> None:
@@ -112,7 +112,7 @@ def test_ten_million_weights_end_as_the_reference_has_them(backend: Backend) -> 
     weights = numbers(len(forget), 3)
     with backend.use():
         read = (t.to(backend.device) for t in (forget, retain))
-        alphas, index, f, o, starts = (t.cpu() for t in ops.select_group(*read, [99.96, 97.3, 95.0]))
+        alphas, index, f, o, starts = (t.cpu() for t in ops.select_and_partition(*read, [99.96, 97.3, 95.0]))
     for k, alpha in enumerate(alphas.tolist()):
         chosen = slice(int(starts[k + 1]))
         values = weights[index[chosen]]
@@ -125,11 +125,11 @@ def test_ten_million_weights_end_as_the_reference_has_them(backend: Backend) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [0, 3, 1000, 65_537, 300_007])
-def test_select_group_is_select_and_then_group(backend: Backend, kind: str, n: int) -> None:
+def test_select_and_partition_is_select_and_then_partition(backend: Backend, kind: str, n: int) -> None:
     forget, retain = importances(kind, n)
     for percentiles in ([99.96, 95.0, 97.0, 97.0], [99.0, 30.0], []):
         with backend.use(), poisoned():
-            got = ops.select_group(forget.to(backend.device), retain.to(backend.device), percentiles, 0.9)
+            got = ops.select_and_partition(forget.to(backend.device), retain.to(backend.device), percentiles, 0.9)
         alphas = reference.select(forget, retain, percentiles)
         assert_same_bits(got[0], alphas)
         assert_same_groups(got[1:], by_definition(forget, retain, alphas, 0.9))
@@ -141,7 +141,10 @@ def test_every_instruction_set_gives_the_same_bits(kind: str, instructions: str)
     forget, retain = importances(kind, 200_003)
     alphas = torch.tensor(ALPHAS)
     with limited(instructions), poisoned():
-        got, chosen = ops.group(forget, retain, alphas, 0.7), ops.select_group(forget, retain, [99.0, 96.0], 0.7)
+        got, chosen = (
+            ops.partition(forget, retain, alphas, 0.7),
+            ops.select_and_partition(forget, retain, [99.0, 96.0], 0.7),
+        )
     assert_same_groups(got, by_definition(forget, retain, alphas, 0.7))
     assert_same_groups(chosen[1:], by_definition(forget, retain, chosen[0], 0.7))
 
@@ -153,8 +156,8 @@ def test_the_number_of_threads_changes_neither_bits_nor_order() -> None:
         want = by_definition(forget, retain, alphas, 1.0)
         for number in (1, 2, 3):
             with threads(number):
-                assert_same_groups(ops.group(forget, retain, alphas), want)
-                assert_same_groups(ops.select_group(forget, retain, percentiles)[1:], want)
+                assert_same_groups(ops.partition(forget, retain, alphas), want)
+                assert_same_groups(ops.select_and_partition(forget, retain, percentiles)[1:], want)
 
 
 def test_views_and_strides_are_read_as_they_are(backend: Backend) -> None:
@@ -163,7 +166,7 @@ def test_views_and_strides_are_read_as_they_are(backend: Backend) -> None:
     want = by_definition(forget[1::2].contiguous(), retain[:-1:2].contiguous(), alphas.contiguous(), 1.0)
     on_device = [t.to(backend.device) for t in (forget, retain)]
     with backend.use():
-        got = ops.group(on_device[0][1::2], on_device[1][:-1:2], alphas.to(backend.device), 1.0)
+        got = ops.partition(on_device[0][1::2], on_device[1][:-1:2], alphas.to(backend.device), 1.0)
     assert_same_groups(got, want)
 
 
@@ -179,7 +182,7 @@ def test_past_2_to_the_31_elements() -> None:
     places = [5, 2**31 - 1, 2**31, 2**31 + 65_536, 77]
     for place, f in zip(places, (8.0, 2.0, 4.0, 16.0, 3.0), strict=True):
         forget[place], retain[place] = f, 1.0
-    alphas, index, f, o, starts = ops.select_group(forget, retain, [50.0, 75.0])
+    alphas, index, f, o, starts = ops.select_and_partition(forget, retain, [50.0, 75.0])
     assert alphas.tolist() == [4.0, 8.0]
     assert index.dtype == torch.int64 and index.tolist() == [2**31 + 65_536, 5]
     assert f.tolist() == [16.0, 8.0] and o.tolist() == [1.0, 1.0] and starts.tolist() == [0, 1, 2]
