@@ -1,20 +1,20 @@
-"""The public SSD and Potion code's surface under its own names: an import is all that its user changes.
+"""The public interface of the SSD and Potion code, under its own names: its user changes an import and nothing else.
 
     from potion_fast.drop_in import ParameterPerturber, alfssd_tuning, assd_tuning, ssd_tuning
 
 Written from the description of its interface; the arithmetic is this library's in mode "reference", to the bit. Three
-things are not as they are there. Nothing is written to the current directory: what PTN's steps share stays in memory.
-The model keeps its mode (train or eval) and its gradients. Bad input is an error or a warning of `potion_fast.errors`.
+things differ. Nothing is written to the current directory: what the steps of PTN share stays in memory. The model keeps
+its mode (train or eval) and its gradients. Bad input is an error or a warning of `potion_fast.errors`.
 
-Batches of three. SSD's loaders give (x, _, y), the label third; Potion's give (x, y, flag), the label second and then
-whether the sample is in the forget set. Both codes use the names `ParameterPerturber` and `ssd_tuning`, so what a
-batch holds decides: a bool is the flag and never a label, nor is what is no tensor, or a flat one of floats. Where both
-could be labels the third is taken, and with `adaptive`, which is Potion's, the second. `label_at=1` or `label_at=2`
-says it outright. LF and XLF read no label at all.
+Batches of three: SSD's loaders give (x, _, y), the label third; Potion's give (x, y, flag), the label second and then
+whether the sample is in the forget set. Both codes use the names `ParameterPerturber` and `ssd_tuning`, so the label is
+recognised by what the batch holds: a bool tensor is the flag; what is no tensor, or a flat float tensor, is no label
+either. If both could be labels the third is used, or the second with `adaptive`, which is Potion's. `label_at=1` or
+`label_at=2` states it explicitly. LF and XLF read no label at all.
 
-What a description cannot settle, and what is done: each function changes the model in place and returns it. `frac_dl`
-is s of eq. 7: no function takes ρ, so one call is one step, and the loop over s is the caller's. `filtered_loader`, by
-its name, is the training data with the forget set filtered out.
+Where the description leaves a choice: each function changes the model in place and returns it. `frac_dl` is s of eq. 7:
+no function takes ρ, so one call is one step, and the loop over s is the caller's. `filtered_loader`, by its name, is
+the training data without the forget set.
 """
 
 from __future__ import annotations
@@ -45,23 +45,25 @@ UNUSED = ("magnitude_diff", "min_layer", "max_layer", "forget_threshold")  # nor
 
 
 class ParameterPerturber:
-    """Importances of a model's parameters, and the edit that dampens what matters to the forget set.
+    """Importances of a model's parameters, and the edit that dampens those that matter to the forget set.
 
-    model       parameters float32 and finite; `modify_weight` changes them in place
-    opt         not used: no gradient is left in the model that an optimiser would have to clear
-    device      where the model is
-    parameters  by name, numbers:
-                    dampening_constant   λ, at least 0; of no effect with `adaptive`
-                    selection_weighting  α, at least 0; of no effect with `adaptive`
-                    exponent             on λ · Ω_r / Ω_f, 1 by default
-                    lower_bound          the cap on the factor, at least 0, 1 by default
-                magnitude_diff, min_layer, max_layer and forget_threshold are ignored, as they are in the public code
-    adaptive    α is a percentile of Ω_f / Ω_r, and λ is 1
-    label_free  LF instead of SSD: Ω is the mean |∂‖f(x)‖² / ∂θ|, not (∂CE / ∂θ)²
-    x_D         with `label_free`: XLF, |∂‖f(x)‖ / ∂θ|
-    label_at    the label's place in a batch of three or more, 1 or 2; see the module
+    Args:
+        model: Parameters float32 and finite; `modify_weight` changes them in place.
+        opt: Not used: no gradient is left in the model that an optimiser would have to clear.
+        device: The device of the model.
+        parameters: Numbers by name. "dampening_constant" is λ and "selection_weighting" is α, both at least 0 and
+            without effect if `adaptive`; "exponent" is that of λ · Ω_r / Ω_f, 1 by default; "lower_bound" is the cap on
+            the factor, at least 0, 1 by default. "magnitude_diff", "min_layer", "max_layer" and "forget_threshold" are
+            ignored, as in the public code.
+        adaptive: α is a percentile of Ω_f / Ω_r, and λ is 1.
+        label_free: LF instead of SSD: Ω is the mean |∂‖f(x)‖² / ∂θ|, not (∂CE / ∂θ)².
+        x_D: With `label_free`: XLF, |∂‖f(x)‖ / ∂θ|.
+        label_at: The position of the label in a batch of three or more, 1 or 2; see the module.
 
-    Raises ImportanceError (flags or `parameters` that make no sense), ModelError (weights, device), DataError.
+    Raises:
+        ImportanceError: Flags or `parameters` that are out of range or contradict each other.
+        ModelError: Weights that are not float32 or not finite, or another device.
+        DataError: A `label_at` out of range.
     """
 
     def __init__(
@@ -87,12 +89,18 @@ class ParameterPerturber:
         self._numbers = _numbers(parameters, adaptive)
 
     def calc_importance(self, dataloader: Iterable[object]) -> dict[str, Tensor]:
-        """Importances by parameter name, each float32 in the parameter's shape; zeros for frozen parameters.
+        """Importances of all parameters over the samples of a loader.
 
-        The model is in eval mode; the gradient is that of each batch's mean loss, and what is made of it, its square
-        or its absolute value, is averaged over the batches, so a small last one weighs as much as a full one.
+        The model runs in eval mode. The square or the absolute value of the gradient of each batch's mean loss is
+        averaged over the batches, so a small last batch weighs as much as a full one.
 
-        Raises ImportanceError, ModelError, DataError (no samples, or no labels where they are needed).
+        Returns:
+            By parameter name, float32 in the parameter's shape; zeros for frozen parameters.
+
+        Raises:
+            ImportanceError: A non-finite loss or importance.
+            ModelError: Weights that are not finite.
+            DataError: No samples, or no labels where the objective needs them.
         """
         return _by_name(self.model, self._importance(self._read(dataloader)))
 
@@ -104,12 +112,17 @@ class ParameterPerturber:
     ) -> None:
         """θ ← θ · min((λ · Ω_r / Ω_f)^exponent, lower_bound) wherever Ω_f > α · Ω_r, in place (eq. 1 of paper A).
 
-        original_importance, forget_importance  Ω_r and Ω_f: what `calc_importance` gave, or the caller made of it;
-                                                a tensor for every parameter, finite and not negative
-        PERCENTILE                              p in [0, 100] with `adaptive`, and needed there: α is that percentile
-                                                of the finite Ω_f / Ω_r over all parameters, by linear interpolation
+        Args:
+            original_importance: Ω_r as returned by `calc_importance`: a tensor for every parameter, finite and not
+                negative.
+            forget_importance: Ω_f, likewise.
+            PERCENTILE: p in [0, 100], required if `adaptive`: α is that percentile of the finite Ω_f / Ω_r over all
+                parameters, by linear interpolation.
 
-        Whatever is raised, ImportanceError, SearchError or ModelError, the weights are then as they were.
+        Raises:
+            ImportanceError: Importances of another model, negative or not finite; the weights are unchanged.
+            SearchError: PERCENTILE missing or out of range; the weights are unchanged.
+            ModelError: Weights that are not float32 or not finite; they are unchanged.
         """
         _check_model(self.model, self.device)
         parameters = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
@@ -117,12 +130,12 @@ class ParameterPerturber:
         forget = _checked(forget_importance, parameters, "forget")
         dampening, exponent, cap = (self._numbers[key] for key in ("dampening_constant", "exponent", "lower_bound"))
         alpha = self._alpha(forget, retain, PERCENTILE)
-        for parameter, f, o in zip(parameters.values(), forget, retain, strict=True):
+        for parameter, f, r in zip(parameters.values(), forget, retain, strict=True):
             weights = parameter.reshape(-1)  # a copy where the parameter is not contiguous
             if exponent == cap == 1:
-                ops.dampen(weights, f, o, alpha, dampening)
+                ops.dampen(weights, f, r, alpha, dampening)
             else:
-                _dampen_by(weights, f, o, alpha, dampening, exponent, cap)
+                _dampen_by(weights, f, r, alpha, dampening, exponent, cap)
             if not parameter.is_contiguous():
                 parameter.copy_(weights.view_as(parameter))
 
@@ -158,15 +171,22 @@ def ssd_tuning(
     *,
     label_at: int | None = None,
 ) -> nn.Module:
-    """SSD in one shot: θ ← θ · min(λ · Ω_r / Ω_f, 1) wherever Ω_f > α · Ω_r; the model, changed in place.
+    """SSD with given settings: θ ← θ · min(λ · Ω_r / Ω_f, 1) wherever Ω_f > α · Ω_r.
 
-    forget_train_dl      the forget set; its importances are computed first
-    dampening_constant   λ, at least 0
-    selection_weighting  α, at least 0
-    full_train_dl        the training data, with the forget set (SSD's own code) or without it (Potion's)
-    device, label_at     see `ParameterPerturber`
+    Args:
+        model: Changed in place.
+        forget_train_dl: The forget set; its importances are computed first.
+        dampening_constant: λ, at least 0.
+        selection_weighting: α, at least 0.
+        full_train_dl: The training data, with the forget set (SSD's own code) or without it (Potion's).
+        device: See `ParameterPerturber`.
+        label_at: See `ParameterPerturber`.
 
-    Raises what `ParameterPerturber` and its methods do; the model is then as it was.
+    Returns:
+        The model.
+
+    Raises:
+        PotionError: As `ParameterPerturber` and its methods do; the model is then unchanged.
     """
     parameters = {"dampening_constant": dampening_constant, "selection_weighting": selection_weighting}
     perturber = ParameterPerturber(model, None, device, parameters, label_at=label_at)
@@ -194,22 +214,31 @@ def assd_tuning(
     *,
     label_at: int | None = None,
 ) -> nn.Module:
-    """SSD with λ = 1 and α the percentile p = 100 − ln(1 + 100 · s) of Ω_f / Ω_r (eq. 7); changed in place.
-
-    forget_train_dl    S_f
-    dampening_constant, selection_weighting   ignored, as in the public code
-    full_train_dl      S_tr without S_f, as Potion's bench gives it; its importances are computed first
-    frac_dl            s: of one step of PTN, or the share of S_f; by default |S_f| / |S_tr|, ASSD's one shot
-    filtered_loader    where given: S_tr without S_f, and full_train_dl is all of S_tr, read at most to be counted
-    device, label_at   see `ParameterPerturber`
+    """SSD with λ = 1 and α the percentile p = 100 − ln(1 + 100 · s) of Ω_f / Ω_r (eq. 7).
 
     PTN (algorithm 1) calls this with the original weights for s = share / 25, then s ← 1.1 · s, until the accuracy on
-    S_f is down to ρ of what it was. Its steps share one pair of importances, which the public code pickles in the
+    S_f has fallen to ρ of the original. Its steps share one pair of importances, which the public code pickles in the
     current directory; here they stay in memory while both loaders live, and serve every call with the same loaders
-    (the same objects, that take weak references, as a DataLoader does), weights, buffers and objective. A loader
+    (the same objects, which support weak references, as a DataLoader does), weights, buffers and objective. A loader
     whose data have changed needs a new object. `potion_fast.unlearn(..., "ssd", mode="reference")` is the whole loop.
 
-    Raises what `ParameterPerturber` and its methods do, SearchError for frac_dl; the model is then as it was.
+    Args:
+        model: Changed in place.
+        forget_train_dl: S_f.
+        dampening_constant: Ignored, as in the public code.
+        selection_weighting: Ignored, as in the public code.
+        full_train_dl: S_tr without S_f, as Potion's bench gives it; its importances are computed first.
+        device: See `ParameterPerturber`.
+        frac_dl: s of one step of PTN, or the share of S_f; by default |S_f| / |S_tr|, ASSD's single step.
+        filtered_loader: If given: S_tr without S_f; full_train_dl is then all of S_tr, read at most to be counted.
+        label_at: See `ParameterPerturber`.
+
+    Returns:
+        The model.
+
+    Raises:
+        PotionError: As `ParameterPerturber` and its methods do; SearchError for `frac_dl` out of range. The model is
+            then unchanged.
     """
     perturber = ParameterPerturber(model, None, device, {}, adaptive=True, label_at=label_at)
     return _tuned(perturber, forget_train_dl, full_train_dl, frac_dl, filtered_loader)
@@ -226,7 +255,7 @@ def alfssd_tuning(
     filtered_loader: Iterable[object] | None = None,
     x_D: bool = False,  # noqa: N803 - the public code's name
 ) -> nn.Module:
-    """`assd_tuning` with the label-free importances: LF, or XLF where x_D."""
+    """`assd_tuning` with label-free importances: LF, or XLF if `x_D`."""
     perturber = ParameterPerturber(model, None, device, {}, adaptive=True, label_free=True, x_D=x_D)
     return _tuned(perturber, forget_train_dl, full_train_dl, frac_dl, filtered_loader)
 
@@ -249,36 +278,36 @@ def _tuned(
     return model
 
 
-# --- What the steps of a search share ---------------------------------------------------------------------------------
+# --- Importances shared by the steps of a search ----------------------------------------------------------------------
 
 
-class _Kept(NamedTuple):
-    """Importances of two loaders, and what they were computed on."""
+class _Cached(NamedTuple):
+    """Importances of two loaders, and the identity of what they were computed on."""
 
     forget_loader: weakref.ref[Any]
-    what: tuple[object, ...]
+    identity: tuple[object, ...]
     retain: Importance
     forget: Importance
 
 
-_kept: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()  # by the retain loader, and gone with it
+_cache: weakref.WeakKeyDictionary[Any, _Cached] = weakref.WeakKeyDictionary()  # by the retain loader; lives as long
 
 
 def _both(
     perturber: ParameterPerturber, retain_loader: Iterable[object], forget_loader: Iterable[object]
 ) -> tuple[Importance, Importance]:
-    """Importances of both, retain first as PTN does; those of the call before where nothing has changed."""
-    what = (_checksum(perturber.model), perturber.objective, perturber.label_at, str(perturber.device))
+    """Importances of both, retain first as PTN does; those of the call before if nothing has changed."""
+    identity = (_checksum(perturber.model), perturber.objective, perturber.label_at, str(perturber.device))
     try:
-        kept, reference = _kept.get(retain_loader), weakref.ref(forget_loader)
+        cached, reference = _cache.get(retain_loader), weakref.ref(forget_loader)
     except TypeError:  # a list, say, takes no weak reference
-        kept = reference = None
-    if kept is not None and kept.forget_loader() is forget_loader and kept.what == what:
-        return kept.retain, kept.forget
+        cached = reference = None
+    if cached is not None and cached.forget_loader() is forget_loader and cached.identity == identity:
+        return cached.retain, cached.forget
     retain = perturber._importance(perturber._read(retain_loader))
     forget = perturber._importance(perturber._read(forget_loader))
     if reference is not None:
-        _kept[retain_loader] = _Kept(reference, what, retain, forget)
+        _cache[retain_loader] = _Cached(reference, identity, retain, forget)
     return retain, forget
 
 
@@ -295,10 +324,11 @@ def _checksum(model: nn.Module) -> int:
 
 
 class _Read:
-    """A loader whose batches come as (input, label), from tuples of either form; (input,) where no label is wanted.
+    """A loader of (input, label) batches made from tuples of either form; of (input,) where no label is needed.
 
-    place  of the label in a batch of three or more where both could be labels; None for no label
-    sure   it is there in every such batch, whatever it holds
+    Args:
+        place: Position of the label in a batch of three or more if both could be labels; None for no label.
+        sure: The label is at `place` in every such batch, whatever the batch holds.
     """
 
     def __init__(self, loader: Iterable[object], place: int | None, sure: bool) -> None:
@@ -318,14 +348,14 @@ class _Read:
             elif len(batch) < 3:
                 yield batch
             else:
-                yield batch[0], batch[self.place if self.sure else self._told(batch)]
+                yield batch[0], batch[self.place if self.sure else self._label_place(batch)]
 
     def looks_like_flags(self) -> bool:
-        """Whether the thirds that were taken as labels were one and the same number while the seconds were not."""
+        """Whether the thirds used as labels were all the same number while the seconds were not."""
         return self._guessed and len(self._thirds) == 1 and len(self._seconds) > 1
 
-    def _told(self, batch: tuple[Any, ...] | list[Any]) -> int:
-        """The label's place, by what the batch holds."""
+    def _label_place(self, batch: tuple[Any, ...] | list[Any]) -> int:
+        """Position of the label, by what the batch holds."""
         second, third = (_may_be_labels(batch[place]) for place in (SECOND, THIRD))
         if second != third:
             return SECOND if second else THIRD
@@ -345,7 +375,7 @@ def _may_be_labels(value: object) -> bool:
 
 
 def _remember(seen: set[int], values: Tensor) -> None:
-    """Keep up to two different values: enough to tell that there are several."""
+    """Keep up to two different values: enough to know that there are several."""
     if len(seen) < 2 and values.numel() and not values.is_floating_point():
         seen.update((int(values.min()), int(values.max())))
 
@@ -353,11 +383,11 @@ def _remember(seen: set[int], values: Tensor) -> None:
 # --- Importances by name, and the numbers of `parameters` -------------------------------------------------------------
 
 
-def _by_name(model: nn.Module, found: Importance) -> dict[str, Tensor]:
-    """The means in the parameters' shapes, and zeros for those that were frozen."""
-    parts = dict(found.parts())
+def _by_name(model: nn.Module, importances: Importance) -> dict[str, Tensor]:
+    """The means in the parameters' shapes, and zeros for frozen parameters."""
+    parts = dict(importances.parts())
     return {
-        name: found.mean[parts[name]].view_as(parameter)
+        name: importances.mean[parts[name]].view_as(parameter)
         if name in parts
         else torch.zeros_like(parameter, dtype=torch.float32)
         for name, parameter in model.named_parameters()
@@ -392,9 +422,9 @@ def _checked(given: Mapping[str, Tensor], parameters: Mapping[str, Tensor], whic
 def _dampen_by(
     weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float, exponent: float, cap: float
 ) -> None:
-    """θ ← θ · min((λ · Ω_r / Ω_f)^exponent, cap) wherever Ω_f > α · Ω_r, in place: `ops.dampen` for any of the two.
+    """θ ← θ · min((λ · Ω_r / Ω_f)^exponent, cap) wherever Ω_f > α · Ω_r, in place: `ops.dampen` generalised.
 
-    The power is taken of every ratio of a parameter: torch's last bit depends on an element's place in its tensor.
+    The power is taken of every ratio of a parameter: torch's last bit depends on an element's position in its tensor.
     """
     selected = forget > _float32(alpha, retain) * retain  # the product decides, not the ratio
     factor = ((_float32(dampening, retain) * retain) / forget).pow(exponent).clamp(max=cap)
@@ -406,11 +436,11 @@ def _float32(value: float, like: Tensor) -> Tensor:
 
 
 def _numbers(parameters: Mapping[str, Any], adaptive: bool) -> dict[str, float]:
-    """The four numbers that are used, checked; λ = 1 where it is adaptive."""
+    """The four numbers that are used, checked; λ = 1 if `adaptive`."""
     if not isinstance(parameters, Mapping):
         raise ImportanceError(f"parameters is a {type(parameters).__name__}; it must be a dict of {', '.join(USED)}")
     if unknown := [str(key) for key in parameters if key not in (*USED, *UNUSED)]:
-        _warn(f"parameters that mean nothing here are ignored: {', '.join(unknown)}")
+        _warn(f"unknown parameters are ignored: {', '.join(unknown)}")
     numbers: dict[str, float] = {"lower_bound": 1, "exponent": 1}
     if adaptive:
         numbers["dampening_constant"] = 1
@@ -426,7 +456,7 @@ def _numbers(parameters: Mapping[str, Any], adaptive: bool) -> dict[str, float]:
 
 
 def _check_model(model: nn.Module, device: torch.device | str | int) -> None:
-    """Raise ModelError unless all is float32, finite and on that device, ImportanceError where everything is frozen."""
+    """Raise ModelError unless all weights are float32, finite and on that device, ImportanceError if all are frozen."""
     checked_parameters(model)
     try:
         asked = torch.device(device)

@@ -330,7 +330,7 @@ def counted(blobs, part, size):
 
 
 def test_steps_of_a_search_read_the_data_once_and_nothing_is_kept_without_the_loaders(blobs):
-    drop_in._kept.clear()
+    drop_in._cache.clear()
     forget, retain = counted(blobs, slice(10), 512), counted(blobs, slice(10, None), 32)
 
     def step(model, forget, s=0.01, **flags):
@@ -347,10 +347,10 @@ def test_steps_of_a_search_read_the_data_once_and_nothing_is_kept_without_the_lo
     other = counted(blobs, slice(5), 512)
     step(first, other, x_D=True)
     assert (other.read, retain.read) == (1, 4)
-    assert len(drop_in._kept) == 1
+    assert len(drop_in._cache) == 1
     retain = None
     gc.collect()
-    assert len(drop_in._kept) == 0
+    assert len(drop_in._cache) == 0
 
 
 def test_a_buffer_or_a_frozen_parameter_that_changed_means_other_importances():
