@@ -7,7 +7,7 @@ The public names below stand in the order in which data goes through them.
 from .importances import Importance, Objective, PassOptions, importance, register_objective
 from .percentiles import thresholds
 from .edits.plan import EditPlan
-from .search import Grid, Result, Setting, Step, ptn_search, ssd_grid
+from .search import Grid, Result, SearchOptions, Setting, Step, ptn_search, ssd_grid
 from .unlearning import unlearn
 from .errors import PotionError, PotionWarning
 
@@ -23,6 +23,7 @@ __all__ = [
     "register_objective",
     "thresholds",
     "EditPlan",
+    "SearchOptions",
     "Result",
     "Step",
     "ptn_search",

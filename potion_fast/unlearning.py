@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, cast
 
-import torch
 from torch import nn
+from typing_extensions import Unpack
 
-from .distributed import Group, Ranks, ranks_for
+from .distributed import Ranks, ranks_for
 from .distributed.sampler import shares
-from .importances import Importance, Objective, importance
+from .importances import Importance, Objective, PassKeywords, PassOptions, importance
 from .importances.objectives import Losses
+from .importances.options import pass_options
 from .modes import GroupSize, mode_named
-from .search import Result, check_options, ptn_search
+from .search import Result, SearchKeywords, SearchOptions, ptn_search, search_options
 from .utils.batches import count_samples
 from .utils.memory import check_unlearning
+
+
+class UnlearnKeywords(PassKeywords, SearchKeywords):
+    """The fields of `PassOptions` and `SearchOptions` as keyword arguments, for type checkers."""
 
 
 def unlearn(
@@ -26,76 +31,83 @@ def unlearn(
     forget_loader: Iterable[object],
     objective: str | Losses | Objective | None = None,
     *,
-    w: float | None = None,
-    mode: str = "default",
     group_size: GroupSize | None = None,
+    w: float | None = None,
+    forget: Importance | None = None,
     retain: Importance | None = None,
-    amp: torch.dtype | None = None,
-    compiled: bool = False,
-    process_group: Group = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    strategy: str = "sequential",
-    rho: float = 0.2,
-    b_start: float | None = None,
-    s_step: float | None = None,
-    max_steps: int = 500,
-    strict: bool | None = None,
-    retain_holds_forget: bool | None = None,
+    passes: PassOptions | None = None,
+    search: SearchOptions | None = None,
     evaluation_loader: Iterable[object] | None = None,
     inplace: bool = False,
-    progress: bool = False,
+    on_importance: Callable[[str, Importance], None] | None = None,
+    **keywords: Unpack[UnlearnKeywords],
 ) -> Result:
     """Remove from a trained model what the found poisoned samples taught it (paper A).
 
-    model                any nn.Module with float32 weights; a copy is healed unless `inplace`
-    retain_loader        the training data as the model was trained on it, batches (input, label, ...): without S_f in
-                         the default and the reference mode, all of it in mode "paper" (`retain_holds_forget`)
-    forget_loader        S_f, the poisoned samples that were found, with the labels they were trained with
-    objective, w         see `importance`; XLF by default
-    group_size           see `importance`; by default that of `retain`, or the mode's: 64, or as many samples as were
-                         found if these are fewer
-    retain               importances of the training data computed before; the retain loader is then not read
-    amp, compiled        see `importance`, for both passes
-    process_group        the ranks of torch.distributed that work together: each gives its share of the training data (a
-                         ShareSampler) and all of S_f, and they end with the same healed model. See `importance`, whose
-                         default it has; where `retain` is given, all ranks that there are. The importances of S_f are
-                         the first rank's, or of all ranks where its loader has a ShareSampler too, as that of a model
-                         sharded by FSDP2 must have; `evaluation_loader` then reads everything
-    checkpoint, resume   see `importance`, for the pass over the training data: the long one
-    strategy             "sequential", "batched", "bisect" or "minimal": how the search goes, see `ptn_search`
-    rho, b_start, s_step, max_steps, strict, evaluation_loader, inplace   see `ptn_search`
-    mode                 "default", "reference" (the public code) or "paper" (as printed): fills in what is left None
+    On several ranks each gives its share of the training data (a ShareSampler) and all of S_f, and they end with the
+    same healed model. The importances of S_f are the first rank's, or of all ranks where its loader has a ShareSampler
+    too, as that of a model sharded by FSDP2 must have; `evaluation_loader` then reads everything.
 
-    Returns the model, the trace of every step and why it stopped, see `Result`.
+    Args:
+        model: Any nn.Module with float32 weights; a copy is healed unless `inplace`.
+        retain_loader: The training data as the model was trained on it, batches (input, label, ...): without S_f in the
+            default and the reference mode, all of it in mode "paper" (`retain_holds_forget`).
+        forget_loader: S_f, the poisoned samples that were found, with the labels they were trained with.
+        objective: See `importance`; XLF by default.
+        group_size: See `importance`; by default that of the importances that are given, or else the mode's: 64, or as
+            many samples as were found if these are fewer.
+        w: See `importance`.
+        forget: Importances of S_f computed before.
+        retain: Importances of the training data computed before; the retain loader is then not read.
+        passes: How the passes run: precision, ranks, progress; the defaults of `PassOptions` otherwise. A checkpoint is
+            kept of the pass over the training data alone, the long one. The ranks are those of the whole method; where
+            `retain` is given, None means all that there are.
+        search: How the search goes; the defaults of `SearchOptions` otherwise. Its mode is that of the whole method.
+        evaluation_loader: S_f for its accuracy, where it should differ from `forget_loader` (no augmentation, say).
+        inplace: Heal the caller's model; it is restored to the bit should anything fail.
+        on_importance: Called with "forget" or "retain" and the importances once they are computed, to save them before
+            the next step.
+        **keywords: Fields of `PassOptions` and `SearchOptions`, in place of those of `passes` and `search`.
 
-    Raises ImportanceError, SearchError, ModelError, DataError, and OutOfMemoryError before any work where all of it
-    will not fit; the caller's model is then as it was.
+    Returns:
+        The healed model, the trace of every step and why it stopped.
+
+    Raises:
+        ImportanceError: See `importance`; importances that do not belong together or are of another model.
+        SearchError: A value out of range, or an option that the strategy does not use.
+        ModelError: Weights that are not float32 or not finite.
+        DataError: An empty loader, or batches of another form.
+        OutOfMemoryError: All of it will not fit, raised before any work.
+        TypeError: A keyword that is no option.
     """
-    ranks = ranks_for(retain_loader, process_group) if retain is None else Ranks.of(process_group)
-    together: Group = ranks.group or False
+    options, search_keywords = _split(passes, keywords)
+    ranks = ranks_for(retain_loader, options.process_group) if retain is None else Ranks.of(options.process_group)
+    long_pass = replace(options, process_group=ranks.group or False)
+    short_pass = replace(long_pass, checkpoint=None, resume=False)
     with ranks.raising_together():
-        defaults = mode_named(mode)
-        check_options(rho, b_start, s_step, max_steps, strategy, retain_holds_forget)
-        check_unlearning(model, 1 if retain is not None else 2, inplace)
+        settings = search_options(search, search_keywords)
+        if missing := (forget is None) + (retain is None):
+            check_unlearning(model, missing, inplace)
         if group_size is None:
-            group_size = defaults.group_size_for(count_samples(forget_loader)) if retain is None else retain.group_size
+            group_size = _group_size(settings, forget_loader, retain if forget is None else forget)
+
     seconds = {}
-    start = time.perf_counter()
-    both = functools.partial(
-        importance, model, w=w, group_size=group_size, amp=amp, compiled=compiled, progress=progress
-    )
-    if shares(forget_loader):
-        forget = both(forget_loader, objective, process_group=together)
-    else:
-        with ranks.raising_together():
-            forget = both(forget_loader, objective, process_group=False)  # the cheap one first
-        ranks.broadcast(forget.sums)  # kernels of a GPU may add in another order on each
-    seconds["forget"] = time.perf_counter() - start
+    if forget is None:  # the cheap one first
+        start = time.perf_counter()
+        if shares(forget_loader):
+            forget = importance(model, forget_loader, objective, group_size=group_size, w=w, options=short_pass)
+        else:
+            alone = replace(short_pass, process_group=False)
+            with ranks.raising_together():
+                forget = importance(model, forget_loader, objective, group_size=group_size, w=w, options=alone)
+            ranks.broadcast(forget.sums)  # kernels of a GPU may add in another order on each
+        seconds["forget"] = time.perf_counter() - start
+        _report(on_importance, "forget", forget, ranks)
     if retain is None:
         start = time.perf_counter()
-        retain = both(retain_loader, objective, process_group=together, checkpoint=checkpoint, resume=resume)
+        retain = importance(model, retain_loader, objective, group_size=group_size, w=w, options=long_pass)
         seconds["retain"] = time.perf_counter() - start
+        _report(on_importance, "retain", retain, ranks)
     forget.check_same(retain)
 
     result = ptn_search(
@@ -103,18 +115,40 @@ def unlearn(
         forget,
         retain,
         forget_loader,
-        strategy=strategy,
-        rho=rho,
-        mode=mode,
-        b_start=b_start,
-        s_step=s_step,
-        max_steps=max_steps,
-        strict=strict,
-        retain_holds_forget=retain_holds_forget,
+        options=settings,
         evaluation_loader=evaluation_loader,
         inplace=inplace,
-        process_group=together,
-        progress=progress,
+        process_group=long_pass.process_group,
+        progress=options.progress,
     )
     result.seconds = {**seconds, **result.seconds}
     return result
+
+
+def _split(passes: PassOptions | None, keywords: UnlearnKeywords) -> tuple[PassOptions, SearchKeywords]:
+    """The options of the passes, and the keywords that are options of the search."""
+    of_passes: dict[str, Any] = {}
+    of_search: dict[str, Any] = {}
+    for name, value in keywords.items():
+        if name in PassKeywords.__annotations__:
+            of_passes[name] = value
+        elif name in SearchKeywords.__annotations__:
+            of_search[name] = value
+        else:
+            raise TypeError(f"unlearn() got an unexpected keyword argument {name!r}")
+    return pass_options(passes, cast(PassKeywords, of_passes)), cast(SearchKeywords, of_search)
+
+
+def _group_size(settings: SearchOptions, forget_loader: Iterable[object], given: Importance | None) -> GroupSize:
+    """That of the importances that are given; the mode's where there are none."""
+    if given is not None:
+        return given.group_size
+    return mode_named(settings.mode).group_size_for(count_samples(forget_loader))
+
+
+def _report(
+    on_importance: Callable[[str, Importance], None] | None, name: str, computed: Importance, ranks: Ranks
+) -> None:
+    with ranks.raising_together():
+        if on_importance is not None:
+            on_importance(name, computed)

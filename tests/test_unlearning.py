@@ -64,6 +64,33 @@ def test_retain_importances_computed_before_are_used(blobs):
         pf.unlearn(blobs.model, Unread(), blobs.forget(), group_size=2, retain=retain)
 
 
+def test_with_both_importances_computed_before_only_the_search_is_left(blobs):
+    want = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), "lf")
+    given = {"forget": want.forget, "retain": want.retain}
+    result = pf.unlearn(blobs.model, Unread(), Unread(), evaluation_loader=blobs.forget(), **given)
+    assert_same_weights(result.model, weights(want.model))
+    assert (set(result.seconds), result.objective, result.group_size) == ({"search"}, "lf", 10)
+    other = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), "lf", forget=want.forget)
+    assert_same_weights(other.model, weights(want.model))
+    assert set(other.seconds) == {"retain", "search"}
+
+
+def test_importances_can_be_saved_before_the_next_step(blobs, tmp_path):
+    class Broken:
+        def __iter__(self):
+            assert [path.name for path in tmp_path.iterdir()] == ["forget"]
+            raise OSError("disk")
+
+    def save(name, importance):
+        importance.save(tmp_path / name)
+
+    with pytest.raises(OSError, match="disk"):
+        pf.unlearn(blobs.model, Broken(), blobs.forget(), on_importance=save)
+    result = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), on_importance=save)
+    for name in ("forget", "retain"):
+        assert torch.equal(pf.Importance.load(tmp_path / name).sums, getattr(result, name).sums)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [

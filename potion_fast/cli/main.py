@@ -34,7 +34,7 @@ from ..bench.runs.demo import demo
 from ..bench.runs.tokenize import VOCABULARY, tokenize
 from ..bench.sweep import in_words, plan_sweep, presets, run_sweep
 from ..errors import FileError, PotionError
-from ..search import THRESHOLD_PASSED
+from ..search import STRATEGIES, THRESHOLD_PASSED
 from .doctor import doctor, format_report
 
 DONE, FAILED, NOT_HEALED, INTERRUPTED = 0, 1, 3, 130  # argparse ends with 2
@@ -309,7 +309,7 @@ def _report(content: dict[str, Any], options: Options) -> int:
         name = metric["name"].replace("_", " ")
         _print(f"{name:20}{_value(metric, 'value'):>26}   ideal {_value(metric, 'ideal')}; {metric['denominator']}")
     if search := content.get("search"):
-        unit = "steps" if search["strategy"] == "sequential" else "evaluations"  # the others pass steps over
+        unit = STRATEGIES[search["strategy"]].trace_unit
         _print(f"search: {search['reason']} after {search['steps']} {unit}")
     for note in content["warnings"]:
         _print(f"note: {note}")

@@ -1,10 +1,11 @@
 """PTN: the search for the edit at which the trigger dies, before the model suffers (paper A, algorithm 1)."""
 
 from ..edits.ranked import RankedPlan
-from .ptn import BLOCK, S_STEP, STRATEGIES, check_options, ptn_search
+from .options import S_STEP, SearchKeywords, SearchOptions, search_options
+from .ptn import BLOCK, ptn_search
 from .result import NOT_LEARNT, OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Result, Step
 from .ssd import Grid, Setting, ssd_grid
-from .strategies import Candidates, Score, Trial, batched, bisect, minimal, sequential
+from .strategies import STRATEGIES, Candidates, Score, Strategy, Trial, register_strategy
 
 __all__ = [
     "BLOCK",
@@ -15,18 +16,18 @@ __all__ = [
     "RankedPlan",
     "Result",
     "SATURATED",
-    "S_STEP",
     "STRATEGIES",
+    "S_STEP",
     "Score",
+    "SearchKeywords",
+    "SearchOptions",
     "Setting",
     "Step",
+    "Strategy",
     "THRESHOLD_PASSED",
     "Trial",
-    "batched",
-    "bisect",
-    "check_options",
-    "minimal",
     "ptn_search",
-    "sequential",
+    "register_strategy",
+    "search_options",
     "ssd_grid",
 ]

@@ -1,42 +1,44 @@
-"""What deserves a second look after a search, as sentences."""
+"""Diagnostics of a finished search, as sentences."""
 
 from __future__ import annotations
 
 import math
 from itertools import accumulate
 
-from .result import OUT_OF_STEPS, SATURATED, Step
+from .result import OUT_OF_STEPS, SATURATED, Result
+from .strategies import STRATEGIES
 
-JUMPS = ("bisect", "minimal")  # these draw conclusions on candidates that they do not evaluate
 
+def diagnose(result: Result, finite: bool) -> list[str]:
+    """What deserves a second look after a search.
 
-def notes_on(
-    strategy: str, reason: str, rho: float, initial: float, trace: list[Step], kept: Step | None, finite: bool
-) -> list[str]:
-    """What deserves a second look after a search, as sentences."""
+    Args:
+        result: The result; its `warnings` are not read.
+        finite: Whether all outputs of the model that was kept are finite.
+    """
     notes = []
-    if initial == 0:
+    if result.initial_accuracy == 0:
         notes.append("the model gives no sample of the forget set its label: the trigger was not learnt on them")
-    if reason in (SATURATED, OUT_OF_STEPS):
-        notes.append(f"the search ended {reason} before the accuracy on S_f fell to {rho:g} of {initial:.4g}")
-    if kept is not None and math.isnan(kept.alpha):
+    if result.reason in (SATURATED, OUT_OF_STEPS):
+        goal = f"the accuracy on S_f fell to {result.rho:g} of {result.initial_accuracy:.4g}"
+        notes.append(f"the search ended {result.reason} before {goal}")
+    if result.kept is not None and math.isnan(result.kept.alpha):
         notes.append("no weight has a finite ratio of importances: there is nothing to select by")
-    if kept is None and reason == SATURATED:
+    if result.kept is None and result.reason == SATURATED:
         notes.append("no weight has a ratio of importances above 1: there is nothing to dampen")
-    if strategy in JUMPS and (rises := _rises([initial, *(step.accuracy for step in _by_edits(trace))])):
+    if STRATEGIES[result.strategy].jumps and (rises := _rises(result)):
         notes.append(
-            f"the accuracy on S_f does not fall with every edit: {rises} of {len(trace)} candidates lie above one with "
-            f'fewer edits; strategy "{strategy}" may have passed over an answer'
+            f"the accuracy on S_f does not fall with every edit: {rises} of {len(result.trace)} candidates lie above "
+            f'one with fewer edits; strategy "{result.strategy}" may have passed over an answer'
         )
     if not finite:
         notes.append("the model collapsed: its outputs on the forget set are not finite")
     return notes
 
 
-def _by_edits(trace: list[Step]) -> list[Step]:
-    return sorted(trace, key=lambda step: step.dampened)
-
-
-def _rises(accuracies: list[float]) -> int:
-    """How many lie above one before them."""
-    return sum(later > lowest for later, lowest in zip(accuracies[1:], accumulate(accuracies, min), strict=False))
+def _rises(result: Result) -> int:
+    """How many candidates have a higher accuracy than one with fewer edits, the unedited model included."""
+    by_edits = sorted(result.trace, key=lambda step: step.dampened)
+    accuracies = [result.initial_accuracy, *(step.accuracy for step in by_edits)]
+    lowest = accumulate(accuracies, min)  # up to the one before
+    return sum(accuracy > low for accuracy, low in zip(accuracies[1:], lowest, strict=False))

@@ -1,8 +1,7 @@
-"""Accuracy on S_f: of the model as it stands, or of several candidates side by side."""
+"""Accuracy on S_f, of the model as it stands or of several candidates side by side."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,13 +16,15 @@ from ..distributed.fsdp import reshard
 from ..errors import SearchError
 from ..importances import Importance
 from ..percentiles import paired_means
+from ..utils.memory import available
 from ..utils.model import trainable
 from ..utils.predict import accuracy, predict
 from .strategies import Score
 
-MOST = 16  # candidates side by side
-LIVE = 4  # outputs as large as the largest that a forward pass may hold at once: a residual block's
-SHAPES = 4  # shapes of a batch whose forward pass is recorded
+MAX_CANDIDATES = 16  # side by side
+LIVE_OUTPUTS = 4  # as large as the largest, that a forward pass may hold at once: a residual block's
+MAX_GRAPHS = 4  # shapes of a batch whose forward pass is recorded
+UNKNOWN_MEMORY = 2**30  # bytes taken to be free where the system does not say
 
 
 class Evaluation:
@@ -48,9 +49,12 @@ class BatchedEvaluation:
     side, at most 16, as fit into half of the free memory, each with its weights and four times the largest output of a
     module; where memory runs out nevertheless, half as many.
 
-    model           as it was when the importances were computed; it is left alone
-    forget, retain  its importances
-    largest         bytes of the largest output of a module, see `largest_output`
+    Args:
+        model: As it was when the importances were computed; it is left alone.
+        forget: Importances of S_f.
+        retain: Importances of the training data.
+        loader: S_f, batches (input, label, ...).
+        largest: Bytes of the largest output of a module, see `largest_output`.
     """
 
     def __init__(
@@ -59,7 +63,9 @@ class BatchedEvaluation:
         self.model, self.loader, self.parts = model, loader, dict(forget.parts())
         self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in trainable(model).values()])  # [n]
         self.forget, self.retain = (mean.to(self.weights.device) for mean in paired_means(forget, retain))  # [n], [n]
-        self.most = max(1, min(MOST, free_memory(self.weights.device) // 2 // (self.weights.nbytes + LIVE * largest)))
+        free = available(self.weights.device)
+        per_candidate = self.weights.nbytes + LIVE_OUTPUTS * largest
+        self.most = max(1, min(MAX_CANDIDATES, (UNKNOWN_MEMORY if free is None else free) // 2 // per_candidate))
 
     def __call__(self, alphas: Tensor) -> list[Score]:
         """The scores of the first of these candidates, as many as are evaluated at once. alphas: [K]."""
@@ -76,24 +82,30 @@ class BatchedEvaluation:
         shapes = {name: parameter.shape for name, parameter in trainable(self.model).items()}
         stacked = {name: copies[:, part].view(len(copies), *shapes[name]) for name, part in self.parts.items()}
         logits, labels = predict(StackedModel(self.model, stacked), self.loader)  # [N, K · C]
-        return [_score(each, labels) for each in logits.view(len(logits), len(copies), -1).unbind(1)]
+        return [_score(own, labels) for own in logits.view(len(logits), len(copies), -1).unbind(1)]
 
 
 class StackedModel(nn.Module):
-    """K versions of a model side by side: [B, ...] -> [B, K · C]."""
+    """K versions of a model side by side.
+
+    Args:
+        model: The model.
+        stacked: [K, ...] for each trainable parameter.
+    """
 
     def __init__(self, model: nn.Module, stacked: dict[str, Tensor]) -> None:
-        """stacked: [K, ...] for each trainable parameter."""
         super().__init__()
         self.model, self.stacked = model, stacked
 
     def forward(self, inputs: Tensor) -> Tensor:
-        def one(parameters: dict[str, Tensor]) -> Any:
+        """Outputs of all versions, [B, ...] -> [B, K · C]."""
+
+        def outputs_of(parameters: dict[str, Tensor]) -> Any:
             return functional_call(self.model, parameters, (inputs,))
 
         try:
             with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule: vmap would loop over them
-                outputs = torch.vmap(one)(self.stacked)  # [K, B, C]
+                outputs = torch.vmap(outputs_of)(self.stacked)  # [K, B, C]
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
@@ -116,9 +128,10 @@ class CUDAGraphModel(nn.Module):
         self.recordable = True
 
     def forward(self, inputs: Tensor) -> Any:
+        """What the model gives for the inputs."""
         key = (inputs.shape, inputs.stride(), inputs.dtype)
         if key not in self.graphs:
-            if not self.recordable or len(self.graphs) == SHAPES:
+            if not self.recordable or len(self.graphs) == MAX_GRAPHS:
                 return self.model(inputs)
             try:
                 self.graphs[key] = record(self.model, inputs)
@@ -132,7 +145,11 @@ class CUDAGraphModel(nn.Module):
 
 
 def record(model: nn.Module, inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-    """A graph of the forward pass, the tensor that it reads and the one that it writes. Raises RuntimeError."""
+    """A graph of the forward pass, the tensor that it reads and the one that it writes.
+
+    Raises:
+        RuntimeError: The pass cannot be recorded, or gives no single tensor.
+    """
     inputs, graph = inputs.clone(), torch.cuda.CUDAGraph()
     with torch.cuda.device(inputs.device):
         side = torch.cuda.Stream()
@@ -149,30 +166,19 @@ def record(model: nn.Module, inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, Tens
 
 @contextmanager
 def largest_output(model: nn.Module) -> Iterator[list[int]]:
-    """Keeps in the list's one element the bytes of the largest tensor that a module gives within the block."""
+    """Keep in the list's one element the bytes of the largest tensor that a module gives within the block."""
     largest = [0]
 
-    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+    def measure(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             largest[0] = max(largest[0], output.nbytes)
 
-    hooks = [module.register_forward_hook(look) for module in model.modules()]
+    hooks = [module.register_forward_hook(measure) for module in model.modules()]
     try:
         yield largest
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes; on a GPU those that PyTorch holds in reserve included. 1 GiB where the system does not tell."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not Linux
-        return 2**30
 
 
 def _score(logits: Tensor, labels: Tensor) -> Score:

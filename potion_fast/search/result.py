@@ -1,4 +1,4 @@
-"""What a search leaves behind: every step that it took, which one it kept, and why it ended."""
+"""Result of a search: every step that it took, which one it kept, and why it ended."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ NOT_LEARNT = "trigger not learnt"
 class Step:
     """One line of the trace of a PTN search: a candidate, applied and evaluated.
 
-    step        its number in the schedule, counted from 1; "minimal" has no schedule and counts its evaluations
-    s           s_iter of algorithm 1; NaN for "minimal"
-    percentile  p = 100 − ln(1 + 100 · s) of eq. 7; NaN for "minimal"
-    alpha       α, that percentile of Ω_f / Ω_r; for "minimal" the smallest ratio among the weights dampened
-    accuracy    share of S_f still given its (poison) label, in [0, 1]
-    dampened    weights that differ from the original model's
-    seconds     wall-clock time of the edit and its evaluation; for "batched" its share of that of all evaluated at once
+    Attributes:
+        step: Its number in the schedule, counted from 1; "minimal" has no schedule and counts its evaluations.
+        s: s_iter of algorithm 1; NaN for "minimal".
+        percentile: p = 100 − ln(1 + 100 · s) of eq. 7; NaN for "minimal".
+        alpha: α, that percentile of Ω_f / Ω_r; for "minimal" the smallest ratio among the weights dampened.
+        accuracy: Share of S_f still given its (poison) label, in [0, 1].
+        dampened: Weights that differ from the original model's.
+        seconds: Wall-clock time of the edit and its evaluation; for "batched" its share of that of all evaluated at
+            once.
     """
 
     step: int
@@ -42,17 +44,23 @@ class Step:
 class Result:
     """What unlearning gives back.
 
-    model             the healed model
-    trace             every candidate evaluated, in that order
-    kept              the one that the model is at; None where the model was left alone
-    reason            "threshold passed", "saturated" (no further step changes the model: α ≤ 1, or every weight whose
-                      ratio is above 1 is dampened), "out of steps" or "trigger not learnt" (the model gave no sample of
-                      S_f its label to begin with)
-    initial_accuracy  accuracy on S_f before, acc₀, in [0, 1]
-    strategy, rho, mode, group_size, objective   what it was run with
-    warnings          what deserves a second look, as sentences
-    forget, retain    the importances, for another search on the same model
-    seconds           wall-clock time by phase: "forget", "retain" (where computed here) and "search"
+    Attributes:
+        model: The healed model.
+        trace: Every candidate evaluated, in that order.
+        kept: The one that the model is at; None where the model was left alone.
+        reason: "threshold passed", "saturated" (no further step changes the model: α ≤ 1, or every weight whose ratio
+            is above 1 is dampened), "out of steps" or "trigger not learnt" (the model gave no sample of S_f its label
+            to begin with).
+        initial_accuracy: Accuracy on S_f before, acc₀, in [0, 1].
+        strategy: Name of the strategy.
+        rho: ρ.
+        mode: Name of the mode.
+        group_size: Group size of the importances.
+        objective: Objective of the importances.
+        warnings: What deserves a second look, as sentences.
+        forget: Importances of S_f, for another search on the same model.
+        retain: Importances of the training data, likewise.
+        seconds: Wall-clock time by phase: "forget", "retain" (where computed here) and "search".
     """
 
     model: nn.Module
@@ -82,9 +90,18 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         """Everything but the model, the importances and the trace, as plain values for JSON."""
-        names = (
-            *("reason", "alpha", "initial_accuracy", "strategy", "rho", "mode", "group_size", "objective"),
-            *("warnings", "seconds", "evaluations"),
-        )
-        kept = None if self.kept is None else asdict(self.kept)
-        return {**{name: getattr(self, name) for name in names}, "steps": len(self.trace), "kept_step": kept}
+        return {
+            "reason": self.reason,
+            "alpha": self.alpha,
+            "initial_accuracy": self.initial_accuracy,
+            "strategy": self.strategy,
+            "rho": self.rho,
+            "mode": self.mode,
+            "group_size": self.group_size,
+            "objective": self.objective,
+            "warnings": self.warnings,
+            "seconds": self.seconds,
+            "evaluations": self.evaluations,
+            "steps": len(self.trace),
+            "kept_step": None if self.kept is None else asdict(self.kept),
+        }

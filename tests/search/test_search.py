@@ -12,7 +12,7 @@ from torch import nn
 import potion_fast as pf
 from helpers.toys import Blobs, assert_same_weights, weights
 from potion_fast.errors import DataError, ImportanceError, SearchError
-from potion_fast.search import Score, sequential
+from potion_fast.search import STRATEGIES, Score
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +245,6 @@ def test_sequential_knows_only_candidates_and_a_callable():
         def dampened(self, k):
             return 10 * k
 
-    trials = list(sequential(Plan(), lambda: Score(0.5), lambda accuracy: False))
+    trials = list(STRATEGIES["sequential"].run(Plan(), lambda: Score(0.5), lambda accuracy: False))
     assert Plan.applied == [0, 1]
     assert [(t.k, t.alpha, t.accuracy, t.dampened) for t in trials] == [(0, 3.0, 0.5, 0), (1, 2.0, 0.5, 10)]

@@ -17,7 +17,7 @@ from helpers.run_files import rows, stored
 from helpers.toys import assert_same_weights, net, samples, weights
 from potion_fast.bench.runs import UnlearnConfig, unlearn_run
 from potion_fast.errors import SearchError
-from potion_fast.search import STRATEGIES, Score, batched, bisect, evaluation, minimal, ptn, sequential
+from potion_fast.search import STRATEGIES, Score, Strategy, evaluation, ptn, register_strategy
 from potion_fast.utils.predict import predict
 
 pytest_plugins = ["helpers.small_runs"]
@@ -64,9 +64,9 @@ def below_half(accuracy):
 
 
 def tried(strategy, plan):
-    if strategy == "batched":
-        return list(batched(plan, plan.evaluate_first, below_half))
-    return list(STRATEGIES[strategy](plan, plan.evaluate, below_half))
+    chosen = STRATEGIES[strategy]
+    evaluate = plan.evaluate_first if chosen.parallel == "batch" else plan.evaluate
+    return list(chosen.run(plan, evaluate, below_half))
 
 
 def answer(trials):
@@ -81,7 +81,7 @@ falling = st.lists(st.floats(0, 1), min_size=1, max_size=200).map(lambda values:
 def test_all_strategies_agree_where_accuracy_falls(accuracies, grown):
     first = next((k for k, accuracy in enumerate(accuracies) if accuracy < 0.5), None)
     for strategy in STRATEGIES:
-        plan = Fake(accuracies, grown=grown if strategy == "minimal" else None)
+        plan = Fake(accuracies, grown=None if STRATEGIES[strategy].uses_grid else grown)
         trials = tried(strategy, plan)
         assert answer(trials) == first, strategy
         assert len({trial.k for trial in trials}) == len(trials), strategy  # nothing twice
@@ -145,8 +145,21 @@ def test_candidates_past_alpha_1_are_the_same_model_and_are_not_tried(strategy, 
 
 def test_no_weight_to_dampen_is_no_trial():
     plan = Fake([], grown=1)
-    assert list(minimal(plan, plan.evaluate, below_half)) == []
-    assert sequential is STRATEGIES["sequential"] and bisect is STRATEGIES["bisect"]
+    assert tried("minimal", plan) == []
+
+
+def test_a_registered_strategy_is_chosen_by_its_name_and_a_name_is_taken_once(blobs, both):
+    sequential = STRATEGIES["sequential"].run
+    mine = register_strategy(Strategy("mine", lambda plan, evaluate, passes: sequential(plan, evaluate, passes)))
+    try:
+        with pytest.raises(SearchError, match="'mine' already"):
+            register_strategy(mine)
+        got = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="mine")
+    finally:
+        del STRATEGIES["mine"]
+    want = pf.ptn_search(blobs.model, *both, blobs.forget())
+    assert list(map(timeless, got.trace)) == list(map(timeless, want.trace))
+    assert_same_weights(got.model, weights(want.model))
 
 
 # --- the search
@@ -413,13 +426,13 @@ def test_so_many_go_side_by_side_as_memory_holds_and_half_as_many_where_it_runs_
         return original(self, alphas)
 
     monkeypatch.setattr(evaluation.BatchedEvaluation, "_scores", short)
-    monkeypatch.setattr(evaluation, "free_memory", lambda device: 2**40)
+    monkeypatch.setattr(evaluation, "available", lambda device: 2**40)
     result = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="batched")
     assert taken[:5] == [16, 8, 4, 2, 2]
     assert timeless(result.kept) == timeless(want.kept)
 
     for room, most in ((0, 1), (2 * (size + 400) * 3, 3), (2**40, 16)):
-        monkeypatch.setattr(evaluation, "free_memory", lambda device, room=room: room)
+        monkeypatch.setattr(evaluation, "available", lambda device, room=room: room)
         assert evaluation.BatchedEvaluation(blobs.model, *both, blobs.forget(), 100).most == most
 
     def none_left(self, alphas):
@@ -470,10 +483,11 @@ def test_the_largest_output_is_that_of_any_module():
     assert largest == [4 * 7 * 16]
 
 
-def test_free_memory_is_said_by_the_system_or_taken_as_a_gibibyte(monkeypatch):
-    assert 0 < evaluation.free_memory(torch.device("cpu")) < 2**50
-    monkeypatch.setattr(evaluation.os, "sysconf", lambda name: int("none"))  # ValueError
-    assert evaluation.free_memory(torch.device("cpu")) == 2**30
+def test_a_gibibyte_is_taken_to_be_free_where_the_system_does_not_say(blobs, both, monkeypatch):
+    size = sum(p.nbytes for p in blobs.model.parameters())
+    monkeypatch.setattr(evaluation, "available", lambda device: None)
+    assert evaluation.BatchedEvaluation(blobs.model, *both, blobs.forget(), 2**26).most == 2**29 // (size + 2**28) == 1
+    assert evaluation.BatchedEvaluation(blobs.model, *both, blobs.forget(), 2**24).most == 2**29 // (size + 2**26) == 7
 
 
 # --- recorded passes
@@ -508,7 +522,7 @@ def test_a_recorded_pass_is_replayed_for_each_shape_and_sees_edits(monkeypatch):
             model.conv.weight.mul_(0.5)
     assert recorded == [(8, 2, 4, 4), (5, 2, 4, 4)]
     predict(replayed, [samples(n) for n in range(1, 9)])
-    assert len(replayed.graphs) == evaluation.SHAPES
+    assert len(replayed.graphs) == evaluation.MAX_GRAPHS
 
 
 def test_a_model_that_cannot_be_recorded_runs_as_it_is(monkeypatch):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from ...importances.objectives import resolve
-from ...modes import GroupSize, mode_named
-from ...search import S_STEP, check_options
+from ...modes import GroupSize
+from ...search import SearchOptions
 from .fields import Checked
 from .machine import absolute_paths, resolved_device
 
@@ -49,14 +49,13 @@ class UnlearnConfig(Checked):
 
     def resolved(self) -> UnlearnConfig:
         """With the mode's defaults filled in and absolute paths. Raises SearchError, ImportanceError or ModelError."""
-        mode = mode_named(self.mode)
-        check_options(self.rho, self.b_start, self.s_step, self.max_steps, self.strategy)
-        steps: dict[str, Any] = {} if self.strategy == "minimal" else {"b_start": mode.b_start, "s_step": S_STEP}
+        search = SearchOptions.of(self).resolved()
         resolve(self.objective, self.w)  # raises where no objective is meant by them
         return replace(
             self,
             **absolute_paths(self),
             objective="xlf" if self.objective is None and self.w is None else self.objective,
-            **{name: value for name, value in steps.items() if getattr(self, name) is None},
+            b_start=search.b_start,
+            s_step=search.s_step,
             device=resolved_device(self.device),
         )

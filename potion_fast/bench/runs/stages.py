@@ -7,7 +7,6 @@ is there: a later failure costs nothing that came before it.
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, fields, replace
@@ -17,9 +16,10 @@ import torch
 from torch import nn
 
 from ...errors import DataError, PotionWarning
-from ...importances import importance
+from ...importances import PassOptions
 from ...modes import mode_named
-from ...search import Step, ptn_search
+from ...search import SearchOptions, Step
+from ...unlearning import unlearn
 from ...utils.predict import accuracy, predict
 from ..configs import EvaluateConfig, TrainConfig, UnlearnConfig, to_dict
 from ..data import read_indices
@@ -84,8 +84,7 @@ def unlearn_run(
 
     Writes config.yaml, found.txt (S_f), forget.safetensors and retain.safetensors (importances), trace.csv,
     model.safetensors, the files of `write_evaluation`, metrics.json, with `curve` curve.csv, and healing.png; returns
-    what stands in metrics.json. The method is that of `unlearn`, step by step, so that each
-    step's result is on disk before the next.
+    what stands in metrics.json. The method is `unlearn`; each step's result is on disk before the next.
 
     Raises the errors of `unlearn`, `read_indices` and `RunFolder`; DataError or FileError where the training or the
     reference run, the data or the forget set do not fit together.
@@ -113,31 +112,21 @@ def unlearn_run(
     run.write_config("unlearn", to_dict(config))
     run.write_indices("found.txt", found)
     seed_everything(config.seed)
-    settings: dict[str, Any] = {name: getattr(config, name) for name in ("objective", "w", "group_size", "compiled")}
-    settings["amp"] = None if config.amp is None else getattr(torch, config.amp)
-    importances, seconds = {}, {}
-    for name, loader in (("forget", forget_loader), ("retain", retain_loader)):
-        start = time.perf_counter()
-        importances[name] = importance(model, loader, **settings, progress=progress)
-        seconds[name] = time.perf_counter() - start
-        importances[name].save(run / f"{name}.safetensors")
+    amp = None if config.amp is None else getattr(torch, config.amp)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PotionWarning)  # they stand in the result, and so in metrics.json
-        result = ptn_search(
+        result = unlearn(
             model,
-            importances["forget"],
-            importances["retain"],
+            retain_loader,
             forget_loader,
-            strategy=config.strategy,
-            rho=config.rho,
-            mode=config.mode,
-            b_start=config.b_start,
-            s_step=config.s_step,
-            max_steps=config.max_steps,
+            config.objective,
+            group_size=config.group_size,
+            w=config.w,
+            passes=PassOptions(amp=amp, compiled=config.compiled, progress=progress),
+            search=SearchOptions.of(config),
             evaluation_loader=evaluation_loader,
-            progress=progress,
+            on_importance=lambda name, importance: importance.save(run / f"{name}.safetensors"),
         )
-    result.seconds = {**seconds, **result.seconds}
     save_model(run / "model.safetensors", result.model, metadata)
     run.write_csv("trace.csv", [field.name for field in fields(Step)], map(astuple, result.trace))
 
@@ -145,7 +134,7 @@ def unlearn_run(
     metrics = {**evaluation.metrics, **compared(scenario, evaluation, config.run, before, config.reference, reference)}
     search = result.summary()
     del search["warnings"]  # they stand among the notes
-    more = {"search": search, "found": len(found), "parameters_without_rule": list(importances["retain"].fallback)}
+    more = {"search": search, "found": len(found), "parameters_without_rule": list(result.retain.fallback)}
     damage = metrics["model_damage"].value
     notes = [*result.warnings, *notes_of_healing(scenario, damage, before, found, config.rho, reference)]
     content = write_metrics(run, metrics, notes, more | _of_word(scenario))

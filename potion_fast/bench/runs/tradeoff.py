@@ -11,7 +11,7 @@ from torch import nn
 from ...edits.plan import EditPlan
 from ...edits.ranked import RankedPlan
 from ...percentiles import percentile_of
-from ...search import Result
+from ...search import STRATEGIES, Result
 from ...utils.predict import accuracy, predict
 from ...utils.progress import bar
 from .scenario import Scenario
@@ -43,7 +43,8 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
     """
     if result.kept is None:
         return []
-    plan, wanted = _weight_by_weight(model, result) if result.strategy == "minimal" else _step_by_step(model, result)
+    uses_grid = STRATEGIES[result.strategy].uses_grid
+    plan, wanted = _step_by_step(model, result) if uses_grid else _weight_by_weight(model, result)
     points: list[Point] = []
     try:
         for k, s in bar(wanted, what="curve", unit="point", shown=progress):

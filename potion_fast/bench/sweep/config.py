@@ -14,7 +14,7 @@ import yaml
 
 from ...errors import FileError, PotionError
 from ...modes import GroupSize, mode_named
-from ...search import S_STEP, check_options
+from ...search import S_STEP, SearchOptions
 from ...user.read_data import parse_yaml, read_yaml
 
 PRESETS = Path(__file__).with_name("presets")
@@ -89,7 +89,7 @@ class SweepConfig:
             raise PotionError(f"a grid of {math.prod(lengths):,} unlearnings; a sweep has at most {MOST:,}")
         for rho in self.rho:
             for s_step in self.s_step:
-                check_options(rho, None, s_step, 1)
+                SearchOptions(rho=rho, s_step=s_step)
         if not _is_whole(self.curve, 0):
             raise PotionError(f"curve must be a number of points, not {self.curve!r}")
 

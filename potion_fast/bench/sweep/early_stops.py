@@ -10,7 +10,6 @@ import numpy as np
 
 from ...search import OUT_OF_STEPS, S_STEP, SATURATED, THRESHOLD_PASSED, Result, Step
 
-READABLE = ("sequential", "batched")  # strategies whose trace holds every step up to the last
 MAX_STEPS = 500  # of the public code, at its step of 1.1
 
 

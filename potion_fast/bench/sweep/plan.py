@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import PotionError
 from ...modes import GroupSize, mode_named
+from ...search import STRATEGIES, SearchOptions
 from ..configs import CraftConfig, TrainConfig, from_dict
 from ..configs.defaults import CRAFT_DEFAULTS
 from .config import Size, SweepConfig, checked_size
@@ -203,7 +204,8 @@ def axes(config: SweepConfig, method: Method) -> tuple[list[float], list[float |
     settings = method.settings
     rhos = [settings["rho"]] if "rho" in settings else config.rho
     s_steps = [settings["s_step"]] if "s_step" in settings else [*config.s_step]
-    return rhos, [None] if settings.get("strategy") == "minimal" else s_steps
+    uses_grid = STRATEGIES[settings.get("strategy", SearchOptions.strategy)].uses_grid
+    return rhos, s_steps if uses_grid else [None]
 
 
 def _is_crafted(attack: str, training: TrainConfig, craft: object) -> bool:

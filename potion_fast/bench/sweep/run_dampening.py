@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from ...edits.plan import EditPlan
 from ...importances import Importance, importance
 from ...modes import mode_named
-from ...search import S_STEP, Result, Step, ptn_search
+from ...search import S_STEP, STRATEGIES, Result, Step
 from ..runs.scenario import Loader
 from ..unlearners import Loaders
 from ..unlearners.dampening import Dampening
 from ..unlearners.ptn import PTN
 from ..unlearners.ssd_goel import SSDGoel
-from .early_stops import READABLE, Stop, spread, steps_for, stop_at, stop_of
+from .early_stops import Stop, spread, steps_for, stop_at, stop_of
 from .folder import SweepFolder
 from .plan import RetainPass, axes
 from .rows import Case, Row
@@ -78,7 +78,7 @@ def _searched(case: Case, unlearner: PTN, pair: Pair, loader: Loader, told: Row)
         if s_step == (S_STEP if S_STEP in s_steps else s_steps[0]):
             traced = RHO if RHO in rhos else rhos[0]
         more = {**told, "s_step": s_step, "strategy": unlearner.strategy}
-        if unlearner.strategy in READABLE:  # all ρ from the trace of the smallest
+        if STRATEGIES[unlearner.strategy].tries_every_step:  # all ρ from the trace of the smallest
             result = _search(case, unlearner, pair, loader, min(rhos), s_step)
             stops = [stop_at(result, rho, _strict(unlearner)) for rho in rhos]
             started = {**more, "before_found_accuracy": result.initial_accuracy}
@@ -93,21 +93,11 @@ def _searched(case: Case, unlearner: PTN, pair: Pair, loader: Loader, told: Row)
 
 def _search(case: Case, unlearner: PTN, pair: Pair, loader: Loader, rho: float, s_step: float | None) -> Result:
     cap = unlearner.max_steps if "max_steps" in case.unit.method.settings or s_step is None else steps_for(s_step)
-    return ptn_search(
-        case.subject.model,
-        pair.forget,
-        pair.retain,
-        loader,
-        strategy=unlearner.strategy,
-        rho=rho,
-        mode=unlearner.mode,
-        b_start=unlearner.b_start,
-        s_step=s_step,
-        max_steps=cap,
-        strict=unlearner.strict,
-        retain_holds_forget=None if unlearner.strategy == "minimal" else unlearner.holds_forget,
-        progress=case.progress,
-    )
+    searched = replace(unlearner, rho=rho, s_step=s_step, max_steps=cap)
+    loaders = Loaders(loader, ())
+    report = searched.edit(case.subject.model, pair.forget, pair.retain, loaders, case.progress).report
+    assert isinstance(report, Result)
+    return report
 
 
 def _reapplied(

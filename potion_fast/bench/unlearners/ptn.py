@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from ...importances import Importance
-from ...search import check_options, ptn_search
+from ...search import STRATEGIES, SearchOptions
+from ...unlearning import unlearn
 from .base import Loaders, Unlearned
 from .dampening import Dampening
 from .registry import register_unlearner
@@ -15,7 +16,7 @@ from .registry import register_unlearner
 
 @dataclass(frozen=True, kw_only=True)
 class PTN(Dampening):
-    """The search of `ptn_search`, where all settings are described."""
+    """The search of `ptn_search`; its settings are those of `SearchOptions`."""
 
     strategy: str = "sequential"
     rho: float = 0.2
@@ -26,24 +27,30 @@ class PTN(Dampening):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_options(self.rho, self.b_start, self.s_step, self.max_steps, self.strategy)
+        self.search_options()
+
+    def search_options(self) -> SearchOptions:
+        """The options of the search.
+
+        Raises:
+            SearchError: A setting is out of range or has no effect with this strategy.
+        """
+        options = replace(SearchOptions.of(self), retain_holds_forget=None)
+        if STRATEGIES[options.strategy].uses_grid:
+            options = replace(options, retain_holds_forget=self.holds_forget)
+        return options
 
     def edit(
         self, model: nn.Module, forget: Importance, retain: Importance, loaders: Loaders, progress: bool = False
     ) -> Unlearned:
-        result = ptn_search(
+        result = unlearn(
             model,
-            forget,
-            retain,
-            loaders.forget_evaluation,
-            strategy=self.strategy,
-            rho=self.rho,
-            mode=self.mode,
-            b_start=self.b_start,
-            s_step=self.s_step,
-            max_steps=self.max_steps,
-            strict=self.strict,
-            retain_holds_forget=None if self.strategy == "minimal" else self.holds_forget,
+            loaders.retain,
+            loaders.forget,
+            forget=forget,
+            retain=retain,
+            search=self.search_options(),
+            evaluation_loader=loaders.evaluation,
             progress=progress,
         )
         return Unlearned(
