@@ -1,11 +1,14 @@
-"""Triton kernels, one operation per file: the GPU path of an installation that had no nvcc. Installed as
-`potion_fast.kernels`. Nothing here is imported, and Triton is not, before `potion_fast.ops` chooses this backend."""
+"""Triton kernels, one operation per file: the GPU backend of an installation built without nvcc.
+
+Installed as `potion_fast.kernels`. Neither these modules nor Triton are imported before `potion_fast.ops` chooses this
+backend.
+"""
 
 from __future__ import annotations
 
 
 def interpreted() -> bool:
-    """Do these kernels run in Triton's interpreter (TRITON_INTERPRET=1 when they were first imported)?"""
+    """Whether these kernels run in Triton's interpreter (TRITON_INTERPRET=1 when they were first imported)."""
     from triton.runtime import JITFunction
 
     from .dampen import dampen_kernel
@@ -14,7 +17,7 @@ def interpreted() -> bool:
 
 
 def interpreter_problem() -> str:
-    """Why Triton's interpreter cannot run these kernels; empty if it can (triton-lang/triton#9171)."""
+    """The reason why Triton's interpreter cannot run these kernels; empty if it can (triton-lang/triton#9171)."""
     import numpy
     import triton
 

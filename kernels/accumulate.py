@@ -24,6 +24,7 @@ def accumulate_kernel(
     square: tl.constexpr,
     block: tl.constexpr,
 ):
+    """Add one tile of one gradient to the sums; the program finds its gradient by bisection of the table."""
     tile = tl.program_id(0)
     tensor = 0  # the last one with first_tile <= tile
     after = tensors

@@ -21,15 +21,32 @@ from potion_fast.ops import reference
 from .tiles import ALIGN, add_size, multiplication, operand, shape_class, terms_per_share, tile_for
 
 GEOMETRY = [
-    *("samples", "groups", "taps", "taps_y", "taps_x", "depth", "height", "width", "out_depth", "out_height"),
-    *("out_width", "stride_z", "stride_y", "stride_x", "padding_z", "padding_y", "padding_x"),
-    *("dilation_z", "dilation_y", "dilation_x"),
+    "samples",
+    "groups",
+    "taps",
+    "taps_y",
+    "taps_x",
+    "depth",
+    "height",
+    "width",
+    "out_depth",
+    "out_height",
+    "out_width",
+    "stride_z",
+    "stride_y",
+    "stride_x",
+    "padding_z",
+    "padding_y",
+    "padding_x",
+    "dilation_z",
+    "dilation_y",
+    "dilation_x",
 ]
 
 
 @triton.jit
 def first_position(t, out_width, out_height, out_depth):
-    """x, y, z of output position t and which sample it is of: t in digits."""
+    """The coordinates x, y, z of output position t, and its sample."""
     row = t // out_width
     plane = row // out_height
     return t % out_width, row % out_height, plane % out_depth, plane // out_depth
@@ -37,7 +54,7 @@ def first_position(t, out_width, out_height, out_depth):
 
 @triton.jit
 def next_position(x, y, z, b, steps: tl.constexpr, out_width, out_height, out_depth):
-    """The position `steps` further on, without a division of vectors: digits are added and carried."""
+    """The position after `steps` more, without a division of vectors: coordinates are added and carried."""
     step_x, step_y, step_z, step_b = first_position(steps, out_width, out_height, out_depth)
     x += step_x
     carry = x >= out_width
@@ -53,7 +70,7 @@ def next_position(x, y, z, b, steps: tl.constexpr, out_width, out_height, out_de
 
 @triton.jit
 def within(index, size):
-    """0 <= index < size, in one comparison."""
+    """Whether 0 <= index < size, in one comparison."""
     return index.to(tl.uint32, bitcast=True) < size
 
 
@@ -96,6 +113,7 @@ def accumulate_conv_kernel(
     block_i: tl.constexpr,
     block_t: tl.constexpr,
 ):
+    """Compute one tile of [O, taps · C] of one group over one share of the n."""
     wide_o, wide_c = units_o * align, units_c * align
     tiles_o = tl.cdiv(wide_o, block_o)
     tiles_c = tl.cdiv(wide_c, block_i)
@@ -209,6 +227,7 @@ def accumulate_depthwise_kernel(
     block_tap: tl.constexpr,
     block_t: tl.constexpr,
 ):
+    """Compute one tile of [C, taps] of a depthwise convolution over one share of the n."""
     channels = units * align
     tiles_tap, tiles_c = tl.cdiv(taps, block_tap), tl.cdiv(channels, block_c)
     program = tl.program_id(0)
@@ -279,8 +298,8 @@ def accumulate_conv(
 ) -> None:
     """As `potion_fast.ops.reference.accumulate_conv`. Checked by `potion_fast.ops`.
 
-    The operands multiply in their own dtype, float32 as torch.set_float32_matmul_precision() was told; depthwise ones
-    always exactly. float64 sums, empty tensors and a sample of 2³¹ elements go to the reference.
+    The operands multiply in their own dtype, float32 at the precision of torch.set_float32_matmul_precision();
+    depthwise ones always in full precision. float64 sums, empty tensors and a sample of 2³¹ elements go to the reference.
     """
     empty = 0 in (sums.numel(), inputs.numel(), gradients.numel())
     if sums.dtype == torch.float64 or empty or inputs[0].numel() >= 2**31:

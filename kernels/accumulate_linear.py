@@ -40,6 +40,7 @@ def accumulate_linear_kernel(
     block_i: tl.constexpr,
     block_t: tl.constexpr,
 ):
+    """Compute one tile of [O, I] over one share of the n."""
     wide_o, wide_i = units_o * align, units_i * align
     tiles_i, tiles_o = tl.cdiv(wide_i, block_i), tl.cdiv(wide_o, block_o)
     program = tl.program_id(0)
@@ -93,7 +94,7 @@ def accumulate_linear(
 ) -> None:
     """As `potion_fast.ops.reference.accumulate_linear`. Checked by `potion_fast.ops`.
 
-    The operands multiply in their own dtype, float32 as torch.set_float32_matmul_precision() was told. float64 sums and
+    The operands multiply in their own dtype, float32 at the precision of torch.set_float32_matmul_precision(). float64 sums and
     empty tensors go to the reference.
     """
     if sums.dtype == torch.float64 or 0 in (sums.numel(), inputs.numel()):

@@ -26,12 +26,13 @@ def dampen_kernel(
     dampening,
     block: tl.constexpr,
 ):
+    """Dampen one block of weights."""
     offsets = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)  # [block]
     inside = offsets < n
     f = tl.load(forget + offsets, mask=inside, other=0.0)
-    o = tl.load(retain + offsets, mask=inside, other=0.0)
-    selected = inside & (f > alpha * o)
-    factor = tl.div_rn(dampening * o, f)
+    r = tl.load(retain + offsets, mask=inside, other=0.0)
+    selected = inside & (f > alpha * r)
+    factor = tl.div_rn(dampening * r, f)
     factor = tl.where(factor > 1.0, 1.0, factor)  # a NaN stays, as in torch.clamp
     weight = tl.load(weights + offsets, mask=selected)
     tl.store(weights + offsets, weight * factor, mask=selected)

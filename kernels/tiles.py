@@ -1,4 +1,4 @@
-"""What the two product kernels share: which tile a shape gets, into how many shares the n are split, and |·| or (·)².
+"""Shared parts of the two product kernels: the tile of a shape, the number of shares of the n, and |·| or (·)².
 
 A tile [block_o, block_i] is kept twice in float32 registers, the sum over t and the sum over n: 128 × 128 with 8 warps
 is as large as fits. TABLE was chosen by reading what the compiler makes of it (no spills, loads that run ahead, wgmma
@@ -123,7 +123,7 @@ TABLE: dict[tuple[str, int, str], dict[str, Tile]] = {
 
 
 def shape_class(wide_o: int, wide_i: int, rows: int, align: int) -> str:
-    """Which tiles suit [wide_o, wide_i] sums over `rows` t each."""
+    """The class of shapes, a key of TABLE, of [wide_o, wide_i] sums over `rows` t each."""
     if align == 1:  # one load per element
         return "odd narrow" if wide_o <= 16 else "odd"
     if wide_o <= 32:
@@ -136,16 +136,17 @@ def shape_class(wide_o: int, wide_i: int, rows: int, align: int) -> str:
 
 
 def tile_for(op: str, sums: Tensor, multiply: str, shape: str) -> Tile:
+    """The tile of a class of shapes on the device of the sums."""
     hopper = sums.is_cuda and torch.cuda.get_device_capability(sums.device)[0] == 9
     row = TABLE[op, 9 if hopper else 8, multiply]
     return row.get(shape, row["long"])
 
 
 def multiplication(dtype: torch.dtype) -> str:
-    """How operands multiply: half precision, or float32 as torch.set_float32_matmul_precision() was told."""
+    """How operands multiply: "half", or float32 as "ieee" or "tf32" by torch.set_float32_matmul_precision()."""
     if dtype in (torch.float16, torch.bfloat16):
         return "half"
-    # Newer versions of PyTorch have a second way to set it, and then refuse to tell by the first.
+    # Newer versions of PyTorch have a second way to set it, and then refuse to answer by the first.
     precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
     if precision is None:
         return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
@@ -164,8 +165,13 @@ def operand(tensor: Tensor) -> Tensor:
 def terms_per_share(tile: Tile, tiles: int, terms: int, steps: int, size: int, device: torch.device) -> int:
     """How many of the `terms` n one program takes, so that the programs fill the GPU's multiprocessors.
 
-    tiles  programs that cover the sums once; each takes `steps` steps for one n
-    size   of the sums, in elements; every share of the n stores as many
+    Args:
+        tile: The tile of each program.
+        tiles: Programs that cover the sums once; each takes `steps` steps for one n.
+        terms: N, all of them.
+        steps: Steps over t for one n.
+        size: Elements of the sums; every share of the n stores as many.
+        device: Of the sums.
     """
     processors = INTERPRETED_PROCESSORS
     if device.type == "cuda":
@@ -184,7 +190,7 @@ def _terms_per_share(slots: int, tiles: int, terms: int, steps: int, most: int) 
 
 @triton.jit
 def add_size(total, product, weights, n, square: tl.constexpr):
-    """total + w[n] · |product|, or w[n] · product²."""
+    """Add w[n] · |product|, or w[n] · product², to total."""
     size = product * product if square else tl.abs(product)
     if weights is not None:
         size *= tl.load(weights + n)
