@@ -299,7 +299,8 @@ def accumulate_conv(
     """As `potion_fast.ops.reference.accumulate_conv`. Checked by `potion_fast.ops`.
 
     The operands multiply in their own dtype, float32 at the precision of torch.set_float32_matmul_precision();
-    depthwise ones always in full precision. float64 sums, empty tensors and a sample of 2³¹ elements go to the reference.
+    depthwise ones always in full precision. float64 sums, empty tensors and a sample of 2³¹ elements go to the
+    reference.
     """
     empty = 0 in (sums.numel(), inputs.numel(), gradients.numel())
     if sums.dtype == torch.float64 or empty or inputs[0].numel() >= 2**31:

@@ -94,8 +94,8 @@ def accumulate_linear(
 ) -> None:
     """As `potion_fast.ops.reference.accumulate_linear`. Checked by `potion_fast.ops`.
 
-    The operands multiply in their own dtype, float32 at the precision of torch.set_float32_matmul_precision(). float64 sums and
-    empty tensors go to the reference.
+    The operands multiply in their own dtype, float32 at the precision of torch.set_float32_matmul_precision(). float64
+    sums and empty tensors go to the reference.
     """
     if sums.dtype == torch.float64 or 0 in (sums.numel(), inputs.numel()):
         reference.accumulate_linear(sums, inputs, gradients, square, weights, bias)
