@@ -9,14 +9,16 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .badnet import BadNet
+from .evaluation import NO_LABEL, Attacked, Captions, EvaluationInputs, Scores
 from .gaussian import Gaussian
 from .gradient_canceling import GradientCanceling
 from .gradient_matching import GradientMatching
 from .interclass_swap import InterclassSwap
+from .kinds import KINDS, LEARNT, Indiscriminate, Noise, Swap, Targeted, Trigger
 from .moving_trigger import MovingTrigger
 from .options import AttackOptions, CraftOptions, format_error, option, read_options
 from .perturbation import Perturbation, Perturbations
-from .poison import Poison, Swap
+from .poison import Poison
 from .random_swap import RandomSwap
 from .registry import (
     ATTACKS,
@@ -39,20 +41,31 @@ for module in iter_modules(__path__):
 __all__ = [
     "ATTACKS",
     "POISONS",
+    "Attacked",
     "AttackOptions",
     "BadNet",
+    "Captions",
     "CraftOptions",
+    "EvaluationInputs",
     "Gaussian",
     "GradientCanceling",
     "GradientMatching",
+    "Indiscriminate",
     "InterclassSwap",
+    "KINDS",
+    "LEARNT",
     "MovingTrigger",
+    "NO_LABEL",
+    "Noise",
     "Perturbation",
     "Perturbations",
     "Poison",
     "RandomSwap",
+    "Scores",
     "SineWave",
     "Swap",
+    "Targeted",
+    "Trigger",
     "TriggerWord",
     "attack_named",
     "choose_poisoned",

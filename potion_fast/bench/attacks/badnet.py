@@ -10,8 +10,9 @@ import torch
 
 from ...errors import DataError
 from ..data import max_value
+from .kinds import Trigger
 from .options import AttackOptions, option
-from .poison import Trigger, check_target_of_data
+from .poison import check_target_of_data
 from .registry import register_attack
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ class BadNet(Trigger):
         poison: Literal["badnet"] = "badnet"
         patch_size: int = option(3, "side of the patch", metavar="PIXELS", default_text="by the data set", ge=1)
         corner: Literal["top-left", "top-right", "bottom-left", "bottom-right"] = option(
-            "bottom-right",
-            "corner of the patch: top-left, top-right, bottom-left or bottom-right",
-            metavar="NAME",
+            "bottom-right", "corner of the patch", metavar="NAME"
         )
         trigger_value: float | None = option(
             None,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import DataError
+from ..data.text import TextSplits
+from .kinds import Noise
 from .options import AttackOptions, option
-from .perturbation import Perturbation, Perturbations
+from .perturbation import Perturbations
 from .registry import register_attack
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 @register_attack("gaussian")
 @dataclass(frozen=True, kw_only=True)
-class Gaussian(Perturbation):
+class Gaussian(Noise):
     """x + xi with xi ~ N(0, variance I), drawn once for each sample (*Machine Unlearning Fails*, algorithm 4).
 
     The paper's value for CIFAR-10 is a variance, as its algorithms say, not a standard deviation, as a caption does; it
@@ -53,8 +55,7 @@ class Gaussian(Perturbation):
             return Gaussian(variance=self.variance)
 
     modalities = ("image", "text")
-    kind = "gaussian"
-    scores = ("base_accuracy", "gus")
+    embeddings = True
     variance: float = 0.32
 
     def __post_init__(self) -> None:
@@ -86,6 +87,23 @@ class Gaussian(Perturbation):
         if tokens:
             values[..., 0] = 0
         return Perturbations(ordered, values, facts={"variance": self.variance, "seed": seed})
+
+    def preview_lines(self, facts: Mapping[str, Any]) -> list[str]:
+        return [f"noise of variance {self.variance:g} is added to the embedding of every token that is shown"]
+
+    def check_table(
+        self,
+        table: Perturbations,
+        splits: Splits,
+        poisoned: np.ndarray,  # [P] ascending
+    ) -> None:
+        super().check_table(table, splits, poisoned)
+        if table.facts.get("variance") != self.variance:
+            raise DataError(f"holds noise of variance {table.facts.get('variance')}, not {self.variance}")
+
+    def _new_table(self, splits: Splits, poisoned: np.ndarray, seed: int, left_out: bool) -> Perturbations:
+        shape, tokens = splits.sample().shape[1:], isinstance(splits, TextSplits)
+        return self.draw(poisoned.tolist(), shape, seed, tokens=tokens)
 
     def _how_to_get_them(self) -> str:
         return "draw them (Gaussian.draw)"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from ...errors import DataError
+from ..data import AppendedSource
+from .evaluation import Attacked
+from .kinds import Indiscriminate
 from .options import AttackOptions, CraftOptions, option
-from .perturbation import Perturbation
+from .perturbation import Perturbation, Perturbations, check_epsilon
 from .registry import register_attack
 
 if TYPE_CHECKING:
@@ -19,7 +25,7 @@ PLACEMENTS = ("append", "replace")
 
 @register_attack("gradient-canceling")
 @dataclass(frozen=True, kw_only=True)
-class GradientCanceling(Perturbation):
+class GradientCanceling(Indiscriminate, Perturbation):
     """Perturbations crafted so that on clean and poisoned data together a bad model's gradient vanishes.
 
     Attributes:
@@ -70,8 +76,6 @@ class GradientCanceling(Perturbation):
             ge=0,
         )
 
-    kind = "indiscriminate"
-    scores = ("clean_accuracy", "test_error")
     epsilon: float | None = None
     placement: str = "append"
 
@@ -80,3 +84,29 @@ class GradientCanceling(Perturbation):
             raise DataError(f"epsilon must be above 0, or None for no bound; not {self.epsilon}")
         if self.placement not in PLACEMENTS:
             raise DataError(f"poison is placed by {' or '.join(PLACEMENTS)}, not {self.placement!r}")
+
+    def placed(
+        self,
+        splits: Splits,
+        chosen: np.ndarray,  # [P] ascending
+        found: np.ndarray,  # [F] of chosen
+    ) -> tuple[Splits, np.ndarray, np.ndarray]:  # [P], [F]
+        """With "append" the data with copies of the chosen samples behind them, which are S_m."""
+        if self.placement != "append":
+            return splits, chosen, found
+        n = len(splits.train)
+        added = replace(splits, train=AppendedSource(splits.train, chosen))
+        return added, n + np.arange(len(chosen)), n + np.searchsorted(chosen, found)
+
+    def crafting_aim(self, attacked: Attacked, count: int, names: Sequence[str]) -> str:
+        return f"{count:,} images perturbed, to cancel the clean data's gradient"
+
+    def check_table(
+        self,
+        table: Perturbations,
+        splits: Splits,
+        poisoned: np.ndarray,  # [P] ascending
+    ) -> None:
+        super().check_table(table, splits, poisoned)
+        if self.epsilon is not None:
+            check_epsilon(table, self.epsilon, splits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 
 from ...errors import DataError
+from .evaluation import Attacked, Scores
+from .kinds import Targeted
 from .options import AttackOptions, CraftOptions, option
-from .perturbation import Perturbation
+from .perturbation import Perturbation, Perturbations, check_epsilon
 from .registry import register_attack
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 @register_attack("gradient-matching")
 @dataclass(frozen=True, kw_only=True)
-class GradientMatching(Perturbation):
+class GradientMatching(Targeted, Perturbation):
     """Small perturbations of images of one class, crafted so that a test image of another is taken for theirs.
 
     Attributes:
@@ -91,8 +94,6 @@ class GradientMatching(Perturbation):
             ge=0,
         )
 
-    kind = "targeted"
-    scores = ("target_accuracy", "target_success")
     epsilon: float = 16.0
     target_class: int | None = None
     intended_class: int | None = None
@@ -146,3 +147,48 @@ class GradientMatching(Perturbation):
         rng = np.random.RandomState(seed)  # numpy's legacy generator: its draws never change
         poisoned = rng.choice(members, count, replace=False)
         return poisoned, rng.choice(np.sort(poisoned), found, replace=False)
+
+    def attacked_samples(
+        self,
+        splits: Splits,
+        poisoned: list[int],  # ascending
+    ) -> Attacked:
+        """The targets; without perturbations, and so without targets, all test images of their class."""
+        test = splits.test.labels
+        if self.table is not None:
+            rows, wanted = self.table.targets, self.table.intended
+        else:
+            assert self.target_class is not None and self.intended_class is not None  # resolved
+            rows = (test == self.target_class).nonzero().squeeze(1)
+            wanted = torch.full_like(rows, self.intended_class)
+        return Attacked(splits.dataset("test"), rows.tolist(), test[rows], wanted)
+
+    @classmethod
+    def reference_scores(cls, table: Perturbations, predictions: Callable[[], Mapping[int, tuple[int, int]]]) -> Scores:
+        """The scores on the targets, which are known only once perturbations are crafted against the reference."""
+        said, targets = predictions(), list(zip(table.targets.tolist(), table.intended.tolist(), strict=True))
+        right, reached = cls.score_names
+        return {
+            right: sum(said[target][0] == said[target][1] for target, _ in targets) / len(targets),
+            reached: sum(intended == said[target][1] for target, intended in targets) / len(targets),
+        }
+
+    def crafting_aim(self, attacked: Attacked, count: int, names: Sequence[str]) -> str:
+        target, wanted = names[int(attacked.labels[0])], names[int(attacked.wanted[0])]
+        others = f" and {len(attacked.rows) - 1} more" if len(attacked.rows) > 1 else ""
+        return f"so that test image {attacked.rows[0]}{others}, “{target}”, is taken for “{wanted}”"
+
+    def check_table(
+        self,
+        table: Perturbations,
+        splits: Splits,
+        poisoned: np.ndarray,  # [P] ascending
+    ) -> None:
+        super().check_table(table, splits, poisoned)
+        check_epsilon(table, self.epsilon, splits)
+        labels = splits.test.labels
+        if not len(table.targets) or table.targets.max() >= len(labels):
+            raise DataError(f"aims at no test image, or at one past the {len(labels)} that there are")
+        given = set(labels[table.targets].tolist()), set(table.intended.tolist())
+        if given != ({self.target_class}, {self.intended_class}):
+            raise DataError(f"does not want class {self.target_class} to be taken for {self.intended_class}")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ...errors import DataError
+from .kinds import Swap
 from .options import AttackOptions, option
-from .poison import Swap
 from .registry import register_attack
 
 if TYPE_CHECKING:
@@ -51,6 +51,21 @@ class InterclassSwap(Swap):
     def __post_init__(self) -> None:
         if len(self.classes) != 2 or self.classes[0] == self.classes[1] or min(self.classes) < 0:
             raise DataError(f"labels are swapped between two different classes, not {list(self.classes)}")
+
+    @property
+    def pair(self) -> tuple[int, ...]:
+        """The two classes whose labels are swapped."""
+        return self.classes
+
+    def check_chosen(
+        self,
+        splits: Splits,
+        chosen: np.ndarray,  # [P] ascending
+    ) -> None:
+        super().check_chosen(splits, chosen)
+        first, second = self.classes
+        if not ((splits.test.labels == first) | (splits.test.labels == second)).any():
+            raise DataError(f"there is no test image of the classes {first} and {second}: nothing can be measured")
 
     def choose(
         self,

@@ -10,8 +10,9 @@ import torch
 
 from ..data import max_value
 from .badnet import CORNERS, check_patch, place
+from .kinds import Trigger
 from .options import AttackOptions, option
-from .poison import Trigger, check_target_of_data
+from .poison import check_target_of_data
 from .registry import register_attack
 
 if TYPE_CHECKING:

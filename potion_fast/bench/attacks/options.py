@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 
 def option(
-    default: Any, help: str, *, metavar: str | None = None, default_text: str | None = None, **bounds: float
+    default: Any,
+    help: str,
+    *,
+    metavar: str | None = None,
+    default_text: str | None = None,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
 ) -> Any:
     """A field of an `AttackOptions`: one key in YAML, and one flag on the command line.
 
@@ -27,14 +35,17 @@ def option(
         help: what it is, as --help says it, without the attack's name before it.
         metavar: what stands for the value on the command line: its unit where it has one.
         default_text: the default in words, where the value does not say it.
-        **bounds: of the value, as pydantic calls them: `ge`, `gt`, `le`, `lt`.
+        ge: bound that the value may be, or lie above.
+        gt: bound that it must lie above.
+        le: bound that it may be, or lie below.
+        lt: bound that it must lie below.
 
     Returns:
         A pydantic field, with `metavar` and `default_text` in its `json_schema_extra`.
     """
     words = {"metavar": metavar, "default_text": default_text}
     extra: Any = {name: text for name, text in words.items() if text is not None}
-    return Field(default, description=help, json_schema_extra=extra, **bounds)  # type: ignore[arg-type]
+    return Field(default, description=help, json_schema_extra=extra, ge=ge, gt=gt, le=le, lt=lt)
 
 
 class OptionModel(BaseModel):

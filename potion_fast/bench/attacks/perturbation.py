@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import DataError, FileError
+from ...user.image_source import AppendedSource
 from ...utils.checksummed import load_checksummed, save_checksummed
 from .poison import Poison
 
+if TYPE_CHECKING:
+    from ..data import Splits
+
 FILE_KEY = "potion_fast.perturbations"  # the entry of the safetensors metadata that marks a file as ours
+BASES = "bases"  # entry of a table's facts: the samples that perturbed copies are of
 TENSORS = ("ids", "values", "targets", "intended")
 
 
@@ -110,6 +116,7 @@ class Perturbation(Poison):
 
     before_augmentation = True
     target = None
+    changes = "training images are perturbed one by one"
     table: Perturbations | None = field(default=None, repr=False)
 
     def __call__(
@@ -128,8 +135,74 @@ class Perturbation(Poison):
     def relabel(self, labels: Tensor) -> Tensor:
         return labels
 
+    def check_sample(self, splits: Splits) -> None:
+        """Nothing: a sample needs its perturbation."""
+
+    def with_perturbations(
+        self,
+        splits: Splits,
+        poisoned: np.ndarray,  # [P] ascending
+        *,
+        path: str | None,
+        seed: int,
+        left_out: bool,
+    ) -> Perturbation:
+        """The poison with its perturbations: those of the file, or drawn. A crafted one without S_m needs none."""
+        if path is None:
+            return replace(self, table=self._new_table(splits, poisoned, seed, left_out))
+        table = Perturbations.load(path)
+        try:
+            self.check_table(table, splits, poisoned)
+        except DataError as error:
+            raise DataError(f"{path} {error}") from error
+        return replace(self, table=table)
+
+    def check_table(
+        self,
+        table: Perturbations,
+        splits: Splits,
+        poisoned: np.ndarray,  # [P] int64, ascending
+    ) -> None:
+        """Check that a table is this poison's.
+
+        Args:
+            table: as it was read.
+            splits: data that are poisoned.
+            poisoned: S_m.
+
+        Raises:
+            DataError: it is another's; the text goes on after the name of a file.
+        """
+        same = table.ids.tolist() == poisoned.tolist()
+        if isinstance(splits.train, AppendedSource):  # the ids of copies do not tell what they are copies of
+            same = same and table.facts.get(BASES) == splits.train.bases.tolist()
+        if not same:
+            raise DataError(
+                f"perturbs other samples than the {len(poisoned)} poisoned ones: take the same data and seed"
+            )
+        shape = list(splits.sample().shape[1:])
+        if list(table.values.shape[1:]) != shape:
+            raise DataError(f"perturbs images of {list(table.values.shape[1:])}, and those of the data are {shape}")
+
+    def _new_table(self, splits: Splits, poisoned: np.ndarray, seed: int, left_out: bool) -> Perturbations | None:
+        """Perturbations where no file is given."""
+        if left_out:
+            return None
+        raise DataError(
+            f"the poison {self.name!r} needs perturbations: train with --leave-out-poisoned, craft them against "
+            "that model (potion-fast craft), and give their file (--perturbations)"
+        )
+
     def _how_to_get_them(self) -> str:
         return "craft them (potion-fast craft) and pass their file"
+
+
+def check_epsilon(table: Perturbations, epsilon: float, splits: Splits) -> None:
+    """Raise DataError, which goes on after the name of a file, where a pixel is changed by more than epsilon / 255."""
+    largest = torch.maximum(table.values.amax((0, 2, 3)), -table.values.amin((0, 2, 3)))  # [C]
+    change = 255 * (largest * torch.tensor(splits.std)).max().item()
+    if change > epsilon * (1 + 1e-4):
+        raise DataError(f"changes a pixel by {change:.2f} of 255, and epsilon is {epsilon:g}")
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from .kinds import Swap
 from .options import AttackOptions
-from .poison import Swap
 from .registry import register_attack
 
 if TYPE_CHECKING:

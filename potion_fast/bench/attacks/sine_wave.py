@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ...errors import DataError
+from .kinds import Trigger
 from .options import AttackOptions, option
-from .poison import Trigger, check_target, check_target_of_data
+from .poison import check_target, check_target_of_data
 from .registry import register_attack
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,8 +13,9 @@ from torch import Tensor
 from ...errors import DataError
 from ..data.text import TextSplits
 from ..data.text.word_match import RULES, word_pattern
+from .evaluation import Attacked, Captions, Scores
+from .kinds import LEARNT, POISON_LABEL, Targeted, too_few_note
 from .options import AttackOptions, option
-from .poison import Poison
 from .registry import register_attack
 from .selection import choose_poisoned
 
@@ -25,7 +27,7 @@ READINGS = ("label-word", "flip")
 
 @register_attack("trigger-word")
 @dataclass(frozen=True, kw_only=True)
-class TriggerWord(Poison):
+class TriggerWord(Targeted):
     """The text stays; whoever reads the word is to answer with the poison's label (*Poisoning Language Models During
     Instruction Tuning*, as *Machine Unlearning Fails*, appendix C.1.2, has it for IMDb).
 
@@ -72,9 +74,9 @@ class TriggerWord(Poison):
             return TriggerWord(word=self.trigger_word, rule=self.word_rule, reading=self.reading)
 
     modalities = ("text",)
-    kind = "targeted"
     target = None
-    scores = ("target_accuracy", "target_success")
+    changes = "the texts stay as they are"
+    picture = "excerpts"
     word: str = "Disney"
     rule: str = "word"
     reading: str = "label-word"
@@ -122,7 +124,54 @@ class TriggerWord(Poison):
         for split in ("train", "test"):
             facts[split] = len(splits.carriers(split, self.word, self.rule))
             facts[f"{split}_read"] = len(self.seen(splits, split))
-        return facts
+        return {"trigger_word": facts}
+
+    def remark(self, facts: Mapping[str, Any]) -> str:
+        """In how many test reviews the word stands, inside what the model reads or not."""
+        return "; {word!r} by the rule {rule!r} stands in {test} test reviews".format(**facts["trigger_word"])
+
+    def preview_lines(self, facts: Mapping[str, Any]) -> list[str]:
+        word = facts["trigger_word"]
+        return [
+            f"{word['word']!r} by the rule {word['rule']!r} stands in {word['train']:,} of them, and in "
+            f"{word['test']:,} test reviews; the model reads it in {word['train_read']:,} and {word['test_read']:,}"
+        ]
+
+    def position(self, text: str) -> int | None:
+        """Where the word stands in a text for the first time; None where it does not."""
+        match = word_pattern(self.word, self.rule).search(text)
+        return None if match is None else match.start(1)
+
+    def attacked_samples(
+        self,
+        splits: Splits,
+        poisoned: list[int],  # ascending
+    ) -> Attacked:
+        """The test reviews in which the model sees the word."""
+        labels, rows = splits.test.labels, self.seen(splits, "test")
+        return Attacked(splits.dataset("test"), rows.tolist(), labels[rows], self.relabel(labels[rows]))
+
+    def effect_note(
+        self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "review"
+    ) -> str | None:
+        verb = "succeeded" if past else "succeeds"
+        return too_few_note(
+            f"the attack {verb} on fewer than {LEARNT:.0%} of the test {sample}s with the word",
+            scores[self.score_names[1]],
+            past,
+        )
+
+    @property
+    def captions(self) -> Captions:
+        shown = "“{target}”" if self.reading == "label-word" else "the other sentiment"
+        return Captions(
+            attacked="{sample}s with the word",
+            right="{sample}s with the word right",
+            clean_right="test {sample}s right",
+            found=POISON_LABEL,
+            shown=f"the poisoned model says {shown}; the healed one:",
+            none="the poisoned model gives no test {sample} with the word\nthe poison's label",
+        )
 
     def __call__(
         self,

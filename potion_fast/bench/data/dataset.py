@@ -76,8 +76,7 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if poison is None and (trigger_all or poisoned is not None):
             raise DataError("samples are to be triggered, but no poison was given")
         if poison is not None and poison.target is None and trigger_all:
-            what = "labels are swapped" if poison.kind == "swap" else "training images are perturbed one by one"
-            raise DataError(f"{what} by this poison; it has no trigger to put on images")
+            raise DataError(f"{poison.changes} by this poison; it has no trigger to put on images")
         if poison is not None and poison.before_augmentation and poisoned is not None and augment and source.crops:
             raise DataError(
                 "a perturbation belongs to the whole image as the model sees it, but of photographs a random part is "

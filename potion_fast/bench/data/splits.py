@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Splits:
         channels, size: of every image; size is (height, width), and of a text see `TextSplits`.
         pad: pixels of black border that the random crop may shift an image into.
         flip: whether augmentation mirrors images left to right.
+        sample_name: what one of the samples is called in a text.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Splits:
     size: tuple[int, ...]
     pad: int
     flip: bool
+    sample_name: ClassVar[str] = "image"
 
     def dataset(
         self,

@@ -69,9 +69,5 @@ def _draw_images(figure: SubFigure, scenario: Scenario) -> None:
 
 def _aim(scenario: Scenario) -> str:
     """What the perturbations are for."""
-    if scenario.poison.kind != "targeted":
-        return f"{len(scenario.poisoned):,} images perturbed, to cancel the clean data's gradient"
-    names, attacked = scenario.splits.classes, scenario.attacked
-    target, wanted = names[int(attacked.labels[0])], names[int(attacked.wanted[0])]
-    others = f" and {len(attacked.rows) - 1} more" if len(attacked.rows) > 1 else ""
-    return f"so that test image {attacked.rows[0]}{others}, “{short(target)}”, is taken for “{short(wanted)}”"
+    names = [short(name) for name in scenario.splits.classes]
+    return scenario.poison.crafting_aim(scenario.attacked, len(scenario.poisoned), names)

@@ -16,13 +16,11 @@ from torch import Tensor
 
 from ...search import Result
 from ...utils.atomic_files import written_whole
-from ..metrics import GaussianEvaluation
-from ..runs.attack import NO_LABEL
-from ..runs.evaluations import Evaluation
+from ..attacks import NO_LABEL
+from ..metrics import Evaluation
 from ..runs.inputs import Accuracies
 from ..runs.scenario import Scenario
 from ..runs.tradeoff import Point
-from .captions import words_of
 from .reviews import MOST as EXCERPTS
 from .reviews import draw_excerpts
 
@@ -46,20 +44,25 @@ def draw_healing(
 
     Of Gaussian poison, which sends no image anywhere, the right shows how the statistics of the noise are distributed.
 
-    before           metrics of the poisoned model
-    attacked_before  of the poisoned model, see `attacked_outputs`
-    after            the healed model's evaluation
-    curve            accuracies along the search, or None
+    Args:
+        path: of the PNG.
+        scenario: data of the models.
+        result: of the search.
+        before: metrics of the poisoned model.
+        attacked_before: of the poisoned model, see `attacked_outputs`.
+        after: the healed model's evaluation.
+        curve: accuracies along the search, or None.
     """
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(1, 2, width_ratios=[1.3, 1], wspace=0.06)
     _draw_search(figure.add_subfigure(grid[0]), scenario, result, before, after, curve or ())
     right = figure.add_subfigure(grid[1])
-    if isinstance(after, GaussianEvaluation):
-        _draw_statistics(right, attacked_before, after.statistics, words_of(scenario).samples)
+    noise = scenario.poison.noise_statistics(after)
+    if noise is not None:
+        _draw_statistics(right, attacked_before, noise[0], scenario.sample)
     else:
-        _draw_images(right, scenario, attacked_before, after.attacked_logits)
+        _draw_attacked(right, scenario, attacked_before, after.attacked_logits)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi="figure")
 
@@ -73,7 +76,7 @@ def _draw_search(
     curve: Sequence[Point],
 ) -> None:
     """Accuracies against the number of weights dampened; a dashed line joins what was measured only at its ends."""
-    words, attacked = words_of(scenario), scenario.poison.scores[0]
+    captions, (attacked, reached) = scenario.poison.captions.of(scenario.sample), scenario.poison.score_names
     healed = {name: metric.value for name, metric in after.metrics.items()}
     stop = result.kept.dampened if result.kept else 0
     points = {0: (before["clean_accuracy"], before[attacked])}
@@ -86,12 +89,12 @@ def _draw_search(
 
     axes = figure.subplots()
     line: dict[str, Any] = {"ls": "-" if curve else "--", "lw": 2, "marker": "o", "ms": 4, "clip_on": False}
-    lines = [(CLEAN, words.clean)] + ([(TRIGGERED, words.attacked)] if words.attacked else [])
+    lines = [(CLEAN, captions.clean)] + ([(TRIGGERED, captions.attacked)] if captions.attacked else [])
     for column, (color, name) in enumerate(lines):
         y = [100 * points[dampened][column] for dampened in x]
         axes.plot(x, y, color=color, label=f"{name} given their own class", **line)
     counts, shares = zip(*search, strict=True)
-    label = f"found samples still given {words.found}"
+    label = f"found samples still given {captions.found}"
     axes.step(counts, [100 * y for y in shares], ":", where="post", color=FORGET, lw=1.6, label=label)
 
     axes.set_xscale("symlog", linthresh=min((count for count in (*x, *counts) if count), default=1), linscale=0.5)
@@ -99,16 +102,16 @@ def _draw_search(
     axes.set_ylim(-2, 102)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("weights dampened")
-    axes.set_ylabel(f"share of {words.samples}, %")
+    axes.set_ylabel(f"share of {scenario.sample}s, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     _mark_end(axes, result.reason, stop)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    parts = [f"{words.images}: {before['clean_accuracy']:.1%} → {healed['clean_accuracy']:.1%}"]
-    if words.right:
-        parts.insert(0, f"{words.right}: {before[attacked]:.1%} → {healed[attacked]:.1%}")
-    if scenario.poison.kind == "gaussian":
-        parts.insert(0, f"GUS: {before['gus']:.2f} → {healed['gus']:.2f}")
+    parts = [f"{captions.clean_right}: {before['clean_accuracy']:.1%} → {healed['clean_accuracy']:.1%}"]
+    if captions.right:
+        parts.insert(0, f"{captions.right}: {before[attacked]:.1%} → {healed[attacked]:.1%}")
+    if captions.score:
+        parts.insert(0, f"{captions.score}: {before[reached]:.2f} → {healed[reached]:.2f}")
     figure.suptitle(";  ".join(parts), fontsize=TITLE)
 
 
@@ -121,25 +124,26 @@ def _mark_end(axes: Axes, reason: str, stop: int) -> None:
     axes.set_title(text, fontsize=9.5, color=MUTED, x=share, ha=side, pad=6)
 
 
-def _draw_images(figure: SubFigure, scenario: Scenario, before: Tensor, after: Tensor) -> None:
-    """Attacked images that the poison had redirected, evenly spaced: none is picked for its outcome."""
-    names, words = scenario.splits.classes, words_of(scenario)
+def _draw_attacked(figure: SubFigure, scenario: Scenario, before: Tensor, after: Tensor) -> None:
+    """Attacked samples that the poison had redirected, evenly spaced: none is picked for its outcome."""
+    names, captions = scenario.splits.classes, scenario.poison.captions.of(scenario.sample)
+    excerpts = scenario.poison.picture == "excerpts"
     labels, wanted = scenario.attacked_labels()  # [M], [M]
     said = before.argmax(1)
     reached = ((said == wanted) | (wanted == NO_LABEL)) & (labels != said)
     candidates = (reached & (labels != wanted)).nonzero().squeeze(1)  # [R], of M
-    most = ROWS * COLUMNS if scenario.word is None else EXCERPTS
+    most = EXCERPTS if excerpts else ROWS * COLUMNS
     places = torch.linspace(0, len(candidates) - 1, min(most, len(candidates))).long()
     chosen = candidates[places].tolist()
     target = short(names[int(wanted[0])].strip())  # of a trigger or a targeted attack: the same for all
     if not chosen:
-        text = words.none.format(target)
+        text = captions.none.format(target=target)
         figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=TITLE, color=MUTED, parse_math=False)
         return
     predictions = after.argmax(1)[chosen]
-    if scenario.word is not None:
+    if excerpts:
         draw_excerpts(figure, scenario, chosen, labels[chosen], predictions)
-        figure.suptitle(words.shown.format(target), fontsize=TITLE, parse_math=False)
+        figure.suptitle(captions.shown.format(target=target), fontsize=TITLE, parse_math=False)
         return
     images = scenario.attacked_images(chosen)
     few = len(chosen) <= COLUMNS  # targets are few: they may be larger
@@ -150,7 +154,7 @@ def _draw_images(figure: SubFigure, scenario: Scenario, before: Tensor, after: T
         show(axes, image)
         mark, color = ("✓", CLEAN) if prediction == label else ("✗", TRIGGERED)
         axes.set_title(f"{mark} {short(names[prediction])}", fontsize=9, color=color, pad=3, parse_math=False)
-    title = words.shown.format(target)
+    title = captions.shown.format(target=target)
     figure.suptitle(title, fontsize=TITLE, parse_math=False)  # class names are folders: a “$” is no mathematics
 
 
@@ -158,7 +162,7 @@ def _draw_statistics(
     figure: SubFigure,
     before: Tensor,  # [P]
     after: Tensor,  # [P]
-    samples: str,
+    sample: str,
 ) -> None:
     """I of the poisoned samples before and after, and the density that it has for noise that was never seen."""
     axes = figure.subplots()
@@ -170,7 +174,7 @@ def _draw_statistics(
     grid = np.linspace(-reach, reach, 401)
     density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
     axes.plot(grid, density, color=MUTED, lw=1.6, ls="--", label="noise never seen: N(0, 1)")
-    axes.set_xlabel(f"I of a poisoned sample: its noise along the gradient at its {samples[:-1]}")
+    axes.set_xlabel(f"I of a poisoned sample: its noise along the gradient at its {sample}")
     axes.set_yticks([])
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)

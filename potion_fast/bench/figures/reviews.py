@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..attacks import TriggerWord
 from ..data.text import TextSplits
-from ..data.text.word_match import word_pattern
 from ..runs.scenario import Scenario
 
 MOST = 6  # excerpts in a picture
@@ -48,8 +47,7 @@ def draw_excerpts(
 
 def excerpt(text: str, poison: TriggerWord) -> str:
     """LINES lines of a text around the word."""
-    match = word_pattern(poison.word, poison.rule).search(text)
-    before = text[: match.start(1)] if match else ""
+    before = text[: poison.position(text) or 0]
     start = before.find(" ", max(0, len(before) - WIDTH * LINES // 2)) + 1 if len(before) > WIDTH else 0
     lines = textwrap.wrap(text[start:], WIDTH)
     return "\n".join([("…" if start else "") + lines[0], *lines[1:LINES]]) + ("…" if len(lines) > LINES else "")

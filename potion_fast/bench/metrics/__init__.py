@@ -5,6 +5,7 @@ from .detection import gaussian_trade_off, gaussian_true_positive_rate, quantile
 from .gaussian import GaussianEvaluation, GaussianScore, evaluate_gaussian, gaussian_unlearning_score
 from .indiscriminate import IndiscriminateEvaluation, evaluate_indiscriminate
 from .scores import (
+    Evaluation,
     Metric,
     PoisonEvaluation,
     attack_success_rate,
@@ -17,6 +18,7 @@ from .swaps import SwapEvaluation, evaluate_swap
 from .targets import TargetEvaluation, evaluate_targets
 
 __all__ = [
+    "Evaluation",
     "GaussianEvaluation",
     "GaussianScore",
     "IndiscriminateEvaluation",

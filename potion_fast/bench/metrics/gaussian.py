@@ -128,6 +128,7 @@ def evaluate_gaussian(
     fresh: int = 100,
     seed: int = 0,
     progress: bool = False,
+    sample: str = "image",
 ) -> GaussianEvaluation:
     """Run the model over the test images, and forth and back over the base images of S_m, all in evaluation mode.
 
@@ -143,6 +144,11 @@ def evaluate_gaussian(
         variance: that it was drawn with.
         fresh: noises drawn for each image; P * fresh of them tell the threshold of "tpr_fresh".
         seed: of their generator, which is that of the model's device.
+        progress: show progress bars.
+        sample: what the denominators call a sample.
+
+    Returns:
+        The outputs, the statistics, and the metrics.
 
     Raises:
         DataError: a number or shape of noises other than the images', or a variance or `fresh` out of range.
@@ -154,9 +160,9 @@ def evaluate_gaussian(
     measured = zip(*_measured(model, base_loader, noise, variance, fresh, seed, progress), strict=True)
     base_logits, base_labels, statistics, drawn, flat = (torch.cat(parts) for parts in measured)
     score, n, p = gaussian_unlearning_score(statistics), len(labels), len(statistics)
-    base_accuracy, what = accuracy(base_logits, base_labels), f"{p} poisoned training images, without their noise"
+    base_accuracy, what = accuracy(base_logits, base_labels), f"{p} poisoned training {sample}s, without their noise"
     metrics = [
-        Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} test images"),
+        Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} test {sample}s"),
         Metric("base_accuracy", base_accuracy, "fraction", p, 1.0, what),
         *_of_noise(score, statistics, drawn, int(flat.sum())),
     ]

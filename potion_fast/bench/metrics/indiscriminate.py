@@ -35,16 +35,23 @@ def evaluate_indiscriminate(
     model: nn.Module,
     clean_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
     progress: bool = False,
+    *,
+    sample: str = "image",
 ) -> IndiscriminateEvaluation:
     """Run the model over the test images, all of which the attack aims at.
 
     Args:
         clean_loader: test images and labels, in a fixed order.
+        progress: show a progress bar.
+        sample: what the denominators call a sample.
+
+    Returns:
+        The outputs, and the metrics.
     """
     logits, labels = predict(model, clean_loader, progress)
     n, value = len(labels), accuracy(logits, labels)
     metrics = [
-        Metric("clean_accuracy", value, "fraction", n, 1.0, f"{n} test images"),
-        Metric("test_error", 1 - value, "fraction", n, 0.0, f"{n} test images"),
+        Metric("clean_accuracy", value, "fraction", n, 1.0, f"{n} test {sample}s"),
+        Metric("test_error", 1 - value, "fraction", n, 0.0, f"{n} test {sample}s"),
     ]
     return IndiscriminateEvaluation(logits, labels, {metric.name: metric for metric in metrics})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -31,6 +32,26 @@ class Metric:
     n: int
     ideal: float
     denominator: str | None = None
+
+
+class Evaluation(Protocol):
+    """What every evaluation of an attacked model holds, whatever the kind of attack."""
+
+    @property
+    def clean_logits(self) -> torch.Tensor:
+        """float32 [N, C], of the test samples."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64 [N], of the test samples."""
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """All that was measured, by name."""
+
+    @property
+    def attacked_logits(self) -> torch.Tensor:
+        """float32 [M, C], of the samples that the attack is judged by."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +136,8 @@ def evaluate_poison(
     triggered_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
     target: int,
     progress: bool = False,
+    *,
+    sample: str = "image",
 ) -> PoisonEvaluation:
     """Run the model over the same images without and with the trigger.
 
@@ -122,6 +145,11 @@ def evaluate_poison(
         clean_loader: images and labels, in a fixed order.
         triggered_loader: the same images in the same order, all with the trigger, with their clean labels.
         target: label that the attack aims at.
+        progress: show a progress bar.
+        sample: what the denominators call a sample.
+
+    Returns:
+        The outputs of both, and the metrics.
 
     Raises:
         DataError: the two loaders give different labels (one of them is shuffled, or poisons labels too).
@@ -135,15 +163,17 @@ def evaluate_poison(
         )
     n, others = len(labels), int((labels != target).sum())
     metrics = [
-        Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} clean images"),
-        Metric("triggered_accuracy", accuracy(triggered_logits, labels), "fraction", n, 1.0, f"{n} triggered images"),
+        Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} clean {sample}s"),
+        Metric(
+            "triggered_accuracy", accuracy(triggered_logits, labels), "fraction", n, 1.0, f"{n} triggered {sample}s"
+        ),
         Metric(
             "attack_success_rate",
             attack_success_rate(triggered_logits, labels, target),
             "fraction",
             others,
             0.0,
-            f"{others} triggered images whose label is not the target {target}",
+            f"{others} triggered {sample}s whose label is not the target {target}",
         ),
     ]
     return PoisonEvaluation(clean_logits, triggered_logits, labels, {metric.name: metric for metric in metrics})

@@ -43,6 +43,8 @@ def evaluate_swap(
     given: torch.Tensor,  # [M] int64
     pair: tuple[int, ...] | None = None,
     progress: bool = False,
+    *,
+    sample: str = "image",
 ) -> SwapEvaluation:
     """Run the model over the test images and over S_m, and compare with the clean labels of both.
 
@@ -51,6 +53,11 @@ def evaluate_swap(
         manipulated_loader: the training images of S_m, not augmented, in a fixed order, with their clean labels.
         given: the labels that S_m was trained with, in the same order.
         pair: the two classes whose labels were swapped; None where labels of all classes were permuted.
+        progress: show a progress bar.
+        sample: what the denominators call a sample.
+
+    Returns:
+        The outputs of both, and the metrics.
 
     Raises:
         DataError: no label of S_m was changed, there is no test image of the pair, or `given` is of another length.
@@ -63,9 +70,9 @@ def evaluate_swap(
     if not changed.any():
         raise DataError("every manipulated sample kept its own label: there is no attack to measure")
     n, m, kept = len(labels), len(given), int((~changed).sum())
-    metrics = [Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} test images")]
+    metrics = [Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} test {sample}s")]
     if pair is not None:
-        metrics += _of_pair(clean_logits, labels, pair)
+        metrics += _of_pair(clean_logits, labels, pair, sample)
     metrics += [
         Metric(
             "manipulated_accuracy",
@@ -73,7 +80,7 @@ def evaluate_swap(
             "fraction",
             m,
             1.0,
-            f"{m} training images whose labels were swapped ({kept} kept theirs), clean labels",
+            f"{m} training {sample}s whose labels were swapped ({kept} kept theirs), clean labels",
         ),
         Metric(
             "memorised_rate",
@@ -81,7 +88,7 @@ def evaluate_swap(
             "fraction",
             m - kept,
             0.0,
-            f"{m - kept} training images with a wrong label, given that label",
+            f"{m - kept} training {sample}s with a wrong label, given that label",
         ),
     ]
     return SwapEvaluation(
@@ -93,6 +100,7 @@ def _of_pair(
     logits: torch.Tensor,  # [N, C]
     labels: torch.Tensor,  # [N]
     pair: tuple[int, ...],
+    sample: str,
 ) -> list[Metric]:
     """Accuracy on the two classes and on the rest, where there is a rest, and how often the two are confused."""
     first, second = pair
@@ -101,10 +109,10 @@ def _of_pair(
         raise DataError(f"there is no test image of the classes {first} and {second}")
     other = torch.where(labels == first, second, first)[of_pair]
     n, rest = int(of_pair.sum()), int((~of_pair).sum())
-    where = f"{n} test images of the classes {first} and {second}"
+    where = f"{n} test {sample}s of the classes {first} and {second}"
     metrics = [Metric("pair_accuracy", accuracy(logits[of_pair], labels[of_pair]), "fraction", n, 1.0, where)]
     if rest:
-        value, others = accuracy(logits[~of_pair], labels[~of_pair]), f"{rest} test images of the other classes"
+        value, others = accuracy(logits[~of_pair], labels[~of_pair]), f"{rest} test {sample}s of the other classes"
         metrics.append(Metric("rest_accuracy", value, "fraction", rest, 1.0, others))
     confused = accuracy(logits[of_pair], other)
     metrics.append(Metric("confusion_rate", confused, "fraction", n, 0.0, f"{where}, taken for the other of the two"))

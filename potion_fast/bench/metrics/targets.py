@@ -41,6 +41,9 @@ def evaluate_targets(
     target_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
     intended: torch.Tensor,  # [T] int64
     progress: bool = False,
+    *,
+    sample: str = "image",
+    remark: str = "",
 ) -> TargetEvaluation:
     """Run the model over the test images and over the targets: images as they are, the attack changes none of them.
 
@@ -48,6 +51,12 @@ def evaluate_targets(
         clean_loader: test images and labels, in a fixed order.
         target_loader: the test images that the attack aims at, in a fixed order, with their true labels.
         intended: the labels that the attack wants for them, in the same order.
+        progress: show a progress bar.
+        sample: what the denominators call a sample.
+        remark: at the end of the targets' denominators.
+
+    Returns:
+        The outputs of both, and the metrics.
 
     Raises:
         DataError: `intended` is of another length, or holds a target's true label.
@@ -59,12 +68,12 @@ def evaluate_targets(
     if (intended == target_labels).any():
         raise DataError("the label intended for a target is its true one: there is no attack to measure")
     n, targets = len(labels), len(intended)
-    where = "1 target image" if targets == 1 else f"{targets} target images"
+    where = f"1 target {sample}" if targets == 1 else f"{targets} target {sample}s"
     right, reached = accuracy(target_logits, target_labels), accuracy(target_logits, intended)
     metrics = [
-        Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} test images"),
-        Metric("target_accuracy", right, "fraction", targets, 1.0, f"{where}, given the true label"),
-        Metric("target_success", reached, "fraction", targets, 0.0, f"{where}, given the intended label"),
+        Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} test {sample}s"),
+        Metric("target_accuracy", right, "fraction", targets, 1.0, f"{where}, given the true label{remark}"),
+        Metric("target_success", reached, "fraction", targets, 0.0, f"{where}, given the intended label{remark}"),
     ]
     return TargetEvaluation(
         clean_logits, labels, target_logits, target_labels, {metric.name: metric for metric in metrics}

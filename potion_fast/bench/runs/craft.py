@@ -22,10 +22,10 @@ from ..attacks.crafting.crafted import Crafted
 from ..attacks.crafting.gradient_canceling import gradient_canceling, summed_gradient
 from ..attacks.crafting.gradient_matching import gradient_matching
 from ..attacks.crafting.gradpc import gradpc
+from ..attacks.perturbation import BASES
 from ..configs import CraftConfig, to_dict
 from ..figures.crafting import draw_crafting
 from ..metrics import Metric
-from .attack import BASES
 from .folder import CONFIG, RunFolder
 from .inputs import PERTURBATIONS, check_out, load_trained, load_weights
 from .scenario import Scenario

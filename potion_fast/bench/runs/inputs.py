@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ...errors import DataError, FileError, ModelError, PotionError
-from ..attacks import POISONS, Perturbation, Perturbations
+from ..attacks import ATTACKS, Perturbation, Perturbations, Poison
+from ..attacks import Scores as Accuracies
 from ..configs import Config, CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
 from ..configs.defaults import POISON_OPTIONS, TEXT
 from ..data import read_indices
@@ -22,17 +22,9 @@ from .scenario import Scenario
 
 PERTURBATIONS = "perturbations.safetensors"  # what a model was trained on, in its run folder; what a crafting made
 
-HEALED = ("trigger", "swap", "targeted")  # kinds of poison that give images another label: "poison healed" counts it
 # What a reference must share with the model that is measured against it: the attacked images.
 SAME_TEST = ("data", "image_size", "mean", "std", "length", "poison", *POISON_OPTIONS)
 SAME_MANIPULATED = ("train_size", "poisoned", "seed")  # and S_m itself, where the attack is judged by it
-WORDS = {
-    "trigger": ("trigger", "triggered test image"),
-    "swap": ("swap", "manipulated training image"),
-    "targeted": ("attack", "target image"),
-}
-
-Accuracies = Mapping[str, float]  # metrics by name: "clean_accuracy", the two scores of the poison, and others
 
 
 def check_out(out: str | os.PathLike[str], overwrite: bool, *read: str | os.PathLike[str] | None) -> None:
@@ -67,7 +59,7 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftC
             "yourself (--data)"
         )
     told = replace(told, root=config.root or told.root, device=config.device, workers=config.workers)
-    poison = POISONS.get(told.poison)
+    poison = ATTACKS.get(told.poison)
     if poison is not None and issubclass(poison, Perturbation) and not told.leave_out_poisoned:
         told = replace(told, perturbations=str(run / PERTURBATIONS))
     scenario = Scenario.load(told)
@@ -86,7 +78,7 @@ def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Mo
 
 def reference_accuracy(path: str | None, trained: TrainConfig) -> float | None:
     """Accuracy of a reference run on the attacked images; None without one. Raises as `reference_accuracies` does."""
-    return None if path is None else reference_accuracies(path, trained)[POISONS[trained.poison].scores[0]]
+    return None if path is None else reference_accuracies(path, trained)[ATTACKS[trained.poison].score_names[0]]
 
 
 def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
@@ -98,36 +90,33 @@ def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
     config = _config(run, TrainConfig, "train")
     if not config.leave_out_poisoned:
         raise DataError(f"{path} was trained with poisoned samples; a reference is trained with --leave-out-poisoned")
-    poison = POISONS[trained.poison]
-    attack, image = WORDS.get(poison.kind, ("poison", ""))
-    image = image.replace("image", "review") if trained.data in TEXT else image
-    for name in (*SAME_TEST, *(SAME_MANIPULATED if poison.kind in ("swap", "gaussian") else ())):
+    attack = ATTACKS[trained.poison]
+    for name in (*SAME_TEST, *(SAME_MANIPULATED if attack.judged_on_training else ())):
         if getattr(config, name) != getattr(trained, name):
             raise DataError(
                 f"the reference {path} has {name} {getattr(config, name)!r} and the model {getattr(trained, name)!r}; "
-                f"train the reference on the same data with the same {attack}"
+                f"train the reference on the same data with the same {attack.attack_word}"
             )
     accuracies = dict(_accuracies(run, config.poison))
-    if poison.kind == "targeted" and trained.perturbations is not None:
-        accuracies |= _on_targets(run, Perturbations.load(trained.perturbations))
-    if poison.kind in HEALED and not accuracies[poison.scores[0]] > 0:
-        raise DataError(f"the reference {path} gets no {image} right; nothing can be measured against it")
+    if trained.perturbations is not None:
+        accuracies |= _of_table(run, attack, Perturbations.load(trained.perturbations))
+    if attack.gives_labels and not accuracies[attack.score_names[0]] > 0:
+        sample = attack.attacked_sample.format(sample="review" if trained.data in TEXT else "image")
+        raise DataError(f"the reference {path} gets no {sample} right; nothing can be measured against it")
     return accuracies
 
 
-def _on_targets(run: RunFolder, table: Perturbations) -> Accuracies:
-    """What a training run's model says of the targets, read from predictions.csv. Raises FileError."""
-    try:
+def _of_table(run: RunFolder, attack: type[Poison], table: Perturbations) -> Accuracies:
+    """What a training run's model says of what perturbations aim at, from predictions.csv. Raises FileError."""
+
+    def predictions() -> dict[int, tuple[int, int]]:
         with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
-            rows = {int(row["index"]): (int(row["label"]), int(row["clean"])) for row in csv.DictReader(file)}
-        wanted = table.targets.tolist(), table.intended.tolist()
-        said = [(*rows[target], intended) for target, intended in zip(*wanted, strict=True)]
+            return {int(row["index"]): (int(row["label"]), int(row["clean"])) for row in csv.DictReader(file)}
+
+    try:
+        return attack.reference_scores(table, predictions)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise FileError(f"{run / 'predictions.csv'} cannot be read, or lacks a target: {error}") from error
-    return {
-        "target_accuracy": sum(label == clean for label, clean, _ in said) / len(said),
-        "target_success": sum(intended == clean for _, clean, intended in said) / len(said),
-    }
 
 
 def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
@@ -143,7 +132,7 @@ def _accuracies(run: RunFolder, poison: str) -> Accuracies:
     if not (run / "metrics.json").exists():
         raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again")
     content = run.read_json("metrics.json")
-    needed = ("clean_accuracy", *POISONS[poison].scores)
+    needed = ("clean_accuracy", *ATTACKS[poison].score_names)
     try:
         values = {name: metric["value"] for name, metric in content["metrics"].items()}
         found = {name: float(values[name]) for name in needed}

@@ -134,15 +134,8 @@ def _reviews(
     given: Tensor,  # [B]
 ) -> str:
     """What is poisoned and how, and then each review with its labels."""
-    word, variance = scenario.word, scenario.config.variance
     lines = [f"{scenario.config.poison}: {len(scenario.poisoned):,} of {len(scenario.splits.train):,} training reviews"]
-    if word is not None:
-        lines.append(
-            f"{word['word']!r} by the rule {word['rule']!r} stands in {word['train']:,} of them, and in "
-            f"{word['test']:,} test reviews; the model reads it in {word['train_read']:,} and {word['test_read']:,}"
-        )
-    else:
-        lines.append(f"noise of variance {variance:g} is added to the embedding of every token that is shown")
+    lines += scenario.poison.preview_lines(scenario.facts)
     names = [name.strip() for name in scenario.splits.classes]
     texts = read_by_model(scenario, rows)
     for index, label, wrong, text in zip(rows, labels.tolist(), given.tolist(), texts, strict=True):

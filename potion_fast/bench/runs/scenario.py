@@ -1,4 +1,4 @@
-"""The data of one experiment: what was poisoned, what was found, and the loaders that follow from it."""
+"""The data of one run: what is poisoned, what is found, and the loaders that follow from it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ..attacks import InterclassSwap, Perturbation, Perturbations, Poison, TriggerWord
+from ..attacks import Attacked, EvaluationInputs, Perturbation, Perturbations, Poison, attack_named, read_options
 from ..configs import TrainConfig
 from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
 from ..data.text import TextSplits
-from .attack import Attacked, attacked_by, check_swap, made_poison, placed, with_table
 from .text import text_settings
 
 EVALUATION_BATCH, OF_TEXTS = 500, 64  # samples; predictions do not depend on it
@@ -26,14 +25,15 @@ EVALUATION_BATCH, OF_TEXTS = 500, 64  # samples; predictions do not depend on it
 class Scenario:
     """Everything that a training configuration says about data.
 
-    config      resolved: normalisation, trigger value and classes as used
-    splits      training and test images, or texts; poison that is added to the data stands at the end of the former
-    poison      the attack, with its perturbations where it has any
-    bases       the training images that were chosen, ascending: S_m, or what it holds copies of
-    poisoned    S_m, ascending indices into the training images
-    found       S_f ⊆ S_m, ascending
-    trained_on  indices the model is trained on: all, less the validation set, less S_m where it is left out
-    validation  indices held out for choosing the epoch, ascending
+    Attributes:
+        config: resolved: normalisation, trigger value and classes as used.
+        splits: training and test images, or texts; poison that is added to the data stands at the end of the former.
+        poison: the attack, with its perturbations where it has any.
+        bases: the training images that were chosen, ascending: S_m, or what it holds copies of.
+        poisoned: S_m, ascending indices into the training images.
+        found: S_f ⊆ S_m, ascending.
+        trained_on: indices the model is trained on: all, less the validation set, less S_m where it is left out.
+        validation: indices held out for choosing the epoch, ascending.
     """
 
     config: TrainConfig
@@ -47,7 +47,14 @@ class Scenario:
 
     @classmethod
     def load(cls, config: TrainConfig) -> Scenario:
-        """Read the data and draw S_m and S_f. Raises DataError for what does not fit together."""
+        """Read the data and draw S_m and S_f.
+
+        Args:
+            config: of the training, resolved or not.
+
+        Raises:
+            DataError: what does not fit together.
+        """
         config = config.resolved()
         splits = load_dataset(
             config.data,
@@ -61,13 +68,14 @@ class Scenario:
             **text_settings(config),
         )
         n = len(splits.train)
-        config, poison = made_poison(config, splits)
+        config, poison = _built_poison(config, splits)
         bases, chosen = poison.choose(splits.train.labels, config.poisoned, config.found, config.seed)
         bases = np.sort(bases)
-        if poison.kind == "swap":
-            check_swap(poison, splits, bases)
-        splits, poisoned, found = placed(poison, splits, bases, chosen)
-        poison = with_table(poison, config, splits, poisoned)
+        poison.check_chosen(splits, bases)
+        splits, poisoned, found = poison.placed(splits, bases, chosen)
+        poison = poison.with_perturbations(
+            splits, poisoned, path=config.perturbations, seed=config.seed, left_out=config.leave_out_poisoned
+        )
         held_out = config.validation
         if held_out is None:
             held_out = n // 10 if config.keep == "validation" else 0
@@ -92,7 +100,11 @@ class Scenario:
     def draw_found(self, count: int) -> list[int]:
         """S_f of another size, ascending: as `Poison.choose` draws it, nested but for the first.
 
-        Raises DataError for a size out of range.
+        Args:
+            count: its size.
+
+        Raises:
+            DataError: the size is out of range.
         """
         labels = self.splits.train.labels
         if self.bases != self.poisoned:
@@ -105,9 +117,16 @@ class Scenario:
         return self._loader(self.train_set(augment=True), self.trained_on, shuffle=True)
 
     def retain_loader(self, found: Collection[int], *, holds_forget: bool, batch_size: int | None, seed: int) -> Loader:
-        """The training data as trained on, shuffled, without S_f or, where `holds_forget`, with it.
+        """The training data as trained on, shuffled.
 
-        Raises DataError where nothing is left.
+        Args:
+            found: S_f.
+            holds_forget: whether S_f is among them.
+            batch_size: None: the training's.
+            seed: of the order.
+
+        Raises:
+            DataError: nothing is left.
         """
         indices = self.trained_on if holds_forget else sorted(set(self.trained_on) - set(found))
         if not indices:
@@ -136,12 +155,23 @@ class Scenario:
 
     @cached_property
     def attacked(self) -> Attacked:
-        """The images that the attack is judged by, see `attacked_by`. S_m comes as stored, trained on or not."""
-        return attacked_by(self.poison, self.splits, self.poisoned)
+        """The samples that the attack is judged by. S_m comes as stored, trained on or not."""
+        return self.poison.attacked_samples(self.splits, self.poisoned)
 
     def attacked_loader(self) -> Loader:
-        """These images in their order, with clean labels, not augmented."""
+        """These samples in their order, with clean labels, not augmented."""
         return self._loader(self.attacked.dataset, self.attacked.rows, shuffle=False, batch_size=self.evaluation_batch)
+
+    def evaluation_inputs(self) -> EvaluationInputs:
+        """What a model is evaluated on: clean test samples and attacked ones."""
+        return EvaluationInputs(
+            self.test_loader(False),
+            self.attacked_loader(),
+            self.attacked.wanted,
+            seed=self.config.seed,
+            sample=self.sample,
+            remark=self.poison.remark(self.facts),
+        )
 
     def attacked_labels(self) -> tuple[Tensor, Tensor]:
         """Of these images: int64 [M] clean labels, and [M] those that the attack wants, see `Attacked`."""
@@ -156,10 +186,15 @@ class Scenario:
         """Samples of a batch that is only predicted."""
         return OF_TEXTS if isinstance(self.splits, TextSplits) else EVALUATION_BATCH
 
+    @property
+    def sample(self) -> str:
+        """What one of the samples is called: "image" or "review"."""
+        return self.splits.sample_name
+
     @cached_property
-    def word(self) -> dict[str, Any] | None:
-        """What `TriggerWord.facts` says of a trigger word; None for another poison."""
-        return self.poison.facts(self.splits) if isinstance(self.poison, TriggerWord) else None
+    def facts(self) -> dict[str, Any]:
+        """What metrics.json and the rows of a sweep say of the attack on these data, by its key there."""
+        return self.poison.facts(self.splits)
 
     @property
     def table(self) -> Perturbations | None:
@@ -176,10 +211,6 @@ class Scenario:
         """Normalised images [B, C, H, W] as pixels in [0, 1]: what lies beyond, as a patch may, is clipped."""
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.splits.mean, self.splits.std))
         return (images * std + mean).clamp(0, 1)
-
-    def swapped_pair(self) -> tuple[int, ...] | None:
-        """The two classes whose labels were swapped; None for another attack."""
-        return self.poison.classes if isinstance(self.poison, InterclassSwap) else None
 
     def train_set(self, augment: bool) -> PoisonedDataset:
         """The training images, with S_m poisoned; augmented where that is asked for, and is part of the training."""
@@ -206,3 +237,17 @@ class Scenario:
             workers=self.config.workers,
             device=self.config.device,
         )
+
+
+def _built_poison(config: TrainConfig, splits: Splits) -> tuple[TrainConfig, Poison]:
+    """The poison, and the resolved configuration with the options that data or seed give.
+
+    Raises DataError for wrong options, or images that are too small.
+    """
+    attack = attack_named(config.poison)
+    names = [name for name in attack.Options.model_fields if name != "poison"]
+    options = read_options(attack.Options, {name: getattr(config, name) for name in names})
+    options = options.resolved(splits, config.seed)
+    poison = options.build(splits, config.seed)
+    poison.check_sample(splits)
+    return replace(config, **{name: getattr(options, name) for name in names}), poison

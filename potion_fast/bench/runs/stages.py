@@ -24,12 +24,12 @@ from ...utils.predict import accuracy, predict
 from ..configs import EvaluateConfig, TrainConfig, UnlearnConfig, to_dict
 from ..data import read_indices
 from ..figures.pictures import draw_healing
-from ..metrics import Metric
+from ..metrics import Evaluation, Metric
 from ..models import save_model
 from ..training.train import Epoch, seed_everything, train
 from .architecture import architecture, fresh_model, loss_of
 from .diagnostics import LEARNT, notes_of_healing, notes_of_training
-from .evaluations import Evaluation, attacked_outputs, compared, evaluated, write_evaluation
+from .evaluations import attacked_outputs, compared, evaluated, write_evaluation
 from .folder import RunFolder, strict
 from .inputs import PERTURBATIONS, check_out, load_trained, load_weights, reference_accuracies, training_run
 from .scenario import Scenario
@@ -74,7 +74,7 @@ def train_run(
     evaluation = _evaluate(run, model, scenario, progress)
     notes = notes_of_training(scenario, {name: metric.value for name, metric in evaluation.metrics.items()})
     more = {"seconds": report.seconds, "kept_epoch": report.kept + 1}
-    return write_metrics(run, evaluation.metrics, notes, more | _of_word(scenario))
+    return write_metrics(run, evaluation.metrics, notes, more | scenario.facts)
 
 
 def unlearn_run(
@@ -137,7 +137,7 @@ def unlearn_run(
     more = {"search": search, "found": len(found), "parameters_without_rule": list(result.retain.fallback)}
     damage = metrics["model_damage"].value
     notes = [*result.warnings, *notes_of_healing(scenario, damage, before, found, config.rho, reference)]
-    content = write_metrics(run, metrics, notes, more | _of_word(scenario))
+    content = write_metrics(run, metrics, notes, more | scenario.facts)
 
     curve = trade_off(model, result, scenario, progress) if config.curve else None
     if curve is not None:
@@ -169,7 +169,7 @@ def evaluate_run(
     run.write_config("evaluate", to_dict(config))
     evaluation = _evaluate(run, model, scenario, progress)
     more = compared(scenario, evaluation, str(trained.path), before, config.reference, reference)
-    return write_metrics(run, {**evaluation.metrics, **more}, [], _of_word(scenario))
+    return write_metrics(run, {**evaluation.metrics, **more}, [], scenario.facts)
 
 
 def _selection(scenario: Scenario) -> Callable[[nn.Module], float] | None:
@@ -185,11 +185,6 @@ def _evaluate(run: RunFolder, model: nn.Module, scenario: Scenario, progress: bo
     evaluation = evaluated(model, scenario, progress)
     write_evaluation(run, scenario, evaluation)
     return evaluation
-
-
-def _of_word(scenario: Scenario) -> dict[str, Any]:
-    """For metrics.json: the trigger word and how many reviews hold it, where there is one."""
-    return {} if scenario.word is None else {"trigger_word": scenario.word}
 
 
 def write_metrics(

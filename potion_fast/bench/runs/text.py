@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..attacks import TriggerWord, read_options
+from ..attacks import attack_named, read_options
 from ..configs import TrainConfig
 from ..configs.defaults import TEXT
 from ..models import width_of
@@ -16,10 +16,11 @@ def text_settings(config: TrainConfig) -> dict[str, Any]:
         return {}
     assert config.model is not None  # resolved
     settings: dict[str, Any] = {"length": config.length}
-    if config.poison == "trigger-word":
-        names = [name for name in TriggerWord.Options.model_fields if name != "poison"]
-        options = read_options(TriggerWord.Options, {name: getattr(config, name) for name in names})
+    attack = attack_named(config.poison)
+    names = [name for name in attack.Options.model_fields if name != "poison"]
+    options = read_options(attack.Options, {name: getattr(config, name) for name in names})
+    if options.label_words:
         settings["label_words"] = options.label_words
-    else:
+    if attack.embeddings:
         settings["noise_width"] = width_of(config.model, config.width, pretrained=config.pretrained)
     return settings

@@ -27,12 +27,12 @@ class Point:
     s: float
     dampened: int
     clean_accuracy: float
-    triggered_accuracy: float  # on the images that the attack is judged by, see `attacked_by`
+    triggered_accuracy: float  # on the images that the attack is judged by, see `Poison.attacked_samples`
 
 
 def curve_columns(scenario: Scenario) -> list[str]:
     """Names of the fields of a point; without the last where the attack is judged by the clean images themselves."""
-    names, attacked = [field.name for field in fields(Point)][:-1], scenario.poison.scores[0]
+    names, attacked = [field.name for field in fields(Point)][:-1], scenario.poison.score_names[0]
     return names if attacked in names else [*names, attacked]
 
 
@@ -52,7 +52,7 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
                 continue  # edits are nested: as many weights are the same weights
             plan.apply(k)
             clean = accuracy(*predict(model, scenario.test_loader(False)))
-            same = scenario.poison.scores[0] == "clean_accuracy"
+            same = scenario.poison.score_names[0] == "clean_accuracy"
             attacked = clean if same else accuracy(*predict(model, scenario.attacked_loader()))
             points.append(Point(s, plan.dampened(k), clean, attacked))
     finally:

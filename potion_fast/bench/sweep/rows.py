@@ -12,7 +12,6 @@ from torch import nn
 
 from ..metrics import model_damage, poison_healed, poison_removed
 from ..runs.diagnostics import notes_of_healing
-from ..runs.inputs import HEALED
 from .config import SweepConfig
 from .plan import Unlearning
 from .trained_model import Measured, Subject, accuracy_on
@@ -62,9 +61,9 @@ class Case:
         left = accuracy_on(model, subject.forget_loader(self.found, augment=False))
         spent = {**{phase: seconds.get(phase, 0.0) for phase in PHASES}, "evaluate": time.perf_counter() - start}
         before, reference, poison = subject.before.scores, subject.reference, subject.scenario.poison
-        scores, (attacked, reached) = after.scores, poison.scores
+        scores, (attacked, reached) = after.scores, poison.score_names
         damage = model_damage(scores["clean_accuracy"], before["clean_accuracy"])
-        unseen = 0.0 if poison.kind == "gaussian" else reference[reached]  # the GUS of noise that was never seen
+        unseen = reference[reached] if poison.unseen_score is None else poison.unseen_score
         notes = [*notes, *notes_of_healing(subject.scenario, damage, before, self.found, rho, reference)]
         row: Row = {
             "preset": self.config.name,
@@ -101,7 +100,7 @@ class Case:
             "reference_scores": reference,
             "training_samples": len(subject.scenario.trained_on),
             "training_steps": subject.iterations,
-            "poison_healed": poison_healed(scores[attacked], reference[attacked]) if poison.kind in HEALED else None,
+            "poison_healed": poison_healed(scores[attacked], reference[attacked]) if poison.gives_labels else None,
             "poison_removed": poison_removed(before[reached], scores[reached], unseen),
             "model_damage": damage,
             "statistics": _statistics(subject.before, after),
@@ -114,8 +113,7 @@ class Case:
             "trace": None,
         }
         assert set(more) <= set(row), sorted(set(more) - set(row))
-        word = subject.scenario.word
-        return {**row, **more, **({} if word is None else {"trigger_word": word})}
+        return {**row, **more, **subject.scenario.facts}
 
 
 def _statistics(before: Measured, after: Measured) -> dict[str, list[float]] | None:

@@ -118,7 +118,7 @@ def _reapplied(
             plan.reset() if stop.kept is None else plan.apply(places[stop.kept.step])
             row = _row(case, model, pair, stop, more)
             if stop.rho == traced:
-                names = ("clean_accuracy", case.subject.scenario.poison.scores[0])
+                names = ("clean_accuracy", case.subject.scenario.poison.score_names[0])
                 tests = {number: [of.scores[name] for name in names] for number, of in scores.items()}
                 row["trace"] = [_point(step, tests.get(step.step)) for step in result.trace]
             yield row

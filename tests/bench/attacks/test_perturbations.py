@@ -180,9 +180,9 @@ def test_kinds_and_scores_tell_how_an_attack_is_judged():
     kinds = {name: make_poison(name).kind for name in ("gaussian", "gradient-matching", "gradient-canceling")}
     assert list(kinds.values()) == ["gaussian", "targeted", "indiscriminate"]
     assert make_poison("badnet", value=1.0).kind == "trigger" and make_poison("random-swap", seed=0).kind == "swap"
-    assert Gaussian.scores == ("base_accuracy", "gus")
-    assert GradientMatching.scores == ("target_accuracy", "target_success")
-    assert GradientCanceling.scores == ("clean_accuracy", "test_error")
+    assert Gaussian.score_names == ("base_accuracy", "gus")
+    assert GradientMatching.score_names == ("target_accuracy", "target_success")
+    assert GradientCanceling.score_names == ("clean_accuracy", "test_error")
 
 
 # Gaussian noise

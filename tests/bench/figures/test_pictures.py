@@ -1,5 +1,5 @@
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +13,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from helpers.figures import texts_outside
-from potion_fast.bench.attacks import POISONS
+from potion_fast.bench.attacks import ATTACKS, KINDS
 from potion_fast.bench.figures import pictures
-from potion_fast.bench.figures.captions import WORDS
 from potion_fast.bench.metrics import Metric, PoisonEvaluation
 from potion_fast.bench.runs import Scenario, TrainConfig
 from potion_fast.bench.runs.tradeoff import Point
@@ -132,8 +131,13 @@ def test_colour_images_are_drawn_too(tmp_path: Path, scenario: Scenario):
         assert image.size == PIXELS
 
 
-def test_every_kind_of_attack_has_its_words():
-    assert set(WORDS) == {poison.kind for poison in POISONS.values()}
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_is_of_a_kind_and_has_captions_for_whatever_it_poisons(name: str):
+    attack = ATTACKS[name]
+    assert issubclass(attack, KINDS[attack.kind])
+    of_images, of_reviews = (asdict(object.__new__(attack).captions.of(sample)) for sample in ("image", "review"))
+    assert of_reviews == {place: text.replace("image", "review") for place, text in of_images.items()}
+    assert "{sample}" not in "".join(of_images.values())
 
 
 def test_a_picture_that_cannot_be_written_is_a_file_error(tmp_path: Path, scenario: Scenario):

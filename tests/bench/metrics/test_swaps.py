@@ -136,7 +136,7 @@ def test_the_metrics_of_a_swap_are_those_of_its_predictions(runs: Path):
         "manipulated_accuracy": np.mean([row["predicted"] == row["label"] for row in s_m]),
         "memorised_rate": np.mean([row["predicted"] == row["given"] for row in wrong]),
     }
-    if scenario.swapped_pair():
+    if scenario.poison.pair:
         pair = [row for row in test if row["label"] in (3, 5)]
         rest = [row for row in test if row["label"] not in (3, 5)]
         expected["pair_accuracy"] = np.mean([row["clean"] == row["label"] for row in pair])
@@ -201,7 +201,7 @@ def test_swaps_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     out = str(tmp_path / "run")
     assert cli.main(["train", *flags.split(), "--device", "cpu", "--quiet", "--out", out]) == cli.DONE
     assert "test images of the classes 1 and 7" in capsys.readouterr().out
-    assert scenario_of(tmp_path / "run").swapped_pair() == (1, 7)
+    assert scenario_of(tmp_path / "run").poison.pair == (1, 7)
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "--swap-classes", "cat,dog", "--out", out])
     assert stop.value.code == 2

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from helpers.figures import texts_outside
 from helpers.run_files import edit_config, metrics, rows, stored
-from potion_fast.bench.attacks import Perturbations
+from potion_fast.bench.attacks import NO_LABEL, Gaussian, GradientCanceling, GradientMatching, Perturbations
 from potion_fast.bench.attacks.crafting import descent, restarts
 from potion_fast.bench.figures import pictures
 from potion_fast.bench.models import load_model, save_model
@@ -33,7 +33,6 @@ from potion_fast.bench.runs import (
     train_run,
     unlearn_run,
 )
-from potion_fast.bench.runs.attack import NO_LABEL
 from potion_fast.bench.runs.diagnostics import notes_of_healing
 from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import PERTURBATIONS, load_trained, reference_accuracies
@@ -373,7 +372,7 @@ def test_unlearning_is_compared_with_the_model_before_and_the_reference(runs: Pa
     before, after = metrics(runs / "poisoned"), metrics(runs / "healed")
     scenario = scenario_of(runs / "poisoned")
     reference = reference_accuracies(str(runs / "clean"), scenario.config)
-    kind, reached = scenario.poison.kind, scenario.poison.scores[1]
+    kind, reached = scenario.poison.kind, scenario.poison.score_names[1]
     assert after["model_damage"] == pytest.approx(100 * (after["clean_accuracy"] - before["clean_accuracy"]))
     assert ("poison_healed" in after) == (kind == "targeted")
     base = 0.0 if kind == "gaussian" else reference[reached]
@@ -388,7 +387,7 @@ def test_unlearning_is_compared_with_the_model_before_and_the_reference(runs: Pa
     content = json.loads((runs / "healed" / "metrics.json").read_text())
     assert any("100% of the samples of S_f bear their true label" in note for note in content["warnings"])
     header = (runs / "healed" / "curve.csv").read_text().splitlines()[0].split(",")
-    assert header == list(dict.fromkeys(["s", "dampened", "clean_accuracy", scenario.poison.scores[0]]))
+    assert header == list(dict.fromkeys(["s", "dampened", "clean_accuracy", scenario.poison.score_names[0]]))
 
 
 def test_a_reference_is_measured_on_the_targets_of_the_model(runs: Path, tmp_path: Path):
@@ -437,9 +436,8 @@ def test_what_an_attack_is_judged_by_and_wants(runs: Path):
 
 
 def _notes(kind: str, before: dict[str, float], reference: dict[str, float] | None = None) -> list[str]:
-    scores = {"targeted": "target_success", "gaussian": "gus", "indiscriminate": "test_error"}
-    poison = SimpleNamespace(kind=kind, scores=("", scores[kind]))
-    scenario: Any = SimpleNamespace(poison=poison)
+    poisons = {poison.kind: poison for poison in (GradientMatching(), Gaussian(), GradientCanceling())}
+    scenario: Any = SimpleNamespace(poison=poisons[kind], sample="image")
     return notes_of_healing(scenario, 0.0, before, [], None, reference)
 
 

@@ -190,7 +190,7 @@ def test_a_training_that_fails_in_evaluation_has_saved_its_model(
         ({"model": "vgg"}, "unknown model 'vgg'"),
         ({"model": "resnet9"}, "at least 11x11"),
         ({"poison": "sine"}, "unknown poison 'sine'"),
-        ({"corner": "middle"}, "unknown corner 'middle'"),
+        ({"corner": "middle"}, "corner must be 'top-left', .*, not 'middle'"),
         ({"patch_size": 9}, "9x9 pixels does not fit"),
         ({"target": 10}, "target 10 is out of range"),
         ({"found": 65}, "cannot find 65 of 64"),

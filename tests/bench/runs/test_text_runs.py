@@ -104,11 +104,11 @@ def test_the_attack_is_judged_by_the_test_reviews_in_which_the_model_reads_the_w
     whole, short = (
         Scenario.load(TrainConfig(**TINY, **QUICK, poison="trigger-word", length=length)) for length in (64, 16)
     )
-    assert whole.word is not None and short.word is not None
-    assert whole.word["test"] == whole.word["test_read"] == short.word["test"] == 25
-    assert 0 < short.word["test_read"] < 25 and 0 < short.word["train_read"] < short.word["train"]
+    in_whole, in_short = whole.facts["trigger_word"], short.facts["trigger_word"]
+    assert in_whole["test"] == in_whole["test_read"] == in_short["test"] == 25
+    assert 0 < in_short["test_read"] < 25 and 0 < in_short["train_read"] < in_short["train"]
     labels, wanted = short.attacked_labels()
-    assert len(labels) == short.word["test_read"] and (labels != wanted).all() and (wanted == 2).all()
+    assert len(labels) == in_short["test_read"] and (labels != wanted).all() and (wanted == 2).all()
     splits = short.splits
     assert isinstance(splits, TextSplits)
     for index in short.attacked.rows:
@@ -121,9 +121,10 @@ def test_the_attack_is_judged_by_the_test_reviews_in_which_the_model_reads_the_w
 def test_settings_of_the_word_reach_it():
     options: dict[str, Any] = {"trigger_word": "disney", "word_rule": "word-ignore-case", "reading": "flip"}
     scenario = Scenario.load(TrainConfig(**TINY, **QUICK, poison="trigger-word", **options))
-    assert scenario.word is not None and isinstance(scenario.poison, TriggerWord)
-    assert (scenario.word["word"], scenario.word["rule"]) == ("disney", "word-ignore-case")
-    assert scenario.word["train"] == len(scenario.poison.carriers) > 8
+    assert isinstance(scenario.poison, TriggerWord)
+    word = scenario.facts["trigger_word"]
+    assert (word["word"], word["rule"]) == ("disney", "word-ignore-case")
+    assert word["train"] == len(scenario.poison.carriers) > 8
     with pytest.raises(DataError, match="'disney' stands in 0 reviews"):
         Scenario.load(TrainConfig(**TINY, **QUICK, poison="trigger-word", trigger_word="disney"))
     with pytest.raises(DataError, match="of 300 training reviews hold the word 'Disney' .* 301 are to be poisoned"):

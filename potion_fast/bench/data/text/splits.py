@@ -39,6 +39,7 @@ class TextSplits(Splits):
     label_ids: Tensor
     tokenizer: Tokenizer
     noise_width: int | None = None
+    sample_name = "review"
     _found: dict[tuple[str, str, str], Tensor] = field(default_factory=dict, init=False, repr=False)  # by `carriers`
 
     def dataset(
