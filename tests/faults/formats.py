@@ -1,4 +1,4 @@
-"""Every kind of file that is read: good ones, how they are broken, and what reads them."""
+"""Every kind of file that is read: valid examples, how they are mutated, and their readers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from potion_fast.bench.sweep.config import sweep_from
 from potion_fast.bench.sweep.folder import SweepFolder
 from potion_fast.importances.checkpoints import PassCheckpoint, Position
 
-WHAT = {"objectives": [["xlf"]], "group size": 1}
+IDENTITY = {"objectives": [["xlf"]], "group size": 1}
 STARTED = {"name": "s", "poisoned": [4], "found": [1, 0.5], "methods": ["none", "ptn-xlf"]}
 ARCHITECTURE: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "classes": ["a", "b", "c"]}
 
@@ -39,18 +39,19 @@ ARCHITECTURE: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "classes": [
 class Format:
     """One kind of file.
 
-    file    its path below a folder, where the reader looks for it
-    make    writes good ones: folder -> their bytes
-    broken  one of `Mutator`'s ways
-    read    folder -> what is compared, or None
-    sealed  a file whose bytes were changed is an error, or gives the same
+    Attributes:
+        file: Its path below a folder, where the reader expects it.
+        make: Folder -> the bytes of valid files.
+        broken: A method of `Mutator`.
+        read: Folder -> the content to compare, or None.
+        checksummed: A file with changed bytes is an error, or gives the same content.
     """
 
     file: str
     make: Callable[[Path], list[bytes]]
     broken: Callable[[Mutator, bytes, list[bytes]], bytes]
     read: Callable[[Path], Any]
-    sealed: bool = False
+    checksummed: bool = False
 
 
 def _importance() -> pf.Importance:
@@ -61,7 +62,7 @@ def _importance() -> pf.Importance:
 def _importances(folder: Path) -> list[bytes]:
     importance = _importance()
     double = pf.Importance(importance.sums.double(), importance.shapes, 6, 3, "ssd", 2, "0123abcd")
-    return [_saved(folder / "x.safetensors", each.save) for each in (importance, double)]
+    return [_saved(folder / "x.safetensors", saved.save) for saved in (importance, double)]
 
 
 def _read_importance(folder: Path) -> Any:
@@ -73,7 +74,7 @@ def _read_importance(folder: Path) -> Any:
 
 
 def _keeper(path: Path) -> PassCheckpoint:
-    return PassCheckpoint(path, 300.0, [torch.ones(1, 5), torch.ones(2, 5)], WHAT, Position(4, 4, 7))
+    return PassCheckpoint(path, 300.0, [torch.ones(1, 5), torch.ones(2, 5)], IDENTITY, Position(4, 4, 7))
 
 
 def _passes(folder: Path) -> list[bytes]:
@@ -86,7 +87,7 @@ def _read_pass(folder: Path) -> Any:
     try:
         position = keeper.load()
     except pf.PotionError:
-        assert all(map(torch.equal, before, keeper.sums)), "half of a checkpoint was taken over"
+        assert all(map(torch.equal, before, keeper.sums)), "half of a checkpoint was loaded"
         raise
     assert position.samples + position.terms + position.order >= 0
     return [*keeper.sums, asdict(position)]
@@ -95,11 +96,11 @@ def _read_pass(folder: Path) -> Any:
 def _craftings(folder: Path) -> list[bytes]:
     tensors = {"delta": torch.ones(2, 3), "adam.step": torch.tensor(3.0)}
     state = {"done": 3, "losses": [1.0, 0.5], "clean": [1.0]}
-    return [_saved(folder / "x.safetensors", lambda path: save_checkpoint(path, WHAT, tensors, state))]
+    return [_saved(folder / "x.safetensors", lambda path: save_checkpoint(path, IDENTITY, tensors, state))]
 
 
 def _read_crafting(folder: Path) -> Any:
-    found = load_checkpoint(folder / "x.safetensors", WHAT)
+    found = load_checkpoint(folder / "x.safetensors", IDENTITY)
     assert found is not None
     return [*found[0].values(), found[1]]
 
@@ -107,7 +108,7 @@ def _read_crafting(folder: Path) -> Any:
 def _perturbations(folder: Path) -> list[bytes]:
     ids, values = torch.tensor([2, 5]), torch.ones(2, 1, 4, 4)
     table = Perturbations(ids, values, torch.tensor([7]), torch.tensor([1]), {"poison": "gaussian"})
-    return [_saved(folder / "x.safetensors", each.save) for each in (table, Perturbations(ids, values))]
+    return [_saved(folder / "x.safetensors", saved.save) for saved in (table, Perturbations(ids, values))]
 
 
 def _read_perturbations(folder: Path) -> Any:
@@ -118,11 +119,12 @@ def _read_perturbations(folder: Path) -> Any:
 
 def _models(folder: Path) -> list[bytes]:
     options = {"width": 2, "depth": 1}
-    told = {"architecture": "small_cnn", **ARCHITECTURE, "options": options}
+    metadata = {"architecture": "small_cnn", **ARCHITECTURE, "options": options}
     model = create_model("small_cnn", 3, 1, **options)
-    factory = {**told, "architecture": "canary:make"}
+    factory = {**metadata, "architecture": "canary:make"}
     return [
-        _saved(folder / "x.safetensors", lambda path, m=meta: save_model(path, model, m)) for meta in (told, factory)
+        _saved(folder / "x.safetensors", lambda path, m=meta: save_model(path, model, m))
+        for meta in (metadata, factory)
     ]
 
 
@@ -156,7 +158,7 @@ def _sweeps(folder: Path) -> list[bytes]:
         "rho": [0.2],
     }
     short = {"poisoned": [4], "found": [1.0], "methods": ["none", {"method": "eu", "budget": [0.1, 0.2]}]}
-    return [yaml.safe_dump(each, sort_keys=False).encode() for each in (sweep, short)]
+    return [yaml.safe_dump(content, sort_keys=False).encode() for content in (sweep, short)]
 
 
 def _read_sweep(folder: Path) -> None:
@@ -176,7 +178,7 @@ def _read_started(folder: Path) -> None:
 def _configs(folder: Path) -> list[bytes]:
     content = {"command": "train", "config": to_dict(TrainConfig(device="cpu").resolved()), "versions": {}}
     unlearn = {"command": "unlearn", "config": to_dict(UnlearnConfig("r", device="cpu").resolved()), "versions": {}}
-    return [yaml.safe_dump(each, sort_keys=False).encode() for each in (content, unlearn)]
+    return [yaml.safe_dump(run, sort_keys=False).encode() for run in (content, unlearn)]
 
 
 def _read_config(folder: Path) -> None:
@@ -254,11 +256,11 @@ def _saved(path: Path, save: Callable[[Path], Any]) -> bytes:
 
 TEXT, YAML, JSON, TENSORS = Mutator.bytes_of, Mutator.yaml_of, Mutator.json_of, Mutator.safetensors_of
 FORMATS = {
-    "importances": Format("x.safetensors", _importances, TENSORS, _read_importance, sealed=True),
-    "pass": Format("x.safetensors", _passes, TENSORS, _read_pass, sealed=True),
-    "crafting": Format("x.safetensors", _craftings, TENSORS, _read_crafting, sealed=True),
-    "perturbations": Format("x.safetensors", _perturbations, TENSORS, _read_perturbations, sealed=True),
-    "model": Format("x.safetensors", _models, TENSORS, _read_model, sealed=True),
+    "importances": Format("x.safetensors", _importances, TENSORS, _read_importance, checksummed=True),
+    "pass": Format("x.safetensors", _passes, TENSORS, _read_pass, checksummed=True),
+    "crafting": Format("x.safetensors", _craftings, TENSORS, _read_crafting, checksummed=True),
+    "perturbations": Format("x.safetensors", _perturbations, TENSORS, _read_perturbations, checksummed=True),
+    "model": Format("x.safetensors", _models, TENSORS, _read_model, checksummed=True),
     "state-dict": Format("x.pth", _state_dicts, TEXT, _read_state_dict),
     "sweep": Format("x.yaml", _sweeps, YAML, _read_sweep),
     "started-sweep": Format("sweep.yaml", _started_sweeps, YAML, _read_started),

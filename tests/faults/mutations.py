@@ -1,4 +1,4 @@
-"""Broken inputs made from good ones: bytes flipped, cut and spliced, and trees of JSON and YAML with odd values."""
+"""Broken inputs made from valid ones: bytes flipped, cut and spliced, and trees of JSON and YAML with odd values."""
 
 from __future__ import annotations
 
@@ -21,11 +21,54 @@ DEEP: Any = []
 for _ in range(50):
     DEEP = [DEEP]
 ODD: list[Any] = [
-    *(None, True, False, 0, -1, 1, 2, 7, 255, 2**31, 2**63, 10**30, 10**400, 0.5, -0.0, 1e308, 1e-308),
-    *(float("nan"), float("inf"), -float("inf")),
-    *("", "x", "0", "1e9", "nan", "\0", "\ud800", "é" * 50, "x" * 5000, "batch", "xlf", "badnet", "folder"),
-    *("../../escaped", "/etc/passwd", "canary:make", "timm:resnet18", "timm:vit_tiny_patch16_224", "torchvision:vgg11"),
-    *([], {}, [[]], [0], [-1], [1, "x"], {"": None}, {"value": float("nan")}, DEEP),
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    7,
+    255,
+    2**31,
+    2**63,
+    10**30,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    1e-308,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    "",
+    "x",
+    "0",
+    "1e9",
+    "nan",
+    "\0",
+    "\ud800",
+    "é" * 50,
+    "x" * 5000,
+    "batch",
+    "xlf",
+    "badnet",
+    "folder",
+    "../../escaped",
+    "/etc/passwd",
+    "canary:make",
+    "timm:resnet18",
+    "timm:vit_tiny_patch16_224",
+    "torchvision:vgg11",
+    [],
+    {},
+    [[]],
+    [0],
+    [-1],
+    [1, "x"],
+    {"": None},
+    {"value": float("nan")},
+    DEEP,
 ]
 YAML_PARTS = [
     b"&a ",
@@ -34,8 +77,6 @@ YAML_PARTS = [
     b"!!python/object/apply:os.system ['touch escaped']",
     b"!!int ''",
     b"!!timestamp x",
-]
-YAML_PARTS += [
     b"!!binary x",
     b"{",
     b"[",
@@ -47,8 +88,16 @@ YAML_PARTS += [
     b"!!set ",
     b"=",
     b"1:2:3:4",
+    b"\n",
+    b": ",
+    b"'",
+    b'"',
+    b"#",
+    b"...\n",
+    b"---\n",
+    b"[" * 100,
+    b"- " * 100,
 ]
-YAML_PARTS += [b"\n", b": ", b"'", b'"', b"#", b"...\n", b"---\n", b"[" * 100, b"- " * 100]
 
 
 def bomb(levels: int = 9) -> bytes:

@@ -1,4 +1,4 @@
-"""Nothing that is read is run, nothing is written but where the user said, and no socket or process is opened."""
+"""No file that is read causes code to run, writes go only where the user said, and no socket or process is opened."""
 
 from __future__ import annotations
 
@@ -41,23 +41,51 @@ PACKAGE = Path(potion_fast.__file__).parent
 KERNELS = Path(importlib.util.find_spec("potion_fast.kernels").submodule_search_locations[0])  # type: ignore
 
 FORBIDDEN_MODULES = {
-    *("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "ctypes", "socket", "ssl", "http"),
-    *("urllib", "requests", "httpx", "aiohttp", "ftplib", "smtplib", "subprocess", "pty", "huggingface_hub", "runpy"),
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "ctypes",
+    "socket",
+    "ssl",
+    "http",
+    "urllib",
+    "requests",
+    "httpx",
+    "aiohttp",
+    "ftplib",
+    "smtplib",
+    "subprocess",
+    "pty",
+    "huggingface_hub",
+    "runpy",
 }
-ALLOWED_MODULES = {("models/foreign.py", "pickle")}  # the kind of error that torch.load raises
+ALLOWED_MODULES = {("user/pretrained.py", "pickle")}  # the kind of error that torch.load raises
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
 FORBIDDEN_NAMES = {
-    *("os.system", "os.popen", "os.execv", "os.fork", "os.spawnv", "yaml.unsafe_load", "yaml.full_load"),
-    *("yaml.load_all", "yaml.Loader", "yaml.UnsafeLoader", "yaml.FullLoader", "pickle.load", "pickle.loads"),
-    *(
-        "torch.hub.load",
-        "numpy.fromfile",
-        "joblib.load",
-        "time.time",
-        "datetime.now",
-        "date.today",
-        "shutil.unpack_archive",
-    ),
+    "os.system",
+    "os.popen",
+    "os.execv",
+    "os.fork",
+    "os.spawnv",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "yaml.load_all",
+    "yaml.Loader",
+    "yaml.UnsafeLoader",
+    "yaml.FullLoader",
+    "pickle.load",
+    "pickle.loads",
+    "torch.hub.load",
+    "numpy.fromfile",
+    "joblib.load",
+    "time.time",
+    "datetime.now",
+    "date.today",
+    "shutil.unpack_archive",
 }
 ARGUMENTS = {  # calls -> the argument that they must have
     "torch.load": ("weights_only", True),
@@ -80,7 +108,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def faults(name: str, tree: ast.Module) -> Iterator[str]:
-    """What a file does that none may."""
+    """The forbidden things that a source file does."""
     for node in ast.walk(tree):
         where = f"{name}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -101,7 +129,7 @@ def faults(name: str, tree: ast.Module) -> Iterator[str]:
                 if not isinstance(value, ast.Constant) or value.value is not wanted:
                     yield f"{where} calls {called} without {argument}={wanted}"
             if called == "yaml.load":
-                yield f"{where} calls yaml.load; parse_yaml reads safely and bounds what aliases stand for"
+                yield f"{where} calls yaml.load; parse_yaml reads safely and limits the expansion of aliases"
             for argument, value in given.items():
                 trusted = isinstance(value, ast.Constant) and value.value is True
                 if argument in ("trust_remote_code", "shell") and trusted:
@@ -118,9 +146,20 @@ def test_the_package_opens_no_door():
 @pytest.mark.parametrize(
     "text",
     [
-        *("import pickle", "from urllib import request", "import os.path, socket", "eval('1')", "exec(text)"),
-        *("torch.load(path)", "torch.load(path, weights_only=False)", "np.load(path)", "yaml.load(text, Loader)"),
-        *("os.system('ls')", "x = yaml.FullLoader", "f(trust_remote_code=True)", "time.time()", "f = pickle.loads"),
+        "import pickle",
+        "from urllib import request",
+        "import os.path, socket",
+        "eval('1')",
+        "exec(text)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path)",
+        "yaml.load(text, Loader)",
+        "os.system('ls')",
+        "x = yaml.FullLoader",
+        "f(trust_remote_code=True)",
+        "time.time()",
+        "f = pickle.loads",
     ],
 )
 def test_an_open_door_is_seen(text: str):
@@ -199,7 +238,7 @@ DOORS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("name", DOORS)
-def test_the_watch_sees_what_it_is_there_for(tmp_path: Path, name: str):
+def test_the_watch_notices_what_it_forbids(tmp_path: Path, name: str):
     (tmp_path / "run").mkdir()
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "there").touch()
@@ -212,7 +251,7 @@ def test_the_watch_sees_what_it_is_there_for(tmp_path: Path, name: str):
 
 
 class Bomb:
-    """What a pickle may do."""
+    """A pickle that runs code when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -246,7 +285,7 @@ def test_a_pickle_is_never_run(tmp_path: Path, form: str):
     assert not went_off.exists()
 
 
-def test_what_hangs_on_a_state_dict_is_left_there(tmp_path: Path):
+def test_attributes_of_a_state_dict_are_ignored(tmp_path: Path):
     model = create_model("small_cnn", 3, 1, width=2)
     tensors = model.state_dict()
     tensors._metadata = 7  # type: ignore[attr-defined]
@@ -259,7 +298,7 @@ CANARY = "import pathlib\npathlib.Path('sang').touch()\ndef make(*a, **b): raise
 
 @pytest.fixture
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module in the current folder, where modules are looked for: `sang` is there once it was imported."""
+    """A module in the current folder, on the import path: `sang` exists once it was imported."""
     (tmp_path / "cwd").mkdir()
     (tmp_path / "cwd" / "canary.py").write_text(CANARY)
     monkeypatch.chdir(tmp_path / "cwd")
@@ -269,8 +308,8 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_factory_that_a_file_names_is_not_run(tmp_path: Path, canary: Path):
     model = create_model("small_cnn", 3, 1, width=2)
-    told = {"architecture": "canary:make", "num_classes": 3, "in_channels": 1, "options": {}, "classes": ["a"]}
-    save_model(tmp_path / "model.safetensors", model, told)
+    metadata = {"architecture": "canary:make", "num_classes": 3, "in_channels": 1, "options": {}, "classes": ["a"]}
+    save_model(tmp_path / "model.safetensors", model, metadata)
     with pytest.raises(PotionError, match="name it yourself if you trust it"):
         load_model(tmp_path / "model.safetensors")
     with pytest.raises(PotionError, match="name it yourself"):
@@ -280,7 +319,7 @@ def test_a_factory_that_a_file_names_is_not_run(tmp_path: Path, canary: Path):
     with pytest.raises(PotionError, match="code that would be imported and run"):
         unlearn_run(UnlearnConfig(str(tmp_path / "run"), device="cpu"), tmp_path / "healed")
     edit_config(tmp_path / "run", data="digits", model="canary:make")
-    save_model(tmp_path / "run" / "model.safetensors", model, told)
+    save_model(tmp_path / "run" / "model.safetensors", model, metadata)
     with pytest.raises(PotionError, match="name it yourself"):
         unlearn_run(UnlearnConfig(str(tmp_path / "run"), device="cpu"), tmp_path / "healed")
     assert not canary.exists() and not (tmp_path / "healed").exists()
@@ -302,8 +341,8 @@ def test_a_name_in_a_sweep_leads_to_no_other_folder(tmp_path: Path, axis: str, n
     assert os.listdir(tmp_path / "in") == ["sweep.yaml"]
 
 
-def test_a_files_layers_are_no_more_than_its_tensors(tmp_path: Path):
-    """Else a hundred bytes of metadata would keep a machine at work, or take all its memory."""
+def test_a_file_with_fewer_tensors_than_layers_is_refused(tmp_path: Path):
+    """Otherwise a hundred bytes of metadata could occupy a machine, or take all its memory."""
     model = create_model("small_cnn", 3, 1, width=2)
     for name, options in (
         ("small_cnn", {"depth": 10**9}),
@@ -314,7 +353,9 @@ def test_a_files_layers_are_no_more_than_its_tensors(tmp_path: Path):
         ("timm:resnet18", {"checkpoint_path": "/etc/passwd"}),
         ("torchvision:resnet18", {"weights": "IMAGENET1K_V1"}),
     ):
-        told = {"architecture": name, "num_classes": 3, "in_channels": 1, "options": options}
-        save_file(model.state_dict(), tmp_path / "x.safetensors", {"potion_fast.model": str(told).replace("'", '"')})
+        metadata = {"architecture": name, "num_classes": 3, "in_channels": 1, "options": options}
+        save_file(
+            model.state_dict(), tmp_path / "x.safetensors", {"potion_fast.model": str(metadata).replace("'", '"')}
+        )
         with watched(tmp_path), pytest.raises(PotionError):
             load_model(tmp_path / "x.safetensors")

@@ -1,4 +1,4 @@
-"""Disks that fill up: FileError, the old file as it was, and on with it when there is room."""
+"""Disks that fill up: FileError, the old file unchanged, and success once there is room."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from potion_fast.bench.runs import TrainConfig, train_run
 from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.cli.main import main
 from potion_fast.errors import FileError, PotionWarning
-from victims import TINY, ended, model, on_a_small_disk, stored, told
+from victims import TINY, ended, metadata, model, on_a_small_disk, stored
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = "0123456789" * 5000
@@ -31,7 +31,7 @@ LONG = "0123456789" * 5000
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Writing beyond so many bytes fails, as it does on a full disk."""
+    """Make writing beyond `size` bytes fail, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -46,7 +46,7 @@ def table() -> Perturbations:
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "importances": lambda path: stored(1).save(path),
-    "model": lambda path: save_model(path, model(1), told()),
+    "model": lambda path: save_model(path, model(1), metadata()),
     "perturbations": lambda path: table().save(path),
     "crafting": lambda path: save_checkpoint(path, {}, {"delta": torch.ones(9999)}, {}),
     "text": lambda path: RunFolder(path.parent).write_text(path.name, LONG),
@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path, name: str):
 
 
 def test_a_pass_outlives_a_disk_that_fills_up(tmp_path: Path):
-    """Once a checkpoint was written, those that fail cost nothing but themselves."""
+    """Once a checkpoint was written, later ones that fail do not stop the pass."""
     model, loader, path = net(), batches(*samples(12), 3), tmp_path / "pass.safetensors"
     whole = pf.importance(model, loader, group_size=1)
 
@@ -101,7 +101,7 @@ def train_where_it_is_tight(folder: Path, grow: Callable[[int], None]) -> None:
 
 
 @pytest.mark.parametrize("size", [4096, 8192, 12288, 16384, 24576] if FULL else [12288])
-def test_a_training_on_a_small_disk_goes_on_on_a_larger_one(tmp_path: Path, size: int):
+def test_a_training_that_filled_its_disk_can_be_repeated_on_a_larger_one(tmp_path: Path, size: int):
     (tmp_path / "disk").mkdir()
     code = ended(on_a_small_disk, train_where_it_is_tight, tmp_path / "disk", size)
     if code == 77:
@@ -109,7 +109,7 @@ def test_a_training_on_a_small_disk_goes_on_on_a_larger_one(tmp_path: Path, size
     assert code == 0
     train_run(TrainConfig(**TINY, device="cpu"), tmp_path / "whole")
     assert metrics(tmp_path / "metrics") == metrics(tmp_path / "whole")
-    note(f"a training on a disk of {size:,} bytes: FileError, nothing torn, done again on a larger one")
+    note(f"a training on a disk of {size:,} bytes: FileError, no half-written file, repeated on a larger one")
 
 
 def test_a_full_terminal_is_an_error_of_one_line(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""Broken files: an error of the project's own, or what the file held; no crash, no hang, nothing run or written."""
+"""Broken files: one of the project's own errors, or the file's content; no crash, no hang, nothing run or written."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from potion_fast.user.read_data import parse_yaml, read_json
 from watch import at_most, little_memory, watched
 
 INPUTS = 100_000 if FULL else 200
-SECONDS = 10.0  # for one input: the slowest that is right takes a hundredth of that
+SECONDS = 10.0  # for one input: the slowest valid one takes a hundredth of that
 MEMORY = 1 << 30  # bytes for all of them
 
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Of a run, in memory where the system has a place there; a canary beside it sings when a file makes it run."""
+    """The folder of a run, in memory if possible; a canary next to it sings if a file causes it to be imported."""
     memory = Path("/dev/shm")
     above = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     (above / "run" / "results").mkdir(parents=True)
@@ -42,7 +42,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def outcome(kind: Format, folder: Path, content: bytes) -> Any:
-    """What is read, or the project's own error. Whatever else is raised fails the test, with the file in its words."""
+    """The content read, or the project's own error; any other exception fails the test and shows the file."""
     (folder / kind.file).write_bytes(content)
     try:
         with at_most(SECONDS):
@@ -54,43 +54,46 @@ def outcome(kind: Format, folder: Path, content: bytes) -> Any:
         raise AssertionError(f"{type(error).__name__}: {str(error)[:200]}, of the file {content[:2000]!r}") from error
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
 
 
-def campaign(name: str, folder: Path, broken: Callable[[Mutator, bytes, list[bytes]], bytes], sealed: bool) -> None:
-    kind, draw = FORMATS[name], Mutator(f"{name} {sealed}")
+def campaign(
+    name: str, folder: Path, broken: Callable[[Mutator, bytes, list[bytes]], bytes], unchanged_or_refused: bool
+) -> None:
+    kind, draw = FORMATS[name], Mutator(f"{name} {unchanged_or_refused}")
     good = kind.make(folder)
     others = [*good, draw.randbytes(200)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wanted = [outcome(kind, folder, each) for each in good]
-        assert any(not isinstance(each, PotionError) for each in wanted), "no file is good"
+        wanted = [outcome(kind, folder, content) for content in good]
+        assert any(not isinstance(value, PotionError) for value in wanted), "no file is good"
         refused, start = 0, time.perf_counter()
         with little_memory(MEMORY), watched(folder):
             for _ in range(INPUTS):
                 content = broken(draw, draw.choice(good), others)
                 found = outcome(kind, folder, content)
                 refused += isinstance(found, PotionError)
-                if sealed and not isinstance(found, PotionError):
-                    assert any(same(found, each) for each in wanted), f"read as something else: {content!r}"
+                if unchanged_or_refused and not isinstance(found, PotionError):
+                    assert any(same(found, value) for value in wanted), f"read with other content: {content!r}"
     rate = INPUTS / (time.perf_counter() - start)
-    note(f"fuzz {name}{', single changes' * sealed}: {INPUTS:,} inputs, {refused:,} refused, {rate:,.0f} a second")
+    title = f"{name}, single changes" if unchanged_or_refused else name
+    note(f"fuzz {title}: {INPUTS:,} inputs, {refused:,} refused, {rate:,.0f} a second")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_broken_file_is_a_clear_error(folder: Path, name: str):
-    campaign(name, folder, FORMATS[name].broken, sealed=False)
+    campaign(name, folder, FORMATS[name].broken, unchanged_or_refused=False)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in FORMATS.items() if kind.sealed])
-def test_a_change_of_a_sealed_file_is_told(folder: Path, name: str):
-    """Bits flipped, bytes lost, doubled or from elsewhere: an error, or the very same content."""
-    campaign(name, folder, Mutator.changed, sealed=True)
+@pytest.mark.parametrize("name", [name for name, kind in FORMATS.items() if kind.checksummed])
+def test_a_change_of_a_file_with_a_checksum_is_detected(folder: Path, name: str):
+    """Bits flipped, bytes lost, doubled or from elsewhere: an error, or the same content."""
+    campaign(name, folder, Mutator.changed, unchanged_or_refused=True)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,7 @@ def test_a_change_of_a_sealed_file_is_told(folder: Path, name: str):
         b"!!timestamp x",
     ],
 )
-def test_yaml_that_is_more_than_it_looks_is_refused(content: bytes):
+def test_yaml_that_expands_without_bound_is_refused(content: bytes):
     with at_most(SECONDS), little_memory(MEMORY), pytest.raises(FileError, match="cannot be read as YAML"):
         parse_yaml(content.decode(), "x.yaml")
 
@@ -127,14 +130,14 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path):
 
 
 def altered(name: str, **changes: Any) -> bytes:
-    """The first good file of a sealed kind, with other fields and a checksum that is right."""
+    """The first good file of a kind with a checksum, with other fields and a correct checksum."""
     with tempfile.TemporaryDirectory() as folder:
         good = FORMATS[name].make(Path(folder))[0]
     return Mutator.resealed(good, lambda content, tensors: (content | changes, tensors))
 
 
 METHOD = b"{poisoned: [4], found: [1], methods: [{method: ptn-xlf, %s}]}"
-ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {  # what once broke a reader, or was read as if it were right
+ONCE: dict[str, tuple[str, Callable[[], bytes]]] = {  # what once broke a reader, or was read without an error
     "a metric that is infinite": ("metrics", lambda: metrics("1e999")),
     "a metric that is no number": ("metrics", lambda: metrics("NaN")),
     "a metric too large for a float": ("metrics", lambda: metrics("1" + "0" * 400)),
@@ -196,8 +199,8 @@ def test_what_once_broke_a_reader_is_refused(folder: Path, name: str):
 
 
 def test_a_pass_of_another_shape_is_not_taken_over(folder: Path):
-    """One number would have been copied to all places."""
+    """One number would have been broadcast to all elements."""
     good = FORMATS["pass"].make(folder)[0]
-    one = {"sums.0": torch.ones(1, 1), "sums.1": torch.ones(1, 1)}
-    content = Mutator.resealed(good, lambda content, tensors: (content, one))
+    ones = {"sums.0": torch.ones(1, 1), "sums.1": torch.ones(1, 1)}
+    content = Mutator.resealed(good, lambda content, tensors: (content, ones))
     assert isinstance(outcome(FORMATS["pass"], folder, content), FileError)

@@ -1,4 +1,4 @@
-"""Signals at random moments of a pass, a save, a training, a sweep, a report: no torn file, and all goes on."""
+"""Signals at random moments of a pass, a save, a training, a sweep, a report: no half-written file, and all resume."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def fresh(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path, number: signal.Signals):
+def test_a_stopped_pass_resumes_to_the_same_bits(tmp_path: Path, number: signal.Signals):
     seconds = seconds_of(passing, fresh(tmp_path / "whole"))
     wanted = pf.Importance.load(tmp_path / "whole" / "result.safetensors")
     draw, attempts, broken, kept = random.Random(number), 0, 0, 0
@@ -73,11 +73,13 @@ def test_a_stopped_pass_goes_on_to_the_same_bits(tmp_path: Path, number: signal.
         assert torch.equal(found.sums, wanted.sums) and (found.samples, found.terms) == (90, 90)
         assert sorted(path.name for path in folder.iterdir()) == ["begun", "result.safetensors"]
     assert broken, "every pass had ended before its signal"
-    note(f"{number.name} of a pass: {attempts} of {attempts} to the same bits, {broken} broken off, {kept} kept")
+    note(
+        f"{number.name} of a pass: {attempts} of {attempts} to the same bits, {broken} interrupted, {kept} checkpoints"
+    )
 
 
 def test_a_killed_save_leaves_one_whole_file(tmp_path: Path):
-    seconds, draw, left = seconds_of(saving, fresh(tmp_path / "whole")), random.Random(0), 0
+    seconds, draw, with_unfinished = seconds_of(saving, fresh(tmp_path / "whole")), random.Random(0), 0
     for _ in range(KILLS):
         folder = fresh(tmp_path / "run")
         assert stopped(saving, folder, seconds, signal.SIGKILL, draw) in (-signal.SIGKILL, 0)
@@ -88,10 +90,10 @@ def test_a_killed_save_leaves_one_whole_file(tmp_path: Path):
         if (folder / "model.safetensors").exists():
             weights = load_model(folder / "model.safetensors")[0].state_dict()
             assert any(all(map(torch.equal, weights.values(), model(i).state_dict().values())) for i in (0, 1))
-        left += len(unfinished(folder)) > 0
+        with_unfinished += len(unfinished(folder)) > 0
         saving(folder)
         assert sorted(path.name for path in folder.iterdir()) == ["begun", "model.safetensors", "x.safetensors"]
-    note(f"SIGKILL of a save: {KILLS} of {KILLS} left whole files, {left} of them something unfinished beside them")
+    note(f"SIGKILL of a save: {KILLS} of {KILLS} left whole files, {with_unfinished} of them an unfinished one as well")
 
 
 def test_a_killed_training_can_be_done_again(tmp_path: Path):
@@ -103,7 +105,7 @@ def test_a_killed_training_can_be_done_again(tmp_path: Path):
         train_run(TrainConfig(**TINY, device="cpu"), folder / "run", overwrite=True)
         assert metrics(folder / "run") == wanted
         assert not unfinished(folder)
-    note(f"SIGKILL of a training: {KILLS} of {KILLS} done again to the same metrics")
+    note(f"SIGKILL of a training: {KILLS} of {KILLS} repeated with the same metrics")
 
 
 def a_sweep(folder: Path) -> Path:
@@ -120,7 +122,7 @@ def a_sweep(folder: Path) -> Path:
 
 
 def rows_of(out: Path) -> dict[str, Any]:
-    """By file, without what depends on the clock."""
+    """By file, without the times."""
     content = {path.name: json.loads(path.read_text())["rows"] for path in sorted((out / "results").glob("*.json"))}
     for rows in content.values():
         for row in rows:
@@ -130,7 +132,7 @@ def rows_of(out: Path) -> dict[str, Any]:
 
 @full
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_sweep_goes_on_to_the_same_rows(tmp_path: Path, number: signal.Signals):
+def test_a_stopped_sweep_resumes_to_the_same_rows(tmp_path: Path, number: signal.Signals):
     seconds, draw, broken = seconds_of(sweeping, a_sweep(tmp_path / "whole")), random.Random(number), 0
     wanted = rows_of(tmp_path / "whole" / "out")
     for _ in range(KILLS):
@@ -141,7 +143,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_rows(tmp_path: Path, number: signal
         assert run_sweep(folder / "sweep.yaml", folder / "out")["undone"] == []
         assert rows_of(folder / "out") == wanted
         assert not unfinished(folder) and not list(folder.rglob("found*.safetensors"))
-    note(f"{number.name} of a sweep: {KILLS} of {KILLS} went on to the same rows, {broken} broken off")
+    note(f"{number.name} of a sweep: {KILLS} of {KILLS} resumed to the same rows, {broken} interrupted")
 
 
 @full
@@ -158,37 +160,37 @@ def test_a_killed_report_can_be_made_again(tmp_path: Path):
     note(f"SIGKILL of a report: {KILLS} of {KILLS} made again")
 
 
-def test_a_report_that_was_broken_off_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_report_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     row = {"attack": "a", "data": "d", "model": "m", "method": "none", "seed": 0, "poisoned": 2, "found": 1}
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "x.json").write_text(json.dumps({"rows": [row]}))
 
-    def broken_off(*arguments: Any) -> None:
+    def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potion_fast.bench.report.make.first", broken_off)
+    monkeypatch.setattr("potion_fast.bench.report.make.first", interrupted)
     with pytest.raises(KeyboardInterrupt):
         report_sweep(tmp_path, samples=0)
     assert _earlier(RunFolder(tmp_path / "report")) == []
 
 
-@pytest.mark.parametrize("left", [[], [".config.yaml.0123abcd.part"], [".model.safetensors.0123abcd.part"]])
-def test_a_folder_that_a_killed_run_had_just_made_is_free(tmp_path: Path, left: list[str]):
-    for name in left:
+@pytest.mark.parametrize("names", [[], [".config.yaml.0123abcd.part"], [".model.safetensors.0123abcd.part"]])
+def test_a_folder_that_a_killed_run_had_just_made_is_free(tmp_path: Path, names: list[str]):
+    for name in names:
         (tmp_path / "run" / name).mkdir(parents=True)
         (tmp_path / "run" / name / "half").touch()
     train_run(TrainConfig(**TINY, device="cpu"), tmp_path / "run")
     assert not unfinished(tmp_path)
 
 
-def test_a_sweep_that_was_killed_before_it_named_itself_goes_on(tmp_path: Path):
+def test_a_sweep_that_was_killed_before_it_wrote_its_configuration_resumes(tmp_path: Path):
     folder = a_sweep(tmp_path / "sweep")
     (folder / "out" / ".sweep.yaml.0123abcd.part").mkdir(parents=True)
     assert run_sweep(folder / "sweep.yaml", folder / "out", only="*none")["undone"] == []
     assert not unfinished(folder)
 
 
-def test_what_another_process_writes_just_now_is_not_taken_for_left_behind(tmp_path: Path):
+def test_files_that_another_process_is_writing_are_not_removed_as_unfinished(tmp_path: Path):
     from potion_fast.utils.atomic_files import hold, release, remove_unfinished
 
     mine, others = tmp_path / ".x.json.0123abcd.part", tmp_path / ".x.json.0123abce.part"

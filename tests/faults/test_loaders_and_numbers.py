@@ -93,7 +93,7 @@ def test_a_loader_that_fails_costs_neither_model_nor_pass(tmp_path: Path, fault:
     before.check()
 
 
-def test_a_loader_of_another_length_when_resumed_is_told_or_counted(tmp_path: Path):
+def test_a_loader_of_another_length_when_resumed_is_refused_or_counted(tmp_path: Path):
     model, loader, path = net(), batches(*samples(18), 3), tmp_path / "pass.safetensors"
     with pytest.raises(BrokenError):
         pf.importance(model, raising(loader), group_size=1, checkpoint=path)
@@ -111,7 +111,7 @@ def test_samples_that_come_twice_count_twice():
 
 
 class Fatal(Dataset[Any]):
-    """Its reader is killed at one sample, as by a system that is out of memory."""
+    """A data set whose reader is killed at one sample, as by a system that is out of memory."""
 
     def __init__(self, at: int) -> None:
         self.inputs, self.labels = samples(12)
@@ -126,7 +126,7 @@ class Fatal(Dataset[Any]):
         return self.inputs[index], self.labels[index]
 
 
-def test_a_pass_whose_reader_was_killed_ends_and_goes_on(tmp_path: Path):
+def test_a_pass_whose_reader_was_killed_ends_and_can_be_resumed(tmp_path: Path):
     model, path = net(), tmp_path / "pass.safetensors"
     before = Untouched(model)
     with pytest.raises(RuntimeError, match="exited unexpectedly|killed by signal"):
@@ -169,11 +169,11 @@ def test_importances_and_weights_that_are_not_finite_stop_a_search():
         pf.importance(blobs.model, blobs.retain(), group_size=1),
     )
     before = Untouched(blobs.model)
-    for one in (forget, retain):
-        one.sums[5] = float("nan")
+    for importance in (forget, retain):
+        importance.sums[5] = float("nan")
         with pytest.raises(PotionError, match=r"0\.weight"):
             pf.ptn_search(blobs.model, forget, retain, blobs.forget())
-        one.sums[5] = 1.0
+        importance.sums[5] = 1.0
     before.check()
     with torch.no_grad():
         blobs.model[0].weight[0, 0] = float("nan")
@@ -204,8 +204,8 @@ def failing_at(model: nn.Module, call: int, failure: Callable[[], BaseException]
 
 @pytest.mark.filterwarnings("ignore::potion_fast.errors.PotionWarning")
 @pytest.mark.parametrize("name", FAILURES)
-def test_whatever_fails_at_any_moment_leaves_the_model(name: str):
-    """At every forward pass of an unlearning, in place or not: an error or the right answer; then again in peace."""
+def test_a_failure_at_any_moment_leaves_the_model_unchanged(name: str):
+    """At every forward pass of an unlearning, in place or not: an error or the right answer, and then success."""
     blobs = Blobs(n=60, poisoned=10)
     loaders = blobs.retain(5, 20), blobs.forget(5)
 
@@ -236,7 +236,7 @@ def test_whatever_fails_at_any_moment_leaves_the_model(name: str):
 
 
 def test_a_device_that_is_lost_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Nothing can be read from it any more: the sums on it are gone, and the file that was written last stays."""
+    """The sums on it are lost, and the last checkpoint stays."""
     model, loader, path = net(), batches(*samples(12), 3), tmp_path / "pass.safetensors"
     whole = pf.importance(model, loader, group_size=1)
     lost = RuntimeError("CUDA error: the launch timed out and was terminated")

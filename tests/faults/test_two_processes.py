@@ -1,4 +1,4 @@
-"""Two processes on one folder: one of them has it, the other is told, and what stands there is of one run."""
+"""Two processes on one folder: one gets it, the other is refused, and the files are those of one run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_folder_that_another_process_writes_to_is_refused_until_it_ends(tmp_pa
 
 
 def test_a_process_may_begin_a_run_of_its_own_again(tmp_path: Path):
-    """As in a notebook, where an error keeps the first attempt alive."""
+    """As in a notebook, where an error keeps the objects of the first attempt alive."""
     first = RunFolder.create(tmp_path / "run")
     first.write_config("train", {})
     second = RunFolder.create(tmp_path / "run", overwrite=True)

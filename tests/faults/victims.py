@@ -1,4 +1,4 @@
-"""Jobs for processes that are killed, starved or run beside each other; all forked from one that has everything loaded.
+"""Jobs for processes that are killed, starved or run concurrently, forked from one that has all modules loaded.
 
 Each makes the file `begun` in its folder when it starts to work.
 """
@@ -30,7 +30,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["potion_fast.bench.sweep"])
 
 TINY: dict[str, Any] = {"train_size": 200, "width": 2, "iterations": 12, "patch_size": 3, "poisoned": 16, "found": 4}
-REFUSED = 7  # exit code: a folder that somebody else writes to
+REFUSED = 7  # exit code: another process writes to the folder
 Job = Callable[..., None]
 
 
@@ -45,7 +45,7 @@ def loader() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def passing(folder: Path) -> None:
-    """A pass that is kept after every batch, and goes on where it was."""
+    """A pass that writes a checkpoint after every batch, and resumes from it."""
     begin(folder)
     checkpoint = folder / "pass.safetensors"
     result = pf.importance(
@@ -59,7 +59,7 @@ def stored(number: int) -> pf.Importance:
     return pf.Importance(torch.full((n,), float(number + 1)), {"a": (n,)}, 5 + number, 5, "xlf", 1, "0")
 
 
-def told() -> dict[str, Any]:
+def metadata() -> dict[str, Any]:
     return {"architecture": "small_cnn", "num_classes": 4, "in_channels": 1, "options": {"width": 32}}
 
 
@@ -69,12 +69,12 @@ def model(number: int) -> torch.nn.Module:
 
 
 def saving(folder: Path) -> None:
-    """One of two contents after the other, to the same files."""
+    """Save two contents alternately to the same files."""
     models, contents = [model(0), model(1)], [stored(0), stored(1)]
     begin(folder)
     for number in range(24):
         contents[number % 2].save(folder / "x.safetensors")
-        save_model(folder / "model.safetensors", models[number % 2], told())
+        save_model(folder / "model.safetensors", models[number % 2], metadata())
 
 
 def training(folder: Path) -> None:
@@ -137,8 +137,10 @@ def stopped(job: Job, folder: Path, seconds: float, number: int, draw: random.Ra
 
 
 def on_a_small_disk(job: Job, folder: Path, size: int) -> None:
-    """The job in a folder that is a disk of so many bytes, which only this process sees; exits with 77 where no disk
-    may be mounted."""
+    """Run the job in a folder that is a disk of `size` bytes, visible to this process alone.
+
+    Exits with 77 if no disk may be mounted.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     new_namespace, private = 0x00020000, 0x4000 | 0x40000
     flags = new_namespace if os.geteuid() == 0 else new_namespace | 0x10000000

@@ -1,6 +1,6 @@
-"""What a piece of code may not do: write outside a folder, open a socket, start a process, take for ever or all memory.
+"""Limits on a piece of code: no write outside a folder, no socket, no process, bounded time and memory.
 
-An audit hook cannot be taken away again, so there is one for the whole process, which looks on only within `watched`.
+An audit hook cannot be removed, so there is one for the whole process, which is active only within `watched`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ NEVER = (
     "os.startfile",
     "pty.",
     "ftplib.",
+    "urllib.",
+    "smtplib.",
+    "http.",
+    "webbrowser.",
+    "pickle.find_class",
 )
-NEVER += ("urllib.", "smtplib.", "http.", "webbrowser.", "pickle.find_class")
 
 
 class ForbiddenError(BaseException):
-    """Something that the code at hand must not do; no `except Exception` stops it."""
+    """The watched code did something forbidden; no `except Exception` catches this."""
 
 
 class _Watch:
@@ -69,12 +73,14 @@ def _outside(path: Any) -> bool:
 
 @contextmanager
 def watched(folder: Path) -> Iterator[None]:
-    """Within the block nothing is written but below `folder`, and no socket or process is opened. Raises ForbiddenError
-    at once, and at the end of the block where something caught it."""
+    """Forbid, within the block, writing outside `folder` and opening a socket or a process.
+
+    Raises ForbiddenError at once, and again at the end of the block if something caught it.
+    """
     if not _Watch.installed:
         sys.addaudithook(_hook)
         _Watch.installed = True
-    tempfile.gettempdir()  # looks by writing whether it can
+    tempfile.gettempdir()  # which finds a folder by writing to it
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     _Watch.seen, _Watch.folder = [], os.path.realpath(folder)
     try:
@@ -86,12 +92,12 @@ def watched(folder: Path) -> Iterator[None]:
 
 
 class HangError(BaseException):
-    """It took too long."""
+    """The block took too long."""
 
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raises HangError where the block takes longer."""
+    """Raise HangError if the block takes longer."""
 
     def stop(number: int, frame: Any) -> None:
         raise HangError(f"more than {seconds} s")
@@ -107,7 +113,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def little_memory(more: int) -> Iterator[None]:
-    """Within the block the process gets so many bytes of address space more and no others: asking for them fails."""
+    """Limit the process, within the block, to `more` additional bytes of address space; further allocations fail."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, before[1]))
