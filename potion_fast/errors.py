@@ -14,7 +14,7 @@ class SearchError(PotionError, ValueError):
 
 
 class DataError(PotionError, ValueError):
-    """A data set, a loader or a list of indices that is not what was asked for."""
+    """A data set, a loader or a list of indices that is invalid or does not fit."""
 
 
 class ModelError(PotionError, ValueError):
@@ -26,12 +26,12 @@ class FileError(PotionError, OSError):
 
 
 class OutOfMemoryError(PotionError, MemoryError):
-    """A pass, a plan or a search that needs more memory than there is."""
+    """A pass, a plan or a search that needs more memory than is available."""
 
 
 class BackendError(PotionError, RuntimeError):
-    """A backend that was asked for by name and is not there."""
+    """A backend that was requested by name and is not available."""
 
 
 class PotionWarning(UserWarning):
-    """Something that leaves a result valid but worth a second look; results keep these in `warnings`."""
+    """A result that is valid but deserves a second look; results keep these texts in `warnings`."""

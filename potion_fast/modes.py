@@ -18,13 +18,14 @@ GroupSize = int | Literal["batch"]
 class Mode:
     """Defaults of one mode.
 
-    group_size           samples whose loss is averaged before |gradient| or gradient² is taken, at most |S_f|
-    b_start              the search starts at s = b_start · |S_f| / |S_tr|
-    strict               stop at accuracy < ρ · acc₀ (True) or ≤ ρ · acc₀ (False)
-    retain_holds_forget  the retain loader holds all of S_tr (True) or S_tr without S_f (False)
-    unlearnt_step        where acc₀ = 0: apply the first step all the same (True) or leave the model alone (False)
-    augmented_forget     S_f is evaluated as it was trained on, with random augmentation (True) or as stored (False)
-    keep                 the epoch of a training that is kept: the last, or the best on the test or a validation set
+    Attributes:
+        group_size: Samples whose loss is averaged before |gradient| or gradient² is taken, at most |S_f|.
+        b_start: The search starts at s = b_start · |S_f| / |S_tr|.
+        strict: Stop at accuracy < ρ · acc₀ (True) or ≤ ρ · acc₀ (False).
+        retain_holds_forget: The retain loader holds all of S_tr (True) or S_tr without S_f (False).
+        unlearnt_step: If acc₀ = 0: apply the first step all the same (True) or leave the model unchanged (False).
+        augmented_forget: S_f is evaluated with the random augmentation of training (True) or without (False).
+        keep: The epoch of a training that is kept: the last, or the best on the test or a validation set.
     """
 
     group_size: GroupSize
@@ -36,9 +37,9 @@ class Mode:
     keep: Literal["last", "test", "validation"]
 
     def group_size_for(self, found: int) -> GroupSize:
-        """The group size where so many poisoned samples were found.
+        """The group size for a number of poisoned samples found.
 
-        Never more than those: S_f would then be averaged over fewer samples than the groups of the training data, which
+        Never more than that number: S_f would then be averaged over fewer samples than the groups of the training data, which
         inflates every ratio of importances, and too much is dampened.
         """
         return "batch" if self.group_size == "batch" else max(1, min(self.group_size, found))
@@ -52,7 +53,7 @@ MODES: dict[str, Mode] = {
 
 
 def mode_named(name: str) -> Mode:
-    """The mode of that name; SearchError where there is none."""
+    """The mode of that name; SearchError if there is none."""
     if not isinstance(name, str) or name not in MODES:
         raise SearchError(f"unknown mode {name!r}; choose one of {', '.join(MODES)}")
     return MODES[name]
