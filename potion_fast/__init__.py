@@ -1,17 +1,22 @@
 """Remove poison from trained models: importance → thresholds → edits → search.
 
-The public names below stand in the order in which data goes through them.
+The public names stand in `__all__` in the order in which data goes through them. Each is imported when it is first
+used, so that importing the package alone takes no time.
 """
 
-# isort: off
-from .importances import Importance, Objective, PassOptions, importance, register_objective
-from .percentiles import thresholds
-from .edits.plan import EditPlan
-from .search import Grid, Result, SearchOptions, Setting, Step, ptn_search, ssd_grid
-from .unlearning import unlearn
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .errors import PotionError, PotionWarning
 
-# isort: on
+if TYPE_CHECKING:
+    from .edits.plan import EditPlan
+    from .importances import Importance, Objective, PassOptions, importance, register_objective
+    from .percentiles import thresholds
+    from .search import Grid, Result, SearchOptions, Setting, Step, ptn_search, ssd_grid
+    from .unlearning import unlearn
 
 __version__ = "0.1.0"
 
@@ -34,3 +39,27 @@ __all__ = [
     "PotionError",
     "PotionWarning",
 ]
+
+_NAMES = {
+    ".importances": ("Importance", "Objective", "PassOptions", "importance", "register_objective"),
+    ".percentiles": ("thresholds",),
+    ".edits": ("EditPlan",),
+    ".search": ("SearchOptions", "Result", "Step", "ptn_search", "Grid", "Setting", "ssd_grid"),
+    ".unlearning": ("unlearn",),
+}
+_MODULES = ("distributed", "drop_in", "edits", "importances", "modes", "ops", "percentiles", "search", "unlearning")
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)  # which makes it an attribute of the package
+        for module, names in _NAMES.items():
+            if name in names:
+                globals()[name] = value = getattr(import_module(module, __name__), name)
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
