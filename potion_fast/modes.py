@@ -39,8 +39,8 @@ class Mode:
     def group_size_for(self, found: int) -> GroupSize:
         """The group size for a number of poisoned samples found.
 
-        Never more than that number: S_f would then be averaged over fewer samples than the groups of the training data, which
-        inflates every ratio of importances, and too much is dampened.
+        Never more than that number: S_f would then be averaged over fewer samples than the groups of the training data,
+        which inflates every ratio of importances, and too much is dampened.
         """
         return "batch" if self.group_size == "batch" else max(1, min(self.group_size, found))
 
