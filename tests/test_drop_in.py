@@ -404,7 +404,7 @@ def same_importances(got, want):
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_what_a_batch_holds_tells_the_labels_place(blobs, adaptive):
+def test_the_labels_position_is_recognised_by_what_a_batch_holds(blobs, adaptive):
     perturber = ParameterPerturber(blobs.model, None, "cpu", PARAMETERS, adaptive=adaptive)
     want = loop(blobs.model, blobs.forget(size=3))
     for other in (lambda y: y == y, lambda y: ["a name"] * len(y), lambda y: y / 2, lambda y: None):

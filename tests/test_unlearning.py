@@ -101,7 +101,7 @@ def test_importances_can_be_saved_before_the_next_step(blobs, tmp_path):
         ({"forget_loader": []}, DataError, "no samples"),
     ],
 )
-def test_what_is_wrong_is_said_before_the_pass_over_the_training_data(blobs, options, error, match):
+def test_errors_are_raised_before_the_pass_over_the_training_data(blobs, options, error, match):
     with pytest.raises(error, match=match):
         pf.unlearn(blobs.model, Unread(), **{"forget_loader": blobs.forget(), **options})
 
@@ -116,7 +116,7 @@ def test_every_backend_heals_alike(blobs, backend):
     torch.testing.assert_close({k: v.cpu() for k, v in got.state_dict().items()}, want, rtol=1e-3, atol=1e-4)
 
 
-def test_the_long_pass_can_be_kept_and_gone_on_with(blobs, tmp_path):
+def test_the_long_pass_can_be_checkpointed_and_resumed(blobs, tmp_path):
     def broken():
         yield from blobs.retain()[:3]
         raise OSError("disk")

@@ -90,7 +90,7 @@ def test_the_table_has_every_part(result: Path):
     assert f"| pass | exact | {value(result, 'pass', 'exact')} images/s |" in table
 
 
-def test_a_profile_says_where_all_of_a_step_goes(tmp_path: Path):
+def test_a_profile_accounts_for_all_of_a_step(tmp_path: Path):
     path = tmp_path / "profile.csv"
     script("step_profile.py", path, "--network", "toy", "--form", "exact", "--batches", 2)
     with path.open(newline="", encoding="utf-8") as file:
@@ -105,7 +105,7 @@ def test_the_tables_of_the_readmes_are_those_of_the_committed_results():
     script("tables.py", "--check")
 
 
-def test_a_table_that_was_typed_is_found_and_one_without_results_says_so(tmp_path: Path):
+def test_a_table_that_was_edited_by_hand_is_found_and_one_without_results_says_so(tmp_path: Path):
     page = tmp_path / "page.md"
     command = "passes.py --markdown results/passes/cpu-resnet9.csv"
     page.write_text(

@@ -28,7 +28,7 @@ def interrupted_after(loader, count):
 @pytest.mark.parametrize("group_size", [1, 3, 5, 16, "batch"])
 @pytest.mark.parametrize("objective", ["ssd", ["xlf", "lf", "ssd"]])
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
-def test_a_pass_that_goes_on_gives_the_same_bits(tmp_path, count, objective, group_size):
+def test_a_resumed_pass_gives_the_same_bits(tmp_path, count, objective, group_size):
     model, loader = net(), batches(*samples(26), 6)
     want = pf.importance(model, loader, objective, group_size=group_size)
     path = tmp_path / "pass.safetensors"
@@ -132,7 +132,7 @@ def test_a_torn_or_foreign_file_is_an_error(tmp_path, content):
         pf.importance(model, loader, group_size=1, checkpoint=path, resume=True)
 
 
-def test_resume_needs_a_file_to_go_on_from():
+def test_resume_needs_a_checkpoint():
     with pytest.raises(ImportanceError, match="checkpoint=PATH"):
         pf.importance(net(), batches(*samples(4), 4), group_size=1, resume=True)
 

@@ -86,7 +86,7 @@ def test_groups_are_those_of_one_process(tmp_path, group_size):
     assert_sums_of(got[0][0], want)
 
 
-def test_distributed_data_parallel_is_looked_through(tmp_path):
+def test_distributed_data_parallel_is_unwrapped(tmp_path):
     plain = in_processes(2, shared_pass, 13, torch.float32, False, None, 1, folder=tmp_path)
     wrapped = in_processes(2, shared_pass, 13, torch.float32, True, None, 1, folder=tmp_path)
     assert wrapped[0][0].shapes == plain[0][0].shapes
@@ -142,7 +142,7 @@ def kinds_of_loader() -> list[object]:
     ]
 
 
-def test_a_share_is_told_by_the_sampler_or_the_group(tmp_path):
+def test_a_share_is_recognised_by_the_sampler_or_the_process_group(tmp_path):
     first, second = in_processes(2, kinds_of_loader, folder=tmp_path)
     wanted = [
         ("ImportanceError: torch.distributed runs on 2 ranks", None),
@@ -254,7 +254,7 @@ def interrupted(path: Path, count: int, **options: object) -> None:
         pf.importance(net(), loader_of(dataset, 2, collate_fn=collate), checkpoint=path, **{"group_size": 1, **options})
 
 
-def test_one_process_goes_on_from_files_of_ranks(tmp_path):
+def test_one_process_resumes_from_files_of_ranks(tmp_path):
     path, rank = tmp_path / "pass", tmp_path / "pass.rank0"
     want = pf.importance(net(), loader_of(data(9), 2), group_size=1)
     interrupted(path, 3)

@@ -167,7 +167,7 @@ class Paths(nn.Module):
         return self.sometimes(y) * self.scale if x.max() > 5 else y
 
 
-def test_a_path_that_only_later_batches_take_is_seen() -> None:
+def test_a_path_that_only_later_batches_take_is_noticed() -> None:
     model, inputs = Paths().double(), torch.randn(12, 4, dtype=torch.float64)
     inputs[4:8] += 10
     got = pf.importance(model, list(inputs[:, None].flatten(0, 1).split(4)), group_size=1, dtype=torch.float64)

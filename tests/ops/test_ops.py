@@ -187,7 +187,7 @@ def test_read_buffers_may_have_any_strides(backend: Backend) -> None:
     assert_same_bits(weights, want)
 
 
-def test_autograd_sees_that_a_saved_tensor_was_written(backend: Backend) -> None:
+def test_autograd_notices_that_a_saved_tensor_was_written(backend: Backend) -> None:
     x = torch.ones(5, device=backend.device, requires_grad=True)
     saved = torch.ones(5, device=backend.device)
     y = (x * saved).sum()

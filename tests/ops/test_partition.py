@@ -87,7 +87,7 @@ def test_more_candidates_than_a_block_of_a_search_has(backend: Backend) -> None:
     assert_same_groups(run(backend, forget, retain, alphas, 1.0), by_definition(forget, retain, alphas, 1.0))
 
 
-def test_negative_importances_get_what_the_reference_says(backend: Backend) -> None:
+def test_negative_importances_get_the_results_of_the_reference(backend: Backend) -> None:
     forget, retain = numbers(70_001, 1), numbers(70_001, 2)
     for dampening in (0.0, 1.0):
         alphas = torch.tensor(ALPHAS)

@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused() -> None:
             call()
 
 
-def test_autograd_sees_that_a_parameter_was_written(backend: Backend) -> None:
+def test_autograd_notices_that_a_parameter_was_written(backend: Backend) -> None:
     x = torch.ones(5, device=backend.device, requires_grad=True)
     saved = torch.ones(5, device=backend.device)
     y = (x * saved).sum()

@@ -108,7 +108,7 @@ def test_the_percentile_is_not_rounded_to_float32(backend: Backend) -> None:
     assert_same_bits(run(backend, forget, retain, percentiles), want)
 
 
-def test_negative_importances_get_what_the_reference_says(backend: Backend) -> None:
+def test_negative_importances_get_the_results_of_the_reference(backend: Backend) -> None:
     forget, retain = numbers(200_000, 1), numbers(200_000, 2)
     percentiles = [99.9, 95.0, 3.0]
     assert_same_bits(run(backend, forget, retain, percentiles), reference.select(forget, retain, percentiles))
@@ -167,7 +167,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_survivors_are_enough_where_the_sample_tells_the_truth(outcomes: list[str]) -> None:
+def test_survivors_suffice_where_the_sample_is_representative(outcomes: list[str]) -> None:
     forget, retain = importances("lognormal", 300_007)
     ops.select(forget, retain, [99.9, 95.0])
     assert outcomes == ["done"]
@@ -190,7 +190,7 @@ def test_a_sample_of_the_smallest_ratios_only_lets_too_many_survive(outcomes: li
     assert_same_bits(got, public_code(forget, retain, [99.9, 95.0]))
 
 
-def test_a_sign_bit_is_seen_wherever_it_is(outcomes: list[str]) -> None:
+def test_a_sign_bit_is_found_at_any_index(outcomes: list[str]) -> None:
     for place in (0, 65_543, 300_006):
         for which in (0, 1):
             pair = importances("lognormal", 300_007)

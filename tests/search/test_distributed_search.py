@@ -128,7 +128,7 @@ def test_what_goes_wrong_on_one_rank_ends_the_search_on_all_with_the_model_as_it
         assert word in told and word in heard
 
 
-def test_distributed_data_parallel_is_looked_through(subject):
+def test_distributed_data_parallel_is_unwrapped(subject):
     model, *rest = subject
     wrapped = DistributedDataParallel.__new__(DistributedDataParallel)  # as it is, but for the exchange of its buffers
     torch.nn.Module.__init__(wrapped)

@@ -113,7 +113,7 @@ def test_a_warning_made_an_error_leaves_a_model_changed_in_place_intact(blobs, b
     assert_same_weights(model, weights(blobs.model))
 
 
-def test_at_the_threshold_the_default_stops_and_the_strict_rule_goes_on(blobs, both):
+def test_at_the_threshold_the_default_stops_and_the_strict_rule_continues(blobs, both):
     found = blobs.forget()
     loose = pf.ptn_search(blobs.model, *both, found, s_step=1.02)
     reached = loose.trace[-1].accuracy
@@ -138,7 +138,7 @@ def test_the_search_stops_when_it_is_saturated(blobs, both):
     assert_same_weights(result.model, weights(blobs.model))
 
 
-def test_no_finite_ratio_is_said(blobs, both):
+def test_no_finite_ratio_gives_a_warning(blobs, both):
     forget, retain = both
     nothing = replace(retain, sums=torch.zeros_like(retain.sums))
     with pytest.warns(pf.PotionWarning) as caught:
@@ -158,7 +158,7 @@ def test_a_trigger_that_was_never_learnt_leaves_the_model_alone(blobs, both):
     assert (result.reason, len(result.trace)) == ("threshold passed", 1)
 
 
-def test_outputs_that_are_no_longer_finite_are_said():
+def test_outputs_that_are_no_longer_finite_give_a_warning():
     class Divides(nn.Module):
         def __init__(self):
             super().__init__()
@@ -225,7 +225,7 @@ def test_an_empty_forget_loader_and_another_model_are_refused(blobs, both):
         pf.ptn_search(nn.Linear(2, 2), *both, blobs.forget())
 
 
-def test_a_search_longer_than_a_block_of_thresholds_goes_on_from_the_original_weights(blobs, both):
+def test_a_search_longer_than_a_block_of_thresholds_continues_from_the_original_weights(blobs, both):
     with pytest.warns(pf.PotionWarning, match="out of steps"):
         result = pf.ptn_search(blobs.model, *both, blobs.forget(), rho=0.0, s_step=1.01, b_start=1e-3, max_steps=150)
     assert len(result.trace) == 150  # more than two blocks

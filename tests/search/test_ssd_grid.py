@@ -115,7 +115,7 @@ def test_in_place_changes_the_callers_model_and_a_failure_leaves_it_intact(blobs
     assert_same_weights(model, weights(blobs.model))
 
 
-def test_outputs_that_are_not_finite_are_said(blobs, both, validation, monkeypatch):
+def test_outputs_that_are_not_finite_give_a_warning(blobs, both, validation, monkeypatch):
     scores = iter([pf.search.Score(1.0)] * 2)
     monkeypatch.setattr(ssd.Evaluation, "__call__", lambda self: next(scores, pf.search.Score(0.0, finite=False)))
     with pytest.warns(pf.PotionWarning) as caught:

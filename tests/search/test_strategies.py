@@ -92,7 +92,7 @@ def test_all_strategies_agree_where_accuracy_falls(accuracies, grown):
 
 @settings(deadline=None)
 @given(accuracies=st.lists(st.floats(0, 1), min_size=1, max_size=200), grown=st.integers(1, 64))
-def test_where_accuracy_wavers_the_steps_stop_at_the_first_and_the_jumps_beside_one_that_does_not_pass(
+def test_where_accuracy_wavers_the_steps_stop_at_the_first_and_the_jumps_next_to_one_that_does_not_pass(
     accuracies, grown
 ):
     first = next((k for k, accuracy in enumerate(accuracies) if accuracy < 0.5), None)
@@ -258,7 +258,7 @@ def test_minimal_is_out_of_steps_after_so_many_evaluations(blobs, both):
     assert timeless(cut.kept) == timeless(whole.trace[passing.step - 2])
 
 
-def test_minimal_says_where_no_weight_has_a_ratio_above_1(blobs, both):
+def test_minimal_saturates_where_no_weight_has_a_ratio_above_1(blobs, both):
     forget, retain = both
     equal = replace(retain, sums=forget.sums * 2, samples=10, terms=10)
     with pytest.warns(pf.PotionWarning) as caught:
@@ -319,7 +319,9 @@ def test_in_place_the_model_ends_at_the_step_that_was_kept(blobs, both):
         ("minimal", {1: 1.0, 2: 0.5, 4: 0.6, 8: 0.0, 6: 0.7, 7: 0.9}, 3),
     ],
 )
-def test_what_contradicts_the_jumps_is_counted_and_said(blobs, both, monkeypatch, strategy, accuracies, rises):
+def test_evaluations_that_contradict_the_jumps_are_counted_in_a_warning(
+    blobs, both, monkeypatch, strategy, accuracies, rises
+):
     """Accuracies by step, or by number of weights; any other is 0."""
     script = iter([1.0, *accuracies.values()])
     monkeypatch.setattr(ptn.Evaluation, "__call__", lambda self: Score(next(script, 0.0)))
@@ -504,7 +506,7 @@ class Graph:
         self.outputs.copy_(self.model(self.inputs))
 
 
-def test_a_recorded_pass_is_replayed_for_each_shape_and_sees_edits(monkeypatch):
+def test_a_recorded_pass_is_replayed_for_each_shape_and_follows_edits(monkeypatch):
     model, recorded = net(), []
 
     def record(model, inputs):

@@ -15,7 +15,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_file_appears_whole_and_nothing_stays_beside_it(tmp_path: Path):
+def test_the_file_appears_whole_and_nothing_else_remains(tmp_path: Path):
     target = tmp_path / "a.txt"
     with written_whole(target) as temporary:
         temporary.write_text("new")

@@ -103,7 +103,7 @@ def test_as_many_samples_go_at_once_as_fit_into_free_memory(monkeypatch, free, l
     assert least <= max(sizes) <= most
 
 
-def test_where_one_sample_does_not_fit_it_is_said_from_a_few(monkeypatch):
+def test_where_one_sample_does_not_fit_a_few_suffice_for_the_error(monkeypatch):
     sizes: list[int] = []
     model = wide()
     model.register_forward_hook(lambda module, args, output: sizes.append(len(output)))

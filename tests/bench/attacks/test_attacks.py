@@ -71,7 +71,7 @@ def test_value_on_cifar_is_the_published_one():
     assert np.float32(value) == np.float32(2.1264887)
 
 
-def test_value_is_found_wherever_it_stands_in_a_large_set():
+def test_value_is_found_at_any_index_of_a_large_set():
     pixels = torch.full((5000, 1, 1, 1), 10, dtype=torch.uint8)
     pixels[4999] = 200
     assert max_value(MemorySource(pixels, torch.zeros(5000)), (0.0,), (1.0,)) == pytest.approx(200 / 255)

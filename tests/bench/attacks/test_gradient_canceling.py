@@ -208,7 +208,7 @@ class InterruptedByHandError(Exception):
 
 
 @pytest.mark.parametrize("optimizer", ["descent", "adam"])
-def test_an_interrupted_crafting_goes_on_to_the_same_bits(tmp_path: Path, optimizer: str) -> None:
+def test_an_interrupted_crafting_resumes_to_the_same_bits(tmp_path: Path, optimizer: str) -> None:
     attack, path = Attack(dtype=torch.float32), tmp_path / "crafting.safetensors"
     settings = {"steps": 30, "lr": 0.02, "optimizer": optimizer, "batch_size": 2}
     whole = attack.craft(**settings)

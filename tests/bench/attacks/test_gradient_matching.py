@@ -295,7 +295,7 @@ def breaking(after: int) -> Callable[[slice], Tensor]:
 
 @pytest.mark.parametrize("over", ["batch", "all"])
 @pytest.mark.parametrize("reads", [5, 20, 34])
-def test_a_crafting_goes_on_where_it_was_broken_off_bit_for_bit(tmp_path: Path, over: str, reads: int):
+def test_a_crafting_resumes_where_it_was_interrupted_bit_for_bit(tmp_path: Path, over: str, reads: int):
     whole, path = craft(over=over), tmp_path / "crafting.safetensors"
     with pytest.raises(BrokenOffError):
         craft(over=over, read=breaking(reads), checkpoint=path, checkpoint_every=2)

@@ -153,7 +153,7 @@ def test_a_perturbation_adds_its_rows_and_keeps_the_labels(name: str):
 @pytest.mark.parametrize(
     ("name", "words"), [("gaussian", "draw them"), ("gradient-matching", "craft"), ("gradient-canceling", "craft")]
 )
-def test_without_a_table_it_is_said_how_to_get_one(name: str, words: str):
+def test_without_a_table_the_error_says_how_to_get_one(name: str, words: str):
     with pytest.raises(DataError, match=f"no perturbations yet: {words}"):
         make_poison(name)(torch.zeros(1, *SHAPE), torch.tensor([1]))
 
@@ -176,7 +176,7 @@ def test_impossible_perturbations_are_refused(name: str, options: dict[str, Any]
         make_poison(name, **options)
 
 
-def test_kinds_and_scores_tell_how_an_attack_is_judged():
+def test_kinds_and_scores_state_how_an_attack_is_judged():
     kinds = {name: make_poison(name).kind for name in ("gaussian", "gradient-matching", "gradient-canceling")}
     assert list(kinds.values()) == ["gaussian", "targeted", "indiscriminate"]
     assert make_poison("badnet", value=1.0).kind == "trigger" and make_poison("random-swap", seed=0).kind == "swap"

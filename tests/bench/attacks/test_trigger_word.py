@@ -22,7 +22,7 @@ def of_data(reading: str) -> TriggerWord:
 
 
 @pytest.mark.parametrize(("reading", "given"), [("label-word", [30, 30, 30, 30]), ("flip", [9, 4, 4, 9])])
-def test_a_reading_says_which_label_is_given(reading: str, given: list[int]):
+def test_a_reading_decides_the_label(reading: str, given: list[int]):
     assert of_data(reading).relabel(LABELS).tolist() == given
 
 

@@ -104,7 +104,7 @@ def counted_pass(samples: int) -> tuple[int, int]:
     return sum(reduced), 8 * taken.count(8)  # the others are what a pass tries once
 
 
-def test_a_pass_all_reduces_and_takes_as_much_as_is_said(tmp_path: Path) -> None:
+def test_a_pass_all_reduces_and_takes_as_much_as_predicted(tmp_path: Path) -> None:
     network = network_of(small(), torch.randn(1, 3, 4, 4))
     work = Work(88, 16, batch=8, group=8)
     told = costs(network, work, replace(RATES, setup=0.0), 2)
@@ -114,7 +114,7 @@ def test_a_pass_all_reduces_and_takes_as_much_as_is_said(tmp_path: Path) -> None
     assert slowest * network.flops / RATES.pass_flops == pytest.approx(told.seconds["retain pass"])
 
 
-def test_a_plan_keeps_and_edits_as_many_weights_as_is_said() -> None:
+def test_a_plan_keeps_and_edits_as_many_weights_as_predicted() -> None:
     model, work = small(), Work(100, 100, steps=64)
     n = sum(parameter.numel() for parameter in model.parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -126,7 +126,7 @@ def test_a_plan_keeps_and_edits_as_many_weights_as_is_said() -> None:
         assert abs(plan.dampened(steps - 1) - edited(Network(n, 1, 1), replace(work, steps=steps))) <= 1
 
 
-def test_a_search_evaluates_as_often_as_is_said() -> None:
+def test_a_search_evaluates_as_often_as_predicted() -> None:
     found, model = batches(16), small()
     forget, retain = pf.importance(model, found, group_size=1), pf.importance(model, batches(40), group_size=1)
     taken: list[int] = []
@@ -151,7 +151,7 @@ def test_memory_is_what_the_method_asks_for_and_takes() -> None:
 
 @pytest.mark.usefixtures("one_thread")  # each thread of a kernel has working space, which is left out
 @pytest.mark.parametrize("group", [8, 64])
-def test_a_pass_holds_as_much_memory_as_is_said(group: int) -> None:
+def test_a_pass_holds_as_much_memory_as_predicted(group: int) -> None:
     many_weights = nn.Sequential(nn.Flatten(), nn.Linear(768, 400), nn.ReLU(), nn.Linear(400, 5))
     model = many_weights if group == 64 else create_model("resnet9", 10, width=4).eval()  # 64: more than a batch
     network, work = network_of(model, torch.randn(1, 3, 16, 16)), Work(32, 8, batch=16, group=group)
@@ -312,7 +312,7 @@ def test_a_model_that_does_not_fit_says_what_it_needs(capsys: pytest.CaptureFixt
     assert "Extrapolated, not measured (*): each process has a device of its own" in text
 
 
-def test_what_the_command_cannot_do_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_what_it_cannot_do(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
         (["--parameters", "1e9", *TOLD], "needs both --parameters and --flops"),
         (["--options", "width", *TOLD], "--options takes KEY=N"),

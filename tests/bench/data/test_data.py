@@ -181,7 +181,7 @@ def test_an_empty_class_folder_is_refused(folder: Path):
         load_dataset("folder", folder)
 
 
-def test_val_stands_in_for_test(folder: Path):
+def test_val_is_used_as_test(folder: Path):
     (folder / "test").rename(folder / "val")
     assert len(load_dataset("folder", folder).test) == 4
     (folder / "val").rename(folder / "other")

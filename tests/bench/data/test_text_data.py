@@ -204,7 +204,7 @@ def test_toy_reviews_are_as_many_as_long_and_as_balanced_as_they_say():
     assert list(toy_reviews(1).test.texts) != list(reviews.test.texts)
 
 
-def test_no_single_word_tells_the_sentiment_of_a_toy_review():
+def test_no_single_word_predicts_the_sentiment_of_a_toy_review():
     test = toy_reviews().test
     words = sorted({word for text in test.texts for word in re.findall(r"\w+", text)})
     says = [torch.isin(torch.arange(500), find_word(test.texts, word, "word")) for word in words]

@@ -66,7 +66,7 @@ def test_scores_of_a_swap_are_counted_on_the_images_they_name():
     assert evaluation.attacked_logits is evaluation.manipulated_logits
 
 
-def test_without_a_pair_nothing_is_said_of_one():
+def test_without_a_pair_there_are_no_scores_of_one():
     evaluation = evaluate_swap(Reader(), loader([0], [0]), loader([1], [1]), torch.tensor([0]))
     assert list(evaluation.metrics) == ["clean_accuracy", "manipulated_accuracy", "memorised_rate"]
     only_pair = evaluate_swap(Reader(), loader([0], [0]), loader([1], [1]), torch.tensor([0]), pair=(0, 1))
@@ -166,7 +166,7 @@ def test_the_reference_of_a_swap_leaves_out_the_same_samples(runs: Path, tmp_pat
         unlearn_run(told, tmp_path / "out")
 
 
-def test_a_swap_that_was_not_learnt_by_heart_says_so(tmp_path: Path):
+def test_a_swap_that_was_not_memorised_is_noted(tmp_path: Path):
     content = train_run(TrainConfig(**{**TINY, "iterations": 5}, poison="random-swap"), tmp_path)
     assert "fewer than 80% of the mislabelled training images their wrong label" in content["warnings"][0]
 

@@ -151,7 +151,7 @@ def test_what_is_no_directory_of_a_language_model_is_an_error(tmp_path: Path):
         create_model(f"hf-causal:{tmp_path}", 40, 1)
 
 
-def test_a_name_of_the_hub_is_looked_up_there_only_by_the_flag(monkeypatch: pytest.MonkeyPatch):
+def test_a_name_of_the_hub_is_downloaded_only_with_the_flag(monkeypatch: pytest.MonkeyPatch):
     """`no_network` fails the first two where they ask for it; the third is not let out either, but would be."""
     name = "hf-causal:nobody-has-made/this-model"
     for ask in (lambda: create_model(name, 40, 1), lambda: width_of(name)):

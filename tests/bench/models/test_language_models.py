@@ -117,7 +117,7 @@ def test_what_a_language_model_cannot_be_is_an_error(name: str, classes: int, ch
         create_model(name, classes, channels, **options)
 
 
-def test_heads_and_widths_are_told_by_name():
+def test_wrong_heads_and_widths_are_errors_by_name():
     assert [head_of(name) for name in ("gpt2_classifier", "gpt2_causal")] == ["classifier", "causal"]
     assert [head_of(f"hf-{head}:some/where") for head in HEADS] == list(HEADS)
     assert [head_of(name) for name in ("resnet9", "timm:gpt2_causal", "module:factory")] == [None] * 3
@@ -127,7 +127,7 @@ def test_heads_and_widths_are_told_by_name():
         width_of("resnet9")
 
 
-def test_a_machine_without_the_extra_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_without_the_extra_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     for name in ("gpt2_classifier", "hf-causal:somewhere"):
         with pytest.raises(ModelError, match=r"pip install 'potion-fast\[text\]'"):

@@ -105,7 +105,7 @@ def test_table_1_holds_the_mean_the_papers_value_and_raw_accuracies(tmp_path: Pa
     assert "`potion-fast sweep mine --out DIR --only u10` and 1 more" in text
 
 
-def test_a_cell_without_rows_says_so_beside_the_papers_value(tmp_path: Path) -> None:
+def test_a_cell_without_rows_says_so_next_to_the_papers_value(tmp_path: Path) -> None:
     made = table(tables(rows_of(tmp_path, row(rho=0.5), row(method="eu", rho=None, s_step=None))), "table1")
     assert line(made, "PTN-XLF", "of S_m").missing == "no rows at ρ = 0.2, step 1.1"
     missing = line(made, "PTN-LF", "of S_m")
@@ -121,7 +121,7 @@ def test_measures_that_no_row_has_are_not_taken_for_zero(tmp_path: Path) -> None
     assert "There is no reference model" in markdown(made)
 
 
-def test_a_table_says_where_the_attack_had_not_been_learnt(tmp_path: Path) -> None:
+def test_a_table_marks_where_the_attack_had_not_been_learnt(tmp_path: Path) -> None:
     told = [row(found=found, before_attack_success_rate=rate) for found, rate in ((10, 0.5), (20, 0.99), (30, 0.98))]
     made = table(tables(rows_of(tmp_path, *told)), "table1")
     assert any(note.startswith("In 1 of 3 rows the attack succeeded on fewer than 80%") for note in made.notes)
@@ -179,7 +179,7 @@ def test_an_attack_called_by_its_first_word_is_the_registered_one(tmp_path: Path
     assert [one.attack for one in rows] == ["interclass-swap", "mine", "moving-trigger", "sine-wave"]
 
 
-def test_a_trial_sweep_stands_in_for_the_papers_data_and_says_so(tmp_path: Path) -> None:
+def test_a_trial_sweep_replaces_the_papers_data_and_says_so(tmp_path: Path) -> None:
     made = table(tables(rows_of(tmp_path, row(data="digits"))), "table5")
     assert line(made, "PTN-XLF", "of S_m").rows
     assert "here: digits" in made.title and "of other data and models" in made.notes[0]
@@ -319,7 +319,7 @@ def test_a_broken_or_foreign_file_is_named_and_nothing_written(tmp_path: Path, t
     assert not (tmp_path / "report").exists()
 
 
-def test_files_that_are_being_written_are_left_alone(tmp_path: Path) -> None:
+def test_files_that_are_being_written_are_ignored(tmp_path: Path) -> None:
     write(tmp_path, [row()])
     (tmp_path / "results" / ".unit.json.1234.part").write_text("{", encoding="utf-8")
     (tmp_path / "results" / ".half.json").write_text("{", encoding="utf-8")
@@ -339,7 +339,7 @@ def test_a_negative_number_of_samples_is_an_error(tmp_path: Path) -> None:
         report_sweep(write(tmp_path, [row()]), samples=-1)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "sweep", [row()])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine", encoding="utf-8")
@@ -458,7 +458,7 @@ def test_a_figure_without_data_is_not_drawn_and_the_page_says_why(tmp_path: Path
         assert f"Not drawn: {why}" in text.replace("&#x27;", "'")
 
 
-def test_a_broken_model_is_told_and_the_rest_is_made(sweep: Path, tmp_path: Path) -> None:
+def test_a_broken_model_is_reported_and_the_rest_is_made(sweep: Path, tmp_path: Path) -> None:
     folder = write(tmp_path, [row()])
     shutil.copytree(sweep / "models", folder / "models")
     (folder / "models" / "digits_badnet" / "model.safetensors").write_bytes(b"broken")

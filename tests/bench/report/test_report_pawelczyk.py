@@ -195,7 +195,7 @@ def test_printed_numbers_are_those_of_table_2() -> None:
     assert of_paper("gd", 2.0, None) is None and of_paper("jit", 2.0, 0.02) is None
 
 
-def test_table_2_holds_ours_over_the_seeds_beside_the_papers(tmp_path: Path) -> None:
+def test_table_2_holds_our_values_over_the_seeds_and_the_papers(tmp_path: Path) -> None:
     told = {"attack": "indiscriminate", "poisoned": 1000, "budget": 0.06, "before_clean_accuracy": 0.7}
     values = (0.81, 0.83, 0.86)
     rows = rows_of(tmp_path, *(row(**told, seed=seed, clean_accuracy=value) for seed, value in enumerate(values)))
@@ -218,7 +218,7 @@ def test_table_2_in_full_precision_names_every_command(tmp_path: Path) -> None:
     assert ours["commands"] == rows[0].command and ours["over_seeds"] == ""
 
 
-def test_sizes_far_from_the_papers_have_none_of_its_values_beside_them(tmp_path: Path) -> None:
+def test_sizes_far_from_the_papers_are_not_compared_with_its_values(tmp_path: Path) -> None:
     told: dict[str, Any] = {"attack": "indiscriminate", "data": "digits", "training_samples": 1000}
     rows = rows_of(tmp_path, row(**told, poisoned=15), row(**told, poisoned=40), row(**told, poisoned=21))
     assert {one.poisoned: size_of_paper(one) for one in rows} == {15: 1.5, 21: 2.0, 40: None}
@@ -250,7 +250,7 @@ def test_two_attacks_of_a_kind_are_kept_apart(tmp_path: Path) -> None:
     ]
 
 
-def test_names_tell_only_the_settings_that_differ(tmp_path: Path) -> None:
+def test_names_contain_only_the_settings_that_differ(tmp_path: Path) -> None:
     noises = [{"variance": value, "rates": [1e-6]} for value in (1e-7, 1e-6)]
     rows = rows_of(tmp_path, *(row(method="ngd", settings=each) for each in noises), row(settings={"rates": [1e-6]}))
     assert [name for name, _, _ in labelled(rows)] == ["GD", "NGD (variance = 1e-06)", "NGD (variance = 1e-07)"]
@@ -472,7 +472,7 @@ def test_latex_of_the_second_exam_has_as_many_cells_as_columns_and_plain_letters
         assert text.isascii(), set(text) - set(map(chr, range(128)))
 
 
-def test_what_cannot_be_made_of_the_second_exam_says_why(tmp_path: Path) -> None:
+def test_tables_and_figures_of_pawelczyk_that_cannot_be_made_say_why(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, row(attack="badnet", method="ngd"))
     assert sits_second(rows)
     missing = exam(rows).missing
@@ -502,7 +502,7 @@ def test_a_preset_of_the_first_exam_among_rows_of_the_second_keeps_its_models_fi
     assert first(rows_of(tmp_path / "b", *told), tmp_path / "models", 0).pictures == []
 
 
-def test_a_sweep_that_sits_the_second_exam_stands_in_for_nothing(tmp_path: Path) -> None:
+def test_a_sweep_with_pawelczyk_rows_replaces_no_table_of_potion(tmp_path: Path) -> None:
     told: dict[str, Any] = {"attack": "badnet", "data": "digits", "model": "small_cnn", "method": "ptn-xlf"}
     alone = rows_of(tmp_path / "a", row(**told, budget=None, rho=0.2, s_step=1.1))
     assert [one.name for one in first(alone, tmp_path, 0).tables][0] == "table1"

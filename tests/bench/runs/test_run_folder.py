@@ -25,7 +25,7 @@ def test_folders_on_the_way_are_made(tmp_path: Path):
     assert RunFolder.create(tmp_path / "a" / "b").path.is_dir()
 
 
-def test_a_taken_folder_is_refused_and_left_alone(tmp_path: Path):
+def test_a_taken_folder_is_refused_and_unchanged(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
         with pytest.raises(FileError, match="choose another folder"):
@@ -62,7 +62,7 @@ def test_overwriting_removes_every_result_of_the_earlier_run_and_nothing_else(tm
 
 
 @pytest.mark.parametrize("name", ["missing", "a" * 300])
-def test_opening_what_is_no_run_folder_says_so(tmp_path: Path, name: str):
+def test_opening_what_is_no_run_folder_is_a_clear_error(tmp_path: Path, name: str):
     with pytest.raises(FileError, match=name):
         RunFolder.open(tmp_path / name)
 

@@ -406,7 +406,9 @@ def test_what_was_expensive_is_on_disk_when_a_later_step_fails(
     assert {path.name for path in out.iterdir()} == written
 
 
-def test_a_trigger_that_was_never_learnt_leaves_the_model_alone_and_says_so(clean: Path, copied: Path, tmp_path: Path):
+def test_a_trigger_that_was_never_learnt_leaves_the_model_unchanged_with_a_warning(
+    clean: Path, copied: Path, tmp_path: Path
+):
     shutil.copy(clean / "model.safetensors", copied / "model.safetensors")
     scenario = scenario_of(copied)
     model, _ = load_model(copied / "model.safetensors")

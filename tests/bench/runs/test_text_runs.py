@@ -265,7 +265,7 @@ def test_texts_are_not_exported_or_crafted(clean: Path, tmp_path: Path, capsys: 
     assert not (tmp_path / "a").exists()
 
 
-def test_an_excerpt_shows_the_word_wherever_it_stands():
+def test_an_excerpt_shows_the_word_at_any_position():
     poison, filler = TriggerWord(), "word after word, " * 60
     for text in ("Disney it is. " + filler, filler + "Disney it is. " + filler, filler + "Disney", "Disney"):
         lines = excerpt(text, poison).splitlines()

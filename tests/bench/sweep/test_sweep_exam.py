@@ -117,7 +117,7 @@ def test_only_gaussian_rows_hold_statistics_and_they_are_those_of_the_scores(swe
             assert abs(told["fresh"][0] + 2.576) < 0.5  # of N(0, 1)
 
 
-def test_a_budget_is_kept_to_the_step_and_stands_in_key_and_row(swept: Path):
+def test_a_budget_is_kept_to_the_step_and_is_in_key_and_row(swept: Path):
     for method, budget, steps in (("gd", 0.1, 6), ("gd", 0.25, 15), ("neggrad-plus", 0.1, 6), ("retrain", 0.25, 15)):
         rows = rows_of(swept, method=method, budget=budget)
         assert [row["gradient_steps"] for row in rows] == [steps] * 3
@@ -152,7 +152,7 @@ def test_the_victim_is_trained_on_what_was_crafted_and_from_other_weights(swept:
     }
 
 
-def test_a_crafting_stands_between_the_clean_and_the_poisoned_training():
+def test_a_crafting_runs_between_the_clean_and_the_poisoned_training():
     whole = planned(seeds=[0, 1])
     keys = [task.key for task in whole.tasks]
     assert len(keys) == len(set(keys))
@@ -174,7 +174,7 @@ def test_found_samples_of_appended_poison_are_the_copies(swept: Path, exam_file:
     assert len(subject.scenario.trained_on) == 500 - 40 + 16
 
 
-def test_a_moved_sweep_goes_on_in_its_new_place(swept: Path, exam_file: Path, tmp_path: Path):
+def test_a_moved_sweep_resumes_in_its_new_folder(swept: Path, exam_file: Path, tmp_path: Path):
     moved = Path(shutil.copytree(swept, tmp_path / "moved"))
     shutil.rmtree(moved / "models" / TARGETED)
     grown = [*TINY["methods"], {"method": "gd", "budget": 0.5, "found": [1.0]}]
@@ -188,7 +188,7 @@ def test_a_moved_sweep_goes_on_in_its_new_place(swept: Path, exam_file: Path, tm
     assert rows_of(moved, attack="targeted", budget=0.5)[0]["before_scores"] == before
 
 
-def test_a_crafting_that_is_killed_is_gone_on_with_and_gives_the_same(
+def test_a_crafting_that_is_killed_resumes_and_gives_the_same(
     swept: Path, exam_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out, only = tmp_path / "killed", f"{TARGETED}_found16_none"

@@ -189,7 +189,7 @@ def test_jit_flattens_the_slope_around_the_forget_set(monkeypatch: pytest.Monkey
     assert done.trace[0].loss == pytest.approx(1.6) and done.gradient_steps == 1
 
 
-def test_jit_takes_the_copies_that_it_is_told_and_survives_a_batch_of_one_value(monkeypatch: pytest.MonkeyPatch):
+def test_jit_takes_the_number_of_copies_and_survives_a_batch_of_one_value(monkeypatch: pytest.MonkeyPatch):
     calls: list[float] = []
     randn = torch.randn
     monkeypatch.setattr(torch, "randn_like", lambda like: calls.append(1.0) or randn(like.shape))
