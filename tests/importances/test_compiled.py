@@ -195,7 +195,7 @@ def test_names_are_those_of_the_model_that_was_compiled(graphs: Graphs) -> None:
     forget.check_model(wrapped)
 
 
-def test_a_model_whose_length_is_zero_is_compiled_too() -> None:
+def test_a_model_whose_length_is_zero_is_unwrapped_too() -> None:
     class Empty(nn.Linear):
         def __len__(self) -> int:
             return 0
