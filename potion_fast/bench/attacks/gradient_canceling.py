@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ...errors import DataError
+from ...utils.predict import accuracy, predict
 from ..data import AppendedSource
+from ..metrics import Metric
+from .crafting.gradient_canceling import gradient_canceling, summed_gradient
+from .crafting.gradpc import gradpc
+from .crafting.job import CraftJob, CraftResult, loss_metrics
 from .evaluation import Attacked
 from .kinds import Indiscriminate
 from .options import AttackOptions, CraftOptions, option
@@ -97,6 +102,39 @@ class GradientCanceling(Indiscriminate, Perturbation):
         n = len(splits.train)
         added = replace(splits, train=AppendedSource(splits.train, chosen))
         return added, n + np.arange(len(chosen)), n + np.searchsorted(chosen, found)
+
+    def craft(self, job: CraftJob) -> CraftResult:
+        """Gradient canceling, for the target parameters of GradPC."""
+        settings = job.settings
+        assert isinstance(settings, self.Crafting)
+        bad = gradpc(job.model, job.plain_loader(True), budget=settings.budget, seed=job.seed, progress=job.progress)
+        clean = summed_gradient(bad, job.plain_loader(False), settings.parameters, progress=job.progress)
+        crafted = gradient_canceling(
+            bad,
+            clean,
+            job.trained_on,
+            job.reader(),
+            job.labels,
+            epsilon=None if self.epsilon is None else self.epsilon / 255,
+            mean=job.splits.mean,
+            std=job.splits.std,
+            checkpoint=job.checkpoint,
+            progress=job.progress,
+            **settings.model_dump(exclude={"budget"}),
+        )
+        losses, ratio, n = crafted.losses[0], crafted.facts["ratio"], len(job.splits.test)
+        loss = "1/2 of the squared norm of the training's gradient"
+        gradient = "the norm of the clean data's gradient"
+        of_bad, of_clean = (accuracy(*predict(model, job.test_loader)) for model in (bad, job.model))
+        metrics = [
+            *loss_metrics(losses[0], losses[-1], len(job.poisoned), loss),
+            Metric("gradient_left", ratio, "fraction", job.trained_on, 0.0, gradient),
+            Metric("bad_accuracy", of_bad, "fraction", n, 0.0, f"{n} test images, target parameters"),
+            Metric("clean_accuracy", of_clean, "fraction", n, 1.0, f"{n} test images, the clean model"),
+        ]
+        note = f"the gradient was not canceled: {ratio:.1%} of the clean data's is left after {len(losses) - 1} steps"
+        note += "; try adam, a lower rate or a smaller budget" if losses[-1] > losses[0] else ""
+        return CraftResult(crafted, metrics, [note] if ratio > settings.tolerance else [])
 
     def crafting_aim(self, attacked: Attacked, count: int, names: Sequence[str]) -> str:
         return f"{count:,} images perturbed, to cancel the clean data's gradient"

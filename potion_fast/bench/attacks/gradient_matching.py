@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from ...errors import DataError
+from ...utils.predict import predict
+from .crafting.gradient_matching import gradient_matching
+from .crafting.job import CraftJob, CraftResult, loss_metrics
 from .evaluation import Attacked, Scores
 from .kinds import Targeted
 from .options import AttackOptions, CraftOptions, option
@@ -20,7 +24,7 @@ from .registry import register_attack
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..data import Splits
+    from ..data import Loader, Splits
 
 
 @register_attack("gradient-matching")
@@ -172,6 +176,49 @@ class GradientMatching(Targeted, Perturbation):
             right: sum(said[target][0] == said[target][1] for target, _ in targets) / len(targets),
             reached: sum(intended == said[target][1] for target, intended in targets) / len(targets),
         }
+
+    def crafting_targets(self, model: nn.Module, attacked: Attacked, loader: Loader, seed: int) -> list[int]:
+        """Test images of the target's class that the clean model gets right: the first in an order of the seed."""
+        images = attacked.rows
+        logits, labels = predict(model, loader)
+        right = (logits.argmax(1) == labels).tolist()
+        order = np.random.default_rng(seed).permutation(len(images)).tolist()
+        chosen = [images[place] for place in order if right[place]][: self.targets]
+        if len(chosen) < self.targets:
+            raise DataError(
+                f"the model gets {len(chosen)} of the {len(images)} test images of the target's class "
+                f"{self.target_class} right, and {self.targets} are to be attacked; train it longer or choose another"
+            )
+        return chosen
+
+    def craft(self, job: CraftJob) -> CraftResult:
+        """Gradient matching."""
+        settings, targets = job.settings, job.targets
+        assert isinstance(settings, self.Crafting) and self.intended_class is not None
+        images = job.splits.dataset("test").batch(targets)[0]
+        intended = torch.full((len(targets),), self.intended_class)
+        crafted = gradient_matching(
+            job.model,
+            job.reader(),
+            job.labels,
+            images,
+            intended,
+            epsilon=self.epsilon / 255,
+            mean=job.splits.mean,
+            std=job.splits.std,
+            augment=settings.shift != 0,
+            flip=job.splits.flip,
+            seed=job.seed,
+            checkpoint=job.checkpoint,
+            progress=job.progress,
+            **settings.model_dump(),
+        )
+        before, after = crafted.facts["unperturbed_loss"], crafted.facts["final_losses"][crafted.kept]
+        aims = "1 target" if len(targets) == 1 else f"{len(targets)} targets"
+        where = f"1 - cosine of the gradients of {len(job.poisoned)} poisons and {aims}"
+        metrics = loss_metrics(before, after, len(job.poisoned), where)
+        notes = [] if after < before else ["the perturbations match the targets no better than none: try more steps"]
+        return CraftResult(crafted, metrics, notes, targets=torch.tensor(targets), intended=intended)
 
     def crafting_aim(self, attacked: Attacked, count: int, names: Sequence[str]) -> str:
         target, wanted = names[int(attacked.labels[0])], names[int(attacked.wanted[0])]

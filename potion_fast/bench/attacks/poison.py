@@ -17,8 +17,9 @@ from .options import AttackOptions, CraftOptions
 from .selection import choose_poisoned
 
 if TYPE_CHECKING:
-    from ..data import Splits
+    from ..data import Loader, Splits
     from ..metrics import Evaluation
+    from .crafting.job import CraftJob, CraftResult
     from .perturbation import Perturbations
 
 
@@ -210,6 +211,26 @@ class Poison(ABC):
             past: whether it is said of the model before unlearning.
             sample: what one of the samples is called.
         """
+
+    # --- its crafting, where it is crafted
+
+    def crafting_targets(self, model: nn.Module, attacked: Attacked, loader: Loader, seed: int) -> list[int]:
+        """The test samples that the attack is to aim at, as positions in the test set; none where it has no targets.
+
+        Args:
+            model: of a training without S_m.
+            attacked: the samples to choose from.
+            loader: of these.
+            seed: of the choice.
+
+        Raises:
+            DataError: there are too few.
+        """
+        return []
+
+    def craft(self, job: CraftJob) -> CraftResult:
+        """Craft the perturbations. An attack that is crafted has this method, and `Crafting`."""
+        raise NotImplementedError(f"the attack {self.name!r} is not crafted")
 
     def crafting_aim(self, attacked: Attacked, count: int, names: Sequence[str]) -> str:
         """What its perturbations are crafted for, above their picture.
