@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
 import potion_fast as pf
 from helpers.backends import Backend
-from helpers.toys import assert_same_weights, weights
+from helpers.toys import Blobs, assert_same_weights, weights
 from potion_fast.errors import DataError, ImportanceError, SearchError
 from potion_fast.modes import mode_named
 
@@ -28,6 +30,29 @@ def test_the_whole_method_in_one_call_is_its_parts_in_a_row(blobs, objective):
     assert_same_weights(blobs.model, original)
     assert (result.objective, result.mode, result.group_size) == (objective, "default", 10)
     assert set(result.seconds) == {"forget", "retain", "search"}
+
+
+@pytest.mark.parametrize("found", [10, 70])
+def test_the_recipe_of_the_readme_gives_what_unlearn_gives(found, capsys):
+    """Both of its code blocks run as they are printed, with fewer and with more samples found than a group holds."""
+    blobs = Blobs(n=700, poisoned=80)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    whole, steps = re.findall(r"```python\n(.*?)```", readme.partition("## On your own model")[2], re.DOTALL)[:2]
+    names = {
+        "model": blobs.model,
+        "retain_loader": blobs.retain(found),
+        "forget_loader": blobs.forget(found),
+        "number_found": found,
+    }
+    exec(whole, names)
+    assert "threshold passed" in capsys.readouterr().out
+    want = names.pop("result")
+    original = weights(blobs.model)
+    exec("import potion_fast as pf\n" + steps, names)
+    assert_same_weights(names["result"].model, weights(want.model))
+    assert names["result"].group_size == want.group_size == min(64, found)
+    assert names["alphas"].shape == (3,)
+    assert_same_weights(blobs.model, original)
 
 
 @pytest.mark.parametrize(("mode", "group_size"), [("default", 10), ("reference", "batch"), ("paper", 1)])
