@@ -1,4 +1,4 @@
-"""What the kernel tests and the benchmarks share: choosing a backend, guarded buffers, comparison in bits."""
+"""Helpers of the kernel tests and benchmarks: choosing a backend, guarded buffers, comparison of bits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Backend:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrise what takes `backend` over every backend, skipping with a reason those that cannot run here."""
+    """Parametrise tests that take `backend` over every backend, skipping with a reason those that cannot run here."""
     if "backend" in metafunc.fixturenames:
         gpu = torch.cuda.is_available()
         triton = Backend("triton", "cuda" if gpu else "cpu")
@@ -75,7 +75,7 @@ class Guarded:
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """The bit patterns, with every NaN made the same one: its sign and payload are the hardware's choice."""
+    """The bit patterns, with every NaN replaced by one: its sign and payload depend on the hardware."""
     tensor = torch.where(tensor.isnan(), torch.nan, tensor)
     return tensor.cpu().contiguous().view(torch.int32 if tensor.dtype == torch.float32 else torch.int64)
 

@@ -1,4 +1,4 @@
-"""Checks of what stands in a figure."""
+"""Checks of the texts in a figure."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -6,7 +6,7 @@ from matplotlib.text import Text
 
 
 def texts_outside(figure: Figure) -> list[str]:
-    """Texts that run out of their half of the figure."""
+    """Texts that extend beyond their half of the figure."""
     ticks = {label for axes in figure.findobj(Axes) for label in (*axes.get_xticklabels(), *axes.get_yticklabels())}
     outside = []
     for half in figure.subfigs:

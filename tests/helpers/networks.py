@@ -1,4 +1,4 @@
-"""Networks that the tests and the benchmarks of a pass share, beside those of `potion_fast.bench.models`."""
+"""Networks shared by the tests and benchmarks of a pass, in addition to `potion_fast.bench.models`."""
 
 from __future__ import annotations
 

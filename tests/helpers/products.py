@@ -1,4 +1,4 @@
-"""What the tests of the two products share: sums that lie in one flat buffer, and how near a result must be."""
+"""Helpers of the tests of the two products: sums in one flat buffer, and the error that a result may have."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def summed(per_term: Tensor, square: bool, weights: Tensor | None, sets: int) ->
 
 
 def examples(backend: Backend, number: int) -> settings:
-    """So many examples of a property; a few of them in Triton's interpreter, which is slow."""
+    """The number of examples of a property, reduced in Triton's interpreter, which is slow."""
     interpreted = backend.name == "triton" and backend.device == "cpu"
     return settings(max_examples=number // 10 if interpreted else number, deadline=None)
 

@@ -1,4 +1,4 @@
-"""Forget and retain importances for the tests of thresholds, groups and edits, and what sets their kernels apart."""
+"""Forget and retain importances for the tests of thresholds, groups and edits, and variants of their kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ("any", "lognormal", "ties", "sparse", "zero retain", "subnormal", "cons
 
 
 def importances(kind: str, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Forget and retain [n], not negative: a kind of data that one or the other part of a kernel may stumble over."""
+    """Forget and retain [n], not negative, of a kind of data that some part of a kernel may get wrong."""
     random = np.random.default_rng(seed)
     forget, retain = np.exp(2 * random.standard_normal((2, n)))
     if kind == "any":  # over many orders of magnitude, a third of them zeros, subnormal, infinite or NaN
@@ -56,7 +56,7 @@ def limited(instructions: str) -> Iterator[None]:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """What is allocated in the block holds NaN, or the largest integer, until it is written."""
+    """Within the block, allocated memory holds NaN or the largest integer until it is written."""
     torch.use_deterministic_algorithms(True)
     try:
         assert torch.empty(1).isnan()
@@ -66,7 +66,7 @@ def poisoned() -> Iterator[None]:
 
 
 def public_edit(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float) -> None:
-    """One edit in place (eq. 1, λ = 1), as the public code goes about it: masks, then indexed multiplication."""
+    """One edit in place (eq. 1, λ = 1), as the public code does it: masks, then indexed multiplication."""
     selected = torch.where(forget > retain * alpha)
     factor = (retain / forget)[selected]
     factor[torch.where(factor > 1)] = 1

@@ -1,4 +1,4 @@
-"""What the tests read from a run folder, and how they edit one."""
+"""Reading and editing the files of a run folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are trained once for all tests that read them: digits, a tiny network, seconds."""
+"""Runs that are trained once for all tests that read them: digits, a tiny network, in seconds."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def healed(tmp_path_factory: pytest.TempPathFactory, poisoned: Path, clean: Path
 
 @pytest.fixture
 def copied(poisoned: Path, tmp_path: Path) -> Path:
-    """A training run to break."""
+    """A training run for a test to damage."""
     return Path(shutil.copytree(poisoned, tmp_path / "copied"))

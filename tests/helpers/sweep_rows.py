@@ -1,4 +1,4 @@
-"""Rows as a sweep writes them, made up: what they say is plausible, and known."""
+"""Made-up rows in the form of a sweep's: plausible, with known values."""
 
 from __future__ import annotations
 
@@ -40,29 +40,57 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], name: str = "unit") -> P
             str(row[part]) for part in ("data", "attack", "poisoned", "seed", "found", "method", "group_size")
         )
         units.setdefault(f"{name}_{key}".replace("/", "-"), []).append(row)
-    for key, some in units.items():
-        content = {"rows": some, "measured": {"seconds": 1.0}}
+    for key, rows_of_unit in units.items():
+        content = {"rows": rows_of_unit, "measured": {"seconds": 1.0}}
         (folder / "results" / f"{key}.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
-def row(**told: Any) -> dict[str, Any]:
-    """One row, of PTN-XLF where nothing else is told."""
-    found, poisoned = told.get("found", 10), told.get("poisoned", 100)
+def row(**fields: Any) -> dict[str, Any]:
+    """One row with these fields, by default of PTN-XLF."""
+    found, poisoned = fields.get("found", 10), fields.get("poisoned", 100)
     content = {
-        **{"preset": "mine", "attack": "badnet", "data": "cifar10", "model": "resnet9", "width": 64, "seed": 0},
-        **{"poisoned": poisoned, "found": found, "share": found / poisoned, "one_shot": found == 1},
-        **{"method": "ptn-xlf", "objective": "xlf", "group_size": min(64, found), "rho": 0.2, "s_step": 1.1},
-        **{"strategy": "sequential", "settings": {}, "clean_accuracy": 0.9, "triggered_accuracy": 0.8},
-        **{"attack_success_rate": 0.05, "found_accuracy": 0.1, "before_clean_accuracy": 0.92},
-        **{"before_triggered_accuracy": 0.15, "before_attack_success_rate": 0.98},
-        **{"reference_triggered_accuracy": 0.9, "reference_clean_accuracy": 0.92, "poison_healed": 88.9},
-        **{"model_damage": -2.0, "dampened": 100, "alpha": 3.0, "steps": 30, "evaluations": 31},
-        **{"reason": "threshold passed", "gradient_steps": 40, "retain_from": "pass", "warnings": [], "trace": None},
+        "preset": "mine",
+        "attack": "badnet",
+        "data": "cifar10",
+        "model": "resnet9",
+        "width": 64,
+        "seed": 0,
+        "poisoned": poisoned,
+        "found": found,
+        "share": found / poisoned,
+        "one_shot": found == 1,
+        "method": "ptn-xlf",
+        "objective": "xlf",
+        "group_size": min(64, found),
+        "rho": 0.2,
+        "s_step": 1.1,
+        "strategy": "sequential",
+        "settings": {},
+        "clean_accuracy": 0.9,
+        "triggered_accuracy": 0.8,
+        "attack_success_rate": 0.05,
+        "found_accuracy": 0.1,
+        "before_clean_accuracy": 0.92,
+        "before_triggered_accuracy": 0.15,
+        "before_attack_success_rate": 0.98,
+        "reference_triggered_accuracy": 0.9,
+        "reference_clean_accuracy": 0.92,
+        "poison_healed": 88.9,
+        "model_damage": -2.0,
+        "dampened": 100,
+        "alpha": 3.0,
+        "steps": 30,
+        "evaluations": 31,
+        "reason": "threshold passed",
+        "gradient_steps": 40,
+        "retain_from": "pass",
+        "warnings": [],
+        "trace": None,
         "seconds": {"training": 0.0, "forget": 0.1, "retain": 4.0, "search": 1.0, "evaluate": 2.0, "total": 5.1},
         "command": f"potion-fast sweep mine --out DIR --only u{found}",
     }
-    return {**content, **told}
+    return {**content, **fields}
 
 
 def many(
@@ -75,18 +103,28 @@ def many(
     s_steps: Sequence[float] = (1.01, 1.1, 2.0),
     preset: str = "potion/smoke",
 ) -> Iterator[dict[str, Any]]:
-    """A whole sweep; share 0 stands for a single sample."""
+    """The rows of a whole sweep; share 0 is a single sample."""
     for (name, model, width), attack, size, share, seed in product(data, attacks, poisoned, shares, seeds):
         found = max(1, round(share * size))
-        told = {"preset": preset, "data": name, "model": model, "width": width, "attack": attack, "poisoned": size}
-        told |= {"found": found, "share": found / size, "one_shot": found == 1, "seed": seed}
+        fields = {
+            "preset": preset,
+            "data": name,
+            "model": model,
+            "width": width,
+            "attack": attack,
+            "poisoned": size,
+            "found": found,
+            "share": found / size,
+            "one_shot": found == 1,
+            "seed": seed,
+        }
         for method in methods:
             noise = np.random.default_rng([seed, size, found, METHODS.index(method) if method in METHODS else 99])
             if method in PTN:
                 for s_step, rho in product(s_steps, RHOS):
-                    yield _searched(method, rho, s_step, noise, told)
+                    yield _searched(method, rho, s_step, noise, fields)
             else:
-                yield _other(method, noise, told)
+                yield _other(method, noise, fields)
 
 
 def _scores(healed: float, damage: float) -> dict[str, Any]:
@@ -100,16 +138,16 @@ def _scores(healed: float, damage: float) -> dict[str, Any]:
     }
 
 
-def _searched(method: str, rho: float, s_step: float, noise: Any, told: dict[str, Any]) -> dict[str, Any]:
+def _searched(method: str, rho: float, s_step: float, noise: Any, fields: dict[str, Any]) -> dict[str, Any]:
     healed, damage = PTN[method]
-    few = 25 * math.exp(-told["found"] / (0.05 * told["poisoned"]))
+    few = 25 * math.exp(-fields["found"] / (0.05 * fields["poisoned"]))
     healed += noise.normal(0, 2) - few - 60 * max(0, rho - 0.3) + 3 * (s_step > 1.5)
     damage = -damage * (1 + 6 * math.exp(-rho / 0.03) + 0.4 * (s_step > 1.5)) + noise.normal(0, 0.3)
     steps = round(30 / (10 * math.log(s_step)))
     seconds = {"training": 0.0, "forget": 0.05, "retain": 4.1, "search": 0.05 * steps, "evaluate": 1.0}
     traced = rho == 0.2 and s_step == 1.1
     return row(
-        **told,
+        **fields,
         method=method,
         objective=method[4:],
         rho=rho,
@@ -120,7 +158,7 @@ def _searched(method: str, rho: float, s_step: float, noise: Any, told: dict[str
         seconds={**seconds, "total": 4.15 + 0.05 * steps},
         dampened=round(900 * (1.2 - rho)),
         retain_from="shared: whole groups of one pass over S_tr",
-        group_size=min(64, told["found"]),
+        group_size=min(64, fields["found"]),
         trace=_trace(healed) if traced else None,
         warnings=["the search ended saturated before its threshold"] if healed < 60 else [],
     )
@@ -140,23 +178,23 @@ def _trace(healed: float) -> list[list[Any]]:
     return lines
 
 
-def _other(method: str, noise: Any, told: dict[str, Any]) -> dict[str, Any]:
+def _other(method: str, noise: Any, fields: dict[str, Any]) -> dict[str, Any]:
     healed, damage = OTHERS.get(method, (50.0, 1.0))
     if method == "eu":
-        healed = 20 + 79 * (told["found"] / told["poisoned"]) ** 4
+        healed = 20 + 79 * (fields["found"] / fields["poisoned"]) ** 4
     damage = -damage + (noise.normal(0, 0.2) if method != "none" else 0)
     healed += noise.normal(0, 1.5) if method != "none" else 0
     searches = method in ("ssd-goel", "assd")
     seconds = {"training": 0.0 if searches or method == "none" else 140.0 if method == "eu" else 35.0}
     seconds |= {"forget": 0.1, "retain": 4.2, "search": 9.0} if searches else {}
     return row(
-        **told,
+        **fields,
         method=method,
         objective="ssd" if searches else None,
         rho=None,
         s_step=None,
         strategy=None,
-        group_size=min(64, told["found"]) if searches else None,
+        group_size=min(64, fields["found"]) if searches else None,
         **_scores(healed, damage),
         found_accuracy=0.99 if method == "none" else 0.1,
         steps=None,

@@ -1,4 +1,4 @@
-"""Tiny language models and token batches that the tests of text share."""
+"""Tiny language models and token batches shared by the tests of text."""
 
 from __future__ import annotations
 

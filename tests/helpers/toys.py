@@ -1,4 +1,4 @@
-"""Small models and loaders that the tests of the method share."""
+"""Small models and loaders shared by the tests of the method."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def batches(inputs: Tensor, labels: Tensor, size: int) -> Batches:
 
 
 class Blobs:
-    """Two classes told apart by the first coordinate, and a trigger: the last one, which says class 0."""
+    """Two classes separated by the first coordinate, and a trigger in the last one, whose target is class 0."""
 
     def __init__(self, seed: int = 0, n: int = 200, poisoned: int = 20) -> None:
         generator = torch.Generator().manual_seed(seed)
