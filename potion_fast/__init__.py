@@ -13,7 +13,7 @@ from .errors import PotionError, PotionWarning
 
 if TYPE_CHECKING:
     from .edits.plan import EditPlan
-    from .importances import Importance, Objective, PassOptions, importance, register_objective
+    from .importances import Importance, Objective, PassOptions, importance, register_objective, register_rule
     from .percentiles import thresholds
     from .search import Grid, Result, SearchOptions, Setting, Step, ptn_search, ssd_grid
     from .unlearning import unlearn
@@ -26,6 +26,7 @@ __all__ = [
     "PassOptions",
     "importance",
     "register_objective",
+    "register_rule",
     "thresholds",
     "EditPlan",
     "SearchOptions",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 _NAMES = {
-    ".importances": ("Importance", "Objective", "PassOptions", "importance", "register_objective"),
+    ".importances": ("Importance", "Objective", "PassOptions", "importance", "register_objective", "register_rule"),
     ".percentiles": ("thresholds",),
     ".edits": ("EditPlan",),
     ".search": ("SearchOptions", "Result", "Step", "ptn_search", "Grid", "Setting", "ssd_grid"),

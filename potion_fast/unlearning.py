@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from .distributed import Ranks, ranks_for
-from .distributed.sampler import shares
+from .distributed.sampler import gives_a_share
 from .importances import Importance, Objective, PassKeywords, PassOptions, importance
 from .importances.objectives import Losses
 from .importances.options import pass_options
@@ -94,7 +94,7 @@ def unlearn(
     seconds = {}
     if forget is None:  # the cheap one first
         start = time.perf_counter()
-        if shares(forget_loader):
+        if gives_a_share(forget_loader):
             forget = importance(model, forget_loader, objective, group_size=group_size, w=w, options=short_pass)
         else:
             alone = replace(short_pass, process_group=False)

@@ -49,7 +49,7 @@ from torch.func import functional_call, grad, vmap
 import potion_fast as pf
 from potion_fast.bench.models import ResNet9
 from potion_fast.bench.runs.folder import versions
-from potion_fast.importances.compiled import BEFORE
+from potion_fast.importances.compiled import EAGER_BATCHES
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from helpers.networks import WideResNet, small_vit, with_statistics
@@ -293,7 +293,7 @@ METHODS = {
     "opacus_functorch": Method("Opacus, `force_functorch`", opacus_functorch, "opacus"),
     "potion_fast": Method("**potion_fast**", potion_fast),
     "potion_fast_compiled": Method(
-        "**potion_fast**, `compiled=True`", potion_fast_compiled, slow_start=True, first=BEFORE + 1
+        "**potion_fast**, `compiled=True`", potion_fast_compiled, slow_start=True, first=EAGER_BATCHES + 1
     ),
 }
 

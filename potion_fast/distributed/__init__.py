@@ -1,6 +1,6 @@
-"""Several processes, started with torchrun, as one: what each takes of the data, and that they end or fail together."""
+"""Several processes of torch.distributed as one: their shares of the data, and errors that all of them raise."""
 
 from .ranks import Group, Ranks, unwrap_compile, unwrap_ddp
-from .sampler import ShareSampler, ranks_for, shares
+from .sampler import ShareSampler, gives_a_share, ranks_for
 
-__all__ = ["Group", "Ranks", "ShareSampler", "ranks_for", "shares", "unwrap_compile", "unwrap_ddp"]
+__all__ = ["Group", "Ranks", "ShareSampler", "gives_a_share", "ranks_for", "unwrap_compile", "unwrap_ddp"]

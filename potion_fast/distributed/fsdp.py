@@ -1,4 +1,4 @@
-"""Models that FSDP2 has sharded (`fully_shard`): what this process holds of them, and the ranks that hold the rest."""
+"""Models that FSDP2 has sharded (`fully_shard`): this process's shards, and the ranks that hold the others."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..errors import ModelError
 from .ranks import Ranks
 
 
+def fsdp_modules(model: nn.Module) -> list[Any]:
+    """The modules that were given to `fully_shard`: each gathers its own parameters when it is called."""
+    fsdp_class = _class("torch.distributed.fsdp", "FSDPModule")
+    return [module for module in model.modules() if isinstance(module, fsdp_class)]
+
+
 def reshard(model: nn.Module) -> bool:
     """Let go of the whole parameters that a forward pass has gathered: edits are of shards. Whether FSDP2 made any."""
-    sharded = units(model)
-    for module in sharded:
+    modules = fsdp_modules(model)
+    for module in modules:
         module.reshard()
-    return bool(sharded)
+    return bool(modules)
 
 
-def units(model: nn.Module) -> list[Any]:
-    """The modules that were given to `fully_shard`: each gathers its own parameters when it is called."""
-    kind = _kind("torch.distributed.fsdp", "FSDPModule")
-    return [module for module in model.modules() if isinstance(module, kind)]
-
-
-def kind_of(module: nn.Module) -> type[nn.Module]:
+def class_of(module: nn.Module) -> type[nn.Module]:
     """A module's class, as it was before `fully_shard` put one of its own in front."""
     kind = type(module)
-    return kind.__bases__[-1] if isinstance(module, _kind("torch.distributed.fsdp", "FSDPModule")) else kind
+    return kind.__bases__[-1] if isinstance(module, _class("torch.distributed.fsdp", "FSDPModule")) else kind
 
 
 def local(parameter: Any) -> Tensor:
@@ -41,7 +41,8 @@ def shard_ranks(parameters: dict[str, nn.Parameter]) -> Ranks:
 
     Where every shard has replicas (a mesh of two dimensions), each set of replicas is worked on by itself.
 
-    Raises ModelError where some parameters are sharded and others not, or not all among the same ranks.
+    Raises:
+        ModelError: Some parameters are sharded and others not, or not all among the same ranks.
     """
     groups = {name: _group(name, parameter) for name, parameter in parameters.items()}
     name, group = next(iter(groups.items()), ("", None))
@@ -52,7 +53,7 @@ def shard_ranks(parameters: dict[str, nn.Parameter]) -> Ranks:
 
 
 def _group(name: str, parameter: Any) -> Any:
-    """The group that a parameter is sharded over; None for one that is not."""
+    """The process group that a parameter is sharded over; None for one that is not."""
     if not is_sharded(parameter):
         return None
     placements = parameter.placements
@@ -65,9 +66,10 @@ def _group(name: str, parameter: Any) -> Any:
 
 
 def is_sharded(parameter: Any) -> bool:
-    return isinstance(parameter, _kind("torch.distributed.tensor", "DTensor"))
+    """Whether a parameter is a DTensor."""
+    return isinstance(parameter, _class("torch.distributed.tensor", "DTensor"))
 
 
-def _kind(module: str, name: str) -> Any:
+def _class(module: str, name: str) -> Any:
     """A class where its module is imported, as it is if there is an instance: importing it takes a second."""
     return getattr(sys.modules.get(module), name, ())

@@ -1,4 +1,4 @@
-"""The ranks of a process group: what they tell each other, and what they sum up."""
+"""Ranks of a process group, and their collectives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Group: TypeAlias = "ProcessGroup | Literal[False] | None"
 class Ranks:
     """This process among those that work together; alone by default, and then nothing is exchanged.
 
-    group  None for this process alone
+    Attributes:
+        group: The process group; None for this process alone.
+        rank: This process's, from 0.
+        size: Number of processes.
     """
 
     group: ProcessGroup | None = None
@@ -32,9 +35,13 @@ class Ranks:
 
     @classmethod
     def of(cls, group: Group) -> Ranks:
-        """The ranks of a group; of the default group where it is None and there is one; this process where False.
+        """The ranks of a group.
 
-        Raises ImportanceError where this process is not in the group.
+        Args:
+            group: None for the default group where there is one; False for this process alone.
+
+        Raises:
+            ImportanceError: This process is not in the group.
         """
         if group is False or not initialised():
             return cls()
@@ -46,7 +53,14 @@ class Ranks:
         return cls(chosen, rank, size) if size > 1 else cls()
 
     def all_gather(self, value: Any) -> list[Any]:
-        """The value of every rank, by rank; small, and picklable. Raises PotionError where a rank is lost."""
+        """The value of every rank, by rank.
+
+        Args:
+            value: Small, and picklable.
+
+        Raises:
+            PotionError: A rank is lost.
+        """
         if self.group is None:
             return [value]
         values: list[Any] = [None] * self.size
@@ -57,7 +71,11 @@ class Ranks:
         return values
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """The sum over all ranks, in place, with the same bits on each. Raises PotionError where a rank is lost."""
+        """The sum over all ranks, in place, with the same bits on each.
+
+        Raises:
+            PotionError: A rank is lost.
+        """
         if self.group is None:
             return
         try:
@@ -66,7 +84,11 @@ class Ranks:
             raise self._lost(error) from error
 
     def broadcast(self, tensor: Tensor) -> None:
-        """The first rank's values, in place, on all of them. Raises PotionError where a rank is lost."""
+        """The first rank's values, in place, on all of them.
+
+        Raises:
+            PotionError: A rank is lost.
+        """
         if self.group is None:
             return
         try:
@@ -90,16 +112,16 @@ class Ranks:
             if self.group is None:
                 raise
             failed = error
-        found = [] if self.group is None else self._told(failed)
+        failures = [] if self.group is None else self._failures(failed)
         if failed is not None:
             raise failed
-        for rank, told in enumerate(found):
-            if told is not None:
-                kind, text = told
+        for rank, failure in enumerate(failures):
+            if failure is not None:
+                kind, text = failure
                 raise kind(f"rank {rank}: {text}")
 
-    def _told(self, failed: Exception | None) -> list[tuple[type[PotionError], str] | None]:
-        """What went wrong on each rank; None for those that are well."""
+    def _failures(self, failed: Exception | None) -> list[tuple[type[PotionError], str] | None]:
+        """Class and text of each rank's error; None for a rank without one."""
         if isinstance(failed, PotionError):
             return self.all_gather((type(failed), str(failed)))
         if failed is None:
@@ -109,9 +131,16 @@ class Ranks:
         except PotionError:
             return []  # its own error says more
 
-    def check_same(self, what: dict[str, Any]) -> None:
-        """Raise ImportanceError, on all ranks, unless they all do the same."""
-        first, *others = self.all_gather(what)
+    def check_same(self, description: dict[str, Any]) -> None:
+        """Check that all ranks compute the same.
+
+        Args:
+            description: Of what this rank computes; small, and picklable.
+
+        Raises:
+            ImportanceError: On all ranks, where they differ.
+        """
+        first, *others = self.all_gather(description)
         for rank, other in enumerate(others, start=1):
             for key, value in first.items():
                 if other.get(key) != value:
@@ -122,6 +151,7 @@ class Ranks:
 
 
 def initialised() -> bool:
+    """Whether torch.distributed has a default process group."""
     return dist.is_available() and dist.is_initialized()
 
 

@@ -1,13 +1,11 @@
-"""Who takes which samples: every one on exactly one rank, whatever the number of ranks and samples."""
+"""Sampler that partitions a data set among ranks: every sample on exactly one, whatever the number of either."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 from torch.utils.data import Sampler
 from torch.utils.data.distributed import DistributedSampler
 
@@ -18,23 +16,24 @@ Ranges = list[tuple[int, int]]  # [start, stop) of the global order, ascending, 
 
 
 class ShareSampler(Sampler[Any]):
-    """The samples of this rank: a part of the global order in one piece, none padded, none dropped.
+    """The samples of this rank: a contiguous part of the global order, none padded, none dropped.
 
         loader = DataLoader(dataset, batch_size=64, sampler=ShareSampler(dataset))
 
-    source  a data set of N samples, read in its order, or a sampler of N indices (or of tuples that begin with one)
-            that gives the same order on every rank: seed it
-    process_group  the ranks that share; the default group by default, and this process alone where there is none
-
     Ranks take N / ranks samples each, to one; with more ranks than samples some take none. Within `importance` shares
     are cut between groups of `group_size` samples of the global order, so that the groups are those of one process.
+
+    Args:
+        source: A data set of N samples, read in its order, or a sampler of N indices (or of tuples that begin with one)
+            that gives the same order on every rank: seed it.
+        process_group: The ranks that share; the default group by default, and this process alone where there is none.
     """
 
     def __init__(self, source: Sized, process_group: Group = None) -> None:
         self.source, self.ranks = source, Ranks.of(process_group)
-        self.left: Ranges = [(0, len(source))]  # of all ranks
-        self.unit = 1
-        self.keys: Sequence[Any] | None = None  # the global order within `shared_out`
+        self.remaining: Ranges = [(0, len(source))]  # of all ranks
+        self.block_size = 1
+        self._order: Sequence[Any] | None = None  # within `partitioned`
 
     @property
     def total(self) -> int:
@@ -42,65 +41,65 @@ class ShareSampler(Sampler[Any]):
         return len(self.source)
 
     def __len__(self) -> int:
-        return sum(stop - start for start, stop in self.share())
+        return sum(stop - start for start, stop in self.ranges())
 
     def __iter__(self) -> Iterator[Any]:
-        keys = self._drawn() if self.keys is None else self.keys
-        return (keys[place] for start, stop in self.share() for place in range(start, stop))
+        order = self.order()
+        return (order[place] for start, stop in self.ranges() for place in range(start, stop))
 
-    def share(self) -> Ranges:
-        """This rank's part of what is left, in whole units but for the end of the data."""
-        units = [-(-(stop - start) // self.unit) for start, stop in self.left]
-        first, last = (rank * sum(units) // self.ranks.size for rank in (self.ranks.rank, self.ranks.rank + 1))
+    def ranges(self) -> Ranges:
+        """This rank's part of what remains, in whole blocks but for the end of the data."""
+        blocks = [-(-(stop - start) // self.block_size) for start, stop in self.remaining]
+        first, last = (rank * sum(blocks) // self.ranks.size for rank in (self.ranks.rank, self.ranks.rank + 1))
         parts = []
-        for (start, stop), count in zip(self.left, units, strict=True):
+        for (start, stop), count in zip(self.remaining, blocks, strict=True):
             low, high = max(first, 0), min(last, count)
             if low < high:
-                parts.append((start + low * self.unit, min(start + high * self.unit, stop)))
+                parts.append((start + low * self.block_size, min(start + high * self.block_size, stop)))
             first, last = first - count, last - count
         return parts
 
     @contextmanager
-    def shared_out(self, unit: int) -> Iterator[None]:
-        """For the block: one order of the samples, and shares of whole units of it. `skip` takes effect until its end.
+    def partitioned(self, block_size: int) -> Iterator[None]:
+        """For the block: one order of the samples, and shares of whole blocks of it. `skip` takes effect until its end.
 
-        unit  samples that stay together: a group
+        Args:
+            block_size: Samples that stay together: a group.
         """
-        self.keys, self.unit = self._drawn(), unit
+        self._order, self.block_size = self.order(), block_size
         try:
             yield
         finally:
-            self.keys, self.unit, self.left = None, 1, [(0, self.total)]
+            self._order, self.block_size, self.remaining = None, 1, [(0, self.total)]
 
     def skip(self, done: Ranges) -> None:
-        """Share out anew what is not done."""
-        self.left = without(done, self.total)
+        """Partition anew what is not done."""
+        self.remaining = without(done, self.total)
 
-    def mark(self) -> str:
-        """Tells one global order from another."""
-        keys = self._drawn() if self.keys is None else self.keys
-        if isinstance(keys, range):
-            return f"{len(keys)} in their order"
-        indices = np.array([key[0] if isinstance(key, tuple) else key for key in keys], dtype=np.int64)
-        return f"{len(keys)}, CRC-32 {zlib.crc32(indices.tobytes()):08x}"
-
-    def _drawn(self) -> Sequence[Any]:
+    def order(self) -> Sequence[Any]:
+        """The global order of the samples: of `partitioned` within its block, else drawn from the source anew."""
+        if self._order is not None:
+            return self._order
         return list(self.source) if isinstance(self.source, Sampler) else range(self.total)
 
 
 def sampler_of(loader: Iterable[object]) -> object | None:
-    """What a loader takes its samples' order from, if it tells; a DataLoader's own batches may come from another."""
+    """The sampler of a loader, if it has one; a DataLoader's own batches may come from another than `sampler`."""
     batches = getattr(loader, "batch_sampler", None)
     return getattr(batches, "sampler", None) or getattr(loader, "sampler", None)
 
 
-def shares(loader: Iterable[object]) -> bool:
-    """Whether a loader says that it gives this rank's share, and not everything."""
+def gives_a_share(loader: Iterable[object]) -> bool:
+    """Whether a loader's sampler says that it gives this rank's share, and not everything."""
     return isinstance(sampler_of(loader), ShareSampler | DistributedSampler)
 
 
 def joined(*several: Ranges) -> Ranges:
-    """All of the ranges as one ascending list. Raises DataError where they overlap."""
+    """All of the ranges as one ascending list.
+
+    Raises:
+        DataError: They overlap.
+    """
     joint: Ranges = []
     for start, stop in sorted(r for ranges in several for r in ranges):
         if joint and start < joint[-1][1]:
@@ -113,18 +112,18 @@ def joined(*several: Ranges) -> Ranges:
 
 
 def without(done: Ranges, n: int) -> Ranges:
-    """What is left of [0, n)."""
+    """What remains of [0, n)."""
     bounds = [0, *(bound for part in joined(done) for bound in part), n]
     return [(start, stop) for start, stop in zip(bounds[::2], bounds[1::2], strict=True) if start < stop]
 
 
-def within(some: Ranges, others: Ranges) -> bool:
-    """Whether the others hold all of some."""
-    return all(any(first <= start and stop <= last for first, last in others) for start, stop in some)
+def within(ranges: Ranges, others: Ranges) -> bool:
+    """Whether the others hold all of the ranges."""
+    return all(any(first <= start and stop <= last for first, last in others) for start, stop in ranges)
 
 
 def beginning(share: Ranges, count: int) -> Ranges:
-    """The first so many samples of a share."""
+    """The first `count` samples of a share."""
     taken = []
     for start, stop in share:
         if count > 0:
@@ -136,9 +135,13 @@ def beginning(share: Ranges, count: int) -> Ranges:
 def ranks_for(loader: Iterable[object], process_group: Group) -> Ranks:
     """The ranks whose loaders give one set of samples together.
 
-    process_group  the ranks that each give their share; False: this loader gives all. None: what its sampler says
+    Args:
+        loader: This rank's.
+        process_group: The ranks that each give their share; False: this loader gives all. None: what its sampler says.
 
-    Raises ImportanceError where None leaves it open, DataError where a sampler is of other ranks, pads or drops.
+    Raises:
+        ImportanceError: None leaves it open.
+        DataError: The sampler is of other ranks, pads or drops.
     """
     sampler = sampler_of(loader)
     if isinstance(sampler, ShareSampler):

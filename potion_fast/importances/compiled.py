@@ -1,4 +1,4 @@
-"""A batch's forward and backward pass in the form that torch.compile gives them."""
+"""Compiled forward and backward passes over a batch."""
 
 from __future__ import annotations
 
@@ -13,59 +13,61 @@ from torch import Tensor, nn
 
 from ..errors import ImportanceError
 from ..utils import memory
-from .hooks import Call, Plan, first_input, leaf, standing_in
+from .hooks import LayerCall, RulePlan, expanded_parameter, first_input, substituted
 from .rules import rule_for
 
-BEFORE = 2  # batches of a shape that go through the model as it is, before that shape is compiled
-MOST = 4  # shapes that are compiled
+EAGER_BATCHES = 2  # of a shape that go through the model as it is, before that shape is compiled
+COMPILED_SHAPES = 4  # at most
 
 Shape = tuple[torch.Size, torch.dtype]
-Pure = Callable[[Tensor, Tensor | None], Tensor]  # inputs [B, ...], labels [B] -> losses [B], without a look at values
+TracedLosses = Callable[[Tensor, Tensor | None], Tensor]  # inputs [B, ...], labels [B] -> losses [B]; reads no values
 
 
-class Sizes:
+class ShapeCounter:
     """Tells which batches are worth a compilation: those of a few shapes, each from its third batch on."""
 
     def __init__(self) -> None:
         self.before: Counter[Shape] = Counter()
         self.compiled: set[Shape] = set()
 
-    def often(self, inputs: Tensor) -> bool:
-        """Whether this batch is; it is asked once for each."""
+    def is_frequent(self, inputs: Tensor) -> bool:
+        """Whether this batch is; to be called once for each."""
         shape = (inputs.shape, inputs.dtype)
-        if self.before[shape] >= BEFORE and len(self.compiled) < MOST:
+        if self.before[shape] >= EAGER_BATCHES and len(self.compiled) < COMPILED_SHAPES:
             self.compiled.add(shape)
         self.before[shape] += 1
         return shape in self.compiled
 
 
 class Outputs(NamedTuple):
-    """What a compiled forward pass gives.
+    """Outputs of a compiled forward pass.
 
-    losses   [B]
-    calls    of the layers, in order
-    sources  what was added to each call's output: its gradient is the output's
-    leaves   [B, ...], by the name of their parameter
+    Attributes:
+        losses: [B].
+        calls: Of the layers, in order.
+        sources: What was added to each call's output: its gradient is the output's.
+        leaves: [B, ...], by the name of their parameter.
     """
 
     losses: Tensor
-    calls: list[Call]
+    calls: list[LayerCall]
     sources: list[Tensor]
     leaves: dict[str, Tensor]
 
 
 class Compiled:
-    """The passes over batches of sizes that come often.
+    """Compiled forward and backward passes over batches of frequent shapes.
 
-    Compiled code calls no hook when a gradient comes by. So a zero, which is an input of the compiled function, is
-    added to the output of each layer, and what the layers got comes out beside the losses. All of it is alive at once,
-    where the hooks of `taps` let each go as soon as it is used.
+    Compiled code calls no hook when a gradient is computed. So a zero, which is an input of the compiled function, is
+    added to the output of each layer, and the layers' inputs are outputs of it beside the losses. All of it is alive at
+    once, where `LayerHooks` lets each go as soon as it is used.
 
-    losses   of the whole batch; traced by torch.compile
-    checked  looks at them: the same losses, or an error
+    Args:
+        losses: Of the whole batch; traced by torch.compile.
+        checked: The same losses, or an error where they are not finite.
     """
 
-    def __init__(self, losses: Pure, checked: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, losses: TracedLosses, checked: Callable[[Tensor], Tensor]) -> None:
         self.losses, self.checked = losses, checked
         self.zeros: list[Tensor] = []
         self.calls: list[tuple[nn.Module, Tensor]] = []
@@ -74,39 +76,44 @@ class Compiled:
         self.forget()
 
     def forget(self) -> None:
-        """The plan is another one from now on."""
-        self.sizes = Sizes()
+        """Start anew, for another plan."""
+        self.counter = ShapeCounter()
         self.outputs: dict[Shape, list[Shape]] = {}  # of the calls, for a batch of a shape
 
-    def learn(self, inputs: Tensor, calls: list[Call]) -> None:
-        """A batch went through the model as it is, with these calls."""
+    def learn(self, inputs: Tensor, calls: list[LayerCall]) -> None:
+        """Take note of a batch that went through the model as it is, with these calls."""
         self.outputs[inputs.shape, inputs.dtype] = [(call.size, call.dtype) for call in calls]
 
     def takes(self, inputs: Tensor) -> bool:
-        return self.sizes.often(inputs) and (inputs.shape, inputs.dtype) in self.outputs
+        """Whether a batch is to go through the compiled function; to be called once for each."""
+        return self.counter.is_frequent(inputs) and (inputs.shape, inputs.dtype) in self.outputs
 
     def forward(
-        self, plan: Plan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, labels: Tensor | None
+        self, plan: RulePlan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, labels: Tensor | None
     ) -> Outputs:
-        """One forward pass. Raises ImportanceError for a model or an objective that torch.compile does not take."""
+        """One forward pass.
+
+        Raises:
+            ImportanceError: torch.compile does not take the model or the objective.
+        """
         zeros = [
             torch.zeros((), dtype=dtype, device=inputs.device).expand(size).requires_grad_()
             for size, dtype in self.outputs[inputs.shape, inputs.dtype]
         ]
-        leaves = {name: leaf(parameters[name], len(inputs)) for name in plan.leaves}
+        leaves = {name: expanded_parameter(parameters[name], len(inputs)) for name in plan.leaves}
         with ExitStack() as stack:
             for layer in plan.layers:
                 stack.callback(layer.register_forward_hook(self.hook, prepend=True, with_kwargs=True).remove)
             for name, (module, local) in plan.leaves.items():
-                stack.enter_context(standing_in(module, local, leaves[name]))
+                stack.enter_context(substituted(module, local, leaves[name]))
             with compiling():
-                losses, found = self.function(inputs, labels, zeros)
+                losses, layer_inputs = self.function(inputs, labels, zeros)
         self.zeros, self.calls = [], []  # the batch's memory is the caller's
         calls = []
-        for index, ((layer, got), zero) in enumerate(zip(found, zeros, strict=True)):
+        for index, ((layer, layer_input), zero) in enumerate(zip(layer_inputs, zeros, strict=True)):
             rule = rule_for(layer)
             assert rule is not None
-            calls.append(Call(index, layer, rule, got, got._version, zero.shape, zero.dtype))
+            calls.append(LayerCall(index, layer, rule, layer_input, layer_input._version, zero.shape, zero.dtype))
         return Outputs(self.checked(losses), calls, zeros, leaves)
 
     def _function(
@@ -133,7 +140,7 @@ def with_own_code(method: Any) -> Any:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """What goes wrong in the block is torch.compile's: the model has taken batches of this shape without it."""
+    """An error in the block is torch.compile's: the model has taken batches of this shape without it."""
     try:
         yield
     except Exception as error:

@@ -1,58 +1,77 @@
-"""Parameters without a rule: their gradient per group by torch.func, or group by group where that refuses the model."""
+"""Statistics of parameters without a rule: by torch.func, or group by group where that refuses the model."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from .engine import Target
+from ..utils.model import ModelParameters
+from .engine import AccumulationTarget
 from .hooks import frozen
-from .rules import Sums
+from .rules import Accumulators
 
 ELEMENTS = 1 << 22  # of gradients at a time
 GROUPS = 8  # at a time: vmap keeps the activations of all of them
 
-Losses = Callable[[nn.Module | Callable[[Tensor], Tensor], Tensor, Tensor | None], Tensor]
+ModelLosses = Callable[[nn.Module | Callable[[Tensor], Tensor], Tensor, Tensor | None], Tensor]
 
 
 @dataclass
 class Fallback:
     """Exact for any model, at the price of one more pass over the data. The rest of the model stays frozen.
 
-    losses  (model, inputs [m, ...], labels [m] or None) -> losses [m]
+    Attributes:
+        model: The model.
+        losses: (model, inputs [m, ...], labels [m] or None) -> losses [m].
+        by_vmap: torch.func is used; False once it has refused the model.
     """
 
-    model: nn.Module
-    parameters: Mapping[str, nn.Parameter]
-    losses: Losses
-    by_vmap: bool = True  # until it refuses
+    model: ModelParameters
+    losses: ModelLosses
+    by_vmap: bool = True
 
     def add(
-        self, names: Collection[str], inputs: Tensor, labels: Tensor | None, groups: int, scale: float, target: Target
+        self,
+        names: Collection[str],
+        inputs: Tensor,
+        labels: Tensor | None,
+        groups: int,
+        scale: float,
+        target: AccumulationTarget,
     ) -> None:
-        """Add the statistics of the named parameters over a batch of N groups; gradients are those of scale · mean."""
+        """Add the statistics of some parameters over a batch.
+
+        Args:
+            names: Of the parameters.
+            inputs: [B, ...].
+            labels: [B, ...] or None.
+            groups: N, that divides B.
+            scale: The gradients are those of scale · mean.
+            target: Where they go.
+        """
         x = inputs.unflatten(0, (groups, -1))  # [N, m, ...]
         y = None if labels is None else labels.unflatten(0, (groups, -1))
         ones = torch.ones(1, len(inputs), dtype=torch.float64 if inputs.dtype == torch.float64 else torch.float32)
         factors = ones.to(inputs.device) if target.factors is None else target.factors
-        numel = sum(self.parameters[name].numel() for name in names)
+        numel = sum(self.model.parameters[name].numel() for name in names)
         step = max(1, min(GROUPS, ELEMENTS // numel))
-        with frozen(self.model):
+        with frozen(self.model.module):
             for k, factor in enumerate(factors):
                 rows = slice(None) if target.factors is None else slice(k, k + 1)
                 c = factor.unflatten(0, (groups, -1)) * (scale / x.shape[1])  # [N, m]
                 for start in range(0, groups, step):
-                    some = slice(start, start + step)
-                    weights = None if target.weights is None else target.weights[:, some]
-                    sums = Sums({name: target.sums[name][rows] for name in names}, target.square, weights)
-                    gradients = self._gradients(names, x[some], None if y is None else y[some], c[some])
+                    part = slice(start, start + step)
+                    weights = None if target.weights is None else target.weights[:, part]
+                    sums = {name: target.sums[name][rows] for name in names}
+                    accumulators = Accumulators(sums, target.square, weights)
+                    gradients = self._gradients(names, x[part], None if y is None else y[part], c[part])
                     for name, gradient in gradients.items():
-                        sums.add(name, gradient)
+                        accumulators.add(name, gradient)
 
     def _gradients(self, names: Collection[str], x: Tensor, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
         """[N, *shape] of each name: the gradient of Σ_m c · loss for each of N groups."""
@@ -65,20 +84,20 @@ class Fallback:
 
     def _by_vmap(self, names: Collection[str], x: Tensor, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
         def loss(values: dict[str, Tensor], x: Tensor, y: Tensor | None, c: Tensor) -> Tensor:
-            return (self.losses(lambda inputs: functional_call(self.model, values, (inputs,)), x, y) * c).sum()
+            return (self.losses(lambda inputs: functional_call(self.model.module, values, (inputs,)), x, y) * c).sum()
 
-        values = {name: self.parameters[name].detach() for name in names}
+        values = {name: self.model.parameters[name].detach() for name in names}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return vmap(grad(loss), in_dims=(None, 0, None if y is None else 0, 0))(values, x, y, c)
 
     def _by_loop(self, names: Collection[str], x: Tensor, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
-        chosen = [self.parameters[name] for name in names]
+        chosen = [self.model.parameters[name] for name in names]
         for parameter in chosen:
             parameter.requires_grad_(True)  # `frozen` puts it back
         rows = []
         for n in range(len(x)):
-            loss = (self.losses(self.model, x[n], None if y is None else y[n]) * c[n]).sum()
+            loss = (self.losses(self.model.module, x[n], None if y is None else y[n]) * c[n]).sum()
             if loss.requires_grad:
                 rows.append(torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True))
             else:  # no operation of this group reads any of them

@@ -1,4 +1,4 @@
-"""Where the parameters are that FSDP2 gathers: in memory of their own, while the module they were sharded with runs."""
+"""Memory of the parameters that FSDP2 gathers: their own, while the module they were sharded with runs."""
 
 from __future__ import annotations
 
@@ -8,39 +8,47 @@ from typing import Any
 
 from torch import nn
 
-from ..distributed.fsdp import is_sharded, units
+from ..distributed.fsdp import is_sharded
+from ..utils.model import ModelParameters
 
 
 @dataclass
-class Gathering:
+class GatheredParameters:
     """The modules that were given to `fully_shard`, and the parameters that lie in them.
 
-    places  module -> name within it -> name of the parameter
+    Attributes:
+        modules: Those modules.
+        places: Module -> name within it -> name of the parameter.
+        memory: Addresses of the gathered parameters, by the modules that are being called.
     """
 
     modules: list[nn.Module]
     places: Mapping[nn.Module, Mapping[str, str]]
-    memory: dict[nn.Module, list[int]] = field(default_factory=dict)  # of the calls under way
+    memory: dict[nn.Module, list[int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Gathering | None:
+    def of(cls, model: ModelParameters) -> GatheredParameters | None:
         """None for a model that is not sharded. All parameters must be in their shards."""
-        modules, names = units(model), {parameter: name for name, parameter in parameters.items()}
-        if not modules:
+        if not model.sharded:
             return None
+        names = {parameter: name for name, parameter in model.parameters.items()}
         return cls(
-            modules,
+            model.fsdp_modules,
             {
                 module: own
-                for module in model.modules()
+                for module in model.module.modules()
                 if (own := {local: names[p] for local, p in module._parameters.items() if p is not None and p in names})
             },
         )
 
     def hooks(self, by_memory: dict[int, list[str]]) -> list[Any]:
-        """Keep the names by the address of the memory as parameters come and go; handles that end this."""
+        """Keep the names by the address of the memory as parameters are gathered and released.
 
-        def came(unit: nn.Module, args: Any) -> None:
+        Returns:
+            Handles of the hooks that do it.
+        """
+
+        def gathered(unit: nn.Module, args: Any) -> None:
             for module in unit.modules():
                 for local, name in self.places.get(module, {}).items():
                     parameter = module._parameters[local]
@@ -49,11 +57,12 @@ class Gathering:
                         by_memory[address] = [name]
                         self.memory.setdefault(unit, []).append(address)
 
-        def gone(unit: nn.Module, args: Any, output: Any) -> None:
+        def released(unit: nn.Module, args: Any, output: Any) -> None:
             for address in self.memory.pop(unit, ()):
                 by_memory.pop(address, None)
 
         handles: list[Any] = []
         for unit in self.modules:
-            handles += [unit.register_forward_pre_hook(came), unit.register_forward_hook(gone, always_call=True)]
+            handles += [unit.register_forward_pre_hook(gathered)]
+            handles += [unit.register_forward_hook(released, always_call=True)]
         return handles

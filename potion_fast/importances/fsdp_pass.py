@@ -1,4 +1,4 @@
-"""A pass over a model that FSDP2 has sharded: all ranks in step, each left with the importances of its own shards."""
+"""Pass over a model that FSDP2 has sharded: all ranks in step, each left with the importances of its own shards."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Shard
 
 from ..distributed import Ranks
-from ..distributed.fsdp import reshard, shard_ranks
 from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
-from ..utils.batches import Chunk, pieces
+from ..utils.batches import Chunk, chunks
+from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from .checkpoints import PassCheckpoint, Position
-from .engine import Engine, Target
-from .fsdp_gather import Gathering
+from .engine import AccumulationTarget, Engine
+from .fsdp_gather import GatheredParameters
 from .hooks import frozen
-from .local_pass import Job, Pass
+from .local_pass import LocalPass, ObjectiveGroup
 from .objectives import Objective
 from .options import PassOptions
-from .rule_check import SAMPLES, Watch
+from .rule_check import SAMPLES, ReadTracker
 
 Sample = tuple[Tensor, Tensor | None]  # input [1, ...], label [1, ...]
 
 
 class WholeSums(dict[str, Tensor]):
-    """name -> [K, *shape], sums for a whole parameter over this rank's batch, made when they are asked for.
+    """Sums for whole parameters over this rank's batch, made when they are asked for: name -> [K, *shape].
 
     Once complete they are summed over all ranks, each keeping its shard's (a reduce-scatter), and forgotten: so the
     pass holds, beside the shards' sums, what one layer's take.
+
+    Args:
+        parameters: By name.
+        shards: The sums of this rank's shards, [K, *shape of the shard].
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], shards: Mapping[str, Tensor]) -> None:
@@ -46,6 +50,7 @@ class WholeSums(dict[str, Tensor]):
         return self[name]
 
     def release(self, names: Iterable[str]) -> None:
+        """Add the sums of some parameters to those of the shards, on all ranks, and forget them."""
         for name in names:
             mesh, placements = self.parameters[name].device_mesh, self.parameters[name].placements  # type: ignore[attr-defined]
             parts = DTensor.from_local(self.pop(name), mesh, [Partial()] * mesh.ndim, run_check=False)
@@ -53,133 +58,145 @@ class WholeSums(dict[str, Tensor]):
             self.shards[name].add_(parts.redistribute(placements=moved).to_local())
 
 
-class ShardedPass(Pass):
-    """Every rank runs as many batches as the others, since all take part in gathering each layer's parameters.
+class ShardedPass(LocalPass):
+    """A pass in which every rank runs as many batches as the others, as all take part in gathering parameters.
 
-    One that has no samples left goes on with a sample of another rank, whose weight is 0. What goes wrong in the middle
-    of a batch is raised before the next, on all ranks.
+    One that has no samples left continues with a sample of another rank, whose weight is 0. What goes wrong in the
+    middle of a batch is raised before the next, on all ranks.
+
+    Args:
+        model: Sharded by FSDP2.
+        objectives: See `LocalPass`.
+        group_size: See `LocalPass`.
+        options: See `LocalPass`.
+        ranks: Those that give samples.
+
+    Raises:
+        ImportanceError: The pass is to be compiled, or the model is sharded among other ranks.
+        ModelError: Parameters are not all sharded, or not among the same ranks.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        parameters: dict[str, nn.Parameter],
+        model: ModelParameters,
         objectives: list[Objective],
         group_size: GroupSize,
         options: PassOptions,
         ranks: Ranks,
     ) -> None:
-        shard_ranks(parameters)  # that all are sharded, among the same ranks
+        _ = model.shard_ranks  # raises unless all are sharded, among the same ranks
         if options.compiled:
             raise ImportanceError("a pass over a model that FSDP2 has sharded is not compiled; leave out compiled")
-        holders = next(iter(parameters.values())).device_mesh.size()  # type: ignore[attr-defined]
+        holders = next(iter(model.parameters.values())).device_mesh.size()  # type: ignore[attr-defined]
         if holders != ranks.size:
             raise ImportanceError(
                 f"FSDP2 has sharded the model among {holders} ranks, and {ranks.size} give samples; a pass needs all "
                 "of them, each with its share: use a ShareSampler"
             )
-        super().__init__(model, parameters, objectives, group_size, options)
-        self.ranks, self.gathering = ranks, Gathering.of(model, parameters)
-        self.real = 0  # groups of the batch at hand that count
+        super().__init__(model, objectives, group_size, options)
+        self.ranks, self.gathered = ranks, GatheredParameters.of(model)
+        self.counted = 0  # groups of the batch at hand whose weight is not 0
         self.failed: Exception | None = None
         for engine in self.engines:
             engine.gathered = True
 
-    def what(self) -> dict[str, Any]:
-        whole = {"shapes": [[name, list(p.shape)] for name, p in self.parameters.items()]}
-        return {**super().what(), **whole, "weights (fingerprint)": "of shards"}
+    def identity(self) -> dict[str, Any]:
+        whole = {"shapes": [[name, list(p.shape)] for name, p in self.model.parameters.items()]}
+        return {**super().identity(), **whole, "weights (fingerprint)": "of shards"}
 
     def add_up(self, ranks: Ranks) -> None:
-        """They are, layer by layer."""
+        """Nothing: sums were added up layer by layer."""
 
-    def over(self, loader: Iterable[object], start: Position, keeper: PassCheckpoint | None) -> Position:
-        position, source = Position(), pieces(loader, self.group_size)
+    def accumulate(self, loader: Iterable[object], start: Position, checkpoint: PassCheckpoint | None) -> Position:
+        position, source = Position(), chunks(loader, self.group_size)
         fill: Sample | None = None
         with bar(what="importances", unit="sample", shown=self.options.progress) as samples_done:
             while True:
                 with self.ranks.raising_together():
-                    piece = self._next(source)
-                first = None if piece is None else first_of(piece)
-                there = [each for each in self.ranks.all_gather(first) if each is not None]
-                if not there:
+                    chunk = self._next(source)
+                first = None if chunk is None else first_of(chunk)
+                firsts = [sample for sample in self.ranks.all_gather(first) if sample is not None]
+                if not firsts:
                     return position
                 if fill is None:
-                    fill = there[0]
-                    self._prove(self._filled(None, fill))
+                    fill = firsts[0]
+                    self._verify(self._filled(None, fill))
                 self.seen = position.samples
-                self._add(self._filled(piece, fill))
-                if piece is not None:
-                    position = position.after(piece, told=False)
-                    samples_done.update(len(piece.inputs))
+                self._add(self._filled(chunk, fill))
+                if chunk is not None:
+                    position = position.after(chunk, with_order=False)
+                    samples_done.update(len(chunk.inputs))
 
     def _next(self, source: Iterator[Chunk]) -> Chunk | None:
         if self.failed is not None:
             raise self.failed
-        piece = next(source, None)
-        if piece is not None and not piece.closes:
+        chunk = next(source, None)
+        if chunk is not None and not chunk.closes:
             raise ImportanceError(
                 "of a sharded model, a batch must hold a whole group; let the loader give larger batches"
             )
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
-        if piece is not None and piece.labels is None and labelled:
+        if chunk is not None and chunk.labels is None and labelled:
             raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
-        return piece
+        return chunk
 
-    def _filled(self, piece: Chunk | None, fill: Sample) -> Chunk:
-        """The piece, with groups that do not count at its end until it has the samples that a proof needs."""
+    def _filled(self, chunk: Chunk | None, fill: Sample) -> Chunk:
+        """The chunk, with groups of weight 0 at its end until it has the samples that a check of the rules needs."""
         inputs, labels = fill
-        if piece is None:
-            piece = Chunk(inputs[:0], None if labels is None else labels[:0], 0, True)
-        self.real = piece.groups
-        each = len(piece.inputs) // piece.groups if piece.groups else 1
-        more = max(0, -(-(SAMPLES - len(piece.inputs)) // each))
+        if chunk is None:
+            chunk = Chunk(inputs[:0], None if labels is None else labels[:0], 0, True)
+        self.counted = chunk.groups
+        group_size = len(chunk.inputs) // chunk.groups if chunk.groups else 1
+        more = max(0, -(-(SAMPLES - len(chunk.inputs)) // group_size))
         if not more:
-            return piece
+            return chunk
         return Chunk(
-            torch.cat([piece.inputs, *[inputs.to(piece.inputs.device)] * (more * each)]),
+            torch.cat([chunk.inputs, *[inputs.to(chunk.inputs.device)] * (more * group_size)]),
             None
-            if piece.labels is None or labels is None
-            else torch.cat([piece.labels, *[labels.to(piece.labels.device)] * (more * each)]),
-            piece.groups + more,
+            if chunk.labels is None or labels is None
+            else torch.cat([chunk.labels, *[labels.to(chunk.labels.device)] * (more * group_size)]),
+            chunk.groups + more,
             True,
         )
 
-    def _prove(self, piece: Chunk) -> None:
+    def _verify(self, chunk: Chunk) -> None:
         """The same samples on all ranks, so that all come to the same plan."""
-        inputs = piece.inputs.to(self.device)
-        labels = None if piece.labels is None else piece.labels.to(self.device)
-        for job, engine in zip(self.jobs, self.engines, strict=True):
-            with frozen(self.model):
-                engine.prove(inputs, functools.partial(self._checked_losses, job.losses, labels))
-            reshard(self.model)
+        inputs = chunk.inputs.to(self.device)
+        labels = None if chunk.labels is None else chunk.labels.to(self.device)
+        for objective_group, engine in zip(self.objective_groups, self.engines, strict=True):
+            with frozen(self.model.module):
+                engine.verify(inputs, functools.partial(self._checked_losses, objective_group.losses, labels))
+            self.model.reshard()
             assert engine.plan is not None
-            if left := engine.plan.left:
+            if without_rule := engine.plan.without_rule:
                 raise ImportanceError(
-                    f"no rule gives the importances of {', '.join(left)}, and without one a sharded model's cannot be "
-                    "had; use a model that is not sharded, or set requires_grad_(False) on them"
+                    f"no rule gives the importances of {', '.join(without_rule)}, and without one a sharded model's "
+                    "cannot be had; use a model that is not sharded, or set requires_grad_(False) on them"
                 )
 
-    def _add(self, piece: Chunk) -> None:
-        inputs = piece.inputs.to(self.device)
-        labels = None if piece.labels is None else piece.labels.to(self.device)
-        for job, engine in zip(self.jobs, self.engines, strict=True):
-            losses = functools.partial(self._checked_losses, job.losses, labels)
+    def _add(self, chunk: Chunk) -> None:
+        inputs = chunk.inputs.to(self.device)
+        labels = None if chunk.labels is None else chunk.labels.to(self.device)
+        for objective_group, engine in zip(self.objective_groups, self.engines, strict=True):
+            losses = functools.partial(self._checked_losses, objective_group.losses, labels)
             engine.add(
                 inputs,
                 labels,
-                piece.groups,
+                chunk.groups,
                 functools.partial(self._watched, engine, losses),
-                functools.partial(self._aim, job, piece.groups),
+                functools.partial(self._make_target, objective_group, chunk.groups),
             )
-            reshard(self.model)
+            self.model.reshard()
 
-    def _aim(self, job: Job, groups: int, losses: Tensor) -> tuple[Tensor, Target]:
-        total, target = super()._aim(job, groups, losses)
+    def _make_target(
+        self, objective_group: ObjectiveGroup, groups: int, losses: Tensor
+    ) -> tuple[Tensor, AccumulationTarget]:
+        total, target = super()._make_target(objective_group, groups, losses)
         weights = target.weights
-        if self.real < groups:
-            counts = (torch.arange(groups, device=self.device) < self.real).to(self.dtype)[None]  # [1, N]
+        if self.counted < groups:
+            counts = (torch.arange(groups, device=self.device) < self.counted).to(self.options.dtype)[None]  # [1, N]
             weights = counts if weights is None else weights * counts
-        whole = WholeSums(self.parameters, target.sums)
+        whole = WholeSums(self.model.parameters, target.sums)
         return total, replace(target, sums=whole, weights=weights, release=whole.release)
 
     def _watched(self, engine: Engine, losses: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -187,11 +204,11 @@ class ShardedPass(Pass):
         assert engine.plan is not None
         if not engine.plan.unused:
             return losses(inputs)
-        with Watch(engine.plan, self.parameters, self.gathering) as watch:
+        with ReadTracker(engine.plan, self.model, self.gathered) as reads:
             per_sample = losses(inputs)
-        if late := watch.read & {*engine.plan.unused}:
+        if newly_used := reads.read & {*engine.plan.unused}:
             self.failed = ImportanceError(
-                f"no rule gives the importances of {', '.join(sorted(late))}, which the first sample did not use"
+                f"no rule gives the importances of {', '.join(sorted(newly_used))}, which the first sample did not use"
             )
         return per_sample
 
@@ -203,6 +220,6 @@ class ShardedPass(Pass):
             return losses
 
 
-def first_of(piece: Chunk) -> Sample:
-    """A copy in memory of its own: a view is sent with all that it is a view of."""
-    return piece.inputs[:1].cpu().clone(), None if piece.labels is None else piece.labels[:1].cpu().clone()
+def first_of(chunk: Chunk) -> Sample:
+    """A copy of its first sample in memory of its own: a view is sent with all that it is a view of."""
+    return chunk.inputs[:1].cpu().clone(), None if chunk.labels is None else chunk.labels[:1].cpu().clone()

@@ -1,4 +1,4 @@
-"""Hooks on layers that hand over what each got and the gradient at what it gave, while its parameters are frozen.
+"""Forward hooks that record each layer's input and the gradient at its output, while its parameters are frozen.
 
 A frozen parameter costs autograd nothing: the backward pass computes gradients at activations only, and a rule's
 product takes the place of the ordinary weight gradient.
@@ -16,19 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ImportanceError
+from ..utils.model import ModelParameters
 from .rules import Rule, rule_for
 
 
 @dataclass(frozen=True)
-class Plan:
+class RulePlan:
     """How every trainable parameter of a model gets its gradient per sample.
 
-    layers    layer with a rule -> name within it -> name of the parameter
-    leaves    parameter [1, ...] that a leaf [B, ...] stands in for -> its module and its name within it
-    expanded  layers that give one output for all samples, which is expanded to one for each
-    calls     calls of the layers in a forward pass: the layer, and its rows to a sample
-    unused    parameters that no operation read
-    left      parameters that go through torch.func or a loop
+    Attributes:
+        layers: Layer with a rule -> name within it -> name of the parameter.
+        leaves: Parameter [1, ...] that is substituted by a leaf [B, ...] -> its module and its name within it.
+        expanded: Layers that give one output for all samples, which is expanded to one for each.
+        calls: Calls of the layers in a forward pass: the layer, and its rows to a sample.
+        unused: Parameters that no operation reads.
+        without_rule: Parameters that go through torch.func or a loop.
     """
 
     layers: Mapping[nn.Module, Mapping[str, str]]
@@ -36,27 +38,42 @@ class Plan:
     expanded: frozenset[nn.Module] = frozenset()
     calls: tuple[tuple[nn.Module, int], ...] = ()
     unused: tuple[str, ...] = ()
-    left: tuple[str, ...] = ()
+    without_rule: tuple[str, ...] = ()
 
 
 @dataclass
-class Call:
-    """One call of a layer in the forward pass at hand."""
+class LayerCall:
+    """One call of a layer in the forward pass at hand.
+
+    Attributes:
+        index: Among the calls of all layers.
+        layer: The layer.
+        rule: Its rule.
+        inputs: Its input, until its gradient has come.
+        version: Of the input's memory.
+        size: Of its output.
+        dtype: Of its output.
+    """
 
     index: int
     layer: nn.Module
     rule: Rule
-    inputs: Tensor | None  # until its gradient has come
-    version: int  # of the inputs' memory
-    size: torch.Size  # of the output
+    inputs: Tensor | None
+    version: int
+    size: torch.Size
     dtype: torch.dtype
 
     @property
     def rows(self) -> int:
+        """Rows of the output, dimension 0."""
         return self.size[0]
 
     def take_inputs(self) -> Tensor:
-        """The inputs, which are then forgotten. Raises ImportanceError where the model has overwritten them."""
+        """The inputs, which are then forgotten.
+
+        Raises:
+            ImportanceError: The model has overwritten them, or they were taken before.
+        """
         inputs = self.inputs
         if inputs is None:
             raise ImportanceError("a layer's output got its gradient twice; run each batch through the model once")
@@ -69,52 +86,67 @@ class Call:
         return inputs
 
 
-Receive = Callable[[Call, Tensor], None]  # a call and the gradient at its output
+OnGradient = Callable[[LayerCall, Tensor], None]  # a call and the gradient at its output
 
 
 @dataclass
 class LayerHooks:
-    """What is seen of one forward pass: `calls` in order, `leaves` [B, ...] by name, and layers called in a way that
-    their rule is not right for."""
+    """Hooks on the layers of a plan, and what they have recorded of one forward pass.
 
-    plan: Plan
-    receive: Receive
-    anchor: Tensor  # requires gradients, and so does all that passes a tap
+    Attributes:
+        plan: The plan.
+        on_gradient: Called with each call and the gradient at its output.
+        anchor: Requires gradients, and so does all that passes a hook.
+        batch: Samples of the forward pass.
+        recording: A forward pass is running.
+        calls: Of the layers, in order.
+        leaves: [B, ...], by the name of their parameter.
+        unfit: Layers called in a way that their rule is not right for.
+    """
+
+    plan: RulePlan
+    on_gradient: OnGradient
+    anchor: Tensor
     batch: int = 0
     recording: bool = False
-    calls: list[Call] = field(default_factory=list)
+    calls: list[LayerCall] = field(default_factory=list)
     leaves: dict[str, Tensor] = field(default_factory=dict)
     unfit: set[nn.Module] = field(default_factory=set)
 
     @property
     def sources(self) -> list[Tensor]:
-        """What a backward pass must reach, so that it passes all taps."""
+        """What a backward pass must reach, so that it passes all hooks."""
         return [self.anchor]
 
     @contextmanager
     def forward(self, batch: int, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Record the calls of the block, one forward pass of so many samples; `values` are those of the leaves, by
-        name. A leaf without one takes the value that its parameter has when its module is called."""
+        """Record the calls of the block, one forward pass.
+
+        Args:
+            batch: Samples of it.
+            values: Of the leaves, by name. A leaf without one takes the value that its parameter has when its module
+                is called.
+        """
         self.batch, self.calls, self.recording = batch, [], True
-        self.leaves = {name: leaf(values[name], batch) for name in self.plan.leaves if name in values}
+        self.leaves = {name: expanded_parameter(values[name], batch) for name in self.plan.leaves if name in values}
         try:
             with ExitStack() as stack:
                 for name, (module, local) in self.plan.leaves.items():
                     if name in values:
-                        stack.enter_context(standing_in(module, local, self.leaves[name]))
+                        stack.enter_context(substituted(module, local, self.leaves[name]))
                     else:
-                        self._stand_in_when_called(stack, name, module, local)
+                        self._substitute_when_called(stack, name, module, local)
                 yield
         finally:
             self.recording = False  # what runs in the backward pass is a recomputation
 
-    def _stand_in_when_called(self, stack: ExitStack, name: str, module: nn.Module, local: str) -> None:
+    def _substitute_when_called(self, stack: ExitStack, name: str, module: nn.Module, local: str) -> None:
         """FSDP2 puts the whole parameter in place just before the call, and takes it away after it."""
         whole: list[Any] = []
 
         def before(module: nn.Module, args: Any) -> None:
             whole.append(module._parameters[local])
-            self.leaves[name] = self.leaves.get(name, leaf(whole[-1], self.batch))
+            self.leaves[name] = self.leaves.get(name, expanded_parameter(whole[-1], self.batch))
             module._parameters[local] = self.leaves[name]  # type: ignore[assignment]
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
@@ -136,9 +168,9 @@ class LayerHooks:
             inputs, output = (t.expand(self.batch, *t.shape[1:]) for t in (inputs, output))
         if not output.requires_grad:
             output = self.tracked(output)
-        call = Call(len(self.calls), layer, rule, inputs.detach(), inputs._version, output.shape, output.dtype)
+        call = LayerCall(len(self.calls), layer, rule, inputs.detach(), inputs._version, output.shape, output.dtype)
         self.calls.append(call)
-        output.register_hook(functools.partial(self.receive, call))
+        output.register_hook(functools.partial(self.on_gradient, call))
         return output
 
     def tracked(self, tensor: Tensor) -> Tensor:
@@ -147,16 +179,17 @@ class LayerHooks:
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first argument of a call."""
     return args[0] if args else next(iter(kwargs.values()))
 
 
-def leaf(value: Tensor, batch: int) -> Tensor:
-    """[1, ...] -> [B, ...], requiring gradients."""
+def expanded_parameter(value: Tensor, batch: int) -> Tensor:
+    """A leaf in place of a parameter, requiring gradients: [1, ...] -> [B, ...]."""
     return value.detach().expand(batch, *value.shape[1:]).requires_grad_()
 
 
 @contextmanager
-def standing_in(module: nn.Module, local: str, value: Tensor) -> Iterator[None]:
+def substituted(module: nn.Module, local: str, value: Tensor) -> Iterator[None]:
     """A tensor in place of a parameter for the block."""
     parameter = module._parameters[local]
     module._parameters[local] = value  # type: ignore[assignment]
@@ -177,24 +210,27 @@ class _Tracked(torch.autograd.Function):
 
 
 @contextmanager
-def tapped(plan: Plan, receive: Receive, device: torch.device) -> Iterator[LayerHooks]:
+def layer_hooks(plan: RulePlan, on_gradient: OnGradient, device: torch.device) -> Iterator[LayerHooks]:
     """Hooks on all layers of the plan for the block, before any hook of the user's."""
-    taps = LayerHooks(plan, receive, torch.zeros((), device=device, requires_grad=True))
+    hooks = LayerHooks(plan, on_gradient, torch.zeros((), device=device, requires_grad=True))
     with ExitStack() as stack:
         for layer in plan.layers:
-            handle = layer.register_forward_hook(taps.after_call, prepend=True, with_kwargs=True)
+            handle = layer.register_forward_hook(hooks.after_call, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
-        yield taps
+        yield hooks
 
 
 @contextmanager
-def frozen(model: nn.Module, compiled: bool = False) -> Iterator[None]:
+def frozen(module: nn.Module, compiled: bool = False) -> Iterator[None]:
     """No parameter requires gradients in the block, and no module runs in another form than its Python code.
 
-    That undoes the fused path of nn.TransformerEncoder, whose inner layers hooks do not see, and torch.compile unless
-    `compiled`.
+    That undoes the fused path of nn.TransformerEncoder, whose inner layers hooks do not see, and torch.compile.
+
+    Args:
+        module: The model.
+        compiled: Leave torch.compile in force.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         for parameter in trainable:
@@ -208,12 +244,12 @@ def frozen(model: nn.Module, compiled: bool = False) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def candidates(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Plan:
+def candidates(model: ModelParameters) -> RulePlan:
     """Every layer of a kind that has a rule, and a leaf for every other parameter [1, ...] of one module."""
-    names = {parameter: name for name, parameter in parameters.items()}
+    names = {parameter: name for name, parameter in model.parameters.items()}
     layers: dict[nn.Module, dict[str, str]] = {}
-    owners: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in parameters}
-    for module in model.modules():
+    owners: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in model.parameters}
+    for module in model.module.modules():
         own = {local: names[p] for local, p in module._parameters.items() if p is not None and p in names}
         if own and rule_for(module):
             layers[module] = own
@@ -221,8 +257,8 @@ def candidates(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Plan
             owners[name].append((module, local))
     leaves = {
         name: owners[name][0]
-        for name, parameter in parameters.items()
+        for name, parameter in model.parameters.items()
         if len(owners[name]) == 1 and owners[name][0][0] not in layers and parameter.dim() > 1 and len(parameter) == 1
     }
     covered = {name for own in layers.values() for name in own.values()} | set(leaves)
-    return Plan(layers, leaves, left=tuple(name for name in parameters if name not in covered))
+    return RulePlan(layers, leaves, without_rule=tuple(name for name in model.parameters if name not in covered))

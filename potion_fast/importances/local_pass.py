@@ -1,4 +1,4 @@
-"""A pass over a model that this process holds whole: what it computes, and what it has summed up."""
+"""Pass over a model that this process holds whole."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import ops
-from ..distributed import Ranks, unwrap_compile
-from ..distributed.fsdp import local
+from ..distributed import Ranks
 from ..distributed.sampler import sampler_of
 from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
-from ..utils.batches import Chunk, pieces
+from ..utils.batches import Chunk, chunks
 from ..utils.memory import check, needs_of_pass
-from ..utils.model import all_finite, fingerprint
+from ..utils.model import ModelParameters, all_finite
 from ..utils.progress import bar
-from .checkpoints import PassCheckpoint, Position, keeping, whole_batches
-from .compiled import Compiled, Sizes
-from .engine import Engine, Target
+from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
+from .compiled import Compiled, ShapeCounter
+from .engine import AccumulationTarget, Engine
 from .fallback import Fallback
 from .micro_batches import MicroBatches
 from .objectives import Losses, Objective, norm
@@ -34,24 +33,38 @@ HALF_SCALE = 1024.0  # of float16 losses: keeps small gradients from underflow; 
 
 
 @dataclass
-class Job:
-    """Objectives whose gradients come from one backward pass, and the row of the sums of each.
+class ObjectiveGroup:
+    """Objectives whose gradients come from one backward pass.
 
     With several objectives these are ‖f(x)‖₂^w, and the pass differentiates ‖f(x)‖₂: |∇‖f‖^w| = w ‖f‖^(w−1) |∇‖f‖|.
+
+    Attributes:
+        objectives: K objectives.
+        sums: [K, n], a row for each.
     """
 
     objectives: list[Objective]
-    sums: Tensor  # [K, n]
+    sums: Tensor
 
     @property
     def losses(self) -> Losses:
+        """What is differentiated."""
         return self.objectives[0].losses if len(self.objectives) == 1 else norm
 
-    def target(self, losses: Tensor, groups: int, scale: float, shapes: Mapping[str, torch.Size]) -> Target:
-        """Where the gradients of scale · Σ losses [B] / (samples per group) go, with that scale taken out again."""
+    def target(
+        self, losses: Tensor, groups: int, scale: float, shapes: Mapping[str, tuple[int, ...]]
+    ) -> AccumulationTarget:
+        """Where the gradients of scale · Σ losses / (samples per group) go, with that scale taken out again.
+
+        Args:
+            losses: [B].
+            groups: N, that divides B.
+            scale: Of the losses.
+            shapes: Of the parameters, by name.
+        """
         square, views = self.objectives[0].square, self.views(shapes)
         if len(self.objectives) == 1 and scale == 1:
-            return Target(views, square, None, None)
+            return AccumulationTarget(views, square, None, None)
         factors = torch.full(
             (len(self.objectives), len(losses)), 1 / scale, dtype=self.sums.dtype, device=losses.device
         )
@@ -63,108 +76,120 @@ class Job:
                 # Where f(x) = 0 its norm has no gradient, and the sample contributes 0 for any w.
                 factor *= torch.where(length > 0, w * torch.where(length > 0, length, 1.0) ** (w - 1), 0.0)
         if groups == len(losses):  # a factor of a single gradient can as well be multiplied after |·| or ·²
-            return Target(views, square, factors.square() if square else factors, None)
-        return Target(views, square, None, factors)
+            return AccumulationTarget(views, square, factors.square() if square else factors, None)
+        return AccumulationTarget(views, square, None, factors)
 
-    def views(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
-        """name -> [K, *shape], views of the sums."""
-        parts = self.sums.split([shape.numel() for shape in shapes.values()], dim=1)
+    def views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Views of the sums: name -> [K, *shape]."""
+        parts = self.sums.split([torch.Size(shape).numel() for shape in shapes.values()], dim=1)
         return {name: part.view(len(part), *shapes[name]) for name, part in zip(shapes, parts, strict=True)}
 
 
-class Pass:
-    """One pass over the data: what it computes, and what it has summed up."""
+class LocalPass:
+    """One pass over the data, and its sums so far.
+
+    Args:
+        model: The model.
+        objectives: Whose importances are computed.
+        group_size: Samples whose loss is averaged, or "batch".
+        options: How the pass runs.
+
+    Raises:
+        OutOfMemoryError: The sums do not fit.
+
+    Attributes:
+        without_rule: Names of the parameters that went through torch.func or a loop.
+        seen: Samples before those at hand, for messages.
+    """
 
     def __init__(
-        self,
-        model: nn.Module,
-        parameters: dict[str, nn.Parameter],
-        objectives: list[Objective],
-        group_size: GroupSize,
-        options: PassOptions,
+        self, model: ModelParameters, objectives: list[Objective], group_size: GroupSize, options: PassOptions
     ) -> None:
-        self.model, self.parameters = unwrap_compile(model), parameters
-        self.given = model  # called where nothing hooks into it
-        self.compiled: Any = torch.compile(self.model, dynamic=False) if options.compiled else None
-        self.sizes = Sizes()
-        self.objectives, self.group_size, self.options = objectives, group_size, options
-        self.dtype, self.amp = options.dtype, options.amp
-        self.device = next(iter(parameters.values())).device
-        self.scale = HALF_SCALE if self.amp == torch.float16 else 1.0
-        self.shapes = {name: local(parameter).shape for name, parameter in parameters.items()}
-        size = sum(shape.numel() for shape in self.shapes.values())
-        norms = [o for o in self.objectives if o.power is not None and not o.square]
+        self.model, self.objectives, self.group_size, self.options = model, objectives, group_size, options
+        self.compiled_model: Any = torch.compile(model.module, dynamic=False) if options.compiled else None
+        self.counter = ShapeCounter()
+        self.device, self.shapes = model.device, model.shapes
+        self.scale = HALF_SCALE if options.amp == torch.float16 else 1.0
+        size = sum(torch.Size(shape).numel() for shape in self.shapes.values())
+        check(self.device, needs_of_pass(size, len(objectives), options.dtype))
+        norms = [o for o in objectives if o.power is not None and not o.square]
         together = [norms] if len(norms) > 1 else []
-        alone = [[o] for o in self.objectives if not together or o not in norms]
-        check(self.device, needs_of_pass(size, len(self.objectives), self.dtype))
-        self.jobs = [
-            Job(some, torch.zeros(len(some), size, dtype=self.dtype, device=self.device)) for some in together + alone
+        alone = [[o] for o in objectives if not together or o not in norms]
+        self.objective_groups = [
+            ObjectiveGroup(group, torch.zeros(len(group), size, dtype=options.dtype, device=self.device))
+            for group in together + alone
         ]
-        self.engines = [
-            Engine(
-                self.model,
-                parameters,
-                compiled=Compiled(functools.partial(self._losses, job.losses, self.model), self._checked)
-                if options.compiled
-                else None,
-            )
-            for job in self.jobs
-        ]
-        self.fallbacks = [
-            Fallback(self.model, parameters, functools.partial(self._losses, job.losses)) for job in self.jobs
+        self.engines = [Engine(model, compiled=self._compiled(group)) for group in self.objective_groups]
+        self.fallback_engines = [
+            Fallback(model, functools.partial(self._losses, group.losses)) for group in self.objective_groups
         ]
         self.part: list[Tensor] = []  # of a group larger than a batch: the gradients so far of each objective, [n]
         self.part_samples = 0
         self.micro_batches = MicroBatches(self._add, lambda: [*self.buffers, *self.part], self.device)
-        self.seen = 0  # samples before those at hand, for messages
-        self.fallback: set[str] = set()  # parameters that went through torch.func or a loop
+        self.seen = 0
+        self.without_rule: set[str] = set()
+
+    def _compiled(self, group: ObjectiveGroup) -> Compiled | None:
+        if not self.options.compiled:
+            return None
+        return Compiled(functools.partial(self._losses, group.losses, self.model.module), self._checked)
 
     @property
     def buffers(self) -> list[Tensor]:
-        return [job.sums for job in self.jobs]
+        """The sums, [K, n] for each group of objectives."""
+        return [group.sums for group in self.objective_groups]
 
-    def what(self) -> dict[str, Any]:
-        """What this pass computes, and on what: a checkpoint of another one is of no use."""
+    def identity(self) -> dict[str, Any]:
+        """What this pass computes, and on what, as plain values: a checkpoint of another one is of no use."""
         return {
-            "objectives": [[objective.name for objective in job.objectives] for job in self.jobs],
+            "objectives": [[objective.name for objective in group.objectives] for group in self.objective_groups],
             "group size": self.group_size,
-            "dtype": str(self.dtype),
-            "amp": str(self.amp),
+            "dtype": str(self.options.dtype),
+            "amp": str(self.options.amp),
             "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
-            "weights (fingerprint)": fingerprint(self.model),
+            "weights (fingerprint)": self.model.fingerprint(),
         }
 
     def add_up(self, ranks: Ranks) -> None:
-        """The sums of all ranks in place of this one's."""
+        """Put the sums of all ranks in place of this one's."""
         for sums in self.buffers:
             ranks.all_reduce(sums)
 
-    def over(self, loader: Iterable[object], start: Position, keeper: PassCheckpoint | None) -> Position:
-        """Go through the loader's samples, those before `start` unused; returns the position at the end."""
+    def accumulate(self, loader: Iterable[object], start: Position, checkpoint: PassCheckpoint | None) -> Position:
+        """Go through the loader's samples.
+
+        Args:
+            loader: Gives batches.
+            start: Of a checkpoint; the samples before it are read and not used.
+            checkpoint: Keeps the sums; None for none.
+
+        Returns:
+            The position at the end.
+        """
         sampler = sampler_of(loader)
         total = len(sampler) if isinstance(sampler, Sized) else None
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
-        position = Position()
+        position, shown = Position(), self.options.progress
         with (
-            bar(total=total, what="importances", unit="sample", shown=self.options.progress) as samples_done,
-            keeping(keeper),
+            bar(total=total, what="importances", unit="sample", shown=shown) as samples_done,
+            saved_on_error(checkpoint),
         ):
-            for piece in pieces(loader, self.group_size):
-                if piece.labels is None and labelled:
+            for chunk in chunks(loader, self.group_size):
+                if chunk.labels is None and labelled:
                     raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
-                ahead = position.after(piece, told=keeper is not None)
+                ahead = position.after(chunk, with_order=checkpoint is not None)
                 if ahead.samples > start.samples:
                     if position.samples < start.samples:
                         raise DataError("the loader's batches are not those of the pass that the checkpoint is of")
                     self.seen = position.samples
-                    with whole_batches(keeper):
-                        self.micro_batches.add(piece)
-                        if keeper is not None and piece.closes:
-                            keeper.reached(ahead)
+                    with whole_update(checkpoint):
+                        self.micro_batches.add(chunk)
+                        if checkpoint is not None and chunk.closes:
+                            checkpoint.reached(ahead)
                 elif ahead.samples == start.samples and ahead.order != start.order:
                     raise DataError("the loader gives other samples, or another order, than before the checkpoint")
                 position = ahead
-                samples_done.update(len(piece.inputs))
+                samples_done.update(len(chunk.inputs))
             if self.part:  # the last group is smaller than the others, and was not known to be the last
                 self._close(self.part_samples)
                 position = replace(position, terms=position.terms + 1)
@@ -173,62 +198,75 @@ class Pass:
         return position
 
     def results(self, position: Position) -> list[Importance]:
-        """One Importance for each objective. Raises ImportanceError where one is not finite."""
-        found = {}
-        shapes = {name: tuple(shape) for name, shape in self.shapes.items()}
-        mark, without_rule = fingerprint(self.model), tuple(name for name in self.shapes if name in self.fallback)
-        for job in self.jobs:
-            for objective, sums in zip(job.objectives, job.sums, strict=True):
+        """One Importance for each objective.
+
+        Raises:
+            ImportanceError: One is not finite; the parameter is named.
+        """
+        results = {}
+        fingerprint = self.model.fingerprint()
+        without_rule = tuple(name for name in self.shapes if name in self.without_rule)
+        for group in self.objective_groups:
+            for objective, sums in zip(group.objectives, group.sums, strict=True):
                 result = Importance(
-                    sums, shapes, position.samples, position.terms, objective.name, self.group_size, mark, without_rule
+                    sums,
+                    self.shapes,
+                    position.samples,
+                    position.terms,
+                    objective.name,
+                    self.group_size,
+                    fingerprint,
+                    without_rule,
                 )
                 for name, part in result.parts():
                     if not all_finite(sums[part]):
-                        advice = "; amp=torch.bfloat16 has more range" if self.amp == torch.float16 else ""
+                        advice = "; amp=torch.bfloat16 has more range" if self.options.amp == torch.float16 else ""
                         raise ImportanceError(
                             f"the importances of parameter {name!r} are not finite: its gradient overflowed{advice}"
                         )
-                found[id(objective)] = result
-        return [found[id(objective)] for objective in self.objectives]
+                results[id(objective)] = result
+        return [results[id(objective)] for objective in self.objectives]
 
-    def _add(self, piece: Chunk) -> None:
-        inputs = piece.inputs.to(self.device)
-        labels = None if piece.labels is None else piece.labels.to(self.device)
-        if piece.groups == 1:
-            self._add_one_group(inputs, labels, piece.closes)
+    def _add(self, chunk: Chunk) -> None:
+        inputs = chunk.inputs.to(self.device)
+        labels = None if chunk.labels is None else chunk.labels.to(self.device)
+        if chunk.groups == 1:
+            self._add_one_group(inputs, labels, chunk.closes)
             return
-        for job, engine, fallback in zip(self.jobs, self.engines, self.fallbacks, strict=True):
-            target, left = engine.add(
+        for group, engine, fallback in zip(self.objective_groups, self.engines, self.fallback_engines, strict=True):
+            target, without_rule = engine.add(
                 inputs,
                 labels,
-                piece.groups,
-                functools.partial(self._checked_losses, job.losses, labels),
-                functools.partial(self._aim, job, piece.groups),
+                chunk.groups,
+                functools.partial(self._checked_losses, group.losses, labels),
+                functools.partial(self._make_target, group, chunk.groups),
             )
-            if left:
-                fallback.add(left, inputs, labels, piece.groups, self.scale, target)
-                self.fallback.update(left)
+            if without_rule:
+                fallback.add(without_rule, inputs, labels, chunk.groups, self.scale, target)
+                self.without_rule.update(without_rule)
 
-    def _aim(self, job: Job, groups: int, losses: Tensor) -> tuple[Tensor, Target]:
+    def _make_target(
+        self, objective_group: ObjectiveGroup, groups: int, losses: Tensor
+    ) -> tuple[Tensor, AccumulationTarget]:
         total = losses.sum() * (self.scale * groups / len(losses))
-        return total, job.target(losses, groups, self.scale, self.shapes)
+        return total, objective_group.target(losses, groups, self.scale, self.shapes)
 
     def _add_one_group(self, inputs: Tensor, labels: Tensor | None, closes: bool) -> None:
         """A group that is all there is, or a part of a larger one: its gradient is the ordinary one."""
-        parameters = list(self.parameters.values())
-        objectives = [objective for job in self.jobs for objective in job.objectives]
-        rows = [row for job in self.jobs for row in job.sums]
-        compiled = self.compiled is not None and self.sizes.often(inputs)
-        outputs = self._outputs(self.compiled if compiled else self.given, inputs)
+        parameters, dtype = list(self.model.parameters.values()), self.options.dtype
+        objectives = [objective for group in self.objective_groups for objective in group.objectives]
+        rows = [row for group in self.objective_groups for row in group.sums]
+        compiled = self.compiled_model is not None and self.counter.is_frequent(inputs)
+        outputs = self._outputs(self.compiled_model if compiled else self.model.wrapped, inputs)
         if not self.part:
             self.part = [] if closes else [torch.zeros_like(row) for row in rows]
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
             losses = self._checked(self._shaped(objective.losses(outputs, labels), inputs))
             loss = (losses.sum() if self.part else losses.mean()) * self.scale
-            found = torch.autograd.grad(
+            scaled = torch.autograd.grad(
                 loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True, materialize_grads=True
             )
-            gradients = [g.to(self.dtype) if self.scale == 1 else g.to(self.dtype) / self.scale for g in found]
+            gradients = [g.to(dtype) if self.scale == 1 else g.to(dtype) / self.scale for g in scaled]
             if self.part:
                 sizes = [gradient.numel() for gradient in gradients]
                 for part, gradient in zip(self.part[i].split(sizes), gradients, strict=True):
@@ -242,25 +280,27 @@ class Pass:
 
     def _close(self, samples: int) -> None:
         """The group of so many samples, whose parts were summed up, is complete."""
-        squares = [objective.square for job in self.jobs for objective in job.objectives]
-        for row, gradient, square in zip((r for job in self.jobs for r in job.sums), self.part, squares, strict=True):
+        squares = [objective.square for group in self.objective_groups for objective in group.objectives]
+        rows = [row for group in self.objective_groups for row in group.sums]
+        for row, gradient, square in zip(rows, self.part, squares, strict=True):
             ops.accumulate(row, [gradient.div_(samples)], square=square)
         self.part, self.part_samples = [], 0
 
     def _outputs(self, model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
-        with torch.autocast(self.device.type, dtype=self.amp) if self.amp is not None else nullcontext():
+        amp = self.options.amp
+        with torch.autocast(self.device.type, dtype=amp) if amp is not None else nullcontext():
             outputs = model(inputs)
         half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
         return outputs.float() if half else outputs
 
     def _losses(self, losses: Losses, model: Callable[[Tensor], Any], inputs: Tensor, labels: Tensor | None) -> Tensor:
-        """[B, ...] -> [B]; also under vmap, so nothing is looked at."""
+        """[B, ...] -> [B]; also under vmap and torch.compile, so no value is read."""
         return self._shaped(losses(self._outputs(model, inputs), labels), inputs)
 
     def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: Tensor) -> Tensor:
         """The same of the batch at hand, or of its first samples."""
         labels = None if labels is None else labels[: len(inputs)]
-        return self._checked(self._losses(losses, self.model, inputs, labels))
+        return self._checked(self._losses(losses, self.model.module, inputs, labels))
 
     def _shaped(self, losses: Tensor, inputs: Tensor) -> Tensor:
         if losses.shape != inputs.shape[:1]:

@@ -12,36 +12,39 @@ from ..errors import OutOfMemoryError
 from ..utils import memory
 from ..utils.batches import Chunk
 
-FEW = (3, 6)  # samples whose memory is measured, to tell a sample's share from what any batch takes
+PROBE_SIZES = (3, 6)  # samples whose memory is measured, to tell a sample's share from what any batch takes
 SHARE = 0.8  # of the free memory that a batch may take: the rest is lost between blocks
 
 
-def split(piece: Chunk, most: int) -> list[Chunk]:
-    """The same samples in pieces of at most `most`: of whole groups where one fits, else of parts of a group."""
-    each = len(piece.inputs) // piece.groups
-    step = most // each * each or each  # samples of whole groups
-    found = []
-    for start in range(0, len(piece.inputs), step):
-        for first in range(start, min(start + step, len(piece.inputs)), most):
-            part = slice(first, min(first + most, start + step, len(piece.inputs)))
-            labels = None if piece.labels is None else piece.labels[part]
-            number = max(1, (part.stop - part.start) // each)
-            found.append(Chunk(piece.inputs[part], labels, number, piece.closes and part.stop % each == 0))
-    return found
+def split(chunk: Chunk, most: int) -> list[Chunk]:
+    """The same samples in parts of at most `most`: of whole groups where one fits, else of parts of a group."""
+    group_size = len(chunk.inputs) // chunk.groups
+    step = most // group_size * group_size or group_size  # samples of whole groups
+    parts = []
+    for start in range(0, len(chunk.inputs), step):
+        for first in range(start, min(start + step, len(chunk.inputs)), most):
+            part = slice(first, min(first + most, start + step, len(chunk.inputs)))
+            labels = None if chunk.labels is None else chunk.labels[part]
+            groups = max(1, (part.stop - part.start) // group_size)
+            parts.append(Chunk(chunk.inputs[part], labels, groups, chunk.closes and part.stop % group_size == 0))
+    return parts
 
 
 class MicroBatches:
-    """Takes pieces of the data through a model at once, or in as many parts as memory asks for.
+    """Takes chunks of the data through a model at once, or in as many parts as memory asks for.
 
-    How many samples fit is measured on the first few, whose results are undone; a piece that runs out of memory
-    nevertheless is undone and halved, and so are those after it. What comes out differs by rounding alone, as with
-    another batch size of the loader: 1e-12 in float64. A group larger than what fits comes in parts, whose gradients
-    are added up before |·| or ·² is taken; that takes another n numbers per objective.
+    How many samples fit is measured on the first few, whose results are undone; a chunk that runs out of memory
+    nevertheless is undone and halved, and so are those after it. The result differs by rounding alone, as with another
+    batch size of the loader: 1e-12 in float64. A group larger than what fits comes in parts, whose gradients are added
+    up before |·| or ·² is taken; that takes another n numbers per objective.
 
-    attempt  adds a piece of the data to the tensors of `state`; it may run out of memory
-    state    the tensors that it writes to; a failed attempt may leave new ones behind it, to be filled with zeros
-    device   whose memory it is
-    done     samples of the piece at hand that are before those that `attempt` gets
+    Args:
+        attempt: Adds a chunk of the data to the tensors of `state`; it may run out of memory.
+        state: The tensors that it writes to; a failed attempt may leave new ones behind it, to be filled with zeros.
+        device: Whose memory it is.
+
+    Attributes:
+        done: Samples of the chunk at hand that are before those that `attempt` gets.
     """
 
     def __init__(
@@ -52,15 +55,19 @@ class MicroBatches:
         self.measured = False
         self.done = 0
         self.copies: list[Tensor] = []
-        self.whole = len(state())  # tensors while no group is begun
+        self.between_groups = len(state())  # tensors while no group is begun
 
-    def add(self, piece: Chunk) -> None:
-        """Raises OutOfMemoryError where not even one sample fits."""
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk, in as many parts as memory asks for.
+
+        Raises:
+            OutOfMemoryError: Not even one sample fits.
+        """
         self.done = 0
-        if not self.measured and len(piece.inputs) > FEW[-1] and len(self.state()) == self.whole:
+        if not self.measured and len(chunk.inputs) > PROBE_SIZES[-1] and len(self.state()) == self.between_groups:
             self.measured = True
-            self.most = self._fitting(piece)
-        waiting = [piece]
+            self.most = self._fitting(chunk)
+        waiting = [chunk]
         while waiting:
             part = waiting.pop()
             if len(part.inputs) > self.most:
@@ -74,30 +81,31 @@ class MicroBatches:
     def _halved(self, samples: int) -> int:
         if samples == 1:
             free = memory.available(self.device)
-            there = "" if free is None else f"; {memory.size(free)} are available on {self.device}"
-            raise OutOfMemoryError(f"memory ran out over a single sample{there}. Free some, or take a smaller model")
+            advice = "" if free is None else f"; {memory.format_size(free)} are available on {self.device}"
+            raise OutOfMemoryError(f"memory ran out over a single sample{advice}. Free some, or take a smaller model")
         return samples // 2
 
-    def _fitting(self, piece: Chunk) -> int:
+    def _fitting(self, chunk: Chunk) -> int:
         """How many samples fit, from the memory that a few take. Raises OutOfMemoryError where none does."""
         free, peaks = memory.available(self.device), []
-        for few in (FEW[0], *FEW):  # first what is done but once
-            labels = None if piece.labels is None else piece.labels[:few]
-            trial = Chunk(piece.inputs[:few], labels, few if piece.groups > 1 else 1, True)
+        for samples in (PROBE_SIZES[0], *PROBE_SIZES):  # the first also counts what happens only once
+            labels = None if chunk.labels is None else chunk.labels[:samples]
+            trial = Chunk(chunk.inputs[:samples], labels, samples if chunk.groups > 1 else 1, True)
             with memory.peak_of(self.device) as peak:
-                done = self._added(trial)
+                added = self._added(trial)
             self._undo()
-            if not done:
-                return self._halved(few)
+            if not added:
+                return self._halved(samples)
             peaks.append(peak[0])
-        each = max(1, (peaks[2] - peaks[1]) // (FEW[1] - FEW[0]))
-        always = max(0, peaks[1] - FEW[0] * each)
+        per_sample = max(1, (peaks[2] - peaks[1]) // (PROBE_SIZES[1] - PROBE_SIZES[0]))
+        per_batch = max(0, peaks[1] - PROBE_SIZES[0] * per_sample)
         if free is None:
             return sys.maxsize
-        memory.check(self.device, {"a batch": always, "the activations of one sample": each}, lambda device: free)
-        return max(1, int(SHARE * free - always) // each)
+        needs = {"a batch": per_batch, "the activations of one sample": per_sample}
+        memory.check(self.device, needs, lambda device: free)
+        return max(1, int(SHARE * free - per_batch) // per_sample)
 
-    def _added(self, piece: Chunk) -> bool:
+    def _added(self, chunk: Chunk) -> bool:
         """False where memory ran out; all is then as it was."""
         before = self.state()
         if [t.shape for t in self.copies] != [t.shape for t in before]:
@@ -105,7 +113,7 @@ class MicroBatches:
         for copied, tensor in zip(self.copies, before, strict=True):
             copied.copy_(tensor)
         try:
-            self.attempt(piece)
+            self.attempt(chunk)
             return True
         except Exception as error:
             if not memory.ran_out(error):

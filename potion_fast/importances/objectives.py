@@ -1,4 +1,4 @@
-"""The scalar whose gradient says how much a parameter matters to a sample.
+"""Objectives: the scalar whose gradient says how much a parameter matters to a sample.
 
 Sources: SSD is the Fisher diagonal of *Fast Machine Unlearning Without Retraining Through Selective Synaptic
 Dampening* (Foster, Schoepf, Brintrup), used in eq. 1 of paper A (*Potion*); LF and XLF are paper A's eq. 3 and 4.
@@ -24,11 +24,12 @@ Losses = Callable[[Tensor, Any], Tensor]  # the labels are a tensor, or None whe
 class Objective:
     """What is differentiated, and what is made of the gradient.
 
-    name          stands in every result and file
-    losses        (outputs [B, ...], labels [B]) -> losses [B], one per sample
-    square        accumulate gradient² (True) or |gradient| (False)
-    needs_labels  whether the losses use the labels
-    power         w where the losses are ‖f(x)‖₂^w (eq. 4), so that one backward pass serves several such objectives
+    Attributes:
+        name: Stands in every result and file.
+        losses: (outputs [B, ...], labels [B]) -> losses [B], one per sample.
+        square: Accumulate gradient² (True) or |gradient| (False).
+        needs_labels: The losses use the labels.
+        power: w where the losses are ‖f(x)‖₂^w (eq. 4), so that one backward pass serves several such objectives.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Objective:
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """−log softmax(f(x))[y] of every sample: [B, C], [B] -> [B]."""
+    """−log softmax(f(x))[y] of every sample (eq. 1): [B, C], [B] -> [B]."""
     return F.cross_entropy(_tensor(outputs), labels, reduction="none")
 
 
@@ -75,14 +76,25 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def register_objective(objective: Objective) -> None:
-    """Make an objective known by its name. Raises ImportanceError where the name is taken."""
+    """Make an objective known by its name.
+
+    Raises:
+        ImportanceError: The name is taken.
+    """
     if objective.name in OBJECTIVES:
         raise ImportanceError(f"an objective named {objective.name!r} is registered already; choose another name")
     OBJECTIVES[objective.name] = objective
 
 
 def norm_power(w: float) -> Objective:
-    """‖f(x)‖₂^w (eq. 4), w > 0. A sample with f(x) = 0 contributes 0 for every w, as it does for w = 1."""
+    """‖f(x)‖₂^w (eq. 4). A sample with f(x) = 0 contributes 0 for every w, as it does for w = 1.
+
+    Args:
+        w: The exponent, above 0 and finite.
+
+    Raises:
+        ImportanceError: It is out of range.
+    """
     if not 0 < w < math.inf:
         raise ImportanceError(f"the exponent w of eq. 4 must be above 0 and finite, not {w}")
 
@@ -95,7 +107,15 @@ def norm_power(w: float) -> Objective:
 
 
 def resolve(objective: str | Losses | Objective | None, w: float | None) -> Objective:
-    """The objective that a caller means by a name, an exponent w, a callable or an Objective; XLF by default."""
+    """The objective that a caller means.
+
+    Args:
+        objective: A name, a callable or an Objective; XLF by default.
+        w: Instead of it, an exponent of eq. 4.
+
+    Raises:
+        ImportanceError: The name is not known, both are given, or w is out of range.
+    """
     if w is not None:
         if objective is not None:
             raise ImportanceError("give either an objective or an exponent w, not both")

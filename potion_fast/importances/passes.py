@@ -1,4 +1,4 @@
-"""Importances: a pass over the data that sums up the absolute value or square of every group's gradient."""
+"""Importances from one pass over the data: sums of the absolute value or square of every group's gradient."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from ..distributed import Ranks, ranks_for, unwrap_ddp
-from ..distributed.fsdp import units
+from ..distributed import Ranks, ranks_for
 from ..errors import ImportanceError
 from ..modes import GroupSize
-from ..utils.model import checked_parameters, evaluating
-from .local_pass import Pass
+from ..utils.model import ModelParameters, evaluating
+from .local_pass import LocalPass
 from .objectives import Losses, Objective, resolve
 from .options import PassKeywords, PassOptions, pass_options
 from .result import Importance
-from .runner import summed
+from .runner import run_pass
 
 Spec = str | Losses | Objective
 
@@ -111,31 +110,34 @@ def importance(
     if group_size != "batch" and (not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1):
         raise ImportanceError(f'group_size is a whole number of at least 1 or "batch", not {group_size!r}')
     chosen_options = pass_options(options, keywords)
-    model, ranks = unwrap_ddp(model), ranks_for(loader, chosen_options.process_group)
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        with ranks.raising_together():
-            run = pass_of(model, checked_parameters(model), chosen, group_size, chosen_options, ranks)
-        position, keeper = summed(run, loader, ranks)
-        with ranks.raising_together():
-            results = run.results(position)
-    if keeper is not None:
-        keeper.remove()
+    ranks = ranks_for(loader, chosen_options.process_group)
+    with torch.inference_mode(False), torch.enable_grad():
+        parameters = ModelParameters.of(model)
+        with evaluating(parameters.wrapped):
+            with ranks.raising_together():
+                parameters.check()
+                run = pass_of(parameters, chosen, group_size, chosen_options, ranks)
+            position, kept = run_pass(run, loader, ranks)
+            with ranks.raising_together():
+                results = run.results(position)
+    if kept is not None:
+        kept.remove()
     return results if several else results[0]
 
 
 def pass_of(
-    model: nn.Module,
-    parameters: dict[str, nn.Parameter],
+    model: ModelParameters,
     objectives: list[Objective],
     group_size: GroupSize,
     options: PassOptions,
     ranks: Ranks,
-) -> Pass:
-    if not units(model):
-        return Pass(model, parameters, objectives, group_size, options)
+) -> LocalPass:
+    """The kind of pass that the model needs."""
+    if not model.sharded:
+        return LocalPass(model, objectives, group_size, options)
     from .fsdp_pass import ShardedPass  # what it imports takes a second
 
-    return ShardedPass(model, parameters, objectives, group_size, options, ranks)
+    return ShardedPass(model, objectives, group_size, options, ranks)
 
 
 def resolve_one(spec: Spec | float) -> Objective:

@@ -1,4 +1,4 @@
-"""A pass that ranks share, interrupted: a file for each rank, and another number of ranks goes on from them."""
+"""Checkpoints of a pass on several ranks: a file for each, from which another number of ranks can resume."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from .checkpoints import PassCheckpoint, Position
 
 
 @dataclass(kw_only=True)
-class Parts(PassCheckpoint):
+class RankCheckpoints(PassCheckpoint):
     """Keeps this rank's sums beside the other ranks', in `path.rank0`, `path.rank1`, ...
 
-    Each file holds the samples of the global order that its sums are of. Whoever goes on takes over the sums of one
-    file or several, and what no file holds is shared out anew. The files of one process's own number are overwritten
+    Each file holds the samples of the global order that its sums are of. A rank that resumes takes over the sums of one
+    file or several, and what no file holds is partitioned anew. The file of this process's own number is overwritten
     and the others removed only when what they held is in its own, so that a process that is killed leaves either.
 
-    carried  samples that were taken over, and the groups of them
-    taken    files whose sums are in ours
+    Attributes:
+        ranks: The ranks.
+        sampler: Partitions the samples among them.
+        carried: Samples that were taken over.
+        carried_terms: Groups of them.
+        taken: Files whose sums are in ours.
     """
 
     ranks: Ranks
@@ -33,9 +37,14 @@ class Parts(PassCheckpoint):
     taken: list[Path] = field(default_factory=list)
 
     def begin(self, resume: bool) -> None:
-        """On all ranks: go on from the files that are there, or remove them.
+        """On all ranks: take over the files that are there, or remove them.
 
-        Raises FileError for a file that is truncated or foreign, ImportanceError for one of another pass.
+        Args:
+            resume: Take them over.
+
+        Raises:
+            FileError: A file is truncated or foreign.
+            ImportanceError: A file is of another pass.
         """
         parts = []
         with self.ranks.raising_together():
@@ -45,21 +54,21 @@ class Parts(PassCheckpoint):
                     parts.append((path, *self._checked(path, content.get("done"), content.get("terms")), sums))
                 else:
                     path.unlink(missing_ok=True)
-        told = self.ranks.all_gather([done for _, done, _, _ in parts])
-        everyone = [done for of_rank in told for done in of_rank]
-        first = sum(map(len, told[: self.ranks.rank]))
+        done_by_rank = self.ranks.all_gather([done for _, done, _, _ in parts])
+        everyone = [done for of_rank in done_by_rank for done in of_rank]
+        first = sum(map(len, done_by_rank[: self.ranks.rank]))
         kept = [not self._superseded(i, everyone) for i in range(len(everyone))]
         try:
-            self.sampler.skip(joined(*(done for done, held in zip(everyone, kept, strict=True) if held)))
+            self.sampler.skip(joined(*(done for done, keep in zip(everyone, kept, strict=True) if keep)))
         except DataError as error:
             raise FileError(f"the files {self.path}.rank* are not of one pass; remove them: {error}") from error
-        for (path, done, terms, sums), held in zip(parts, kept[first:], strict=False):
+        for (path, done, terms, sums), keep in zip(parts, kept[first:], strict=False):
             self.taken.append(path)
-            if held:
+            if keep:
                 self.carried = joined(self.carried, done)
                 self.carried_terms += terms
-                for mine, theirs in zip(self.sums, sums, strict=True):
-                    mine += theirs.to(mine.device)
+                for own, loaded in zip(self.sums, sums, strict=True):
+                    own += loaded.to(own.device)
 
     @staticmethod
     def _superseded(i: int, parts: list[Ranges]) -> bool:
@@ -82,7 +91,7 @@ class Parts(PassCheckpoint):
         raise FileError(f"{path} cannot be read as an interrupted pass, it is damaged: its samples are {done!r:.80}")
 
     def finished(self, position: Position) -> None:
-        """This rank's share is done, and written down: the others may take long, or never come."""
+        """This rank's share is done, and written to its file: the others may take long, or never come."""
         if self.ranks.size > 1 and position.samples:
             self.saved = -math.inf
             self.reached(position)
@@ -94,7 +103,7 @@ class Parts(PassCheckpoint):
         return self.position.samples + carried, self.position.terms + self.carried_terms
 
     def save(self) -> None:
-        done = joined(self.carried, beginning(self.sampler.share(), self.position.samples))
+        done = joined(self.carried, beginning(self.sampler.ranges(), self.position.samples))
         self.write(self._own(), {"done": done, "terms": self.total()[1]})
         self._forget(keep=self._own())
 
@@ -115,6 +124,6 @@ class Parts(PassCheckpoint):
         """Those that this rank takes over: every one is some rank's, and its own number is among its."""
         whole = Path(self.path)
         for path in sorted(whole.parent.iterdir() if whole.parent.is_dir() else ()):
-            found = re.fullmatch(re.escape(whole.name) + r"\.rank(\d+)", path.name)
-            if found and int(found[1]) % self.ranks.size == self.ranks.rank:
+            match = re.fullmatch(re.escape(whole.name) + r"\.rank(\d+)", path.name)
+            if match and int(match[1]) % self.ranks.size == self.ranks.rank:
                 yield path

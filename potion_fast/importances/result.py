@@ -1,4 +1,4 @@
-"""What a pass over the data leaves behind: sums over its groups in one flat buffer, and what they are sums of."""
+"""Result of a pass over the data: sums over its groups in one flat buffer, and what they are sums of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import FileError, ImportanceError, PotionWarning
 from ..modes import GroupSize
 from ..utils.checksummed import load_checksummed, save_checksummed
-from ..utils.model import fingerprint, held
+from ..utils.model import ModelParameters
 
 FILE_KEY = "potion_fast.importance"  # the entry of the safetensors metadata that marks a file as ours
 
@@ -25,17 +25,18 @@ FILE_KEY = "potion_fast.importance"  # the entry of the safetensors metadata tha
 class Importance:
     """Importances Ω (paper A, eq. 3 and 4) or 𝕀 (eq. 1) of n parameters over a set of samples.
 
-    sums         [n] float32 or float64: the sum over all groups of |gradient| or gradient²
-    shapes       parameter name -> shape, in the order of the buffer
-    samples      samples seen
-    terms        groups summed; equal to `samples` where group_size is 1
-    objective    name of the objective
-    group_size   samples per group, or "batch"
-    fingerprint  of the weights that they were computed on
-    fallback     parameters that no rule covered and that went through torch.func or a loop: exact as well, but slower
+    `importance[name]` is the mean over the groups, in the parameter's shape. What is computed from the sums is kept
+    until they are written to: `mean` takes as much memory as they do, `mean32` 4n bytes more where they are float64.
 
-    `importance[name]` is the mean over the groups, in the parameter's shape. What is made from the sums is kept until
-    they are written to: `mean` takes as much memory as they do, `mean32` 4n bytes more where they are float64.
+    Attributes:
+        sums: [n] float32 or float64: the sum over all groups of |gradient| or gradient².
+        shapes: Parameter name -> shape, in the order of the buffer.
+        samples: Samples of the pass.
+        terms: Groups summed; equal to `samples` where group_size is 1.
+        objective: Name of the objective.
+        group_size: Samples per group, or "batch".
+        fingerprint: Of the weights that they were computed on.
+        fallback: Parameters that no rule covered and that went through torch.func or a loop: exact as well, but slower.
     """
 
     sums: Tensor
@@ -50,27 +51,27 @@ class Importance:
     @property
     def mean(self) -> Tensor:
         """Mean over the groups, [n], in the dtype of the sums."""
-        return self._kept("mean", lambda: self.sums / self.terms)
+        return self._cached("mean", lambda: self.sums / self.terms)
 
     @property
     def mean32(self) -> Tensor:
         """The mean, [n], rounded to float32: what thresholds and edits are made from."""
-        return self.mean if self.sums.dtype == torch.float32 else self._kept("mean32", self._rounded_mean)
+        return self.mean if self.sums.dtype == torch.float32 else self._cached("mean32", self._rounded_mean)
 
     @property
     def unusable(self) -> str | None:
         """The first parameter whose mean is negative or not finite in float32; None where all is well."""
-        return self._kept("unusable", self._first_unusable)
+        return self._cached("unusable", self._first_unusable)
 
-    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once for each state of the sums."""
+    def _cached(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, computed once for each state of the sums."""
         state = id(self.sums), 0 if self.sums.is_inference() else self.sums._version
         if self.__dict__.get("_state") != state:
-            self.__dict__.update(_state=state, _made={})
-        made = self.__dict__["_made"]
-        if name not in made:
-            made[name] = make()
-        return made[name]
+            self.__dict__.update(_state=state, _cache={})
+        cache = self.__dict__["_cache"]
+        if name not in cache:
+            cache[name] = compute()
+        return cache[name]
 
     def _rounded_mean(self) -> Tensor:
         mean = torch.empty(self.sums.shape, dtype=torch.float32, device=self.sums.device)
@@ -88,7 +89,11 @@ class Importance:
         return next(name for name, part in self.parts() if not usable(self.mean32[part]))
 
     def __getitem__(self, name: str) -> Tensor:
-        """Mean importance of one parameter, in its shape: a view. KeyError where there is no such parameter."""
+        """Mean importance of one parameter, in its shape: a view.
+
+        Raises:
+            KeyError: There is no such parameter.
+        """
         for other, part in self.parts():
             if other == name:
                 return self.mean[part].view(self.shapes[name])
@@ -112,7 +117,13 @@ class Importance:
         Exact wherever groups do not cross the boundary: always for group_size 1; for m samples where this pass's
         number of samples is a multiple of m; for "batch" where it ended with a whole batch. Otherwise this pass's
         last group stays smaller than the others, and a PotionWarning says so (for "batch" it always does, as
-        the batch size is not known). Raises ImportanceError for importances of another model, objective or group size.
+        the batch size is not known).
+
+        Args:
+            other: Importances of further samples.
+
+        Raises:
+            ImportanceError: The others are of another model, objective or group size.
         """
         self.check_same(other)
         if self.group_size == "batch":
@@ -137,37 +148,60 @@ class Importance:
         )
 
     def check_same(self, other: Importance) -> None:
-        """Raise ImportanceError unless both are of the same model, weights, objective, group size and dtype."""
+        """Check that others are of the same model, weights, objective, group size and dtype.
+
+        Raises:
+            ImportanceError: They are not.
+        """
         if self.shapes != other.shapes:
             raise ImportanceError(
                 f"importances of two different models: {_first_difference(self.shapes, other.shapes)}"
             )
-        for what in ("objective", "group_size", "fingerprint"):
-            mine, others = getattr(self, what), getattr(other, what)
+        for field in ("objective", "group_size", "fingerprint"):
+            mine, others = getattr(self, field), getattr(other, field)
             if mine != others:
-                meaning = "weights (fingerprint)" if what == "fingerprint" else what
+                meaning = "weights (fingerprint)" if field == "fingerprint" else field
                 raise ImportanceError(f"importances of different {meaning}: {mine} and {others}; compute both alike")
         if self.sums.dtype != other.sums.dtype:
             raise ImportanceError(f"importances of different dtype: {self.sums.dtype} and {other.sums.dtype}")
 
-    def check_model(self, model: nn.Module) -> None:
-        """Raise ImportanceError unless these importances were computed on this model with these weights."""
-        shapes = {name: tuple(values.shape) for name, values in held(model).items()}
-        if self.shapes != shapes:
-            raise ImportanceError(f"importances of another model: {_first_difference(self.shapes, shapes)}")
-        if self.fingerprint != fingerprint(model):
+    def check_model(self, model: nn.Module | ModelParameters) -> None:
+        """Check that these importances were computed on a model with the weights that it has.
+
+        Args:
+            model: The model, or its parameters where they were made already.
+
+        Raises:
+            ImportanceError: They were not.
+        """
+        parameters = ModelParameters.of(model)
+        if self.shapes != parameters.shapes:
+            raise ImportanceError(f"importances of another model: {_first_difference(self.shapes, parameters.shapes)}")
+        if self.fingerprint != parameters.fingerprint():
             raise ImportanceError(
                 "the model's weights are not those that the importances were computed on; compute them again"
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, whole or not at all: the sums, all else as JSON metadata. Raises FileError."""
+        """Write one safetensors file, whole or not at all: the sums, all else as JSON metadata.
+
+        Raises:
+            FileError: It cannot be written.
+        """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "sums"}
         save_checksummed(path, FILE_KEY, {**fields, "shapes": list(self.shapes.items())}, {"sums": self.sums})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Importance:
-        """Read what `save` wrote. Raises FileError for a file that is missing, truncated, damaged or foreign."""
+        """Read what `save` wrote.
+
+        Args:
+            path: Of the file.
+            device: Of the sums.
+
+        Raises:
+            FileError: The file is missing, truncated, damaged or foreign.
+        """
         if not Path(path).is_file():
             raise FileError(f"no importances at {path}")
         fields, tensors = load_checksummed(path, FILE_KEY, "importances")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..distributed import Group, Ranks
 from ..distributed.fsdp import reshard, shard_ranks
-from ..distributed.sampler import shares
+from ..distributed.sampler import gives_a_share
 from ..errors import DataError, SearchError
 from ..importances import Importance
 from ..utils.model import trainable
@@ -50,7 +50,7 @@ def check_reads_everything(loader: Iterable[object]) -> None:
     Raises:
         DataError: It has a ShareSampler.
     """
-    if shares(loader):
+    if gives_a_share(loader):
         raise DataError(
             "the loader gives this rank's share of the forget set, and candidates are evaluated on all of it; give an "
             "evaluation_loader that reads everything"

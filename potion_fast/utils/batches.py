@@ -52,10 +52,10 @@ class Chunk(NamedTuple):
     closes: bool
 
 
-def pieces(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
+def chunks(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
     """A loader's samples in its order, for groups of `size` samples whatever its batch size.
 
-    No piece holds more than a batch and what was left of the one before: a group larger than a batch comes in parts.
+    No chunk holds more than a batch and what was left of the one before: a group larger than a batch comes in parts.
     The last group may be smaller; it comes with `closes` false where its last part was given out before it was known.
     """
     left: tuple[Tensor, Tensor | None] | None = None  # samples of a group that is not begun

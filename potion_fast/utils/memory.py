@@ -1,4 +1,4 @@
-"""Memory: what a pass, a plan and a search need, what there is, and what a block of code takes."""
+"""Memory: needs of a pass and a search, what is available, and the peak of a block of code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import OutOfMemoryError
-from .model import trainable
+from .model import ModelParameters
 
 PLAN = 0.35  # bytes of a plan down to the percentile 95, as part of the weights'
 MEMINFO = Path("/proc/meminfo")
@@ -24,11 +24,13 @@ Free = Callable[[torch.device], int | None]
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that can still be allocated; on a GPU those that PyTorch holds in reserve included. None where the system
-    does not tell."""
+    """Bytes that can still be allocated; on a GPU those that PyTorch holds in reserve included.
+
+    None where the system does not tell.
+    """
     if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + held
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
     try:
         lines = MEMINFO.read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -41,45 +43,69 @@ def available(device: torch.device) -> int | None:
 
 
 def check(device: torch.device, needs: Mapping[str, int], free: Free | None = None) -> None:
-    """Raise OutOfMemoryError where the bytes of `needs` (what for -> how many) are more than there are."""
-    total, there = sum(needs.values()), (free or available)(device)
-    if there is not None and total > there:
-        parts = ", ".join(f"{size(count)} for {what}" for what, count in needs.items())
+    """Check that there is enough memory.
+
+    Args:
+        device: Whose memory it is.
+        needs: What for -> bytes.
+        free: `available`, or what takes its place in a test.
+
+    Raises:
+        OutOfMemoryError: The needs are more than is available.
+    """
+    total, free_bytes = sum(needs.values()), (free or available)(device)
+    if free_bytes is not None and total > free_bytes:
+        parts = ", ".join(f"{format_size(count)} for {purpose}" for purpose, count in needs.items())
         raise OutOfMemoryError(
-            f"{size(total)} of memory are needed on {device} and {size(there)} are available: {parts}. "
+            f"{format_size(total)} of memory are needed on {device} and {format_size(free_bytes)} are available: "
+            f"{parts}. "
             "Free some, or take a device with more"
         )
 
 
 def needs_of_pass(numel: int, objectives: int, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of a pass for n parameters, activations aside: those are known from the first samples on."""
+    """Bytes of a pass for n parameters, activations aside: those are measured on the first samples."""
     sums = numel * objectives * dtype.itemsize
     return {"the sums": sums, "a copy of them, to go back to should memory run out": sums}
 
 
-def needs_of_search(model: nn.Module, inplace: bool) -> dict[str, int]:
+def needs_of_search(model: nn.Module | ModelParameters, inplace: bool) -> dict[str, int]:
     """Bytes of a search beside model and importances, activations aside."""
-    numel = sum(parameter.numel() for parameter in trainable(model).values())
-    whole = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    copied = {} if inplace else {"a copy of the model": whole}
-    return {**copied, "the means of the importances": 8 * numel, "the plan of edits": int(4 * PLAN * numel)}
+    parameters = ModelParameters.of(model)
+    numel, needs = parameters.numel, {}
+    if not inplace:
+        tensors = (*parameters.module.parameters(), *parameters.module.buffers())
+        needs["a copy of the model"] = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    needs["the means of the importances"] = 8 * numel
+    needs["the plan of edits"] = int(4 * PLAN * numel)
+    return needs
 
 
-def check_unlearning(model: nn.Module, passes: int, inplace: bool, free: Free | None = None) -> None:
-    """Raise OutOfMemoryError where so many passes over data and the search after them cannot fit beside the model."""
-    parameters = trainable(model).values()
-    numel = sum(parameter.numel() for parameter in parameters)
+def check_unlearning(model: nn.Module | ModelParameters, passes: int, inplace: bool, free: Free | None = None) -> None:
+    """Check that passes over data and the search after them fit beside the model.
+
+    Args:
+        model: The model, or its parameters.
+        passes: Number of passes.
+        inplace: The model is not copied.
+        free: See `check`.
+
+    Raises:
+        OutOfMemoryError: They do not fit.
+    """
+    parameters = ModelParameters.of(model)
+    numel = parameters.numel
     if not numel:
         return  # another error, of the pass
     last = needs_of_pass(numel, 1, torch.float32)
-    stages = [last, {"the sums": last["the sums"], **needs_of_search(model, inplace)}]
+    stages = [last, {"the sums": last["the sums"], **needs_of_search(parameters, inplace)}]
     worst = max(stages, key=lambda needs: sum(needs.values()))
     others = {"the importances of the found samples": 4 * numel} if passes > 1 else {}
-    check(next(iter(parameters)).device, {**others, **worst}, free)
+    check(parameters.device, {**others, **worst}, free)
 
 
-def size(count: int) -> str:
-    """Bytes for people."""
+def format_size(count: int) -> str:
+    """Bytes as text, in GB or MB."""
     return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.2f} MB"
 
 

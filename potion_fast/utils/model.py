@@ -1,74 +1,148 @@
-"""What the method needs of an nn.Module: its trainable parameters, proof of which weights it holds, eval mode."""
+"""Trainable parameters of a model, and its evaluation mode."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..distributed import unwrap_compile, unwrap_ddp
-from ..distributed.fsdp import local, reshard
+from ..distributed import Ranks, unwrap_compile, unwrap_ddp
+from ..distributed.fsdp import fsdp_modules, local, shard_ranks
 from ..errors import ImportanceError, ModelError
+from .crc import crc32
+
+
+class ModelParameters:
+    """The trainable parameters of a model: all that require a gradient, tied ones once.
+
+    It is made where a model comes in, and handed down in its place. The model is unwrapped from
+    DistributedDataParallel and torch.compile, and parameters have the names that they have in the module within.
+    FSDP2 is asked once whether it has sharded the model; whole parameters that a forward pass has gathered are let go
+    of then, and again by `reshard`.
+
+    Attributes:
+        wrapped: The model without DistributedDataParallel, whose forward exchanges buffers that a rank without data
+            misses; in torch.compile's wrapper where the caller's is.
+        module: The model without torch.compile's wrapper either: hooks are put on it.
+        parameters: By name; shards where FSDP2 has sharded the model.
+        fsdp_modules: The modules that were given to `fully_shard`: each gathers its own parameters when it is called.
+        tensors: What this process holds of each parameter, detached, in its memory: all of it, or its shard.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.wrapped = unwrap_ddp(model)
+        self.module = unwrap_compile(self.wrapped)
+        self.fsdp_modules: list[Any] = fsdp_modules(self.module)
+        self.reshard()
+        self.parameters: dict[str, nn.Parameter] = {
+            name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad
+        }
+        self.tensors: dict[str, Tensor] = {name: local(parameter) for name, parameter in self.parameters.items()}
+
+    @classmethod
+    def of(cls, model: nn.Module | ModelParameters) -> ModelParameters:
+        """The parameters of a model, or what they were made to already."""
+        return model if isinstance(model, ModelParameters) else cls(model)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By name, the shape of what this process holds."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    @property
+    def numel(self) -> int:
+        """Elements of all parameters, on all ranks that hold them together."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first parameter; `check` sees to it that the others are there too."""
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP2 has sharded the model."""
+        return bool(self.fsdp_modules)
+
+    @cached_property
+    def shard_ranks(self) -> Ranks:
+        """The ranks that hold all the parameters together, each weight once; this process alone without FSDP2.
+
+        Raises:
+            ModelError: Some parameters are sharded and others not, or not all among the same ranks.
+        """
+        return shard_ranks(self.parameters)
+
+    def reshard(self) -> None:
+        """Let go of the whole parameters that a forward pass has gathered: edits are of shards."""
+        for module in self.fsdp_modules:
+            module.reshard()
+
+    def fingerprint(self) -> str:
+        """CRC-32 of the parameters' names and bytes as they are now, this process's shards': tells weights apart."""
+        self.reshard()
+        code = 0
+        for name, tensor in self.tensors.items():
+            code = crc32(name, tensor, start=code)
+        return f"{code:08x}"
+
+    def check(self) -> None:
+        """Raise unless there is a parameter, all are finite, and all lie on one device.
+
+        Raises:
+            ImportanceError: There is none.
+            ModelError: One is not finite, or they lie on several devices.
+        """
+        if not self.parameters:
+            raise ImportanceError(
+                "the model has no trainable parameter; set requires_grad on those that may be dampened"
+            )
+        self.reshard()
+        for name, tensor in self.tensors.items():
+            if not all_finite(tensor):
+                raise ModelError(f"parameter {name!r} holds values that are not finite")
+        devices = {str(parameter.device) for parameter in self.parameters.values()}
+        if len(devices) > 1:
+            raise ModelError(
+                f"the model's parameters lie on several devices ({', '.join(sorted(devices))}); move it to one"
+            )
+
+    def check_dampenable(self) -> None:
+        """Raise unless an edit may change the parameters: as `check`, and ModelError where one is not float32."""
+        self.check()
+        for name, tensor in self.tensors.items():
+            if tensor.dtype != torch.float32:
+                raise ModelError(f"parameter {name!r} is {tensor.dtype}; only float32 weights can be dampened")
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that importances are taken of: all that require a gradient, tied ones once.
-
-    Those of a module within DistributedDataParallel or torch.compile's wrapper have the names that they have in that
-    module.
-    """
-    inner = unwrap_compile(unwrap_ddp(model))
-    return {name: parameter for name, parameter in inner.named_parameters() if parameter.requires_grad}
+    """The trainable parameters of a model by name, see `ModelParameters`."""
+    return ModelParameters(model).parameters
 
 
 def held(model: nn.Module) -> dict[str, Tensor]:
-    """What this process holds of them, detached: all of each, or its shard where FSDP2 has sharded them."""
-    reshard(model)
-    return {name: local(parameter) for name, parameter in trainable(model).items()}
+    return ModelParameters(model).tensors
 
 
 def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable parameters, checked: at least one, all finite, all on one device.
-
-    Raises ImportanceError where there is none, ModelError for the others.
-    """
-    values = held(model)
-    parameters = trainable(model)
-    if not parameters:
-        raise ImportanceError("the model has no trainable parameter; set requires_grad on those that may be dampened")
-    for name, tensor in values.items():
-        if not all_finite(tensor):
-            raise ModelError(f"parameter {name!r} holds values that are not finite")
-    devices = {str(parameter.device) for parameter in parameters.values()}
-    if len(devices) > 1:
-        raise ModelError(
-            f"the model's parameters lie on several devices ({', '.join(sorted(devices))}); move it to one"
-        )
-    return parameters
+    parameters = ModelParameters(model)
+    parameters.check()
+    return parameters.parameters
 
 
 def dampenable(model: nn.Module) -> dict[str, Tensor]:
-    """What this process holds of them, checked and all float32: what an edit may change. Raises ModelError for another
-    dtype too."""
-    checked_parameters(model)
-    values = held(model)
-    for name, tensor in values.items():
-        if tensor.dtype != torch.float32:
-            raise ModelError(f"parameter {name!r} is {tensor.dtype}; only float32 weights can be dampened")
-    return values
+    parameters = ModelParameters(model)
+    parameters.check_dampenable()
+    return parameters.tensors
 
 
 def fingerprint(model: nn.Module) -> str:
-    """CRC-32 of the trainable parameters' names and bytes, this process's shards': tells one set of weights from
-    another."""
-    code = 0
-    for name, values in held(model).items():
-        data = values.cpu().contiguous().reshape(-1).view(torch.uint8)
-        code = zlib.crc32(data.numpy().data, zlib.crc32(name.encode(), code))
-    return f"{code:08x}"
+    """CRC-32 of a model's trainable parameters, see `ModelParameters.fingerprint`."""
+    return ModelParameters(model).fingerprint()
 
 
 @contextmanager

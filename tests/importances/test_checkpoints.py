@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import time
+import zlib
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
 import potion_fast as pf
 from helpers.toys import batches, net, samples
+from potion_fast.distributed import ShareSampler
 from potion_fast.errors import DataError, FileError, ImportanceError
-from potion_fast.utils.batches import pieces
+from potion_fast.importances.checkpoints import FILE_KEY
+from potion_fast.importances.runner import order_fingerprint
+from potion_fast.utils.batches import chunks
+from potion_fast.utils.checksummed import load_checksummed
+from potion_fast.utils.interrupts import deferred_interrupts
 
 
 class InterruptedPassError(Exception):
@@ -34,7 +42,7 @@ def test_a_resumed_pass_gives_the_same_bits(tmp_path, count, objective, group_si
     path = tmp_path / "pass.safetensors"
     with pytest.raises(InterruptedPassError):
         pf.importance(model, interrupted_after(loader, count), objective, group_size=group_size, checkpoint=path)
-    assert path.exists() == any(piece.closes for piece in pieces(loader[:count], group_size))
+    assert path.exists() == any(chunk.closes for chunk in chunks(loader[:count], group_size))
     got = pf.importance(model, loader, objective, group_size=group_size, checkpoint=path, resume=True)
     for one, other in zip(*((r if isinstance(r, list) else [r]) for r in (got, want)), strict=True):
         assert torch.equal(one.sums, other.sums) and (one.samples, one.terms) == (other.samples, other.terms)
@@ -54,14 +62,15 @@ def test_a_checkpoint_is_written_every_so_many_seconds(tmp_path):
     assert seen == [False, True, True, True]
 
 
-def test_ctrl_c_keeps_whole_batches(tmp_path):
-    """The signal comes in the middle of a batch: that batch is finished, and no other is begun."""
+@pytest.mark.parametrize("deferred", [True, False])
+def test_ctrl_c_in_the_middle_of_a_batch_never_leaves_a_part_of_it(tmp_path, deferred):
+    """A program that defers interrupts finishes the batch and keeps it; any other keeps the last checkpoint."""
     model, loader, path = net(), batches(*samples(12), 4), tmp_path / "pass.safetensors"
     calls, armed = [], False
 
     def losses(outputs, labels):
         calls.append(len(outputs))
-        if armed and len(calls) == 3:  # in the second batch, after the first and the proof
+        if armed and len(calls) == 3:  # in the second batch, after the first and the check of the rules
             os.kill(os.getpid(), signal.SIGINT)
         return outputs.square().sum(1)
 
@@ -69,13 +78,28 @@ def test_ctrl_c_keeps_whole_batches(tmp_path):
     assert calls == [3, 4, 4, 4]
     calls, armed = [], True
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        pf.importance(model, loader, losses, group_size=1, checkpoint=path)
-    assert signal.getsignal(signal.SIGINT) == before and path.exists()
+    with pytest.raises(KeyboardInterrupt), deferred_interrupts() if deferred else nullcontext():
+        pf.importance(model, loader, losses, group_size=1, checkpoint=path, checkpoint_seconds=0)
+    assert signal.getsignal(signal.SIGINT) == before
     assert calls == [3, 4, 4]
+    content, _ = load_checksummed(path, FILE_KEY, "interrupted pass")
+    assert content["position"]["samples"] == (8 if deferred else 4)
     armed = False
     got = pf.importance(model, loader, losses, group_size=1, checkpoint=path, resume=True)
     assert torch.equal(got.sums, want.sums)
+
+
+def test_a_pass_takes_no_signal_over(tmp_path):
+    """Without a program that asks for it, Ctrl-C is the caller's, in the middle of a batch too."""
+    handler, handlers = signal.getsignal(signal.SIGINT), []
+
+    def losses(outputs, labels):
+        handlers.append(signal.getsignal(signal.SIGINT))
+        return outputs.square().sum(1)
+
+    loader = batches(*samples(8), 4)
+    pf.importance(net(), loader, losses, group_size=1, checkpoint=tmp_path / "pass", checkpoint_seconds=0)
+    assert handlers == [handler] * 3
 
 
 def test_an_error_within_a_batch_does_not_leave_half_of_it(tmp_path):
@@ -142,13 +166,23 @@ def test_resume_needs_a_checkpoint():
 def test_pieces_hold_whole_groups_or_parts_of_one(size, batch):
     inputs = torch.arange(20)
     seen, begun = [], 0
-    for piece in pieces(list(inputs.split(batch)), size):
-        assert 1 <= len(piece.inputs) <= batch + min(size, batch) - 1
-        if piece.groups > 1:
-            assert begun == 0 and piece.closes and len(piece.inputs) == piece.groups * size
-        begun = 0 if piece.closes else begun + len(piece.inputs)
+    for chunk in chunks(list(inputs.split(batch)), size):
+        assert 1 <= len(chunk.inputs) <= batch + min(size, batch) - 1
+        if chunk.groups > 1:
+            assert begun == 0 and chunk.closes and len(chunk.inputs) == chunk.groups * size
+        begun = 0 if chunk.closes else begun + len(chunk.inputs)
         assert begun < size
-        seen.append(piece.inputs)
+        seen.append(chunk.inputs)
     assert torch.equal(torch.cat(seen), inputs)
     if size <= batch and 20 % batch == 0:
         assert begun == 0
+
+
+def test_an_order_of_samples_has_the_fingerprint_that_files_on_disk_have():
+    assert order_fingerprint(ShareSampler(range(7))) == "7 in their order"
+    indices = np.array([4, 1, 3, 0, 2], dtype=np.int64)
+    for keys in (indices.tolist(), [(int(i), "x") for i in indices]):
+        sampler = ShareSampler(range(5))
+        with sampler.partitioned(1):
+            sampler._order = keys
+            assert order_fingerprint(sampler) == f"5, CRC-32 {zlib.crc32(indices.tobytes()):08x}"

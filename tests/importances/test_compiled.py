@@ -19,7 +19,7 @@ from helpers.toys import assert_same_weights, batches, weights
 from potion_fast.bench.models.resnet9 import ResNet9
 from potion_fast.distributed import unwrap_compile
 from potion_fast.errors import ImportanceError
-from potion_fast.importances.compiled import BEFORE, MOST
+from potion_fast.importances.compiled import COMPILED_SHAPES, EAGER_BATCHES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.compile warns of its own parts
 
@@ -136,11 +136,13 @@ def test_code_that_torch_compile_makes_gives_the_same(device: str, amp: torch.dt
 def test_only_sizes_that_come_often_are_compiled(graphs: Graphs) -> None:
     model, inputs = NETWORKS["resnet9"]()
     shaken(model, inputs)
-    pf.importance(model, [(inputs[:9],)] * BEFORE, group_size=1, compiled=True)
+    pf.importance(model, [(inputs[:9],)] * EAGER_BATCHES, group_size=1, compiled=True)
     assert graphs.count == 0
-    sizes = range(7, 7 + MOST + 2)
-    pf.importance(model, [(inputs[:size],) for size in sizes for _ in range(BEFORE + 2)], group_size=1, compiled=True)
-    assert graphs.count == MOST
+    sizes = range(7, 7 + COMPILED_SHAPES + 2)
+    pf.importance(
+        model, [(inputs[:size],) for size in sizes for _ in range(EAGER_BATCHES + 2)], group_size=1, compiled=True
+    )
+    assert graphs.count == COMPILED_SHAPES
 
 
 def test_a_compiled_batch_that_runs_out_of_memory_is_halved(graphs: Graphs) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset, default_collate
@@ -20,11 +18,9 @@ from torch.utils.data.distributed import DistributedSampler
 import potion_fast as pf
 from helpers.processes import SLOWEST, in_processes
 from helpers.toys import batches, net, samples
-from potion_fast.distributed import Ranks, ShareSampler
-from potion_fast.distributed.sampler import beginning, joined, within, without
+from potion_fast.distributed import ShareSampler
 from potion_fast.errors import FileError, ImportanceError, PotionError
 from potion_fast.importances.checkpoints import FILE_KEY
-from potion_fast.utils.batches import count_samples
 from potion_fast.utils.checksummed import load_checksummed, save_checksummed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -293,40 +289,3 @@ def test_files_that_do_not_belong_together_are_an_error(tmp_path):
     rank.write_bytes(rank.read_bytes()[:-5])
     with pytest.raises(FileError, match="truncated"):
         pf.importance(net(), loader_of(data(9), 2), group_size=1, checkpoint=path, resume=True)
-
-
-@given(st.data())
-@settings(max_examples=200, deadline=None)
-def test_whatever_is_left_is_shared_out_once_and_in_whole_units(drawn):
-    n, unit, size = (drawn.draw(st.integers(low, high)) for low, high in ((0, 40), (1, 6), (1, 7)))
-    units = [(start, min(start + unit, n)) for start in range(0, n, unit)]
-    done = joined([part for part in units if drawn.draw(st.booleans())])
-    sampler, seen, lengths = ShareSampler(range(n)), [], []
-    with sampler.shared_out(unit):
-        sampler.skip(done)
-        for rank in range(size):
-            sampler.ranks = Ranks(None, rank, size)
-            share = sampler.share()
-            assert all(start % unit == 0 and (stop % unit == 0 or stop == n) for start, stop in share)
-            assert list(sampler) == [place for start, stop in share for place in range(start, stop)]
-            assert len(sampler) == len(list(sampler))
-            seen += list(sampler)
-            lengths.append(sum(-(-(stop - start) // unit) for start, stop in share))
-            count = drawn.draw(st.integers(0, len(sampler)))
-            assert sum(stop - start for start, stop in beginning(share, count)) == count
-            assert within(beginning(share, count), joined(share))
-    assert seen == [place for start, stop in without(done, n) for place in range(start, stop)]
-    assert max(lengths) - min(lengths) <= 1
-    assert sampler.left == [(0, n)] and sampler.unit == 1
-
-
-def test_a_share_of_another_sampler_has_its_order():
-    dataset = data(10)
-    shuffled = RandomSampler(dataset, generator=torch.Generator().manual_seed(3))
-    order = list(RandomSampler(dataset, generator=torch.Generator().manual_seed(3)))
-    sampler = ShareSampler(shuffled)
-    sampler.ranks = Ranks(None, 1, 2)
-    assert list(sampler) == order[5:] and sampler.total == 10
-    assert count_samples(DataLoader(dataset, 2, sampler=sampler)) == 10
-    with sampler.shared_out(1):
-        assert sampler.mark() == sampler.mark() and sorted(sampler.keys) == list(range(10))

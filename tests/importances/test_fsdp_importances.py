@@ -156,11 +156,11 @@ def refused() -> list[str]:
 
 
 def test_a_sample_is_sent_without_the_batch_that_it_is_of():
-    piece = Chunk(torch.arange(12.0).view(4, 3), torch.arange(4), 4, True)
-    for sent, wanted in zip(first_of(piece), (piece.inputs[:1], piece.labels[:1]), strict=True):
+    chunk = Chunk(torch.arange(12.0).view(4, 3), torch.arange(4), 4, True)
+    for sent, wanted in zip(first_of(chunk), (chunk.inputs[:1], chunk.labels[:1]), strict=True):
         assert torch.equal(sent, wanted)
         assert sent.untyped_storage().nbytes() == wanted.numel() * wanted.element_size()
-    assert first_of(Chunk(piece.inputs, None, 4, True))[1] is None
+    assert first_of(Chunk(chunk.inputs, None, 4, True))[1] is None
 
 
 def test_what_cannot_be_exact_is_an_error_on_all_ranks(tmp_path):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
+import potion_fast as pf
 from helpers.loops import assert_equals_loop, shaken
+from potion_fast.errors import ImportanceError
+from potion_fast.importances.rules import RULES, LayerIO, LinearRule, Rule, register_rule
 
 
 def conv(dims: int, *args, **options):
@@ -115,3 +120,82 @@ def test_layers_equal_the_loop(name: str, group_size: int, objective: str) -> No
     model, inputs = LAYERS[name]()
     model = nn.Sequential(model, nn.Linear(shaken(model, inputs)(inputs).shape[1], 3).double())
     assert_equals_loop(model, inputs, objective, group_size)
+
+
+class Scale(nn.Module):
+    """y = x · factor, over the last dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class ScaleRule(Rule):
+    names = ("factor",)
+
+    def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
+        by_group = (io.inputs * io.gradient).reshape(io.groups, -1, 4)
+        return {"factor": by_group.sum(1)}
+
+
+class WrongRule(ScaleRule):
+    """Covers the layer, and lets no sample's rows be its own."""
+
+    def fits(self, inputs: Tensor, output: Tensor) -> bool:
+        return False
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """The rules that there were before the test."""
+    before = dict(RULES)
+    yield
+    RULES.clear()
+    RULES.update(before)
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("layer", [Scale, f"{Scale.__module__}.{Scale.__qualname__}"], ids=["class", "dotted-name"])
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_registered_rule_takes_its_layer_out_of_the_fallback(layer: type[nn.Module] | str, group_size: int) -> None:
+    inputs = torch.randn(4, 3, 4, dtype=torch.float64)
+    model = shaken(nn.Sequential(nn.Linear(4, 4), Scale(), nn.Flatten(), nn.Linear(12, 3)), inputs)
+    assert assert_equals_loop(model, inputs, "ssd", group_size).fallback == ("1.factor",)
+    assert pf.register_rule(layer)(ScaleRule) is ScaleRule
+    assert assert_equals_loop(model, inputs, "ssd", group_size).fallback == ()
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_rule_that_does_not_fit_is_left_unused() -> None:
+    register_rule(Scale)(WrongRule)
+    inputs = torch.randn(4, 3, 4, dtype=torch.float64)
+    model = shaken(nn.Sequential(nn.Linear(4, 4), Scale(), nn.Flatten(), nn.Linear(12, 3)), inputs)
+    assert assert_equals_loop(model, inputs).fallback == ("1.factor",)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_rule_is_of_the_class_and_not_of_its_subclasses() -> None:
+    class Shifted(Scale):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.factor
+
+    register_rule(Scale)(ScaleRule)
+    inputs = torch.randn(4, 4, dtype=torch.float64)
+    model = shaken(nn.Sequential(Shifted(), nn.Linear(4, 3)), inputs)
+    assert assert_equals_loop(model, inputs).fallback == ("0.factor",)
+
+
+def test_what_cannot_be_registered_is_refused_and_named() -> None:
+    before = dict(RULES)
+    with pytest.raises(ImportanceError, match="has a rule already, LinearRule"):
+        register_rule(Scale, nn.Linear)(ScaleRule)
+    for layer in ("Linear", 3, Tensor):
+        with pytest.raises(ImportanceError, match="classes of modules or their dotted names"):
+            register_rule(layer)  # type: ignore[arg-type]
+    for rule in (Scale, LinearRule(), Rule):
+        with pytest.raises(ImportanceError, match="no subclass of Rule that names the layer's parameters"):
+            register_rule(Scale)(rule)  # type: ignore[type-var]
+    assert before == RULES

@@ -12,7 +12,7 @@ from potion_fast.errors import OutOfMemoryError
 from potion_fast.importances import micro_batches
 from potion_fast.importances.micro_batches import MicroBatches, split
 from potion_fast.utils import memory
-from potion_fast.utils.batches import Chunk, pieces
+from potion_fast.utils.batches import Chunk, chunks
 from potion_fast.utils.memory import available, check, peak_of
 
 CPU = torch.device("cpu")
@@ -111,15 +111,15 @@ def test_where_one_sample_does_not_fit_a_few_suffice_for_the_error(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 10_000)
     with pytest.raises(OutOfMemoryError, match="the activations of one sample"):
         pf.importance(model, batches(*samples(64), 64), group_size=1)
-    assert max(sizes) == micro_batches.FEW[-1]
+    assert max(sizes) == micro_batches.PROBE_SIZES[-1]
 
 
 def test_what_a_few_samples_leave_behind_is_undone_to_the_bit(monkeypatch):
     data = batches(*samples(40), 10)
     want = pf.importance(net(), data, group_size=1)
-    monkeypatch.setattr(micro_batches, "FEW", (3, 8))
+    monkeypatch.setattr(micro_batches, "PROBE_SIZES", (3, 8))
     assert torch.equal(pf.importance(net(), data, group_size=1).sums, want.sums)
-    monkeypatch.setattr(micro_batches, "FEW", (3, 100))  # never measured
+    monkeypatch.setattr(micro_batches, "PROBE_SIZES", (3, 100))  # never measured
     assert torch.equal(pf.importance(net(), data, group_size=1).sums, want.sums)
 
 
@@ -127,14 +127,14 @@ def test_what_a_few_samples_leave_behind_is_undone_to_the_bit(monkeypatch):
 @pytest.mark.parametrize("most", [1, 2, 4, 7, 100])
 def test_a_split_piece_holds_the_same_groups(size, most):
     inputs = torch.arange(24)
-    for piece in pieces(batches(inputs, inputs, 10), size):
-        parts = split(piece, most)
-        assert torch.equal(torch.cat([part.inputs for part in parts]), piece.inputs)
-        assert torch.equal(torch.cat([part.labels for part in parts]), piece.labels)
+    for chunk in chunks(batches(inputs, inputs, 10), size):
+        parts = split(chunk, most)
+        assert torch.equal(torch.cat([part.inputs for part in parts]), chunk.inputs)
+        assert torch.equal(torch.cat([part.labels for part in parts]), chunk.labels)
         assert max(len(part.inputs) for part in parts) <= most
-        assert sum(part.groups for part in parts if part.closes) == (piece.groups if piece.closes else 0)
-        assert all(part.groups == 1 and len(part.inputs) < len(piece.inputs) for part in parts if not part.closes) or (
-            not piece.closes
+        assert sum(part.groups for part in parts if part.closes) == (chunk.groups if chunk.closes else 0)
+        assert all(part.groups == 1 and len(part.inputs) < len(chunk.inputs) for part in parts if not part.closes) or (
+            not chunk.closes
         )
     assert split(Chunk(inputs, None, 24, True), most)[0].labels is None
 
@@ -192,7 +192,7 @@ def test_a_pass_says_before_any_work_that_its_sums_will_not_fit(monkeypatch):
 
 def test_a_piece_that_fits_is_not_cut():
     seen: list[int] = []
-    micro = MicroBatches(lambda piece: seen.append(len(piece.inputs)), list, CPU)
+    micro = MicroBatches(lambda chunk: seen.append(len(chunk.inputs)), list, CPU)
     for inputs in (torch.ones(3, 2), torch.ones(200, 2), torch.ones(1000, 2)):
         micro.add(Chunk(inputs, None, len(inputs), True))
     assert seen == [3, 3, 3, 6, 200, 1000]

@@ -1,5 +1,7 @@
-"""What a rule is: how the gradient of one kind of layer's parameters, per group of samples, follows from what the layer
-got and the gradient at what it gave."""
+"""Base class of the rules: the gradient of one kind of layer's parameters per group of samples.
+
+It follows from the layer's inputs and from the gradient at its output.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 
-class Use(NamedTuple):
+class LayerIO(NamedTuple):
     """One call of a layer in a forward pass. Dimension 0 is the batch, sample-major: B · r rows, r to a sample.
 
-    inputs    what the layer got
-    gradient  ∂(sum of losses) / ∂(what it gave)
-    groups    N: the rows of each of the B / N samples of a group are summed before |·| or ·² is taken
+    Attributes:
+        inputs: [B · r, ...], the layer's input.
+        gradient: [B · r, ...], ∂(sum of losses) / ∂(the layer's output).
+        groups: N: the rows of each of the B / N samples of a group are summed before |·| or ·² is taken.
     """
 
     inputs: Tensor
@@ -23,21 +26,27 @@ class Use(NamedTuple):
     groups: int
 
 
-class Sums(NamedTuple):
-    """Where the statistics of a layer go.
+class Accumulators(NamedTuple):
+    """Sums that the statistics of a layer are added to.
 
-    of       name within the layer -> [K, *shape], K objectives
-    square   gradient² instead of |gradient|
-    weights  [K, N], factor of each group's |gradient| or gradient²; None for ones
+    Attributes:
+        sums: By the parameter's name within the layer, [K, *shape], for K objectives.
+        square: gradient² instead of |gradient|.
+        weights: [K, N], factor of each group's |gradient| or gradient²; None for ones.
     """
 
-    of: Mapping[str, Tensor]
+    sums: Mapping[str, Tensor]
     square: bool
     weights: Tensor | None
 
     def add(self, name: str, gradients: Tensor) -> None:
-        """Add the gradients [N, *shape] of one parameter."""
-        total = self.of[name]  # [K, *shape]
+        """Add |gradient| or gradient² of one parameter.
+
+        Args:
+            name: The parameter's, within the layer.
+            gradients: [N, *shape], per group.
+        """
+        total = self.sums[name]  # [K, *shape]
         gradients = gradients.to(total.dtype)
         sizes = gradients.square() if self.square else gradients.abs()
         if self.weights is None:
@@ -47,36 +56,60 @@ class Sums(NamedTuple):
 
 
 class Rule:
-    """Rule of one kind of layer. Without state: a module comes in with each call.
+    """Rule of one kind of layer. It has no state: the module is an argument of each call.
 
-    names  parameters of the layer that the rule gives gradients of
+    A subclass gives `names` and `gradients`, and is registered with `register_rule`. Whether a rule is right in a model
+    is verified on the first samples of a pass, so one that is not is left unused, and costs speed only.
+
+    Attributes:
+        names: Parameters of the layer that the rule gives gradients of, by their names within the layer.
     """
 
     names: ClassVar[tuple[str, ...]]
 
     def covers(self, module: nn.Module) -> bool:
-        """Whether this layer, with its settings, is one that the rule is right for."""
+        """Whether the rule is right for this layer with its settings."""
         return True
 
     def fits(self, inputs: Tensor, output: Tensor) -> bool:
-        """Whether this call is one that the rule is right for: by default, dimension 0 is kept."""
+        """Whether the rule is right for this call: by default, where dimension 0 is kept.
+
+        Args:
+            inputs: The layer's input.
+            output: The layer's output.
+        """
         return inputs.dim() > 0 and output.dim() > 0 and len(inputs) == len(output)
 
-    def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
-        """The gradient of the named parameters for every group, [N, *shape]."""
+    def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
+        """The gradient per group of samples.
+
+        Args:
+            module: The layer.
+            io: One call of it.
+            names: Those of its parameters that are wanted, among `self.names`.
+
+        Returns:
+            By name, [N, *shape of the parameter]: the gradient of the sum of the group's losses.
+        """
         raise NotImplementedError
 
-    def accumulate(self, module: nn.Module, use: Use, sums: Sums) -> None:
-        """Add |gradient| or gradient² of every group. Overridden where no gradient per group need be written."""
-        for name, gradients in self.gradients(module, use, sums.of).items():
-            sums.add(name, gradients)
+    def accumulate(self, module: nn.Module, io: LayerIO, accumulators: Accumulators) -> None:
+        """Add |gradient| or gradient² of every group. Overridden where no gradient per group need be written.
+
+        Args:
+            module: The layer.
+            io: One call of it.
+            accumulators: Of those of its parameters that are wanted.
+        """
+        for name, gradients in self.gradients(module, io, accumulators.sums).items():
+            accumulators.add(name, gradients)
 
 
 def grouped(tensor: Tensor, groups: int) -> Tensor:
-    """[B · r, ..., d] -> [N, T, d]: all rows of a group together."""
+    """All rows of a group together: [B · r, ..., d] -> [N, T, d]."""
     return tensor.reshape(groups, -1, tensor.shape[-1])
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half precision in float32: sums over positions are not taken in it."""
+    """Half precision in float32, as sums over positions are not taken in it; other tensors as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,4 +1,4 @@
-"""Convolutions of one to three spatial dimensions: the linear layer's rule, whose rows are the patches of the input."""
+"""Rules of convolutions of one to three spatial dimensions: linear layers whose rows are the patches of the input."""
 
 from __future__ import annotations
 
@@ -11,50 +11,53 @@ from torch.nn import functional as F
 from torch.nn import grad as convolutions
 
 from ... import ops
-from .base import Rule, Sums, Use, at_least_float32
+from .base import Accumulators, LayerIO, Rule, at_least_float32
+from .registry import register_rule
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
+@register_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class ConvRule(Rule):
     """nn.Conv1d, nn.Conv2d, nn.Conv3d with any stride, padding, dilation, groups and padding mode."""
 
     names = ("weight", "bias")
 
-    def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
+    def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         layer = cast(Convolution, module)
-        found = {}
+        gradients = {}
         if "weight" in names:
             functions = {3: convolutions.conv1d_weight, 4: convolutions.conv2d_weight, 5: convolutions.conv3d_weight}
-            inputs, padding = padded(layer, use.inputs)
-            parts = zip(inputs.chunk(use.groups), use.gradient.chunk(use.groups), strict=True)
+            inputs, padding = padded(layer, io.inputs)
+            parts = zip(inputs.chunk(io.groups), io.gradient.chunk(io.groups), strict=True)
             geometry = (layer.stride, padding, layer.dilation, layer.groups)
             function = functions[inputs.dim()]
-            found["weight"] = torch.stack([function(a, layer.weight.shape, g, *geometry) for a, g in parts])
+            gradients["weight"] = torch.stack([function(a, layer.weight.shape, g, *geometry) for a, g in parts])
         if "bias" in names:
             by_group = (
-                at_least_float32(use.gradient).unflatten(0, (use.groups, -1)).flatten(3)
+                at_least_float32(io.gradient).unflatten(0, (io.groups, -1)).flatten(3)
             )  # [N, B · r / N, O, positions]
-            found["bias"] = by_group.sum((1, 3))
-        return found
+            gradients["bias"] = by_group.sum((1, 3))
+        return gradients
 
-    def accumulate(self, module: nn.Module, use: Use, sums: Sums) -> None:
-        if "weight" not in sums.of:
-            return super().accumulate(module, use, sums)
+    def accumulate(self, module: nn.Module, io: LayerIO, accumulators: Accumulators) -> None:
+        sums = accumulators.sums
+        if "weight" not in sums:
+            return super().accumulate(module, io, accumulators)
         layer = cast(Convolution, module)
-        inputs, padding = padded(layer, use.inputs)
+        inputs, padding = padded(layer, io.inputs)
         ops.accumulate_conv(
-            sums.of["weight"],
+            sums["weight"],
             inputs,
-            use.gradient,
-            len(inputs) // use.groups,
+            io.gradient,
+            len(inputs) // io.groups,
             layer.stride,
             padding,
             layer.dilation,
             layer.groups,
-            sums.square,
-            sums.weights,
-            sums.of.get("bias"),
+            accumulators.square,
+            accumulators.weights,
+            sums.get("bias"),
         )
 
 

@@ -1,4 +1,7 @@
-"""Parameters [1, ...] that broadcast over the batch (class token, position embedding): a leaf [B, ...] stands in."""
+"""Rule of parameters [1, ...] that broadcast over the batch (class token, position embedding).
+
+They are substituted by a leaf [B, ...] in the forward pass.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from .base import Rule, Use, at_least_float32
+from .base import LayerIO, Rule, at_least_float32
 
 
 class LeafRule(Rule):
@@ -14,6 +17,6 @@ class LeafRule(Rule):
 
     names = ("leaf",)
 
-    def gradients(self, module: nn.Module, use: Use, names: Collection[str]) -> dict[str, Tensor]:
-        by_group = at_least_float32(use.gradient).unflatten(0, (use.groups, -1))  # [N, B / N, ...]
+    def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
+        by_group = at_least_float32(io.gradient).unflatten(0, (io.groups, -1))  # [N, B / N, ...]
         return {"leaf": by_group.sum(1).unsqueeze(1)}

@@ -1,4 +1,4 @@
-"""A matrix that an embedding reads rows of and a linear layer multiplies with: y_t = W[token_t], z_t = W x_t.
+"""Statistic of a matrix that an embedding and a linear layer share: y_t = W[token_t], z_t = W x_t.
 
 ∂ℓ/∂W of a group is Σ_t g_t x_tᵀ, and in the rows of the tokens that the group holds the embedding's sum besides. Those
 are few of V: they alone are made, and the linear layer's fused product serves the others.
@@ -13,14 +13,22 @@ import torch
 from torch import nn
 
 from ... import ops
-from .base import Rule, Sums, Use, grouped
+from .base import Accumulators, LayerIO, Rule, grouped
 from .embedding import EmbeddingRule, add_rows, summed_rows
 from .linear import LinearRule
 
 
-def accumulate_tied(uses: Sequence[tuple[Rule, nn.Module, Use]], sums: Sums) -> bool:
-    """Add the statistic of a matrix, "weight", if an embedding and a linear layer have used it once each."""
-    by_rule = {type(rule): (layer, use) for rule, layer, use in uses}
+def accumulate_tied(uses: Sequence[tuple[Rule, nn.Module, LayerIO]], accumulators: Accumulators) -> bool:
+    """Add the statistic of a matrix, "weight", if an embedding and a linear layer have used it once each.
+
+    Args:
+        uses: All calls of layers that use it.
+        accumulators: Of "weight".
+
+    Returns:
+        Whether it was added.
+    """
+    by_rule = {type(rule): (layer, io) for rule, layer, io in uses}
     if len(uses) != 2 or by_rule.keys() != {EmbeddingRule, LinearRule}:
         return False
     layer, read = by_rule[EmbeddingRule]
@@ -35,6 +43,6 @@ def accumulate_tied(uses: Sequence[tuple[Rule, nn.Module, Use]], sums: Sums) -> 
         rows[part] += g[n][:, token[part]].mT @ x[n]
         start += count
     g[group, :, token] = 0
-    ops.accumulate_linear(sums.of["weight"], x, g, sums.square, sums.weights)
-    add_rows(keys, rows, vocabulary, sums)
+    ops.accumulate_linear(accumulators.sums["weight"], x, g, accumulators.square, accumulators.weights)
+    add_rows(keys, rows, vocabulary, accumulators)
     return True
