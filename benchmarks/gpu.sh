@@ -59,7 +59,7 @@ tests() { # whatever runs a kernel, on every backend that this machine has
 sanitizer() { # memory errors in the CUDA kernels, and in Triton's where masks guard every edge of a tile
   step sanitizer compute-sanitizer --tool memcheck --error-exitcode 9 \
     python3 -m pytest -q -k "cuda" tests/ops/test_accumulate.py tests/ops/test_dampen.py tests/ops/test_select.py \
-    tests/ops/test_group.py tests/ops/test_put.py
+    tests/ops/test_partition.py tests/ops/test_put.py
   step sanitizer_triton compute-sanitizer --tool memcheck --error-exitcode 9 \
     python3 -m pytest -q -k "triton" tests/ops/test_accumulate_linear.py tests/ops/test_accumulate_conv.py
 }
