@@ -22,25 +22,31 @@ from .weight_index import WeightIndex
 class EditPlan:
     """K nested edits of one model, each reached from any other by touching only the weights in which they differ.
 
-    Candidate k dampens θ_i ← θ_i · min((λ · Ω_r,i / Ω_f,i)^exponent, 1) wherever Ω_f,i > α_k · Ω_r,i. The new value
-    does not depend on α, so a smaller α only adds weights: each weight that some candidate changes is kept once, in the
-    group of the first candidate, by falling α, that selects it. Candidate k is the first groups applied, the rest
-    undone.
-
-    model           parameters float32 and finite; changed in place by `apply`, restored to the bit by `reset`
-    forget, retain  importances of this model with these weights
-    alphas          [K] float32, in any order; NaN selects nothing
-    dampening       λ, above 0; or None: every selected weight is kept, and `revalue` has to come before `apply`
-    exponent        above 0; 1 in the papers
-
-    Holds 20 bytes for each weight that some candidate changes, beside the means that the importances keep.
+    Candidate k dampens θ_i ← θ_i · min((λ · Ω_r,i / Ω_f,i)^exponent, 1) wherever Ω_f,i > α_k · Ω_r,i (paper A, eq. 1).
+    The new value does not depend on α, so a smaller α only adds weights: each weight that some candidate changes is
+    kept once, in the part of the first candidate, by falling α, that selects it. Candidate k is the first parts
+    applied, the others undone. The plan takes 20 bytes for each weight that some candidate changes, beside the means
+    that the importances keep.
 
     Of a model that FSDP2 has sharded (`fully_shard`) each rank edits its shards, by importances of its shards: their
     `sums` and `shapes` are of `parameter.to_local()`. Together these are the edits of one process, to the bit, and an
     edit exchanges nothing. All ranks make the plan and call `revalue`; what is wrong on one is raised on all.
 
-    Raises ImportanceError where the importances are not this model's or do not belong together, ModelError for weights
-    that are not float32 or not finite, SearchError for λ or the exponent out of range.
+    Args:
+        model: Parameters float32 and finite; changed in place by `apply`, restored to the bit by `reset`.
+        forget: Importances of S_f, of this model with these weights.
+        retain: Importances of the training data, likewise.
+        alphas: [K] float32, in any order; NaN selects nothing.
+        dampening: λ, above 0; or None: every selected weight is kept, and `revalue` has to come before `apply`.
+        exponent: Above 0; 1 in the papers.
+
+    Attributes:
+        alphas: [K] float32, in the order of the candidates.
+
+    Raises:
+        ImportanceError: The importances are not this model's or do not belong together.
+        ModelError: Weights that are not float32 or not finite.
+        SearchError: λ or the exponent out of range.
     """
 
     def __init__(
@@ -52,9 +58,9 @@ class EditPlan:
         dampening: float | None = 1.0,
         exponent: float = 1.0,
     ) -> None:
-        f, o = self._begin(model, forget, retain, dampening, exponent)
+        f, r = self._begin(model, forget, retain, dampening, exponent)
         alphas = torch.as_tensor(alphas, dtype=torch.float32, device=f.device)  # [K]
-        self._hold(alphas, *ops.partition(f, o, alphas, self._least))
+        self._keep(alphas, *ops.partition(f, r, alphas, self._least))
         if dampening is not None:
             self.revalue(dampening, exponent)
 
@@ -70,18 +76,27 @@ class EditPlan:
     ) -> EditPlan:
         """The plan whose α are the percentiles of Ω_f / Ω_r: `thresholds` and the plan, in one read of the importances.
 
-        percentiles  K numbers in [0, 100]; the rest as for the plan
+        Args:
+            model: See the class.
+            forget: See the class.
+            retain: See the class.
+            percentiles: K numbers in [0, 100].
+            dampening: See the class.
+            exponent: See the class.
 
-        Raises what the two raise.
+        Raises:
+            ImportanceError: See the class.
+            ModelError: See the class.
+            SearchError: See the class; a percentile out of range.
         """
         wanted = checked_percentiles(percentiles)
         plan = cls.__new__(cls)
-        f, o = plan._begin(model, forget, retain, dampening, exponent)
+        f, r = plan._begin(model, forget, retain, dampening, exponent)
         if plan._ranks.size > 1:
-            alphas = select_shards(f, o, wanted, plan._ranks)
-            plan._hold(alphas, *ops.partition(f, o, alphas, plan._least))
+            alphas = select_shards(f, r, wanted, plan._ranks)
+            plan._keep(alphas, *ops.partition(f, r, alphas, plan._least))
         else:
-            plan._hold(*ops.select_and_partition(f, o, wanted, plan._least))
+            plan._keep(*ops.select_and_partition(f, r, wanted, plan._least))
         if dampening is not None:
             plan.revalue(dampening, exponent)
         return plan
@@ -97,32 +112,40 @@ class EditPlan:
         with self._ranks.raising_together():
             forget.check_model(model)
             self._parameters = list(dampenable(model).values())
-            f, o = paired_means(forget, retain)
+            f, r = paired_means(forget, retain)
         self._least = 0.0 if dampening is None else dampening  # weights that this λ leaves alone are not kept
         device = self._parameters[0].device
-        return f.to(device), o.to(device)
+        return f.to(device), r.to(device)
 
-    def _hold(self, alphas: Tensor, index: Tensor, forget: Tensor, retain: Tensor, starts: Tensor) -> None:
-        """Keep what `ops.partition` gives: places, and importances [m], by group."""
+    def _keep(self, alphas: Tensor, index: Tensor, forget: Tensor, retain: Tensor, starts: Tensor) -> None:
+        """Keep what `ops.partition` gives: places, and importances [m], by part."""
         self.alphas = alphas  # [K], in the order of the candidates
-        self._rank = alphas.argsort(descending=True, stable=True).argsort().tolist()  # candidate -> its group
+        self._rank = alphas.argsort(descending=True, stable=True).argsort().tolist()  # candidate -> its part
         self._starts = starts.tolist()  # [K + 1]
         self._places = WeightIndex(self._parameters, index, self._starts)
         self._forget, self._retain = forget, retain  # [m]
         self._original = self._places.take()  # [m]
         self._dampened: Tensor | None = None  # [m]
-        self._applied = 0  # groups in force
+        self._applied = 0  # parts in force
 
     def __len__(self) -> int:
         return len(self.alphas)
 
     def dampened(self, k: int) -> int:
-        """Number of weights that candidate k changes, on all ranks: selected, and by a factor below 1."""
+        """Number of weights that candidate k changes, on all ranks: selected, and by a factor below 1.
+
+        Raises:
+            SearchError: Unless 0 ≤ k < K, and the plan has values.
+        """
         self._values()
         return self._changed[self._rank[self._checked(k)] + 1]
 
     def apply(self, k: int) -> None:
-        """Bring the model to candidate k, from whichever it is at. Raises SearchError unless 0 ≤ k < K."""
+        """Bring the model to candidate k, from whichever it is at.
+
+        Raises:
+            SearchError: Unless 0 ≤ k < K, and the plan has values.
+        """
         self._values()
         self._move(self._rank[self._checked(k)] + 1)
 
@@ -133,10 +156,12 @@ class EditPlan:
     def revalue(self, dampening: float, exponent: float = 1.0) -> None:
         """Dampen the same weights by another λ and exponent. The model is reset first.
 
-        dampening  λ, not below the plan's own: a smaller one changes weights that the plan does not hold
-        exponent   above 0
+        Args:
+            dampening: λ, not below the plan's own: a smaller one changes weights that the plan does not keep.
+            exponent: Above 0.
 
-        Raises SearchError for a value out of range.
+        Raises:
+            SearchError: A value out of range.
         """
         _check_factor(dampening, exponent)
         if dampening < self._least:
@@ -164,14 +189,16 @@ class EditPlan:
             raise SearchError("a plan made with dampening=None has no values before revalue(λ)")
         return self._dampened
 
-    def _move(self, groups: int) -> None:
-        """Apply or undo whole groups. A group counts as applied as long as any of it may be: an interrupted move can
-        be reset."""
+    def _move(self, parts: int) -> None:
+        """Apply or undo whole parts, until so many are in force.
+
+        A part counts as applied as long as any of it may be: an interrupted move can be reset.
+        """
         reshard(self._model)
-        while self._applied < groups:
+        while self._applied < parts:
             self._applied += 1
             self._places.put(self._applied - 1, self._values())
-        while self._applied > groups:
+        while self._applied > parts:
             self._places.put(self._applied - 1, self._original)
             self._applied -= 1
 

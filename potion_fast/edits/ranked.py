@@ -1,4 +1,4 @@
-"""Candidates without a grid: the weights in order of their ratio Ω_f / Ω_r, dampened one after the other."""
+"""Candidates without a grid: the weights in order of their ratio Ω_f / Ω_r, dampened one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..percentiles import paired_means
 from ..utils.model import dampenable
 from .weight_index import WeightIndex
 
-FIRST, GROWTH = 2**12, 16  # weights put in order at first, and how many times as many whenever they do not suffice
+FIRST = 2**12  # weights put in order at first
+GROWTH = 16  # how many times as many, whenever they do not suffice
 
 
 class RankedPlan:
@@ -23,10 +24,17 @@ class RankedPlan:
     ratios that differ by rounding may come the other way round. Going from one candidate to another touches only the
     weights in which they differ.
 
-    model           parameters float32 and finite; changed in place by `apply`, restored to the bit by `reset`
-    forget, retain  importances of this model with these weights
+    Args:
+        model: Parameters float32 and finite; changed in place by `apply`, restored to the bit by `reset`.
+        forget: Importances of S_f, of this model with these weights.
+        retain: Importances of the training data, likewise.
 
-    `alphas[k]` is the ratio of the last weight that candidate k dampens.
+    Attributes:
+        alphas: [K] float32, of the candidates there are so far: the ratio of the last weight that candidate k dampens.
+
+    Raises:
+        ImportanceError: The importances are not this model's or do not belong together.
+        ModelError: Weights that are not float32 or not finite.
     """
 
     def __init__(self, model: nn.Module, forget: Importance, retain: Importance) -> None:
@@ -42,7 +50,10 @@ class RankedPlan:
         self._applied = 0  # weights that may be dampened
 
     def more(self) -> bool:
-        """Put more weights in order; False where all are. One call may find none: equal ratios come all at once."""
+        """Put more weights in order; False where all are.
+
+        One call may find none: equal ratios come all at once.
+        """
         if self._complete:
             return False
         n = len(self._forget)
@@ -51,21 +62,21 @@ class RankedPlan:
             edge = ops.select(self._forget, self._retain, [100 * (1 - self._wanted / n)])
         if not edge > 1:  # NaN: no ratio is finite
             edge, self._complete = torch.ones_like(edge), True
-        index, f, o, starts = ops.partition(self._forget, self._retain, torch.cat([self._edge, edge]))
-        new = slice(int(starts[1]), None)  # group 0 is in order already
-        self._append(index[new], f[new], o[new])
+        index, f, r, starts = ops.partition(self._forget, self._retain, torch.cat([self._edge, edge]))
+        new = slice(int(starts[1]), None)  # part 0 is in order already
+        self._append(index[new], f[new], r[new])
         self._edge, self._wanted = edge, GROWTH * self._wanted
         return True
 
-    def _append(self, index: Tensor, f: Tensor, o: Tensor) -> None:
-        """Weights, ascending, that come after those in order."""
+    def _append(self, index: Tensor, f: Tensor, r: Tensor) -> None:
+        """Add weights, by ascending index [m], that come after those in order."""
         original = WeightIndex(self._parameters, index.clone(), [0, len(index)]).take()  # it changes what it is given
         dampened = original.clone()
-        ops.dampen(dampened, f, o, 1.0)
+        ops.dampen(dampened, f, r, 1.0)
         order = f.sort(descending=True, stable=True).indices
-        order = order[(f / o)[order].sort(descending=True, stable=True).indices]
+        order = order[(f / r)[order].sort(descending=True, stable=True).indices]
         self._index = torch.cat([self._index, index[order]])
-        self.alphas = torch.cat([self.alphas, (f / o)[order]])
+        self.alphas = torch.cat([self.alphas, (f / r)[order]])
         self._original = torch.cat([self._original, original[order]])
         self._dampened = torch.cat([self._dampened, dampened[order]])
 
@@ -82,8 +93,10 @@ class RankedPlan:
         self._move(0)
 
     def _move(self, count: int) -> None:
-        """Dampen the first `count` weights and no others. As long as a weight may be dampened it counts as such: an
-        interrupted move can be reset."""
+        """Dampen the first `count` weights and no others.
+
+        As long as a weight may be dampened it counts as such: an interrupted move can be reset.
+        """
         low, high = sorted((self._applied, count))
         index, order = self._index[low:high].sort()
         places = WeightIndex(self._parameters, index, [0, len(index)])

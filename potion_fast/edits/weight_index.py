@@ -1,4 +1,4 @@
-"""Some weights of a model, known by their places in the flat buffer of importances: read and written group by group."""
+"""Index of some weights of a model by their places in the flat buffer of importances, read and written part by part."""
 
 from __future__ import annotations
 
@@ -14,51 +14,56 @@ from ..ops import is_dense
 
 
 class WeightIndex:
-    """m places in a flat buffer that is spread over parameters, in K groups that are ascending each.
+    """m places in a flat buffer that is spread over parameters, in K parts that are ascending each.
 
-    parameters  float32 tensors, in any memory format, in the order of the buffer; each in its logical order
-    index       [m] int32 or int64; kept, and changed to the order of memory where that is not the logical one
-    starts      [K + 1]: group j is index[starts[j] : starts[j + 1]]
+    Args:
+        parameters: Float32 tensors, in any memory format, in the order of the buffer; each in its logical order.
+        index: [m] int32 or int64; kept, and changed to the order of memory where that is not the logical one.
+        starts: [K + 1]: part j is index[starts[j] : starts[j + 1]].
     """
 
     def __init__(self, parameters: Sequence[Tensor], index: Tensor, starts: Sequence[int]) -> None:
         self.index = index
         offsets = [0, *accumulate(parameter.numel() for parameter in parameters)]  # [P + 1]
         edges = torch.tensor(offsets, dtype=index.dtype, device=index.device)
-        groups = [slice(start, stop) for start, stop in pairwise(starts)]
-        cuts = [torch.searchsorted(index[group], edges) for group in groups]  # [K][P + 1]
-        self._groups: list[list[_Run]] = []
-        for group, cut in zip(groups, torch.stack(cuts).tolist() if cuts else [], strict=True):
-            pieces = [
-                _Piece(parameter, offset, group.start + low, group.start + high)
+        parts = [slice(start, stop) for start, stop in pairwise(starts)]
+        cuts = [torch.searchsorted(index[part], edges) for part in parts]  # [K][P + 1]
+        self._parts: list[list[_Run]] = []
+        for part, cut in zip(parts, torch.stack(cuts).tolist() if cuts else [], strict=True):
+            segments = [
+                _Segment(parameter, offset, part.start + low, part.start + high)
                 for parameter, offset, (low, high) in zip(parameters, offsets, pairwise(cut), strict=False)
                 if low < high
             ]
-            for piece in pieces:
-                piece.to_memory_order(index)
-            runs = groupby(pieces, lambda piece: -1 if is_dense(piece.parameter) else piece.offset)
-            self._groups.append([_Run(list(run)) for _, run in runs])
+            for segment in segments:
+                segment.to_memory_order(index)
+            runs = groupby(segments, lambda segment: -1 if is_dense(segment.parameter) else segment.offset)
+            self._parts.append([_Run(list(run)) for _, run in runs])
 
     def __len__(self) -> int:
-        """Number of groups."""
-        return len(self._groups)
+        return len(self._parts)
 
     def take(self) -> Tensor:
         """The weights at all places, [m]."""
         values = torch.empty(len(self.index), device=self.index.device)
-        for run in (run for group in self._groups for run in group):
-            values[run.part] = run.take(self.index)
+        for run in (run for part in self._parts for run in part):
+            values[run.span] = run.take(self.index)
         return values
 
-    def put(self, group: int, values: Tensor) -> None:
-        """Set the weights of one group to their part of `values` [m]."""
-        for run in self._groups[group]:
+    def put(self, part: int, values: Tensor) -> None:
+        """Set the weights of one part.
+
+        Args:
+            part: Its number, in [0, K).
+            values: [m], of all parts; those of the others are not read.
+        """
+        for run in self._parts[part]:
             run.put(self.index, values)
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """The places of one group in one parameter: index[start : stop]."""
+class _Segment:
+    """The places of one part in one parameter: index[start : stop]."""
 
     parameter: Tensor
     offset: int  # of the parameter in the flat buffer
@@ -68,35 +73,35 @@ class _Piece:
     def to_memory_order(self, index: Tensor) -> None:
         if self.parameter.is_contiguous() or not is_dense(self.parameter):
             return
-        part = index[self.start : self.stop]
-        left, place = part - self.offset, torch.full_like(part, self.offset)
+        places = index[self.start : self.stop]
+        remaining, in_memory = places - self.offset, torch.full_like(places, self.offset)
         for size, stride in zip(reversed(self.parameter.shape), reversed(self.parameter.stride()), strict=True):
-            place += left % size * stride
-            left = left.div_(size, rounding_mode="floor")
-        part.copy_(place)
+            in_memory += remaining % size * stride
+            remaining = remaining.div_(size, rounding_mode="floor")
+        places.copy_(in_memory)
 
 
 class _Run:
-    """Pieces of one group that follow each other: those in dense parameters, or one in a parameter with gaps."""
+    """Segments of one part that follow each other: those in dense parameters, or one in a parameter with gaps."""
 
-    def __init__(self, pieces: list[_Piece]) -> None:
-        first = pieces[0].start
-        self.part = slice(first, pieces[-1].stop)
-        self.parameters = [piece.parameter for piece in pieces]
-        self.offsets = [piece.offset for piece in pieces]
-        self.cuts = [0, *(piece.stop - first for piece in pieces)]
+    def __init__(self, segments: list[_Segment]) -> None:
+        first = segments[0].start
+        self.span = slice(first, segments[-1].stop)
+        self.parameters = [segment.parameter for segment in segments]
+        self.offsets = [segment.offset for segment in segments]
+        self.cuts = [0, *(segment.stop - first for segment in segments)]
         self.dense = is_dense(self.parameters[0])
 
     def take(self, index: Tensor) -> Tensor:
         if self.dense:
-            return ops.take(self.parameters, self.offsets, self.cuts, index[self.part])
+            return ops.take(self.parameters, self.offsets, self.cuts, index[self.span])
         return self.parameters[0][self._logical(index)]
 
     def put(self, index: Tensor, values: Tensor) -> None:
         if self.dense:
-            ops.put(self.parameters, self.offsets, self.cuts, index[self.part], values[self.part])
+            ops.put(self.parameters, self.offsets, self.cuts, index[self.span], values[self.span])
         else:  # not put_, which refuses to run under torch.use_deterministic_algorithms
-            self.parameters[0][self._logical(index)] = values[self.part]
+            self.parameters[0][self._logical(index)] = values[self.span]
 
     def _logical(self, index: Tensor) -> tuple[Tensor, ...]:
-        return torch.unravel_index(index[self.part].long() - self.offsets[0], self.parameters[0].shape)
+        return torch.unravel_index(index[self.span].long() - self.offsets[0], self.parameters[0].shape)

@@ -39,6 +39,7 @@ class Evaluation:
         self.model, self.loader = CUDAGraphModel(model) if whole_on_gpu else model, loader
 
     def __call__(self) -> Score:
+        """The score of the model as it stands."""
         return _score(*predict(self.model, self.loader))
 
 

@@ -27,13 +27,14 @@ DAMPENINGS = (0.1, 0.5, 1.0, 5.0, 10.0)
 class Setting:
     """One line of the table of an SSD grid: a setting, applied and evaluated.
 
-    alpha                α
-    dampening            λ itself, not its ratio to α
-    forget_accuracy      share of S_f still given its (poison) label, in [0, 1]
-    validation_accuracy  accuracy on the validation data, in [0, 1]
-    score                ½ · (fall of the accuracy on S_f) + ½ · (rise of that on the validation data), in [-1, 1]
-    dampened             weights that differ from the original model's
-    seconds              wall-clock time of the edit and its two evaluations
+    Attributes:
+        alpha: α.
+        dampening: λ itself, not its ratio to α.
+        forget_accuracy: Share of S_f still given its (poison) label, in [0, 1].
+        validation_accuracy: Accuracy on the validation data, in [0, 1].
+        score: ½ · (fall of the accuracy on S_f) + ½ · (rise of that on the validation data), in [-1, 1].
+        dampened: Weights that differ from the original model's.
+        seconds: Wall-clock time of the edit and its two evaluations.
     """
 
     alpha: float
@@ -49,14 +50,18 @@ class Setting:
 class Grid:
     """What an SSD grid gives back.
 
-    model                                 the model at the best setting
-    table                                 every setting, α by α, in the order given
-    best                                  the one with the highest score; of equal ones that with the fewest edits
-    forget_accuracy, validation_accuracy  of the model before, in [0, 1]
-    group_size, objective                 of the importances
-    warnings                              what deserves a second look, as sentences
-    forget, retain                        the importances
-    seconds                               wall-clock time by phase: "search"
+    Attributes:
+        model: The model at the best setting.
+        table: Every setting, α by α, in the order given.
+        best: The one with the highest score; of equal ones that with the fewest edits.
+        forget_accuracy: Accuracy on S_f of the model before, in [0, 1].
+        validation_accuracy: Accuracy on the validation data of the model before, in [0, 1].
+        group_size: Group size of the importances.
+        objective: Objective of the importances.
+        warnings: What deserves a second look, as sentences.
+        forget: Importances of S_f.
+        retain: Importances of the training data.
+        seconds: Wall-clock time by phase: "search".
     """
 
     model: nn.Module
@@ -78,9 +83,17 @@ class Grid:
 
     def summary(self) -> dict[str, Any]:
         """Everything but the model, the importances and the table, as plain values for JSON."""
-        names = ("forget_accuracy", "validation_accuracy", "group_size", "objective", "warnings", "seconds")
-        values = {name: getattr(self, name) for name in (*names, "evaluations")}
-        return {**values, "settings": len(self.table), "best": asdict(self.best)}
+        return {
+            "forget_accuracy": self.forget_accuracy,
+            "validation_accuracy": self.validation_accuracy,
+            "group_size": self.group_size,
+            "objective": self.objective,
+            "warnings": self.warnings,
+            "seconds": self.seconds,
+            "evaluations": self.evaluations,
+            "settings": len(self.table),
+            "best": asdict(self.best),
+        }
 
 
 def ssd_grid(
@@ -97,21 +110,29 @@ def ssd_grid(
 ) -> Grid:
     """Dampen at every α and λ = c · α of a grid and keep the setting with the best score (SSD as paper A compares it).
 
-    model              any nn.Module with float32 weights; a copy is changed unless `inplace`
-    forget, retain     importances of S_f and of the training data, of this model with these weights; SSD's own are of
-                       objective "ssd"
-    forget_loader      S_f, with the labels that it was trained with: batches (input, label, ...)
-    validation_loader  data with the labels that they should be given
-    alphas             α, above 0
-    dampenings         c = λ / α, above 0
-    inplace            change the caller's model; it is restored to the bit should anything fail
-    progress           show a progress bar
-
     score = ½ · (acc₀(S_f) − acc(S_f)) + ½ · (acc(validation) − acc₀(validation)): the paper weighs the change on both
     data alike; the public code has no such rule. All settings share one plan: the selection and the way back are made
     once, the dampened values once for every λ.
 
-    Raises SearchError (a value out of range), ImportanceError, ModelError, DataError (empty loader).
+    Args:
+        model: Any nn.Module with float32 weights; a copy is changed unless `inplace`.
+        forget: Importances of S_f, of this model with these weights; SSD's own are of objective "ssd".
+        retain: Importances of the training data, likewise.
+        forget_loader: S_f, with the labels that it was trained with: batches (input, label, ...).
+        validation_loader: Data with the labels that they should be given.
+        alphas: α, above 0.
+        dampenings: c = λ / α, above 0.
+        inplace: Change the caller's model; it is restored to the bit should anything fail.
+        progress: Show a progress bar.
+
+    Returns:
+        The model at the best setting, and the table of all.
+
+    Raises:
+        SearchError: A value out of range.
+        ImportanceError: Importances of another model, or that do not belong together.
+        ModelError: Weights that are not float32 or not finite.
+        DataError: An empty loader.
     """
     for name, values in (("alphas", alphas), ("dampenings", dampenings)):
         if not values:
@@ -166,7 +187,7 @@ def ssd_grid(
 
 
 def _applied(plan: EditPlan, places: list[tuple[int, float]]) -> Iterator[tuple[int, float, float]]:
-    """Bring the model to each (candidate, λ), by λ and then by growing edits, and say when that began."""
+    """Bring the model to each (candidate, λ), by λ and then by growing edits; with the time when that began."""
     current = None
     for k, dampening in sorted(set(places), key=lambda place: (place[1], -float(plan.alphas[place[0]]))):
         begun = time.perf_counter()
@@ -178,7 +199,7 @@ def _applied(plan: EditPlan, places: list[tuple[int, float]]) -> Iterator[tuple[
 
 
 def _notes(best: Setting, finite: bool) -> list[str]:
-    """What deserves a second look after a grid, as sentences."""
+    """Diagnostics of a finished grid, as sentences."""
     notes = []
     if best.score <= 0:
         notes.append(f"no setting scores above 0: at the best, {best.score:.3g}, the model is no better than before")
