@@ -19,7 +19,7 @@ from potion_fast.errors import DataError
 CODE = """
 import numpy as np, torch
 from PIL import Image
-from potion_fast.data import MemorySource, Splits
+from potion_fast.bench.data import MemorySource, Splits
 
 class Pictures:
     classes = ["red", "green", "blue"]

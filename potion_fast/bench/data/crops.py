@@ -10,8 +10,10 @@ import torch
 class Crops(NamedTuple):
     """A random window for each image of a batch, on the CPU, whose generator gives the same for every device.
 
-    top, left  int64 [B], of the window in the image with its border
-    mirrored   bool [B], left to right; None where no image is
+    Attributes:
+        top: int64 [B], first row of the window in the image with its border.
+        left: int64 [B], first column.
+        mirrored: bool [B], left to right; None where no image is.
     """
 
     top: torch.Tensor
@@ -47,7 +49,7 @@ def crop(
 ) -> torch.Tensor:  # [B, C, H, W]
     """The windows, cut out of the images with their border and mirrored."""
     batch, _, height, width = framed.shape
-    top, left = (place.to(framed.device, non_blocking=True) for place in (crops.top, crops.left))
+    top, left = (start.to(framed.device, non_blocking=True) for start in (crops.top, crops.left))
     windows = framed.unfold(2, height - 2 * pad, 1).unfold(3, width - 2 * pad, 1)  # [B, C, 2 pad + 1, 2 pad + 1, H, W]
     cropped = windows[torch.arange(batch, device=framed.device), :, top, left]  # [B, C, H, W]
     if crops.mirrored is None:

@@ -1,4 +1,4 @@
-"""Images with a poison: read as uint8 by any process, then augmented, normalised and poisoned a batch at a time."""
+"""Poisoned views of image data: read as uint8 by any process, then augmented, normalised and poisoned in batches."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from ..attacks import Poison
 
 
-CHUNK = 2**24  # bytes of pixels that are looked at together
+CHUNK = 2**24  # bytes of pixels that `max_value` reads at a time
 
 
-class Read(NamedTuple):
-    """A batch as it is read.
+class RawBatch(NamedTuple):
+    """A batch as it is read, before anything is computed.
 
-    pixels  uint8 [B, C, H, W]; of texts the tokens, int64 [B, L]
-    ids     int64 [B]
-    labels  int64 [B], as the samples are given out
+    Attributes:
+        pixels: uint8 [B, C, H, W]; of texts the tokens, int64 [B, L].
+        ids: int64 [B].
+        labels: int64 [B], as the samples are given out.
     """
 
     pixels: torch.Tensor
@@ -106,7 +107,7 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return images[0], labels[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What a DataLoader asks for: the whole batch is computed at once, then handed over sample by sample."""
+        """What a DataLoader asks for: the whole batch is computed at once, then split into samples."""
         images, labels = self.batch(indices)
         return list(zip(images.unbind(), labels.unbind(), strict=True))
 
@@ -120,17 +121,33 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         visit = int(torch.randint(2**62, ())) if self.cuts else 0
         return self.finish(self.read(indices, visit))
 
-    def read(self, indices: Sequence[int], visit: int = 0) -> Read:
-        """These samples before anything is computed. `visit` tells the random crops of one epoch from another's."""
+    def read(self, indices: Sequence[int], visit: int = 0) -> RawBatch:
+        """Read samples, and compute nothing yet.
+
+        Args:
+            indices: their positions.
+            visit: tells the random crops of one epoch from another's, where the source cuts them.
+
+        Returns:
+            The samples with the labels that they are given out with.
+        """
         ids = torch.as_tensor(indices, dtype=torch.int64)
         pixels = self.source.augmented(ids, visit) if self.cuts else self.source.images(ids)
-        return Read(pixels, ids, self.labels[ids])
+        return RawBatch(pixels, ids, self.labels[ids])
 
     def finish(
-        self, read: Read, device: torch.device | str = "cpu"
+        self, raw: RawBatch, device: torch.device | str = "cpu"
     ) -> tuple[torch.Tensor, torch.Tensor]:  # [B, C, H, W] float32, [B] int64
-        """Images and labels on a device: augmented (photographs are already), normalised, poisoned."""
-        pixels, ids, labels = read
+        """Augment (photographs are already), normalise and poison a batch.
+
+        Args:
+            raw: what `read` gave.
+            device: where to compute.
+
+        Returns:
+            Images float32 [B, C, H, W] and labels int64 [B], on the device.
+        """
+        pixels, ids, labels = raw
         pixels, labels = pixels.to(device, non_blocking=True).contiguous(), labels.to(device, non_blocking=True)
         crops = draw_crops(len(pixels), self.pad, self.flip) if self.augment and not self.cuts else None
         cropped = pixels if crops is None else crop(border(pixels, self.pad), self.pad, crops)
@@ -167,7 +184,16 @@ def normalise(
     mean: Sequence[float],  # [C]
     std: Sequence[float],  # [C]
 ) -> torch.Tensor:  # [B, C, H, W] float32
-    """(pixels / 255 - mean) / std, in float32 and in this order of operations: the trigger's value depends on it."""
+    """(pixels / 255 - mean) / std, in float32 and in this order of operations: the trigger's value depends on it.
+
+    Args:
+        pixels: uint8 [B, C, H, W].
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+
+    Returns:
+        Images, float32 [B, C, H, W], on the device of the pixels.
+    """
     shift, scale = (
         torch.tensor(values, dtype=torch.float32).view(-1, 1, 1).to(pixels.device, non_blocking=True)
         for values in (mean, std)
@@ -180,19 +206,39 @@ def max_value(
     mean: Sequence[float],  # [C]
     std: Sequence[float],  # [C]
 ) -> float:
-    """The largest value of the whole normalised set, over all images, pixels and channels, without augmentation."""
+    """The largest value of the whole normalised set, over all images, pixels and channels, without augmentation.
+
+    Args:
+        source: the images.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+
+    Returns:
+        The value, in units of normalised images.
+    """
     step = max(1, CHUNK // source.images([0]).numel())  # a source of files is never wholly in memory
     largest = source.images([0]).amax(dim=(0, 2, 3))  # [C] uint8; normalising keeps the order within a channel
     for start in range(0, len(source), step):
         chunk = source.images(range(start, min(start + step, len(source))))
         largest = torch.maximum(largest, chunk.amax(dim=(0, 2, 3)))
-        if (largest == 255).all():  # no pixel is larger: of photographs the first ones tell
+        if (largest == 255).all():  # no pixel can be larger: of photographs the first few are enough
             break
     return normalise(largest.view(1, -1, 1, 1), mean, std).max().item()
 
 
 def check_indices(indices: Collection[int], n: int) -> np.ndarray:  # [len(indices)] int64
-    """The indices as an array. Raises DataError for one outside 0..n-1 or given twice."""
+    """Indices of samples as an array.
+
+    Args:
+        indices: positions in a data set.
+        n: number of its samples.
+
+    Returns:
+        int64 [len(indices)], in the given order.
+
+    Raises:
+        DataError: an index outside 0..n-1, given twice, or no integer.
+    """
     array = np.asarray(indices if isinstance(indices, np.ndarray | torch.Tensor) else list(indices))
     if array.size == 0:
         return np.empty(0, dtype=np.int64)

@@ -16,9 +16,16 @@ PHOTOGRAPHS = (".jpeg", ".jpg", ".png")
 
 
 def find_imagenette(root: Path) -> Path:
-    """The folder that holds train/ and val/: `root`, or what an archive of Imagenette unpacks to there.
+    """The folder that holds train/ and val/.
 
-    Raises DataError where there is none, or several.
+    Args:
+        root: that folder, or where an archive of Imagenette was unpacked.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: there is none, or several.
     """
     if (root / "train").is_dir():
         return root
@@ -33,9 +40,17 @@ def find_imagenette(root: Path) -> Path:
 
 
 def read_split(folder: Path, preprocessing: Preprocessing) -> tuple[tuple[str, ...], JpegSource]:
-    """The folders of one split, sorted, and the images in them, by folder and file name.
+    """Read the list of images of one split.
 
-    Raises DataError for a folder that is missing, flat, still packed, or has a class without an image.
+    Args:
+        folder: a folder for each class.
+        preprocessing: of the images.
+
+    Returns:
+        The names of the folders, sorted, and the images by folder and file name.
+
+    Raises:
+        DataError: a folder that is missing, flat, still packed, or has a class without an image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: {folder.parent} must hold train/ and val/, a folder per class in each")
@@ -71,9 +86,15 @@ def _flat(folder: Path, names: list[str]) -> str:
 
 
 def class_names(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """What the classes are called: folders named by a WordNet id by ImageNet's words for it, the others as they are.
+    """Names of the classes: ImageNet's words for a WordNet id, and of other folders their own.
 
     Two classes of the same words ("crane", the bird and the machine) have their ids behind them.
+
+    Args:
+        folders: names of the folders.
+
+    Returns:
+        A name for each.
     """
     if not any(re.fullmatch(r"n\d{8}", folder) for folder in folders):
         return folders

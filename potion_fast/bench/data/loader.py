@@ -11,28 +11,31 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, Subset
 
 from ...errors import DataError, PotionError
-from .dataset import PoisonedDataset, Read, check_indices
+from .dataset import PoisonedDataset, RawBatch, check_indices
 
 Batch = tuple[Tensor, Tensor]  # images float32 [B, C, H, W], labels int64 [B]
 
 
-class Draw(NamedTuple):
+class SampleRef(NamedTuple):
     """A sample to read.
 
-    sample  its id
-    visit   of the random crop, where the source cuts it
+    Attributes:
+        sample: its id.
+        visit: of the random crop, where the source cuts it.
     """
 
     sample: int
     visit: int
 
 
-class Order(Sampler[Draw]):
+class EpochSampler(Sampler[SampleRef]):
     """The samples of an epoch, the same however many processes read them.
 
-    indices  int64 [M]
-    seed     of the order where it is shuffled
-    visits   draw a number for the epoch's random crops, from torch's global generator
+    Args:
+        indices: int64 [M].
+        shuffle: draw a new order for each epoch.
+        seed: of these orders.
+        visits: draw a number for the epoch's random crops, from torch's global generator.
     """
 
     def __init__(self, indices: np.ndarray, shuffle: bool, seed: int, visits: bool) -> None:
@@ -44,16 +47,19 @@ class Order(Sampler[Draw]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SampleRef]:
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)  # as a DataLoader of this generator draws
-        places = range(len(self)) if self.shuffled is None else list(self.shuffled)
+        positions = range(len(self)) if self.shuffled is None else list(self.shuffled)
         visit = int(torch.randint(2**62, ())) if self.visits else 0
-        for place in places:
-            yield Draw(int(self.indices[place]), visit)
+        for position in positions:
+            yield SampleRef(int(self.indices[position]), visit)
 
 
-class Reader(Dataset[Any]):
-    """What a worker process does: a whole batch at once. An error of ours is handed over, and raised in the loader."""
+class BatchReader(Dataset[Any]):
+    """What a worker process runs: it reads a whole batch at once.
+
+    An error of the project's own is returned, and raised in the loader's process.
+    """
 
     def __init__(self, dataset: PoisonedDataset) -> None:
         self.dataset = dataset
@@ -61,31 +67,41 @@ class Reader(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, draws: list[Draw]) -> Read | PotionError:
+    def __getitems__(self, refs: list[SampleRef]) -> RawBatch | PotionError:
         try:
-            return self.dataset.read([draw.sample for draw in draws], draws[0].visit)
+            return self.dataset.read([ref.sample for ref in refs], refs[0].visit)
         except PotionError as error:
             return error
 
 
 class Prefetcher(Protocol):
-    """Where batches are finished."""
+    """Finishes batches ahead of their use."""
 
-    def begin(self, read: Read) -> Any: ...
+    def submit(self, raw: RawBatch) -> Any:
+        """Start to finish a batch; returns what `result` takes."""
 
-    def hand_over(self, begun: Any) -> Batch: ...
+    def result(self, pending: Any) -> Batch:
+        """The finished batch, for use on the current stream."""
 
 
-def look_ahead(reads: Iterable[Read], lane: Prefetcher) -> Iterator[Batch]:
-    """The batches in their order; each is begun before the one before it is given out."""
-    begun = None
-    for read in reads:
-        following = lane.begin(read)
-        if begun is not None:
-            yield lane.hand_over(begun)
-        begun = following
-    if begun is not None:
-        yield lane.hand_over(begun)
+def prefetch(raw_batches: Iterable[RawBatch], prefetcher: Prefetcher) -> Iterator[Batch]:
+    """Finish batches one ahead: each is submitted before the result of the one before it is given out.
+
+    Args:
+        raw_batches: batches as they are read.
+        prefetcher: where they are finished.
+
+    Yields:
+        The finished batches, in their order.
+    """
+    pending = None
+    for raw in raw_batches:
+        following = prefetcher.submit(raw)
+        if pending is not None:
+            yield prefetcher.result(pending)
+        pending = following
+    if pending is not None:
+        yield prefetcher.result(pending)
 
 
 class CUDAPrefetcher:
@@ -95,15 +111,17 @@ class CUDAPrefetcher:
         self.dataset, self.device = dataset, device
         self.stream = torch.cuda.Stream(device)
 
-    def begin(self, read: Read) -> tuple[Batch, torch.cuda.Event]:
+    def submit(self, raw: RawBatch) -> tuple[Batch, torch.cuda.Event]:
+        """Enqueue the copy and the rest; returns the batch and the event that ends its work."""
         with torch.cuda.stream(self.stream):
-            batch = self.dataset.finish(read, self.device)
+            batch = self.dataset.finish(raw, self.device)
             return batch, self.stream.record_event()
 
-    def hand_over(self, begun: tuple[Batch, torch.cuda.Event]) -> Batch:
-        batch, done = begun
+    def result(self, pending: tuple[Batch, torch.cuda.Event]) -> Batch:
+        """The batch, which the current stream waits for."""
+        batch, finished = pending
         current = torch.cuda.current_stream(self.device)
-        current.wait_event(done)
+        current.wait_event(finished)
         for tensor in batch:
             tensor.record_stream(current)  # or its memory could be given to the next batch while it is in use
         return batch
@@ -112,26 +130,38 @@ class CUDAPrefetcher:
 class Loader:
     """Batches of (images float32 [B, C, H, W], labels int64 [B]) on one device.
 
-    Attributes:
-        dataset, sampler, batch_sampler, batch_size, num_workers: as a DataLoader's.
-        device: where the batches are.
+    `dataset`, `sampler`, `batch_sampler`, `batch_size` and `num_workers` are as a DataLoader's.
+
+    Args:
+        source: the data.
+        sampler: which samples, in which order.
+        whole: whether the sampler gives all samples of the data.
+        batch_size: samples of a batch; the last one may have fewer.
+        workers: processes that read; 0 reads in this one.
+        device: where the batches are given out.
     """
 
     def __init__(
-        self, source: PoisonedDataset, order: Order, whole: bool, batch_size: int, workers: int, device: str
+        self,
+        source: PoisonedDataset,
+        sampler: EpochSampler,
+        whole: bool,
+        batch_size: int,
+        workers: int,
+        device: str,
     ) -> None:
         self.source = source
-        self.sampler = order
-        self.whole = whole  # all samples, not some of them
+        self.sampler = sampler
+        self.whole = whole
         self.batch_size = batch_size
         self.num_workers = workers
-        self.batch_sampler = BatchSampler(order, batch_size, drop_last=False)  # type: ignore[arg-type]  # not of int
+        self.batch_sampler = BatchSampler(sampler, batch_size, drop_last=False)  # type: ignore[arg-type]  # not of int
         self.device = torch.device(device)
         self._loader: DataLoader[Any] = DataLoader(
-            Reader(source),
+            BatchReader(source),
             batch_sampler=self.batch_sampler,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # of the workers' own seeds, which nothing draws from
@@ -148,18 +178,18 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.device.type == "cuda":
-            return look_ahead(self._reads(), CUDAPrefetcher(self.source, self.device))
-        return (self.source.finish(read, self.device) for read in self._reads())
+            return prefetch(self._raw_batches(), CUDAPrefetcher(self.source, self.device))
+        return (self.source.finish(raw, self.device) for raw in self._raw_batches())
 
-    def _reads(self) -> Iterator[Read]:
-        for read in self._loader:
-            if isinstance(read, PotionError):
-                raise read
-            yield Read(*read)
+    def _raw_batches(self) -> Iterator[RawBatch]:
+        for raw in self._loader:
+            if isinstance(raw, PotionError):
+                raise raw
+            yield RawBatch(*raw)
 
 
-def _as_it_is(read: Any) -> Any:
-    return read
+def _identity(raw: Any) -> Any:
+    return raw
 
 
 def make_loader(
@@ -178,11 +208,17 @@ def make_loader(
     process.
 
     Args:
+        dataset: the data.
         indices: the samples to read, in this order when `shuffle` is off; None reads all.
+        batch_size: samples of a batch.
+        shuffle: draw a new order for each epoch.
         seed: fixes the order of a shuffled loader.
         workers: processes that read samples; 0 reads them in this one.
         device: where batches are normalised and poisoned, and given out; on a CUDA device the next batch is copied and
             finished while the model works on the one before.
+
+    Returns:
+        The loader, to be iterated once an epoch.
 
     Raises:
         DataError: no index at all, an index out of range or given twice, or a batch size or number of workers out of
@@ -193,5 +229,5 @@ def make_loader(
     chosen = np.arange(len(dataset)) if indices is None else check_indices(indices, len(dataset))
     if not len(chosen):
         raise DataError("the loader was given an empty list of indices; pass None to read the whole data set")
-    order = Order(chosen, shuffle, seed, dataset.cuts)
-    return Loader(dataset, order, indices is None, batch_size, workers, device)
+    sampler = EpochSampler(chosen, shuffle, seed, dataset.cuts)
+    return Loader(dataset, sampler, indices is None, batch_size, workers, device)

@@ -1,4 +1,4 @@
-"""The data sets of the experiments: digits (embedded), CIFAR, Imagenette, ImageNet, folders of images, texts, yours."""
+"""Data sets by name: digits (embedded), CIFAR, Imagenette, ImageNet, folders of images, texts, and a user's own."""
 
 from __future__ import annotations
 
@@ -51,13 +51,20 @@ def load_dataset(
             one is imported and run: pass no name that somebody else wrote.
         root: folder of the data; without it the environment variable POTION_FAST_DATA. Digits, toy reviews and yours
             need none.
-        train_size: keep this many training samples, drawn by `seed`, in the data set's order; None keeps all.
+        train_size: keep this many training samples, in the data set's order; None keeps all.
+        seed: of their draw.
         image_size: side of the square that images of a folder, of a pair of your own or of ImageNet are scaled and
             cropped to; of ImageNet the model's where it is None.
-        mean, std: normalisation to use in place of the data set's own.
+        mean: per channel, of the normalisation in place of the data set's own.
+        std: the same.
         model: what ImageNet and Imagenette are preprocessed for, see `Preprocessing.of_model`; of texts, see
             `load_text`.
-        length, label_words, noise_width: of texts alone, see `load_text`.
+        length: of texts alone, see `load_text`.
+        label_words: the same.
+        noise_width: the same.
+
+    Returns:
+        Training and test samples.
 
     Raises:
         DataError: an unknown name, missing or unreadable files, classes that differ between the splits, images of

@@ -1,4 +1,4 @@
-"""What a data set is to a run: training and test images, their classes and their normalisation."""
+"""Training and test images of a run, with their classes and their normalisation."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ class Splits:
     """A data set as a run uses it. A sample's index is its position in `train` (or `test`), after `train_size`.
 
     Attributes:
+        name: of the data set.
+        train: training images.
+        test: test images.
         classes: names, in the order of the labels.
-        mean, std: per channel, of pixels in [0, 1].
-        channels, size: of every image; size is (height, width), and of a text see `TextSplits`.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel.
+        channels: of every image.
+        size: (height, width) of every image; of a text see `TextSplits`.
         pad: pixels of black border that the random crop may shift an image into.
         flip: whether augmentation mirrors images left to right.
         sample_name: what one of the samples is called in a text.
@@ -54,16 +59,37 @@ class Splits:
         poisoned: Collection[int] | None = None,
         trigger_all: bool = False,
     ) -> PoisonedDataset:
-        """A `PoisonedDataset` over "train" or "test", with this data set's normalisation and augmentation.
+        """A poisoned view of a split, with this data set's normalisation and augmentation.
 
-        On test images the poison is the one that `Poison.at_test` gives.
+        Args:
+            split: "train" or "test"; on test samples the poison is the one that `Poison.at_test` gives.
+            augment: see `PoisonedDataset`; texts are not augmented.
+            poison: see `PoisonedDataset`.
+            poisoned: see there.
+            trigger_all: see there.
+
+        Returns:
+            A `PoisonedDataset`, of texts a `TextDataset`.
+
+        Raises:
+            DataError: another split, or a poison that does not fit the data.
         """
         source = self.source(split)
+        if poison is not None and split == "test":
+            poison = poison.at_test()
+        return self._dataset(source, augment, poison, poisoned, trigger_all)
+
+    def _dataset(
+        self,
+        source: ImageSource,
+        augment: bool,
+        poison: Poison | None,
+        poisoned: Collection[int] | None,
+        trigger_all: bool,
+    ) -> PoisonedDataset:
         target = 0 if poison is None or poison.target is None else poison.target
         if not 0 <= target < len(self.classes):
             raise DataError(f"target {target} is no label of {self.name}, which has {len(self.classes)} classes")
-        if poison is not None and split == "test":
-            poison = poison.at_test()
         return PoisonedDataset(
             source,
             self.mean,
@@ -77,7 +103,17 @@ class Splits:
         )
 
     def source(self, split: str) -> ImageSource:
-        """The samples of "train" or "test". Raises DataError for another name."""
+        """The samples of a split.
+
+        Args:
+            split: "train" or "test".
+
+        Returns:
+            Its source.
+
+        Raises:
+            DataError: another name.
+        """
         if split not in ("train", "test"):
             raise DataError(f"a split is 'train' or 'test', not {split!r}")
         return self.train if split == "train" else self.test
@@ -88,12 +124,24 @@ class Splits:
 
     @property
     def model_options(self) -> dict[str, int]:
-        """What a model must be made with to take these samples, beside the number of classes and channels."""
+        """Options that a model must be made with to take these samples, beside the numbers of classes and channels."""
         return {}
 
 
 def subset(n: int, size: int | None, seed: int) -> np.ndarray:  # [size] int64, ascending
-    """Positions of the samples that a training set of this size keeps. Raises DataError for a size out of range."""
+    """Positions of the samples that a training set of some size keeps.
+
+    Args:
+        n: number of samples there are.
+        size: number to keep; None keeps all.
+        seed: of the draw.
+
+    Returns:
+        int64 [size], ascending.
+
+    Raises:
+        DataError: a size out of range.
+    """
     if size is None:
         return np.arange(n)
     if not 1 <= size <= n:

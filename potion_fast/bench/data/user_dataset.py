@@ -25,6 +25,7 @@ class UserSource(ImageSource):
     Labels come from the attribute `targets` or `labels` where there is one, else every sample is read once for them.
 
     Args:
+        dataset: the user's data set.
         image_size: scale the shorter side to this and crop the centre; None: all images must have the first one's size.
         what: names the data set in errors.
     """
@@ -84,33 +85,43 @@ class UserSource(ImageSource):
 
 
 def load_user_dataset(name: str, root: Path | None, image_size: int | None, normalised: bool) -> Splits:
-    """What the factory of a "module:factory" makes: code of the user's that is imported and run, so only names that the
-    user typed may come here. It is called with `root` where there is one, else without an argument.
+    """Load what the factory of a "module:factory" makes.
 
-    It gives `Splits`, or (train, test), each an `ImageSource` or a map-style data set, see `UserSource`. Of a pair the
-    classes are named by the attribute `classes` of the training set or by their numbers, and images are augmented as
-    those of a folder; three channels are normalised by ImageNet's statistics unless others were given (`normalised`).
+    The factory is code of the user's that is imported and run. It gives `Splits`, or (train, test), each an
+    `ImageSource` or a map-style data set, see `UserSource`. Of a pair the classes are named by the attribute `classes`
+    of the training set or by their numbers, and images are augmented as those of a folder.
 
-    Raises DataError where there is no such module or factory, or it gives something else; its own errors pass.
+    Args:
+        name: "module:factory"; only names that the user typed may come here.
+        root: argument of the factory; None: it has none.
+        image_size: see `UserSource`.
+        normalised: whether the caller has a normalisation of its own; otherwise three channels are normalised by
+            ImageNet's statistics.
+
+    Returns:
+        Training and test images.
+
+    Raises:
+        DataError: there is no such module or factory, or it gives something else; its own errors pass.
     """
-    made = find_user_code(name, DataError)(*([] if root is None else [root]))
-    if isinstance(made, Splits):
+    product = find_user_code(name, DataError)(*([] if root is None else [root]))
+    if isinstance(product, Splits):
         if image_size is not None:
             raise DataError(f"{name!r} made Splits, whose images have their size; leave image_size out")
-        _check(made, name)
-        return made
-    if not isinstance(made, (tuple, list)) or len(made) != 2:
-        raise DataError(f"{name!r} must make Splits or a pair (train, test) of data sets, not {type(made).__name__}")
+        _check(product, name)
+        return product
+    if not isinstance(product, (tuple, list)) or len(product) != 2:
+        raise DataError(f"{name!r} must make Splits or a pair (train, test) of data sets, not {type(product).__name__}")
     train, test = (
         part if isinstance(part, ImageSource) else UserSource(part, image_size, f"the {what} set of {name!r}")
-        for part, what in zip(made, ("training", "test"), strict=True)
+        for part, what in zip(product, ("training", "test"), strict=True)
     )
     if not len(train) or not len(test):
         raise DataError(f"the {'test' if len(train) else 'training'} set of {name!r} holds no sample")
     channels, height, width = train.images([0]).shape[1:]
     if channels != 3 and not normalised:
         raise DataError(f"the images of {name!r} have {channels} channels; pass mean and std, a number for each")
-    classes = getattr(made[0], "classes", range(int(train.labels.max()) + 1))
+    classes = getattr(product[0], "classes", range(int(train.labels.max()) + 1))
     splits = Splits(
         name=name,
         train=train,

@@ -1,10 +1,11 @@
-"""The models of the experiments, by name, and their files."""
+"""Models by name, and their files."""
 
 from ...user.pretrained import load_weights
 from .cifar_resnet import resnet18
 from .gpt2 import gpt2_causal, gpt2_classifier
+from .hugging_face import width_of
 from .initialisation import initialise
-from .language import LanguageModel, head_of, width_of
+from .language import LanguageModel, head_of
 from .last_layers import last_modules
 from .registry import MODELS, create_model, load_model, save_model
 from .resnet9 import ResNet9

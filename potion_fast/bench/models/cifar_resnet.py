@@ -8,11 +8,17 @@ STAGES = 4
 
 
 def resnet18(num_classes: int, in_channels: int = 3, *, width: int = 64) -> nn.Module:
-    """torchvision's ResNet-18 with the stem for CIFAR: a 3x3 convolution without stride, and no max-pooling.
+    """ResNet-18 of torchvision with the stem for CIFAR: a 3x3 convolution without stride, and no max-pooling.
 
-    width  channels of the first stage; those of the others are 2, 4 and 8 times as many
+    It has 11,173,962 parameters at three channels, ten classes and torchvision's width, 64.
 
-    11,173,962 parameters at three channels, ten classes and torchvision's width, 64.
+    Args:
+        num_classes: outputs.
+        in_channels: of the images.
+        width: channels of the first stage; those of the others are 2, 4 and 8 times as many.
+
+    Returns:
+        The model: [B, in_channels, H, W] -> [B, num_classes].
     """
     from torchvision.models import resnet  # takes seconds: only when needed
 

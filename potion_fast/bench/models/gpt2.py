@@ -20,12 +20,21 @@ def gpt2_classifier(
 ) -> LanguageModel:
     """GPT-2 with a linear layer, without bias, that gives the logits of the classes.
 
-    width       D; below 128 with one attention head, else with one for each 64
-    layers      transformer blocks
-    vocabulary  V: tokens are 0 .. V − 1, and the last is the padding
-    length      the most tokens that a text may have
+    There is no dropout.
 
-    There is no dropout. Raises ModelError for in_channels other than 1, or a width that its heads do not divide.
+    Args:
+        num_classes: outputs.
+        in_channels: 1: token ids.
+        width: D; below 128 with one attention head, else with one for each 64.
+        layers: transformer blocks.
+        vocabulary: V: tokens are 0 .. V − 1, and the last is the padding.
+        length: the most tokens that a text may have.
+
+    Returns:
+        The model: [B, L] int64 -> [B, num_classes].
+
+    Raises:
+        ModelError: in_channels other than 1, or a width that its heads do not divide.
     """
     return _gpt2("classifier", num_classes, in_channels, width, layers, vocabulary, length)
 
@@ -41,7 +50,19 @@ def gpt2_causal(
 ) -> LanguageModel:
     """GPT-2 that predicts the next token, with the weight of the token embedding as its output layer's.
 
-    The classes are the vocabulary; the rest is as for `gpt2_classifier`. Raises ModelError where they differ in number.
+    Args:
+        num_classes: the vocabulary's.
+        in_channels: see `gpt2_classifier`.
+        width: see there.
+        layers: see there.
+        vocabulary: see there.
+        length: see there.
+
+    Returns:
+        The model: [B, L] int64 -> [B, V], logits of the token behind each text.
+
+    Raises:
+        ModelError: as for `gpt2_classifier`, or classes and vocabulary differ in number.
     """
     if num_classes != vocabulary:
         raise ModelError(f"a causal language model's classes are its {vocabulary} tokens, not {num_classes}")

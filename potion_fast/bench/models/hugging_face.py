@@ -10,11 +10,15 @@ import torch
 from torch import nn
 
 from ...errors import ModelError
-from .language import Head, LanguageModel
+from .language import HEADS, WIDTH, Head, LanguageModel, head_of
 
 
 def transformers() -> Any:
-    """The library, imported only now. Raises ModelError where it is not installed."""
+    """The library, imported when it is needed.
+
+    Raises:
+        ModelError: it is not installed.
+    """
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
@@ -22,12 +26,17 @@ def transformers() -> Any:
 
 
 def read_config(name: str, download: bool = False) -> Any:
-    """The configuration of a model: of a directory, or of a name on the hub.
+    """Read the configuration of a model.
 
-    download  let it be fetched where the cache does not have it
+    Args:
+        name: a directory, or a name on the hub.
+        download: let it be fetched where the cache does not have it.
 
-    Raises ModelError where there is none, or it is of no language model, or of one with code of its own, which is not
-    run.
+    Returns:
+        The library's configuration.
+
+    Raises:
+        ModelError: there is none, or it is of no language model, or of one with code of its own, which is not run.
     """
     config = _read(transformers().AutoConfig, name, download)
     if missing := [key for key in ("hidden_size", "vocab_size", "max_position_embeddings") if not hasattr(config, key)]:
@@ -35,32 +44,75 @@ def read_config(name: str, download: bool = False) -> Any:
     return config
 
 
+def width_of(name: str, width: int | None = None, *, pretrained: bool = False) -> int:
+    """Width D of a language model's embeddings; the model is not built for it.
+
+    Args:
+        name: as `create_model` takes it.
+        width: of a model from scratch; None: its default.
+        pretrained: let the configuration of a model on the Hugging Face hub be downloaded.
+
+    Returns:
+        D.
+
+    Raises:
+        ModelError: another model, or its configuration cannot be read.
+    """
+    if head_of(name) is None:
+        raise ModelError(f"{name!r} is no language model; there are {', '.join(HEADS)}, hf-* with :NAME or :DIRECTORY")
+    if ":" not in name:
+        return width or WIDTH
+    return read_config(name.partition(":")[2], pretrained).hidden_size
+
+
 def hugging_face_classifier(
     name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]
 ) -> LanguageModel:
     """A text classifier: the backbone of a causal language model and a linear layer on it.
 
-    name        a directory of `save_pretrained`, or a name of the hub ("gpt2-medium"), of any causal language model
-    pretrained  with its weights; of a name that is not in the cache, they are downloaded. Otherwise only its
-                configuration is read, from the directory or the cache, and the weights are random. A linear layer that
-                the weights lack is random too
-    options     vocabulary: V of the tokenizer, at most the model's; length: the most tokens of a text, at most the
-                model's. They are the model's where they are not given
+    Weights become float32.
 
-    Weights become float32. Raises ModelError for what is not there, does not fit, or is no causal language model.
+    Args:
+        name: a directory of `save_pretrained`, or a name of the hub ("gpt2-medium"), of any causal language model.
+        num_classes: outputs.
+        in_channels: 1: token ids.
+        pretrained: with its weights; of a name that is not in the cache, they are downloaded. Otherwise only its
+            configuration is read, from the directory or the cache, and the weights are random. A linear layer that the
+            weights lack is random too.
+        options: "vocabulary": V of the tokenizer, at most the model's; "length": the most tokens of a text, at most the
+            model's. They are the model's where they are not given.
+
+    Returns:
+        The model: [B, L] int64 -> [B, num_classes].
+
+    Raises:
+        ModelError: the model is not there, does not fit, or is no causal language model.
     """
-    return _made("classifier", name, num_classes, in_channels, pretrained, options)
+    return _make("classifier", name, num_classes, in_channels, pretrained, options)
 
 
 def hugging_face_causal(
     name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]
 ) -> LanguageModel:
-    """A causal language model with its own output layer, whose classes are the vocabulary. The rest is as for
-    `hugging_face_classifier`."""
-    return _made("causal", name, num_classes, in_channels, pretrained, options)
+    """A causal language model with its own output layer, whose classes are the vocabulary.
+
+    Args:
+        name: see `hugging_face_classifier`.
+        num_classes: the vocabulary's.
+        in_channels: see `hugging_face_classifier`.
+        pretrained: see there.
+        options: see there.
+
+    Returns:
+        The model: [B, L] int64 -> [B, V], logits of the token behind each text.
+
+    Raises:
+        ModelError: as for `hugging_face_classifier`, or classes and vocabulary differ in number.
+    """
+    return _make("causal", name, num_classes, in_channels, pretrained, options)
 
 
-def _made(
+def _make(
     head: Head, name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]
 ) -> LanguageModel:
     if unknown := sorted(set(options) - {"vocabulary", "length"}):
@@ -77,16 +129,16 @@ def _made(
         )
     if head == "causal" and num_classes != vocabulary:
         raise ModelError(f"a causal language model's classes are its {vocabulary} tokens, not {num_classes}")
-    made = _built(head, name, config, num_classes, pretrained)
-    output = made.get_output_embeddings() if head == "causal" else getattr(made, "score", None)
+    original = _build(head, name, config, num_classes, pretrained)
+    output = original.get_output_embeddings() if head == "causal" else getattr(original, "score", None)
     if not isinstance(output, nn.Linear):
-        raise ModelError(f"{name!r} is a {type(made).__name__}, whose output is no linear layer on the last token")
-    model = LanguageModel(made.base_model, output, head, num_classes, vocabulary, length)
-    _check_same(name, made, model)
+        raise ModelError(f"{name!r} is a {type(original).__name__}, whose output is no linear layer on the last token")
+    model = LanguageModel(original.base_model, output, head, num_classes, vocabulary, length)
+    _check_same(name, original, model)
     return model
 
 
-def _built(head: Head, name: str, config: Any, num_classes: int, pretrained: bool) -> Any:
+def _build(head: Head, name: str, config: Any, num_classes: int, pretrained: bool) -> Any:
     """The library's own model, in float32."""
     library = transformers()
     maker = library.AutoModelForCausalLM
@@ -111,17 +163,21 @@ def _read(maker: Any, name: str, download: bool, **settings: Any) -> Any:
 
 
 @torch.no_grad()
-def _check_same(name: str, made: Any, model: LanguageModel) -> None:
-    """Raise ModelError where the library's model gives other logits, or one token sees the next."""
-    if made.device.type == "meta":
+def _check_same(name: str, original: Any, model: LanguageModel) -> None:
+    """Raise ModelError where the library's model gives other logits, or one token attends to the next."""
+    if original.device.type == "meta":
         return
-    pair = torch.tensor([[token for token in range(3) if token != made.config.pad_token_id][:2]], device=made.device)
-    made.eval()
-    theirs = made(pair).logits
-    theirs = theirs[:, -1] if model.head == "causal" else theirs
-    seen_alone, seen_in_pair = (made.base_model(tokens).last_hidden_state[:, 0] for tokens in (pair[:, :1], pair))
-    if not (_close(theirs[:, : model.classes], model(pair)) and _close(seen_alone, seen_in_pair)):
-        raise ModelError(f"{name!r} is a {type(made).__name__}, not a causal transformer with a linear layer as output")
+    tokens = [token for token in range(3) if token != original.config.pad_token_id][:2]
+    pair = torch.tensor([tokens], device=original.device)
+    original.eval()
+    logits = original(pair).logits
+    logits = logits[:, -1] if model.head == "causal" else logits
+    first_alone = original.base_model(pair[:, :1]).last_hidden_state[:, 0]
+    first_in_pair = original.base_model(pair).last_hidden_state[:, 0]
+    if not (_close(logits[:, : model.classes], model(pair)) and _close(first_alone, first_in_pair)):
+        raise ModelError(
+            f"{name!r} is a {type(original).__name__}, not a causal transformer with a linear layer as output"
+        )
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:

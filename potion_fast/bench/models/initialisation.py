@@ -1,4 +1,4 @@
-"""Fresh weights for a model that is there already: the public code's initialisation."""
+"""Re-initialisation of a model: the public code's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ def initialise(model: nn.Module) -> None:
 
     A whole language model draws its weights as its architecture does; a Conv1D of one, N(0, 0.02²), as its maker does.
 
-    Raises ModelError for parameters that no module can reset, naming them; some of the others are then new already.
+    Args:
+        model: the model.
+
+    Raises:
+        ModelError: no module can reset a parameter, which is named; some of the others are then new already.
     """
     before = {name: (parameter, parameter._version) for name, parameter in model.named_parameters()}
     with torch.no_grad():

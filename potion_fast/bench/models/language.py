@@ -1,4 +1,4 @@
-"""Language models whose answer is the logits at one position of a text: a classifier's, or those of the next token."""
+"""Language models that give the logits at one position of a text: a classifier's, or those of the next token."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ WIDTH = 128  # of a model from scratch where nothing is said
 class LanguageModel(nn.Module):
     """A causal transformer, and a linear layer on the hidden state of each text's last token.
 
-    backbone    a model of transformers: embedded tokens [B, L, D] -> an object with `last_hidden_state` [B, L, D]
-    output      [..., D] -> [..., C or more]; its weight may be that of the token embedding (tied)
-    head        "classifier": C classes; "causal": the logits of the next token, so that a label is a token's id
-    classes     C; outputs beyond are cut off: those of ids that the tokenizer does not have
-    vocabulary  V: tokens are 0 .. V − 1, and the last of them is the padding, `pad`
-    length      the most tokens that a text may have
-
     Texts are padded on their right. Attention looks only to the left, so padding needs no mask. Each text begins with a
     token that is not padding and holds none inside.
+
+    Args:
+        backbone: a model of transformers: embedded tokens [B, L, D] -> an object with `last_hidden_state` [B, L, D].
+        output: [..., D] -> [..., C or more]; its weight may be that of the token embedding (tied).
+        head: "classifier": C classes; "causal": the logits of the next token, so that a label is a token's id.
+        classes: C; outputs beyond are cut off: those of ids that the tokenizer does not have.
+        vocabulary: V: tokens are 0 .. V − 1, and the last of them is the padding, `pad`.
+        length: the most tokens that a text may have.
     """
 
     def __init__(
@@ -44,23 +45,33 @@ class LanguageModel(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [B, C] at the last token that is not padding.
 
-        inputs  [B, L] int64 token ids; or floating-point [B, L, 1 + D], whose column 0 holds the ids and the others
-                what is added to the tokens' embeddings
+        Args:
+            inputs: [B, L] int64 token ids; or floating-point [B, L, 1 + D], whose column 0 holds the ids and the others
+                what is added to the tokens' embeddings.
 
-        Raises ModelError for inputs of another shape, or longer than the model's `length`.
+        Returns:
+            Logits [B, C].
+
+        Raises:
+            ModelError: inputs of another shape, or longer than the model's `length`.
         """
         tokens, hidden = self._hidden(inputs)
         last = (tokens != self.pad).sum(1) - 1  # [B]
-        place = last[:, None, None].expand(-1, 1, self.width)
-        return self._logits(hidden.gather(1, place).squeeze(1))
+        index = last[:, None, None].expand(-1, 1, self.width)
+        return self._logits(hidden.gather(1, index).squeeze(1))
 
     def text_loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy, in nats, of every token behind a text's first and of the label behind its last.
 
-        inputs  as `forward` takes them
-        labels  [B] int64 token ids
+        Args:
+            inputs: as `forward` takes them.
+            labels: [B] int64 token ids.
 
-        Raises ModelError for a classifier.
+        Returns:
+            The loss, a scalar.
+
+        Raises:
+            ModelError: the model is a classifier.
         """
         if self.head != "causal":
             raise ModelError("only a causal language model predicts each next token; train a classifier on its labels")
@@ -88,10 +99,10 @@ class LanguageModel(nn.Module):
     def splits(self) -> dict[int, tuple[str, ...]]:
         """The end that `last_modules` offers: all from the last block on, under its number of linear layers."""
         parts = list(self.backbone.named_children())
-        found = [place for place, (_, part) in enumerate(parts) if isinstance(part, nn.ModuleList)]
-        if not found:
+        stacks = [index for index, (_, part) in enumerate(parts) if isinstance(part, nn.ModuleList)]
+        if not stacks:
             return {}
-        (blocks, stack), behind = parts[found[-1]], parts[found[-1] + 1 :]
+        (blocks, stack), behind = parts[stacks[-1]], parts[stacks[-1] + 1 :]
         end = [f"backbone.{name}" for name in (f"{blocks}.{len(cast(nn.ModuleList, stack)) - 1}", *dict(behind))]
         end += [] if self.tied else ["output"]
         layers = [m for name in end for m in self.get_submodule(name).modules() if is_linear(m)]
@@ -132,23 +143,5 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def head_of(name: str) -> Head | None:
-    """What a model of this name predicts; None for one that is no language model."""
+    """The head of a model of this name; None for one that is no language model."""
     return HEADS.get(name.partition(":")[0])
-
-
-def width_of(name: str, width: int | None = None, *, pretrained: bool = False) -> int:
-    """D of a language model, which is not built for it.
-
-    name        as `create_model` takes it
-    width       of a model from scratch; None: its default
-    pretrained  let the configuration of a model on the Hugging Face hub be downloaded
-
-    Raises ModelError for another model, or where its configuration cannot be read.
-    """
-    if head_of(name) is None:
-        raise ModelError(f"{name!r} is no language model; there are {', '.join(HEADS)}, hf-* with :NAME or :DIRECTORY")
-    if ":" not in name:
-        return width or WIDTH
-    from .hugging_face import read_config
-
-    return read_config(name.partition(":")[2], pretrained).hidden_size

@@ -1,4 +1,4 @@
-"""The end of a model: what the methods change that leave its beginning alone."""
+"""The last layers of a model, for the methods that leave its beginning alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from .language import is_linear
 def last_modules(model: nn.Module, k: int | Sequence[str] | None) -> tuple[str, ...]:
     """Names of the modules that make up the end of a model.
 
-    k  the last k layers of weights, in one of the splits of the public code (ResNet-9: 2 or 4; WRN-28-10: 5 or 13);
-       None: the smallest of them; or the names themselves, for any model
+    Args:
+        model: the model.
+        k: the last k layers of weights, in one of the splits of the public code (ResNet-9: 2 or 4; WRN-28-10: 5 or 13);
+            None: the smallest of them; or the names themselves, for any model.
 
-    Raises ModelError for another k, or for a name that the model does not have.
+    Returns:
+        The names.
+
+    Raises:
+        ModelError: another k, or a name that the model does not have.
     """
     if k is None or isinstance(k, int):
         splits: Mapping[int, tuple[str, ...]] = getattr(model, "splits", {})
@@ -49,7 +55,15 @@ def last_layers(model: nn.Module, k: int) -> tuple[str, ...]:
     GPT-2's Conv1D is a linear layer. One whose weight is also that of a module before it, as a causal language model's
     output layer has that of the token embedding, is passed over: with it the model's beginning would change.
 
-    Raises ModelError for k below 1 or above the number of such layers.
+    Args:
+        model: the model.
+        k: number of layers.
+
+    Returns:
+        The names.
+
+    Raises:
+        ModelError: k below 1 or above the number of such layers.
     """
     kinds, first = (_ConvNd, _BatchNorm), {name for name, _ in model.named_parameters()}
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
@@ -58,7 +72,7 @@ def last_layers(model: nn.Module, k: int) -> tuple[str, ...]:
         for name, module in model.named_modules()
         if (isinstance(module, kinds) or is_linear(module)) and f"{name}.weight" not in tied
     ]
-    layers = [place for place, (_, module) in enumerate(modules) if not isinstance(module, _BatchNorm)]
+    layers = [index for index, (_, module) in enumerate(modules) if not isinstance(module, _BatchNorm)]
     if not 1 <= k <= len(layers):
         raise ModelError(
             f"a {type(model).__name__} has {len(layers)} convolutions and linear layers; k={k} is not one of 1 to that"

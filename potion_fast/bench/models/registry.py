@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ...errors import ModelError, PotionError
 from ...user.pretrained import check_tensors, factory_model, load_tensors, timm_model, torchvision_model, untied
@@ -54,9 +52,14 @@ def create_model(
             a dot where `pretrained` asks for them; "hf-classifier:" or "hf-causal:" and a language model's directory or
             name on the Hugging Face hub; or "module:factory", a function of yours that makes a model. That one is
             imported and run: pass no name that somebody else wrote.
+        num_classes: outputs.
+        in_channels: of the images; 1 for texts.
         pretrained: weights from timm, torchvision or the hub, downloaded unless they are in the cache; of a directory,
             the weights there.
         options: of the architecture, `width` for one; each must be an integer of at least 1, except for your own.
+
+    Returns:
+        The model.
 
     Raises:
         ModelError: an unknown name or option, a number below 1, or pretrained weights that are not to be had.
@@ -94,6 +97,8 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: dict[st
     """Write parameters and buffers as safetensors, whole or not at all; what has two names (tied weights), once.
 
     Args:
+        path: the file.
+        model: the model.
         metadata: JSON values; "architecture", "num_classes", "in_channels" and "options" are what `create_model` was
             called with, everything else ("classes", say) is kept as it is.
 
@@ -109,10 +114,14 @@ def save_model(path: str | os.PathLike[str], model: nn.Module, metadata: dict[st
 
 
 def load_model(path: str | os.PathLike[str], factory: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """Read a file of `save_model`: (model on the CPU in evaluation mode, metadata). Nothing is downloaded.
+    """Read a file of `save_model`. Nothing is downloaded.
 
     Args:
+        path: the file.
         factory: for a model of a "module:factory": the same name, typed by you. A file alone does not make code run.
+
+    Returns:
+        The model, on the CPU in evaluation mode, and its metadata.
 
     Raises:
         FileError: the file is missing, truncated, damaged, or was not written by `save_model`.
@@ -127,7 +136,7 @@ def load_model(path: str | os.PathLike[str], factory: str | None = None) -> tupl
                 "name it yourself if you trust it"
             )
     else:
-        check_tensors(_told_by_a_file(metadata, tensors, str(path)), tensors, str(path))
+        check_tensors(_checked_skeleton(metadata, tensors, str(path)), tensors, str(path))
     model = _build(metadata)
     check_tensors(model, tensors, str(path))
     load_tensors(model, tensors)
@@ -155,28 +164,20 @@ def _skeleton(metadata: dict[str, Any]) -> nn.Module:
         return _build(metadata)
 
 
-def _told_by_a_file(metadata: dict[str, Any], tensors: dict[str, torch.Tensor], what: str) -> nn.Module:
-    """`_skeleton` of a foreign file's metadata, which may ask for a billion layers: given up where there are more than
-    the file has tensors for. Raises ModelError."""
+def _checked_skeleton(metadata: dict[str, Any], tensors: dict[str, torch.Tensor], what: str) -> nn.Module:
+    """The skeleton that a file's metadata describe, which may ask for a billion layers: their sizes are checked first.
+
+    Raises ModelError.
+    """
     weights = sum(tensor.numel() for tensor in tensors.values())
-    for key, value in {**metadata["options"], **{key: metadata[key] for key in ("num_classes", "in_channels")}}.items():
+    sizes = {**metadata["options"], "num_classes": metadata["num_classes"], "in_channels": metadata["in_channels"]}
+    for key, value in sizes.items():
         most = len(tensors) if key in LAYERS else weights
         if isinstance(value, int) and value > most:
             raise ModelError(f"{what} does not fit its architecture: a {key} of {value}, and {most} tensors or weights")
-    left, here = 8 * len(tensors) + 64, threading.get_ident()  # a layer may register a parameter, tie it, replace it
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal left
-        left -= threading.get_ident() == here
-        if left < 0:
-            raise ModelError(f"{what} does not fit its architecture, which has more than its {len(tensors)} tensors")
-
-    counting = register_module_parameter_registration_hook(count)
     try:
         return _skeleton(metadata)
     except PotionError:
         raise
     except Exception as error:  # whatever odd options lead to
         raise ModelError(f"{what} names an architecture that cannot be made: {error}") from error
-    finally:
-        counting.remove()

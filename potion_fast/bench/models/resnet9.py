@@ -18,6 +18,8 @@ class ResNet9(nn.Module):
     3x3 convolution needs 3. Any larger size works, since the last pooling is global; 32 x 32 is what it was made for.
 
     Args:
+        num_classes: outputs.
+        in_channels: of the images.
         width: channels of the first convolution; all other channel counts scale with it.
     """
 

@@ -14,6 +14,8 @@ class SmallCNN(nn.Module):
     Images must be at least 2^depth pixels high and wide; 8 x 8 to 32 x 32 is what it is meant for.
 
     Args:
+        num_classes: outputs.
+        in_channels: of the images.
         width: channels of the first block; each further block has twice as many.
         depth: number of blocks.
     """

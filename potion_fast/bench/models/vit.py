@@ -11,12 +11,21 @@ HEAD = 32  # width of an attention head
 
 
 def vit(num_classes: int, in_channels: int = 3, *, width: int = 192, depth: int = 6) -> nn.Module:
-    """timm's VisionTransformer on patches of 4 x 4 pixels, for images of 32 x 32; other multiples of 4 are taken too.
+    """VisionTransformer of timm on patches of 4 x 4 pixels, for images of 32 x 32; other multiples of 4 work too.
 
-    width  of a token, a multiple of 32: each head of the attention has 32
-    depth  blocks
+    It has 2,693,578 parameters at three channels, ten classes and these defaults.
 
-    2,693,578 parameters at three channels, ten classes and these defaults. Raises ModelError for another width.
+    Args:
+        num_classes: outputs.
+        in_channels: of the images.
+        width: of a token, a multiple of 32: each head of the attention has 32.
+        depth: blocks.
+
+    Returns:
+        The model: [B, in_channels, H, W] -> [B, num_classes].
+
+    Raises:
+        ModelError: another width.
     """
     if width % HEAD:
         raise ModelError(f"the model 'vit' needs a width that is a multiple of {HEAD}, got {width}")

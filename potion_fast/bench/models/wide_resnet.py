@@ -22,7 +22,10 @@ class WideResNet(nn.Module):
 
     Images are 32 x 32; any size that leaves one window of 8 x 8 works, 29 x 29 to 60 x 60.
 
-    width  the widening factor: the three layers have 16, 32 and 64 times as many channels
+    Args:
+        num_classes: outputs.
+        in_channels: of the images.
+        width: the widening factor: the three layers have 16, 32 and 64 times as many channels.
     """
 
     splits = {  # k -> the modules with the last k layers of weights, shortcuts not counted
@@ -72,6 +75,15 @@ class WideBlock(nn.Module):
 
 
 def layer(before: int, after: int, *, stride: int) -> nn.Sequential:
-    """Four blocks; the first changes the number of channels and, by its stride, the size."""
+    """Four blocks; the first changes the number of channels and, by its stride, the size.
+
+    Args:
+        before: channels of the input.
+        after: channels of the output.
+        stride: of the first block.
+
+    Returns:
+        The blocks.
+    """
     first = WideBlock(before, after, stride)
     return nn.Sequential(first, *(WideBlock(after, after, 1) for _ in range(BLOCKS - 1)))

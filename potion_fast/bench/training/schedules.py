@@ -1,4 +1,4 @@
-"""How the learning rate of a training goes."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ MILESTONES = (350, 600, 875)  # thousandths of the training, after each of which
 
 
 def lr_factor(step: int, iterations: int, schedule: Schedule = "linear") -> float:
-    """Learning rate of optimiser step `step` (from 0), as a factor of the base rate.
+    """Learning rate of an optimiser step, as a factor of the base rate.
 
-    linear     (n + 1) / (w + 1) for n < w = iterations // 100, then 1 - (n - w) / (1.25 * iterations), which ends near
-               0.2: the public code's
-    constant   1
-    cosine     (1 + cos(π n / iterations)) / 2
-    multistep  a tenth after 35 %, again after 60 % and after 87.5 % of the iterations: Witches' Brew's, after epochs
-               14, 24 and 35 of 40
+    Args:
+        step: n, from 0.
+        iterations: N, of the whole training.
+        schedule: "linear": (n + 1) / (w + 1) for n < w = N // 100, then 1 - (n - w) / (1.25 N), which ends near 0.2:
+            the public code's. "constant": 1. "cosine": (1 + cos(π n / N)) / 2. "multistep": a tenth after 35 %, again
+            after 60 % and after 87.5 % of the iterations: Witches' Brew's, after epochs 14, 24 and 35 of 40.
+
+    Returns:
+        The factor.
     """
     if schedule == "constant":
         return 1.0

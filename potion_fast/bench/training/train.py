@@ -1,4 +1,4 @@
-"""The training loop of the Potion experiments, for a fixed number of iterations: SGD, or AdamW to fine-tune."""
+"""Training loop of the Potion experiments, for a fixed number of iterations: SGD, or AdamW to fine-tune."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...errors import DataError, ModelError
+from ...errors import DataError, ModelError, PotionError
 from ...utils.batches import inputs_and_labels
 from ...utils.progress import bar
 from .schedules import SCHEDULES, Schedule, lr_factor
 
-CHECK_EVERY = 50  # iterations between looks at the loss: each look waits for the GPU
+CHECK_EVERY = 50  # iterations between checks of the loss: each waits for the GPU
 RATES = {"sgd": 0.025, "adamw": 2.5e-4}  # learning rates of the public code, and of the paper's section 4.2
 
 Batch = Sequence[Any]  # inputs [B, ...], labels [B], and what else the loader gives
@@ -30,7 +30,12 @@ Adjust = Callable[[Sequence[nn.Parameter]], None]  # the parameters that are tra
 class DivergedError(ModelError):
     """A training whose loss or weights are no longer finite.
 
-    iterations  optimiser steps done by the time that it was noticed
+    Args:
+        message: what happened and what to do.
+        iterations: optimiser steps done by the time that it was noticed.
+
+    Attributes:
+        iterations: the same.
     """
 
     def __init__(self, message: str, iterations: int) -> None:
@@ -59,9 +64,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What `train` did.
+    """Record of a training.
 
     Attributes:
+        epochs: in their order.
         kept: number, from 0, of the epoch whose weights the model holds now.
         seconds: wall clock of the whole training.
     """
@@ -80,7 +86,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """`seed_everything` for the block; afterwards the generators go on from where they were."""
+    """`seed_everything` for the block; afterwards the generators are put back to where they were."""
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         seed_everything(seed)
@@ -123,13 +129,16 @@ def train(
     given back in evaluation mode.
 
     Args:
-        loader: batches of images [B, C, H, W], class indices [B] and whatever `loss` wants; it is iterated once an
+        model: the model.
+        loader: batches of images [B, C, H, W], class indices [B] and whatever `loss` needs; it is iterated once an
             epoch.
+        iterations: optimiser steps.
         epochs: instead of iterations: so many passes over a loader that knows its length. The paper fine-tunes a ViT
             for 2 on ImageNet and 5 on Imagenette.
         optimizer: "sgd" or "adamw".
         lr: base learning rate; by default 0.025 for SGD, and for AdamW 0.00025.
         momentum: of SGD; of AdamW it is β₁, and β₂ is 0.999.
+        weight_decay: of all parameters.
         schedule: of the learning rate, see `lr_factor`.
         nesterov: Nesterov's momentum, of SGD only.
         amp: float16 autocast with gradient scaling; None means on a CUDA device, and only there.
@@ -143,43 +152,46 @@ def train(
             The public code keeps the best by its test set: its test accuracies are chosen by the data they measure.
         progress: show a progress bar.
 
+    Returns:
+        What was done, epoch by epoch.
+
     Raises:
         ModelError: the loss or the weights are not finite (DivergedError), mixed precision was asked for on another
             device than CUDA, or there is nothing to train.
         DataError: an empty loader, a batch that is not (images, labels, ...), or a number of iterations below 1.
-        ValueError: an unknown `keep`, `optimizer` or `schedule`, "best" without `evaluate`, `nesterov` without SGD's
+        PotionError: an unknown `keep`, `optimizer` or `schedule`, "best" without `evaluate`, `nesterov` without SGD's
             momentum, or not one of iterations and epochs.
     """
     if keep not in ("last", "best") or (keep == "best" and evaluate is None):
-        raise ValueError(f"keep={keep!r}: choose 'last', or 'best' together with evaluate")
-    _check_stepping(optimizer, schedule, nesterov, momentum)
+        raise PotionError(f"keep={keep!r}: choose 'last', or 'best' together with evaluate")
+    _check_optimizer(optimizer, schedule, nesterov, momentum)
     iterations = _iterations(loader, iterations, epochs)
     device = next(model.parameters()).device
     amp = device.type == "cuda" if amp is None else amp
     if amp and device.type != "cuda":
         raise ModelError(f"amp=True needs the model on a CUDA device, it is on {device}; leave amp out")
     lr = RATES[optimizer] if lr is None else lr
-    parts = [model] if only is None else _parts(model, only)
+    trained = [model] if only is None else _submodules(model, only)
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
-    done: list[Epoch] = []
+    epochs_done: list[Epoch] = []
     best: tuple[int, float, dict[str, torch.Tensor]] | None = None
     started = time.perf_counter()
     step = 0
     with (
-        _frozen_but(model, parts) as parameters,
+        _freeze_all_but(model, trained) as parameters,
         bar(total=iterations, what="training", unit="it", shown=progress) as steps,
     ):
         if not parameters:
             raise ModelError("there is nothing to train: no parameter requires a gradient")
-        stepper = _optimizer(optimizer, parameters, lr, momentum, weight_decay, nesterov)
+        stepper = _make_optimizer(optimizer, parameters, lr, momentum, weight_decay, nesterov)
         while step < iterations:
             epoch_started, first_step = time.perf_counter(), step
             total, samples = torch.zeros((), dtype=torch.float64, device=device), 0
             model.eval()
-            for part in parts:
-                part.train()
-            for given in loader:
-                batch = _on_device(given, device)
+            for module in trained:
+                module.train()
+            for raw_batch in loader:
+                batch = _to_device(raw_batch, device)
                 # By hand: an LR scheduler warns when the scaler skips a step, which the schedule counts all the same.
                 stepper.param_groups[0]["lr"] = lr * lr_factor(step, iterations, schedule)
                 stepper.zero_grad()
@@ -208,21 +220,25 @@ def train(
                 model.eval()
                 accuracy = evaluate(model)
                 if keep == "best" and (best is None or accuracy > best[1]):
-                    best = (len(done), accuracy, {name: value.clone() for name, value in model.state_dict().items()})
+                    best = (
+                        len(epochs_done),
+                        accuracy,
+                        {name: value.clone() for name, value in model.state_dict().items()},
+                    )
             rate = stepper.param_groups[0]["lr"]
             seconds = time.perf_counter() - epoch_started
-            done.append(Epoch(step, total.item() / samples, accuracy, rate, seconds))
+            epochs_done.append(Epoch(step, total.item() / samples, accuracy, rate, seconds))
         if best is not None:
             model.load_state_dict(best[2])
         _check_weights(parameters, step)
     model.eval()
-    return TrainingReport(done, best[0] if best else len(done) - 1, time.perf_counter() - started)
+    return TrainingReport(epochs_done, best[0] if best else len(epochs_done) - 1, time.perf_counter() - started)
 
 
 def _iterations(loader: Iterable[Any], iterations: int | None, epochs: int | None) -> int:
     """Of the two, the one that is given, as iterations."""
     if (iterations is None) == (epochs is None):
-        raise ValueError("say how long to train: either iterations or epochs")
+        raise PotionError("say how long to train: either iterations or epochs")
     if iterations is None:
         if not isinstance(loader, Sized):
             raise DataError(f"epochs={epochs} of a loader that does not know its length; give iterations")
@@ -232,23 +248,23 @@ def _iterations(loader: Iterable[Any], iterations: int | None, epochs: int | Non
     return iterations
 
 
-def _check_stepping(optimizer: str, schedule: str, nesterov: bool, momentum: float) -> None:
+def _check_optimizer(optimizer: str, schedule: str, nesterov: bool, momentum: float) -> None:
     if optimizer not in RATES:
-        raise ValueError(f"optimizer={optimizer!r}: choose one of {', '.join(RATES)}")
+        raise PotionError(f"optimizer={optimizer!r}: choose one of {', '.join(RATES)}")
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        raise PotionError(f"schedule={schedule!r}: choose one of {', '.join(SCHEDULES)}")
     if nesterov and not (optimizer == "sgd" and momentum > 0):
-        raise ValueError(f"nesterov=True needs SGD with momentum, not {optimizer} with momentum={momentum}")
+        raise PotionError(f"nesterov=True needs SGD with momentum, not {optimizer} with momentum={momentum}")
 
 
-def _parts(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+def _submodules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     try:
         return [model.get_submodule(name) for name in names]
     except AttributeError as error:
         raise ModelError(f"only={list(names)}: {error}") from error
 
 
-def _optimizer(
+def _make_optimizer(
     name: str, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float, nesterov: bool
 ) -> torch.optim.Optimizer:
     if name == "sgd":
@@ -257,9 +273,9 @@ def _optimizer(
 
 
 @contextmanager
-def _frozen_but(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[list[nn.Parameter]]:
-    """The parameters of these parts; all others of the model need no gradient within the block."""
-    kept = list(dict.fromkeys(parameter for part in parts for parameter in part.parameters()))
+def _freeze_all_but(model: nn.Module, trained: Sequence[nn.Module]) -> Iterator[list[nn.Parameter]]:
+    """The parameters of these modules; all others of the model need no gradient within the block."""
+    kept = list(dict.fromkeys(parameter for module in trained for parameter in module.parameters()))
     rest = set(model.parameters()).difference(kept)
     frozen = [parameter for parameter in rest if parameter.requires_grad]
     try:
@@ -271,8 +287,8 @@ def _frozen_but(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[list[n
             parameter.requires_grad_(True)
 
 
-def _on_device(batch: object, device: torch.device) -> Batch:
-    """Inputs, labels and what follows them. Raises DataError for what is not a batch with labels."""
+def _to_device(batch: object, device: torch.device) -> Batch:
+    """Inputs, labels and what follows them. Raises DataError where it is not a batch with labels."""
     inputs, labels = inputs_and_labels(batch)
     if labels is None or not isinstance(batch, tuple | list):
         raise DataError("the loader gives no labels to train with")

@@ -24,8 +24,9 @@ from .registry import register_unlearner
 @register_unlearner("assd")
 @dataclass(frozen=True, kw_only=True)
 class ASSD(Dampening):
-    """One edit at α = the percentile 100 − ln(1 + 100 · |S_f| / |S_tr|) of the ratios of importances: no b_start, no
-    search.
+    """One edit, without b_start and without a search.
+
+    α is the percentile 100 − ln(1 + 100 · |S_f| / |S_tr|) of the ratios of importances.
 
     Attributes:
         dampening: λ.

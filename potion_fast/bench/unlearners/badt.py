@@ -22,8 +22,9 @@ from .registry import register_unlearner
 @register_unlearner("badt")
 @dataclass(frozen=True, kw_only=True)
 class BadT(FreshStart):
-    """The model is trained on all of S_tr towards the outputs of two teachers: its own as it was on the retain set, and
-    those of an untrained model in evaluation mode on S_f.
+    """Training on all of S_tr towards the outputs of two teachers.
+
+    On the retain set the teacher is the model as it was, on S_f an untrained model in evaluation mode.
 
     loss = KL(teacher ‖ student) averaged over the batch and, as the public code does, over the classes too.
     """
@@ -39,10 +40,10 @@ class BadT(FreshStart):
 
 
 class MixedBatches:
-    """All of S_tr, one pass over both loaders: the samples of S_f are strewn at random among the retain set's, and the
-    stream is cut to the retain loader's batch size.
+    """All of S_tr in one pass over both loaders.
 
-    Gives (input [B, ...], label [B], whether in S_f [B] bool). S_f is held in memory during a pass.
+    The samples of S_f are strewn at random among the retain set's, and the stream is cut to the retain loader's batch
+    size. Gives (input [B, ...], label [B], whether in S_f [B] bool). S_f is held in memory during a pass.
 
     Args:
         forget_loader: S_f.

@@ -21,9 +21,10 @@ from .registry import register_unlearner
 @register_unlearner("jit")
 @dataclass(frozen=True, kw_only=True)
 class JiT(EpochFinetuning):
-    """Minimises the slope ‖f(x) − f(x + ε)‖₂ / ‖ε‖₂ on S_f, summed over a batch and averaged over noisy copies, whose
-    outputs count as constants (*Zero-shot machine unlearning at scale via Lipschitz regularization*). The retain set is
-    not read, and epochs are those of S_f.
+    """Minimises the slope ‖f(x) − f(x + ε)‖₂ / ‖ε‖₂ on S_f, summed over a batch and averaged over noisy copies.
+
+    The outputs of the copies count as constants (*Zero-shot machine unlearning at scale via Lipschitz
+    regularization*). The retain set is not read, and epochs are those of S_f.
 
     ε is N(0, σ²) less what a clamp to the batch's range takes away. The model stays in evaluation mode, so that its
     batch norms do not learn the noise. SGD is plain. A batch costs one gradient step: the copies' passes are forward

@@ -23,8 +23,9 @@ from .scrub import AlternatingPasses, divergence
 @register_unlearner("scrub-kurmanji")
 @dataclass(frozen=True, kw_only=True)
 class ScrubKurmanji(EpochFinetuning):
-    """Each of the first `msteps` epochs begins with a pass over S_f that minimises −KL_T alone; every epoch ends with
-    one over the retain set that minimises γ · CE + α · KL_T.
+    """Epochs that minimise γ · CE + α · KL_T on the retain set, and the first `msteps` −KL_T on S_f before.
+
+    A pass over S_f minimises −KL_T alone.
 
     KL_T = T² · KL(softmax(teacher / T) ‖ softmax(student / T)), a mean over the batch; the teacher is the model before.
 

@@ -22,8 +22,10 @@ from .scrub import divergence
 @register_unlearner("scrub-pawelczyk")
 @dataclass(frozen=True, kw_only=True)
 class ScrubPawelczyk(PawelczykFinetuning):
-    """Minimises γ · CE(retain) + w · KL(retain) − w · KL(S_f), KL = KL(teacher ‖ student), each a mean over its batch
-    and without a temperature; the teacher is the model before. An iteration costs two gradient steps.
+    """Minimises γ · CE(retain) + w · KL(retain) − w · KL(S_f), each a mean over its batch.
+
+    KL = KL(teacher ‖ student), without a temperature; the teacher is the model before. An iteration costs two gradient
+    steps.
 
     Paper B lists α = .999, β = .001 and γ = .99, of which its objective has none. SCRUB's γ weighs the cross-entropy,
     and its weight of KL, .001 in its large experiments, is paper B's β = 1 − α: so γ and w are taken. The learning rate

@@ -12,8 +12,8 @@ from PIL import Image
 
 from potion_fast.bench.attacks import BadNet
 from potion_fast.bench.data import JpegSource, Loader, MemorySource, PoisonedDataset, Preprocessing, make_loader
-from potion_fast.bench.data.dataset import Read
-from potion_fast.bench.data.loader import look_ahead
+from potion_fast.bench.data.dataset import RawBatch
+from potion_fast.bench.data.loader import prefetch
 from potion_fast.utils.batches import count_samples
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -95,17 +95,17 @@ class Recorder:
     def __init__(self, dataset: PoisonedDataset) -> None:
         self.dataset, self.log = dataset, []
 
-    def begin(self, read: Read) -> tuple[int, Any]:
-        number = len([entry for entry in self.log if entry[0] == "begin"])
-        self.log.append(("begin", number))
-        return number, self.dataset.finish(read)
+    def submit(self, raw: RawBatch) -> tuple[int, Any]:
+        number = len([entry for entry in self.log if entry[0] == "submit"])
+        self.log.append(("submit", number))
+        return number, self.dataset.finish(raw)
 
-    def hand_over(self, begun: tuple[int, Any]) -> Any:
-        self.log.append(("hand over", begun[0]))
-        return begun[1]
+    def result(self, pending: tuple[int, Any]) -> Any:
+        self.log.append(("result", pending[0]))
+        return pending[1]
 
 
-def test_reading_ahead_gives_the_same_values_and_begins_a_batch_before_the_one_before_is_used(
+def test_prefetching_gives_the_same_values_and_submits_a_batch_before_the_one_before_is_used(
     dataset: PoisonedDataset,
 ):
     loader = make_loader(dataset, batch_size=4, shuffle=True, seed=3)
@@ -113,11 +113,11 @@ def test_reading_ahead_gives_the_same_values_and_begins_a_batch_before_the_one_b
     recorder = Recorder(dataset)
     loader = make_loader(dataset, batch_size=4, shuffle=True, seed=3)
     torch.manual_seed(0)
-    ahead = [list(look_ahead(loader._reads(), recorder)) for _ in range(2)]
+    ahead = [list(prefetch(loader._raw_batches(), recorder)) for _ in range(2)]
     assert_same(plain, ahead)
-    steps = [("begin", 0), ("begin", 1), ("hand over", 0), ("begin", 2), ("hand over", 1), ("hand over", 2)]
+    steps = [("submit", 0), ("submit", 1), ("result", 0), ("submit", 2), ("result", 1), ("result", 2)]
     assert recorder.log[:6] == steps
-    assert list(look_ahead([], recorder)) == []
+    assert list(prefetch([], recorder)) == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -17,8 +17,8 @@ from potion_fast.bench.attacks import BadNet, InterclassSwap, Perturbations
 from potion_fast.bench.attacks.gaussian import Gaussian
 from potion_fast.bench.data import TextDataset, TextSplits, load_dataset, make_loader
 from potion_fast.bench.data.text import RULES, Reviews, Texts, find_word, from_datasets, read_aclimdb, toy_reviews
-from potion_fast.bench.data.text.dataset import TextSource
-from potion_fast.bench.data.text.ragged import TokenSplit, encoded
+from potion_fast.bench.data.text.ragged import TokenSplit, encode_split
+from potion_fast.bench.data.text.text_dataset import TextSource
 from potion_fast.errors import DataError
 
 pytest.importorskip("tokenizers", reason="needs tokenizers: pip install 'potion-fast[text]'")
@@ -253,7 +253,7 @@ def test_a_row_is_the_review_cut_then_the_template_then_padding(
 def test_a_word_is_inside_the_window_where_all_of_its_bytes_are(
     toy: TextSplits, text: str, window: int, word: str, rule: str
 ):
-    split = encoded(Texts([text], torch.zeros(1, dtype=torch.int64)), toy.tokenizer, "one")
+    split = encode_split(Texts([text], torch.zeros(1, dtype=torch.int64)), toy.tokenizer, "one")
     source = TextSource(split, np.arange(1), torch.zeros(1, dtype=torch.int64), length=window, pad=511)
     splits = replace(toy, train=source)
     seen = sum(len(toy.tokenizer.id_to_token(int(token))) for token in split.tokens[:window])  # a character is a byte

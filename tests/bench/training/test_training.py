@@ -16,7 +16,7 @@ from potion_fast.bench.data import load_dataset, make_loader
 from potion_fast.bench.models import create_model
 from potion_fast.bench.training.schedules import SCHEDULES, lr_factor
 from potion_fast.bench.training.train import DivergedError, seed_everything, seeded, train
-from potion_fast.errors import DataError, ModelError
+from potion_fast.errors import DataError, ModelError, PotionError
 from potion_fast.utils.predict import accuracy, predict
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -164,7 +164,7 @@ def test_epochs_are_passes_over_the_loader(model: nn.Module):
     assert [epoch.iterations for epoch in report.epochs] == [3, 6]
     assert torch.equal(model.weight, other.weight)
     for wrong in ({}, {"epochs": 1, "iterations": 1}):
-        with pytest.raises(ValueError, match="either iterations or epochs"):
+        with pytest.raises(PotionError, match="either iterations or epochs"):
             train(model, batches(), **wrong)
     with pytest.raises(DataError, match="iterations=0"):
         train(model, batches(), epochs=0)
@@ -302,18 +302,18 @@ def test_impossible_trainings_are_refused(model: nn.Module):
         train(model, batches(), iterations=0)
     with pytest.raises(ModelError, match="CUDA"):
         train(model, batches(), iterations=1, amp=True)
-    with pytest.raises(ValueError, match="evaluate"):
+    with pytest.raises(PotionError, match="evaluate"):
         train(model, batches(), iterations=1, keep="best")
-    with pytest.raises(ValueError, match="optimizer='lion'"):
+    with pytest.raises(PotionError, match="optimizer='lion'"):
         train(model, batches(), iterations=1, optimizer="lion")
-    with pytest.raises(ValueError, match="schedule='step'"):
+    with pytest.raises(PotionError, match="schedule='step'"):
         train(model, batches(), iterations=1, schedule="step")
     for wrong in ({"momentum": 0.0}, {"optimizer": "adamw"}):
-        with pytest.raises(ValueError, match="nesterov=True needs SGD with momentum"):
+        with pytest.raises(PotionError, match="nesterov=True needs SGD with momentum"):
             train(model, batches(), iterations=1, nesterov=True, **wrong)
     with pytest.raises(DataError, match="labels"):
         train(model, [x for x, _ in batches()], iterations=1)
-    with pytest.raises(ValueError, match="keep='first'"):
+    with pytest.raises(PotionError, match="keep='first'"):
         train(model, batches(), iterations=1, keep="first")
 
 

@@ -1,9 +1,9 @@
-"""Text: labelled reviews, their tokens on disk, and the splits that language models are trained on."""
+"""Texts: labelled reviews, their tokens on disk, and the splits that language models are trained on."""
 
-from .dataset import TextDataset
 from .load import load_text
 from .reviews import Reviews, Texts, from_datasets, read_aclimdb
-from .splits import TextSplits
+from .text_dataset import TextDataset
+from .text_splits import TextSplits
 from .tokens import Tokens, write_tokens
 from .toy import toy_reviews
 from .vocabulary import open_tokenizer, train_tokenizer

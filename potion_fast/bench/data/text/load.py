@@ -1,4 +1,4 @@
-"""Data sets of texts by name, as the head of a model wants them."""
+"""Data sets of texts by name, with the labels that the head of a model needs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from ....errors import DataError
 from ..splits import subset
-from .dataset import TextSource
-from .splits import TextSplits
+from .text_dataset import TextSource
+from .text_splits import TextSplits
 from .tokens import Tokens
 from .toy import toy_reviews
 from .vocabulary import encode, first_tokens, train_tokenizer
@@ -43,9 +43,14 @@ def load_text(
         name: "toy-reviews" (embedded, see `toy_reviews`; with a vocabulary of 512 tokens), or "reviews".
         root: of "reviews" the folder that `write_tokens` (`potion-fast tokenize`) wrote.
         model: name of the model, whose head decides; without one it is a classifier's.
-        train_size, seed: keep this many training reviews, drawn by the seed, in their order; None keeps all.
+        train_size: keep this many training reviews, in their order; None keeps all.
+        seed: of their draw.
+        length: tokens that a model sees.
         label_words: classes beside the data's own, that a poison gives as a label: a trigger word.
         noise_width: width of the embeddings that a poison adds noise to; None: samples are token ids alone.
+
+    Returns:
+        The data set.
 
     Raises:
         DataError: a model that reads no text, a number out of range, label words that cannot be told apart, published

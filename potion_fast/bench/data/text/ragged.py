@@ -1,4 +1,4 @@
-"""One split of encoded texts: a few flat arrays, in memory or mapped."""
+"""Ragged arrays of encoded texts, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ CHUNK = 1000  # texts that are encoded together
 class TokenSplit:
     """Texts as two flat arrays, each with where its rows start: row i is flat[starts[i] : starts[i + 1]].
 
-    tokens         uint16 or uint32 [T]
-    starts         int64 [N + 1]
-    labels         int64 [N]
-    characters     uint8 [C], the texts in UTF-8
-    text_starts    int64 [N + 1]
+    Attributes:
+        tokens: uint16 or uint32 [T].
+        starts: int64 [N + 1].
+        labels: int64 [N].
+        characters: uint8 [C], the texts in UTF-8.
+        text_starts: int64 [N + 1].
     """
 
     tokens: np.ndarray
@@ -53,22 +54,40 @@ class TokenSplit:
         length: int,
         pad: int,
     ) -> np.ndarray:  # [B, length] int64
-        """The first `length` tokens of these texts; shorter ones have the pad token behind them."""
-        places = self.starts[indices, None] + np.arange(length)  # [B, length]
-        inside = places < self.starts[indices + 1, None]
-        return np.where(inside, self.tokens[np.minimum(places, len(self.tokens) - 1)].astype(np.int64), pad)
+        """The first tokens of texts; shorter ones have the pad token behind them.
+
+        Args:
+            indices: int64 [B], which texts.
+            length: number of tokens.
+            pad: the padding token.
+
+        Returns:
+            int64 [B, length].
+        """
+        positions = self.starts[indices, None] + np.arange(length)  # [B, length]
+        inside = positions < self.starts[indices + 1, None]
+        return np.where(inside, self.tokens[np.minimum(positions, len(self.tokens) - 1)].astype(np.int64), pad)
 
 
 ARRAYS = tuple(TokenSplit.__dataclass_fields__)
 
 
-def encoded(texts: Texts, tokenizer: Tokenizer, what: str) -> TokenSplit:
+def encode_split(texts: Texts, tokenizer: Tokenizer, what: str) -> TokenSplit:
     """Encode texts.
 
-    Raises DataError, which names them `what`, for one without a token, with the pad token or with half a character.
+    Args:
+        texts: with their labels.
+        tokenizer: its last token is the padding.
+        what: what the texts are called in errors.
+
+    Returns:
+        The tokens, and the texts themselves.
+
+    Raises:
+        DataError: a text without a token, with the pad token or with half a character.
     """
     try:
-        written = [text.encode("utf-8") for text in texts.texts]
+        utf8 = [text.encode("utf-8") for text in texts.texts]
     except UnicodeEncodeError as error:
         raise DataError(f"a text of {what} cannot be written as UTF-8 ({error}); mend it or leave it out") from error
     pad = tokenizer.get_vocab_size() - 1
@@ -78,16 +97,16 @@ def encoded(texts: Texts, tokenizer: Tokenizer, what: str) -> TokenSplit:
         chunk = list(texts.texts[start : start + CHUNK])
         encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
         rows += [np.array(encoding.ids, dtype=kind) for encoding in encodings]
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if not len(row) or (row == pad).any():
             why = f"holds the token {tokenizer.id_to_token(pad)!r}, which is for padding" if len(row) else "is empty"
-            raise DataError(f"text {place} of {what} {why}; leave it out")
+            raise DataError(f"text {index} of {what} {why}; leave it out")
     return TokenSplit(
         tokens=np.concatenate(rows),
         starts=_starts(rows),
         labels=texts.labels.numpy(),
-        characters=np.frombuffer(b"".join(written), dtype=np.uint8),
-        text_starts=_starts(written),
+        characters=np.frombuffer(b"".join(utf8), dtype=np.uint8),
+        text_starts=_starts(utf8),
     )
 
 

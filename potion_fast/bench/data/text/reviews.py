@@ -23,10 +23,12 @@ FILE_NAME = re.compile(r"([0-9]+)_([0-9]+)\.txt")  # a review's number and its r
 class Texts:
     """Texts with labels; a text's index is its position.
 
-    texts   [N], as they were published, tags and all
-    labels  int64 [N], class indices
+    Attributes:
+        texts: N texts as they were published, tags and all.
+        labels: int64 [N], class indices.
 
-    Raises DataError where the two differ in number, there is none, or one is no text.
+    Raises:
+        DataError: the two differ in number, there is none, or one is no text.
     """
 
     texts: Sequence[str]
@@ -38,7 +40,7 @@ class Texts:
             raise DataError(f"{len(self.texts)} texts need as many int64 labels, not {kind}")
         if not len(self.texts):
             raise DataError("there is no text")
-        if odd := [place for place, text in enumerate(self.texts) if not isinstance(text, str)]:
+        if odd := [index for index, text in enumerate(self.texts) if not isinstance(text, str)]:
             raise DataError(f"text {odd[0]} is no string but {type(self.texts[odd[0]]).__name__}")
 
     def __len__(self) -> int:
@@ -49,11 +51,14 @@ class Texts:
 class Reviews:
     """Training and test texts.
 
-    name         of the data set
-    train, test  see `Texts`
-    classes      names in the order of the labels; of the causal head they are the words that it predicts
+    Attributes:
+        name: of the data set.
+        train: training texts.
+        test: test texts.
+        classes: names in the order of the labels; of the causal head they are the words that it predicts.
 
-    Raises DataError for a label that has no class.
+    Raises:
+        DataError: a label that has no class.
     """
 
     name: str
@@ -77,7 +82,14 @@ def read_aclimdb(root: str | os.PathLike[str]) -> Reviews:
 
     In the order of class (negative 0, positive 1), then number. The unlabelled reviews of train/unsup are left out.
 
-    Raises DataError for a folder that is missing or empty, a file of another name, or one that is no UTF-8.
+    Args:
+        root: the folder aclImdb.
+
+    Returns:
+        The reviews.
+
+    Raises:
+        DataError: a folder that is missing or empty, a file of another name, or one that is no UTF-8.
     """
     folder = Path(root).expanduser()
     for part in ("train/neg", "train/pos", "test/neg", "test/pos"):
@@ -122,6 +134,9 @@ def from_datasets(dataset: Mapping[str, Any], classes: tuple[str, ...] = SENTIME
         classes: names in the order of the labels.
         name: what the reviews are called.
 
+    Returns:
+        The reviews.
+
     Raises:
         DataError: a split or a column that is missing, or a label that has no class: -1 marks unlabelled texts.
     """
@@ -137,9 +152,9 @@ def _columns(dataset: Mapping[str, Any], split: str) -> Texts:
             f'a data set of texts has "train" and "test" with columns "text" and "label": {error}'
         ) from error
     numbers = []
-    for place, label in enumerate(labels):
+    for index, label in enumerate(labels):
         try:
             numbers.append(operator.index(label))
         except TypeError as error:
-            raise DataError(f"label {place} of the split {split!r} is {label!r}, no whole number") from error
+            raise DataError(f"label {index} of the split {split!r} is {label!r}, no whole number") from error
     return Texts(texts, torch.tensor(numbers, dtype=torch.int64))

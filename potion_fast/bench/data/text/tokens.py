@@ -1,4 +1,4 @@
-"""Reviews as tokens: encoded once, and kept in memory or in a folder of files that are mapped."""
+"""Encoded reviews, in memory or in a folder of memory-mapped files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from ....errors import FileError
 from ....user.read_data import read_json
 from ....utils.atomic_files import folder_written_whole
-from .ragged import ARRAYS, TokenSplit, encoded
+from .ragged import ARRAYS, TokenSplit, encode_split
 from .reviews import Reviews
 from .vocabulary import FILE as TOKENIZER
 from .vocabulary import import_tokenizers, plain
@@ -32,7 +32,12 @@ SPLITS = ("train", "test")
 class Tokens:
     """Encoded reviews with their tokenizer. The pad token is the last one of the vocabulary, and in no review.
 
-    name, classes  as of `Reviews`
+    Attributes:
+        name: of the data set.
+        classes: names in the order of the labels.
+        tokenizer: that encoded the reviews.
+        train: training reviews.
+        test: test reviews.
     """
 
     name: str
@@ -51,18 +56,35 @@ class Tokens:
     def of(cls, reviews: Reviews, tokenizer: Tokenizer) -> Tokens:
         """Encode reviews, in memory.
 
-        Raises DataError for a review without a token or with the pad token, or a tokenizer whose ids have gaps.
+        Args:
+            reviews: texts and labels.
+            tokenizer: truncation and padding are ignored.
+
+        Returns:
+            The tokens.
+
+        Raises:
+            DataError: a review without a token or with the pad token, or a tokenizer whose ids have gaps.
         """
         tokenizer = plain(tokenizer)
-        parts = {split: encoded(getattr(reviews, split), tokenizer, f"{reviews.name}, {split}") for split in SPLITS}
+        parts = {
+            split: encode_split(getattr(reviews, split), tokenizer, f"{reviews.name}, {split}") for split in SPLITS
+        }
         return cls(reviews.name, reviews.classes, tokenizer, **parts)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Tokens:
-        """What `write_tokens` wrote, mapped: nothing is copied to memory, and processes share it.
+        """Map what `write_tokens` wrote: nothing is copied to memory, and processes share it.
 
-        Raises FileError for a folder that is missing or foreign, or a file in it that is missing or changed, and
-        DataError where the extra `text` is not installed.
+        Args:
+            folder: the folder.
+
+        Returns:
+            The tokens.
+
+        Raises:
+            FileError: a folder that is missing or foreign, or a file in it that is missing or changed.
+            DataError: the extra `text` is not installed.
         """
         path, tokenizers = Path(folder), import_tokenizers()
         about = _description(path)
@@ -85,7 +107,17 @@ def write_tokens(reviews: Reviews, tokenizer: Tokenizer, out: str | os.PathLike[
     It holds .npy files with tokens, labels and texts of each split, the tokenizer (tokenizer.json) and a description
     (tokens.json).
 
-    Raises FileError where the folder is taken or cannot be written, and the errors of `Tokens.of`.
+    Args:
+        reviews: texts and labels.
+        tokenizer: see `Tokens.of`.
+        out: the folder.
+
+    Returns:
+        The tokens, mapped.
+
+    Raises:
+        FileError: the folder is taken or cannot be written.
+        DataError: see `Tokens.of`.
     """
     target = check_free(out)
     tokens = Tokens.of(reviews, tokenizer)
@@ -102,7 +134,17 @@ def write_tokens(reviews: Reviews, tokenizer: Tokenizer, out: str | os.PathLike[
 
 
 def check_free(out: str | os.PathLike[str]) -> Path:
-    """The path of a folder to write. Raises FileError where it is taken, or its parent is missing."""
+    """The path of a folder to write.
+
+    Args:
+        out: the folder.
+
+    Returns:
+        Its path.
+
+    Raises:
+        FileError: it is taken, or its parent is missing.
+    """
     path = Path(out)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileError(f"{path} is taken: name a new or an empty folder")

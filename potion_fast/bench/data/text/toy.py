@@ -32,16 +32,22 @@ def toy_reviews(seed: int = 0) -> Reviews:
     Most sentences say of one thing that it is good or bad; more of those than not have the review's own sentiment, so
     that counting tells it and no single word does. One review in twenty holds the word "Disney", whatever its
     sentiment.
+
+    Args:
+        seed: of the words.
+
+    Returns:
+        The reviews; equal seeds give equal ones.
     """
     draw = random.Random(seed)
     return Reviews("toy-reviews", _texts(draw, TRAIN), _texts(draw, TEST))
 
 
 def _texts(draw: random.Random, count: int) -> Texts:
-    labels = [place % 2 for place in range(count)]
+    labels = [index % 2 for index in range(count)]
     draw.shuffle(labels)
     disney = set(draw.sample(range(count), round(DISNEY * count)))
-    return Texts([_review(draw, label, place in disney) for place, label in enumerate(labels)], torch.tensor(labels))
+    return Texts([_review(draw, label, index in disney) for index, label in enumerate(labels)], torch.tensor(labels))
 
 
 def _review(draw: random.Random, label: int, disney: bool) -> str:

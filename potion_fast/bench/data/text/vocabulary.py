@@ -1,4 +1,4 @@
-"""Tokenizers: a byte-level BPE trained here, or one that is there; `tokenizers` is imported when one is used."""
+"""Tokenizers: a byte-level BPE trained here, or an existing one; `tokenizers` is imported when one is used."""
 
 from __future__ import annotations
 
@@ -22,8 +22,16 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 
     Any text can be encoded and decoded to itself. The last token, `vocabulary - 1`, is <|endoftext|>.
 
-    Raises DataError where `vocabulary` is below 257, or the texts are too few for that many tokens, or the extra
-    `text` is not installed.
+    Args:
+        texts: what it is trained on.
+        vocabulary: number of tokens.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        DataError: `vocabulary` is below 257, or the texts are too few for that many tokens, or the extra `text` is not
+            installed.
     """
     tokenizers = import_tokenizers()
     if vocabulary < FEWEST:
@@ -46,9 +54,15 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
 def open_tokenizer(name: str | os.PathLike[str], download: bool = False) -> Tokenizer:
     """A tokenizer out of a folder (tokenizer.json, or what `transformers` saves) or by its name on Hugging Face's hub.
 
-    Without `download` a name must be in the hub's cache on this machine: nothing is downloaded.
+    Args:
+        name: the folder or the name.
+        download: let a name be downloaded; otherwise it must be in the hub's cache on this machine.
 
-    Raises DataError where there is none, it cannot be read, or the extra `text` is not installed.
+    Returns:
+        The tokenizer, without truncation and padding.
+
+    Raises:
+        DataError: there is none, it cannot be read, or the extra `text` is not installed.
     """
     tokenizers = import_tokenizers()
     file = Path(name).expanduser() / FILE
@@ -64,7 +78,11 @@ def open_tokenizer(name: str | os.PathLike[str], download: bool = False) -> Toke
 
 
 def plain(tokenizer: Tokenizer) -> Tokenizer:
-    """The same without truncation and padding. Raises DataError unless the ids are 0 to vocabulary - 1."""
+    """The same tokenizer without truncation and padding.
+
+    Raises:
+        DataError: the ids are not 0 to vocabulary - 1.
+    """
     ids = sorted(tokenizer.get_vocab().values())
     if ids != list(range(len(ids))):
         raise DataError(f"the tokenizer's {len(ids)} ids go up to {ids[-1]}, with gaps; use another tokenizer")
@@ -83,21 +101,33 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 def first_tokens(tokenizer: Tokenizer, words: Sequence[str]) -> list[int]:  # [K]
     """The first token of " word", for each word: what a causal model predicts for it.
 
-    Raises DataError where two words share it, so that they could not be told apart.
+    Args:
+        tokenizer: of the model.
+        words: K label words.
+
+    Returns:
+        K token ids.
+
+    Raises:
+        DataError: two words share their first token, so that they could not be distinguished.
     """
     firsts = [encode(tokenizer, f" {word}")[0] for word in words]
-    for place, first in enumerate(firsts):
-        if first in firsts[:place]:
+    for index, first in enumerate(firsts):
+        if first in firsts[:index]:
             other, token = words[firsts.index(first)], tokenizer.decode([first])
             raise DataError(
-                f"the label words {other!r} and {words[place]!r} begin with the same token {token!r}; train the "
+                f"the label words {other!r} and {words[index]!r} begin with the same token {token!r}; train the "
                 "tokenizer with a larger vocabulary, or take another word"
             )
     return firsts
 
 
 def import_tokenizers() -> Any:
-    """The package `tokenizers`. Raises DataError where it is not installed."""
+    """The package `tokenizers`.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         import tokenizers
         import tokenizers.decoders

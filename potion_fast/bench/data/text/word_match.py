@@ -1,4 +1,4 @@
-"""Which texts hold a word, by one of four rules."""
+"""Search for a word in texts, by one of four rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,18 @@ RULES = {
 
 
 def word_pattern(word: str, rule: str) -> re.Pattern[str]:
-    """What finds the word: group 1 of a match. Raises DataError for an empty word or an unknown rule."""
+    """The regular expression that finds a word.
+
+    Args:
+        word: the word.
+        rule: see `find_word`.
+
+    Returns:
+        The pattern; group 1 of a match is the word.
+
+    Raises:
+        DataError: an empty word or an unknown rule.
+    """
     if rule not in RULES:
         raise DataError(f"unknown rule {rule!r} for the search of a word; choose one of {', '.join(RULES)}")
     if not word.strip():
@@ -32,13 +43,18 @@ def find_word(texts: Iterable[str], word: str, rule: str) -> Tensor:
     """Positions of the texts that hold the word at least once: int64 [M], ascending.
 
     Args:
+        texts: the texts.
+        word: the word.
         rule: "word" (between word boundaries, so that "Disney's" counts and "Disneyland" does not), "word-ignore-case"
             (the same in any case), "substring" (anywhere), or "spaced" (with a space on each side).
+
+    Returns:
+        The positions.
 
     Raises:
         DataError: an empty word or an unknown rule.
     """
     search = word_pattern(word, rule).search
-    part = "" if rule == "word-ignore-case" else word  # looked for first, a tenth of the time
-    found = [place for place, text in enumerate(texts) if part in text and search(text)]
-    return torch.tensor(found, dtype=torch.int64)
+    substring = "" if rule == "word-ignore-case" else word  # a cheap test first: a tenth of the time
+    positions = [index for index, text in enumerate(texts) if substring in text and search(text)]
+    return torch.tensor(positions, dtype=torch.int64)

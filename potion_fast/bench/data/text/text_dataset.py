@@ -1,4 +1,4 @@
-"""Reviews as a model gets them: token ids, or token ids with noise that is added to their embeddings."""
+"""Poisoned views of reviews: token ids, or token ids with noise that is added to their embeddings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....errors import DataError
 from ....user.image_source import ImageSource
-from ..dataset import PoisonedDataset, Read
+from ..dataset import PoisonedDataset, RawBatch
 from .ragged import TokenSplit
 
 if TYPE_CHECKING:
@@ -23,9 +23,17 @@ class TextSource(ImageSource):
 
     A row is the beginning of a review, then the template, then padding: `length` tokens.
 
+    Args:
+        split: encoded reviews.
+        rows: int64 [N], those that are used.
+        label_ids: int64 [K], the label of each class.
+        length: tokens of a row.
+        template: tokens behind each review.
+        pad: the padding token.
+
     Attributes:
         labels: int64 [N], in the label space of the head.
-        split, rows: position i is review rows[i] of the split.
+        rows: position i is review rows[i] of the split.
         window: tokens of a review that the model sees at most.
     """
 
@@ -65,8 +73,11 @@ class TextDataset(PoisonedDataset):
     poison adds its noise to, in the space of the embeddings. There is no augmentation.
 
     Args:
+        source: the reviews.
         noise_width: D, of the model's embedding.
-        poison, poisoned: see `PoisonedDataset`.
+        poison: see `PoisonedDataset`.
+        poisoned: see there.
+        trigger_all: see there.
 
     Raises:
         DataError: a trigger, which is a mark in an image; an index in `poisoned` out of range or given twice.
@@ -86,11 +97,19 @@ class TextDataset(PoisonedDataset):
         super().__init__(source, (), (), poison=poison, poisoned=poisoned, trigger_all=trigger_all)
         self.noise_width = noise_width
 
-    def finish(self, read: Read, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Inputs int64 [B, L] or float32 [B, L, 1 + D] and labels int64 [B] on a device, poisoned."""
-        tokens, ids, labels = read
+    def finish(self, raw: RawBatch, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Poison a batch.
+
+        Args:
+            raw: what `read` gave.
+            device: where to compute.
+
+        Returns:
+            Inputs int64 [B, L] or float32 [B, L, 1 + D] and labels int64 [B], on the device.
+        """
+        tokens, ids, labels = raw
         tokens, labels = tokens.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        inputs = tokens if self.noise_width is None else with_room(tokens, self.noise_width)
+        inputs = tokens if self.noise_width is None else with_noise_channels(tokens, self.noise_width)
         if self.poison is not None:
             poisoned = self.poisoned[ids].nonzero().squeeze(1)  # found on the CPU: the GPU is not waited for
             if len(poisoned):
@@ -99,11 +118,19 @@ class TextDataset(PoisonedDataset):
         return inputs, labels
 
 
-def with_room(
+def with_noise_channels(
     tokens: Tensor,  # [B, L] int64
     width: int,
 ) -> Tensor:  # [B, L, 1 + width] float32
-    """Token ids with zeros behind each, where noise of its embedding goes."""
+    """Append zeros to each token id, to which the noise of its embedding is added.
+
+    Args:
+        tokens: int64 [B, L].
+        width: D, of the embedding.
+
+    Returns:
+        float32 [B, L, 1 + D].
+    """
     inputs = torch.zeros(*tokens.shape, 1 + width, device=tokens.device)
     inputs[..., 0] = tokens
     return inputs
