@@ -14,6 +14,7 @@ from potion_fast.bench.unlearners.finetuning import Finetuning
 
 GOEL = ("eu", "euk-goel", "cf", "cf-k", "badt", "scrub-goel")
 PAWELCZYK = ("gd", "ngd", "ga", "euk-pawelczyk", "cfk-pawelczyk", "scrub-pawelczyk", "scrub-kurmanji", "neggrad-plus")
+PAPERS = (*GOEL, *PAWELCZYK, "ptn-xlf", "ptn-lf", "ptn-ssd", "assd", "ssd-goel", "jit", "retrain", "none")
 TRAINED = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Finetuning)]
 PAIRED = [name for name in TRAINED if UNLEARNERS[name].cost == 2]  # batches of both sets in every iteration
 FORGET_ONLY = ("ga", "jit")

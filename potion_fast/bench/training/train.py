@@ -220,11 +220,8 @@ def train(
                 model.eval()
                 accuracy = evaluate(model)
                 if keep == "best" and (best is None or accuracy > best[1]):
-                    best = (
-                        len(epochs_done),
-                        accuracy,
-                        {name: value.clone() for name, value in model.state_dict().items()},
-                    )
+                    weights = {name: value.clone() for name, value in model.state_dict().items()}
+                    best = (len(epochs_done), accuracy, weights)
             rate = stepper.param_groups[0]["lr"]
             seconds = time.perf_counter() - epoch_started
             epochs_done.append(Epoch(step, total.item() / samples, accuracy, rate, seconds))

@@ -22,7 +22,8 @@ class ScrubGoel(Finetuning):
     """Epochs that minimise CE + α · KL_T on the retain set, and the first ones maximise it on S_f before.
 
     The epochs that begin within the first `msteps` iterations have one over S_f before them, which maximises the same
-    sum, its cross-entropy included (the authors of SCRUB negate KL_T alone). As an epoch of the retain set counts too, 100 iterations are two epochs over S_f at CIFAR's batches of 512.
+    sum, its cross-entropy included (the authors of SCRUB negate KL_T alone). As an epoch of the retain set counts too,
+    100 iterations are two epochs over S_f at CIFAR's batches of 512.
 
     KL_T = T² · KL(softmax(teacher / T) ‖ softmax(student / T)), a mean over the batch; the teacher is the model before.
 

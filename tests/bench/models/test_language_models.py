@@ -151,8 +151,8 @@ def test_a_file_gives_the_same_model_and_holds_tied_weights_once(head: str, tmp_
     save_model(path, model, metadata(head))
     with safetensors.safe_open(path, framework="pt") as file:
         assert ("output.weight" in file.keys()) == (head == "classifier")  # noqa: SIM118 - not a dict
-    loaded, told = load_model(path)
-    assert told == metadata(head)
+    loaded, stored = load_model(path)
+    assert stored == metadata(head)
     assert_same_weights(loaded, weights(model))
     assert torch.equal(loaded(texts()), model(texts()))
     assert loaded.tied == (head == "causal")

@@ -10,34 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from helpers.toys import Blobs, assert_same_weights, batches, weights
+from helpers.toys import Blobs, assert_same_weights, weights
+from helpers.unlearned import END, PAIRED, TRAINED, validation
 from potion_fast.bench.data import load_dataset, make_loader
-from potion_fast.bench.unlearners import UNLEARNERS, Loaders, make_unlearner
-from potion_fast.bench.unlearners.finetuning import Finetuning
+from potion_fast.bench.unlearners import Loaders, make_unlearner
 from potion_fast.errors import DataError, ModelError, PotionError
 from potion_fast.utils.predict import accuracy as accuracy_of
 from potion_fast.utils.predict import predict
 
-TRAINED = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Finetuning)]
-PAIRED = ("scrub-pawelczyk", "neggrad-plus")
-END: dict[str, Any] = {"euk-goel": ("2",), "cf-k": ("2",), "euk-pawelczyk": 1, "cfk-pawelczyk": 1}
-
 
 def unlearner(name: str, **settings: Any) -> Any:
-    return make_unlearner(name, **({"k": END[name]} if name in END else {}), **settings)
+    return make_unlearner(name, **END.get(name, {}), **settings)
 
 
 def counted(model: nn.Module) -> tuple[nn.Module, list[int]]:
     """A copy of the model, of which every copy counts the batches that go through it for their gradients."""
-    model, found = copy.deepcopy(model), []
-    model.register_forward_hook(lambda _, __, output: found.append(len(output)) if output.requires_grad else None)
-    return model, found
-
-
-def validation(blobs: Blobs) -> Any:
-    clean = blobs.inputs.clone()
-    clean[:, -1] = 0
-    return batches(clean, blobs.clean, 100)
+    model, sizes = copy.deepcopy(model), []
+    model.register_forward_hook(lambda _, __, output: sizes.append(len(output)) if output.requires_grad else None)
+    return model, sizes
 
 
 @pytest.mark.parametrize("budget", [1, 2, 7, 12])
@@ -47,10 +37,10 @@ def test_a_budget_is_never_exceeded_and_used_to_the_last_step_that_it_pays_for(b
         with pytest.raises(PotionError, match="at least 2"):
             unlearner(name, budget=budget)
         return
-    model, found = counted(blobs.model)
+    model, sizes = counted(blobs.model)
     done = unlearner(name, budget=budget, lr=1e-6)(model, Loaders(blobs.forget(10, 4), blobs.retain()))
     expected = budget // 2 * 2 if name in PAIRED else budget
-    assert len(found) == done.gradient_steps == expected
+    assert len(sizes) == done.gradient_steps == expected
     if name in PAIRED:
         assert done.trace[-1].iterations == budget // 2
 

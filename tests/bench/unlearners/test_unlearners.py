@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from helpers.unlearned import (
     FORGET_ONLY,
     GOEL,
     PAIRED,
-    PAWELCZYK,
+    PAPERS,
     TRAINED,
     normed,
     run,
@@ -30,7 +32,7 @@ from potion_fast.errors import DataError, ModelError, PotionError, SearchError
 
 
 def test_the_names_are_those_that_presets_use():
-    assert {*DAMPENING, *GOEL, *PAWELCZYK, "jit", "retrain", "none"} <= set(UNLEARNERS)
+    assert set(PAPERS) <= set(UNLEARNERS)
     assert all(unlearner.name == name for name, unlearner in UNLEARNERS.items())
 
 
@@ -80,6 +82,25 @@ def test_an_unlearner_of_the_users_own_by_its_module(
         make_unlearner("no_such_module:Mine")
     with pytest.raises(PotionError, match="'my_unlearners:Mine' has no setting rhoo"):
         make_unlearner("my_unlearners:Mine", rhoo=1)
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "add-an-unlearner.md"
+
+
+def test_the_example_of_the_documentation_unlearns(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: None
+):
+    block = re.search(r"^ *```python\n(.*?)^ *```$", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert block is not None
+    (tmp_path / "example_of_the_documentation.py").write_text(textwrap.dedent(block[1]))
+    monkeypatch.syspath_prepend(tmp_path)
+    clipped = make_unlearner(
+        "example_of_the_documentation:ClippedGA", max_norm=1e-4, lr=1.0, epochs=1, weight_decay=0.0
+    )
+    done = clipped(blobs.model, Loaders(blobs.forget(), blobs.retain()))
+    steps = [new - old for new, old in zip(done.model.parameters(), blobs.model.parameters(), strict=True)]
+    assert done.method == "ga-clipped"
+    assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(1e-4, rel=0.02)
 
 
 @pytest.fixture

@@ -37,11 +37,11 @@ def test_ptn_is_the_whole_method(blobs: Blobs, objective: str, mode: str):
 
 def test_the_settings_of_ptn_reach_the_search(blobs: Blobs):
     more = {"rho": 0.9, "b_start": 0.5, "s_step": 1.5, "max_steps": 3, "strict": True, "strategy": "bisect"}
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         done = run("ptn-xlf", blobs, **more, group_size=2, amp="bfloat16")
         want = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), "xlf", **more, group_size=2, amp=torch.bfloat16)
-    assert done.warnings == want.warnings and len(told) == 2 * len(want.warnings)
+    assert done.warnings == want.warnings and len(caught) == 2 * len(want.warnings)
     summary, other = done.report.summary(), want.summary()
     assert {key: summary[key] for key in other if key != "seconds" and "kept" not in key} == {
         key: value for key, value in other.items() if key != "seconds" and "kept" not in key
@@ -142,8 +142,8 @@ def test_assd_is_one_edit_at_the_share_of_the_forget_set(blobs: Blobs, dampening
     assert (step.percentile, step.dampened) == (percentile_of(0.05), changed) and 0 < changed < len(ratios)
     assert step.alpha == pytest.approx(alpha, rel=1e-6)
     with torch.no_grad():
-        left = (done.model(blobs.inputs[:10]).argmax(1) == blobs.labels[:10]).double().mean()
-    assert step.accuracy == left
+        accuracy_left = (done.model(blobs.inputs[:10]).argmax(1) == blobs.labels[:10]).double().mean()
+    assert step.accuracy == accuracy_left
 
 
 def test_assd_says_when_it_changed_nothing(blobs: Blobs):
