@@ -21,13 +21,14 @@ from potion_fast.bench.configs import from_dict, to_dict
 from potion_fast.bench.data import read_indices
 from potion_fast.bench.models import create_model, load_model, load_weights, save_model
 from potion_fast.bench.report.make import _earlier
-from potion_fast.bench.report.rows import read_rows, write_csv
+from potion_fast.bench.report.results_csv import write_csv
 from potion_fast.bench.runs import TrainConfig, UnlearnConfig
 from potion_fast.bench.runs import inputs as earlier
 from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.sweep import load_sweep, plan
 from potion_fast.bench.sweep.config import sweep_from
 from potion_fast.bench.sweep.folder import SweepFolder
+from potion_fast.bench.sweep.rows import read_rows
 from potion_fast.importances.checkpoints import PassCheckpoint, Position
 
 IDENTITY = {"objectives": [["xlf"]], "group size": 1}
@@ -200,15 +201,30 @@ def _read_metrics(folder: Path) -> None:
 
 
 def _rows(folder: Path) -> list[bytes]:
-    row = {"attack": "badnet", "data": "digits", "model": "small_cnn", "method": "ptn-xlf", "seed": 0, "poisoned": 8}
-    row |= {"found": 2, "rho": 0.2, "seconds": {"search": 1.0, "total": 2.0}, "warnings": ["w"], "scores": {"a": 0.5}}
-    row |= {"clean_accuracy": 0.9, "trace": [[1, 0.1, 99.0, 1.5, 0.3, 12, 0.9, None]], "settings": {"b_start": 1.0}}
-    return [json.dumps({"rows": [row], "measured": {"seconds": 1.0}}).encode()]
+    row: dict[str, object] = {
+        "attack": "badnet",
+        "data": "digits",
+        "model": "small_cnn",
+        "method": "ptn-xlf",
+        "seed": 0,
+        "poisoned": 8,
+        "found": 2,
+        "rho": 0.2,
+        "seconds": {"search": 1.0, "total": 2.0},
+        "warnings": ["w"],
+        "trace": [[1, 0.1, 99.0, 1.5, 0.3, 12, 0.9, None]],
+        "settings": {"b_start": 1.0},
+    }
+    earlier_one = {"rows": [{**row, "clean_accuracy": 0.9, "scores": {"a": 0.5}}], "measured": {"seconds": 1.0}}
+    row |= {"attack_key": "badnet", "kind": "trigger", "score_names": ["a", "b"]}
+    row |= {name: {"a": 0.5} for name in ("scores", "before_scores", "reference_scores")}
+    content = {"format": 2, "rows": [row], "measured": {"seconds": 1.0}}
+    return [json.dumps(each).encode() for each in (content, earlier_one)]
 
 
 def _read_rows(folder: Path) -> None:
     rows = read_rows(folder / "results")
-    assert all(row.phases is not None and row.scenario and row.part >= 0 for row in rows)  # 1 of 10^400 is 0.0
+    assert all(row.phases is not None and row.scenario and row.share >= 0 for row in rows)  # 1 of 10^400 is 0.0
     assert all(1 <= row.found <= row.poisoned for row in rows)
     write_csv(folder / "rows.csv", rows)
 

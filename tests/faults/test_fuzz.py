@@ -181,7 +181,7 @@ def metrics(value: str) -> bytes:
 
 
 def rows(more: bytes) -> bytes:
-    row = b'"attack": "a", "data": "d", "model": "m", "method": "none", "seed": 0, "poisoned": 2, "found": 1, '
+    row = b'"attack": "badnet", "data": "d", "model": "m", "method": "none", "seed": 0, "poisoned": 2, "found": 1, '
     return b'{"rows": [{' + row + more + b"}]}"
 
 

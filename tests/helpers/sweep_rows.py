@@ -11,6 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from potion_fast.bench.attacks import ATTACKS
+from potion_fast.bench.sweep.rows import FORMAT
+
+# as sweeps call them -> registered name
+NAMES = {
+    "sine": "sine-wave",
+    "moving": "moving-trigger",
+    "targeted": "gradient-matching",
+    "indiscriminate": "gradient-canceling",
+}
+SCORES = ("clean_accuracy", "attacked_accuracy", "attack_score")
 RHOS = (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75)
 METHODS = (
     "none",
@@ -36,14 +47,36 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], name: str = "unit") -> P
     (folder / "results").mkdir(parents=True, exist_ok=True)
     units: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        key = "_".join(
-            str(row[part]) for part in ("data", "attack", "poisoned", "seed", "found", "method", "group_size")
-        )
+        named = ("data", "attack_key", "poisoned", "seed", "found", "method", "group_size")
+        key = "_".join(str(row[part]) for part in named)
         units.setdefault(f"{name}_{key}".replace("/", "-"), []).append(row)
     for key, rows_of_unit in units.items():
-        content = {"rows": rows_of_unit, "measured": {"seconds": 1.0}}
-        (folder / "results" / f"{key}.json").write_text(json.dumps(content), encoding="utf-8")
+        (folder / "results" / f"{key}.json").write_text(file_text(rows_of_unit), encoding="utf-8")
     return folder
+
+
+def file_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Of a result file."""
+    return json.dumps({"format": FORMAT, "rows": rows, "measured": {"seconds": 1.0}})
+
+
+def with_scores(content: dict[str, Any]) -> dict[str, Any]:
+    """Scores and the registered attack put where a row has them.
+
+    Args:
+        content: fields of a row; `clean_accuracy`, `attacked_accuracy` and `attack_score`, also after "before_" and
+            "reference_", are put among the scores under the names that its kind of attack has for them.
+    """
+    fields = dict(content)
+    name = NAMES.get(fields["attack"], fields["attack"])
+    attack = ATTACKS.get(name, ATTACKS["badnet"])
+    fields |= {"attack": name, "kind": attack.kind, "score_names": attack.score_names}
+    fields.setdefault("attack_key", content["attack"])
+    for when in ("", "before_", "reference_"):
+        named = zip(SCORES, ("clean_accuracy", *attack.score_names), strict=True)
+        flat = [(own, fields.pop(f"{when}{field}", None)) for field, own in named]
+        fields.setdefault(f"{when}scores", {own: value for own, value in flat if value is not None})
+    return fields
 
 
 def row(**fields: Any) -> dict[str, Any]:
@@ -58,8 +91,6 @@ def row(**fields: Any) -> dict[str, Any]:
         "seed": 0,
         "poisoned": poisoned,
         "found": found,
-        "share": found / poisoned,
-        "one_shot": found == 1,
         "method": "ptn-xlf",
         "objective": "xlf",
         "group_size": min(64, found),
@@ -68,13 +99,13 @@ def row(**fields: Any) -> dict[str, Any]:
         "strategy": "sequential",
         "settings": {},
         "clean_accuracy": 0.9,
-        "triggered_accuracy": 0.8,
-        "attack_success_rate": 0.05,
+        "attacked_accuracy": 0.8,
+        "attack_score": 0.05,
         "found_accuracy": 0.1,
         "before_clean_accuracy": 0.92,
-        "before_triggered_accuracy": 0.15,
-        "before_attack_success_rate": 0.98,
-        "reference_triggered_accuracy": 0.9,
+        "before_attacked_accuracy": 0.15,
+        "before_attack_score": 0.98,
+        "reference_attacked_accuracy": 0.9,
         "reference_clean_accuracy": 0.92,
         "poison_healed": 88.9,
         "model_damage": -2.0,
@@ -90,7 +121,7 @@ def row(**fields: Any) -> dict[str, Any]:
         "seconds": {"training": 0.0, "forget": 0.1, "retain": 4.0, "search": 1.0, "evaluate": 2.0, "total": 5.1},
         "command": f"potion-fast sweep mine --out DIR --only u{found}",
     }
-    return {**content, **fields}
+    return with_scores({**content, **fields})
 
 
 def many(
@@ -114,8 +145,6 @@ def many(
             "attack": attack,
             "poisoned": size,
             "found": found,
-            "share": found / size,
-            "one_shot": found == 1,
             "seed": seed,
         }
         for method in methods:
@@ -131,10 +160,10 @@ def _scores(healed: float, damage: float) -> dict[str, Any]:
     healed = min(max(healed, 5), 100)
     return {
         "poison_healed": healed,
-        "triggered_accuracy": 0.9 * healed / 100,
+        "attacked_accuracy": 0.9 * healed / 100,
         "model_damage": damage,
         "clean_accuracy": 0.92 + damage / 100,
-        "attack_success_rate": max(0.0, 1 - healed / 95),
+        "attack_score": max(0.0, 1 - healed / 95),
     }
 
 

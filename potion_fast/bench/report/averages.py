@@ -9,7 +9,7 @@ from operator import attrgetter
 from statistics import fmean, stdev
 from typing import Any
 
-from .rows import Row
+from ..sweep.rows import Row
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ SPECIAL |= {"σ": r"$\sigma$", "μ": r"$\mu$", "†": r"\dag{}", "√": r"$\surd
 def header(table: Table) -> list[str]:
     """The names of the columns."""
     names = ["found", *(["step"] if table.over_steps else []), "method"]
-    for name, (title, unit, _) in MEASURES.items():
+    for name, (title, unit, _, _) in MEASURES.items():
         names += [f"{title}, {unit}", *(["paper"] if name in COMPARED else [])]
     return [*names, "scenarios × seeds"]
 
@@ -131,7 +131,7 @@ def tidy(table: Table) -> str:
     columns += ["scenarios", "seeds", "rows", "paper", "paper_spread", "missing", "commands"]
     lines = []
     for line in table.lines:
-        for name, (_, unit, _) in MEASURES.items():
+        for name, (_, unit, _, _) in MEASURES.items():
             one, paper = line.averages[name], line.printed.get(name)
             lines.append(
                 [table.name, line.section, line.s_step, line.method, name, unit]

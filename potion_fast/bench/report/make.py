@@ -11,12 +11,13 @@ from ...errors import FileError, PotionError
 from ...user.read_data import read_json, read_yaml
 from ...utils.atomic_files import UNFINISHED
 from ..runs.folder import RunFolder
+from ..sweep.rows import Row, read_rows
 from .formats import ablation_latex, ablation_markdown, ablation_tidy, latex, markdown, tidy
 from .page import Content, page
+from .papers import has_pawelczyk_rows
 from .pawelczyk import Exam, exam, sections, sheet_texts
 from .potion.make import first
-from .potion.scope import sits_second
-from .rows import Row, read_rows, write_csv
+from .results_csv import write_csv
 from .style import FORMATS, save
 from .warning_table import warnings_of
 
@@ -56,7 +57,7 @@ def report_sweep(
         raise FileError(f"cannot make the folder {target.path} of a report: {error}") from error
 
     made = first(rows, folder / "models", samples)
-    second = exam(rows) if sits_second(rows) else Exam()
+    second = exam(rows) if has_pawelczyk_rows(rows) else Exam()
     files = ["results.csv", "index.html", MANIFEST]
     write_csv(target / "results.csv", rows)
     for table in made.tables:
@@ -142,7 +143,7 @@ def _facts(rows: Sequence[Row], folder: Path) -> list[tuple[str, str]]:
         ("presets", listed([row.preset for row in rows])),
         ("data", listed([row.data for row in rows])),
         ("models", listed([row.model for row in rows])),
-        ("attacks", listed([row.attack for row in rows])),
+        ("attacks", listed([row.attack_name for row in rows])),
         ("methods", listed([row.method for row in rows])),
         ("seeds", listed(sorted({row.seed for row in rows}))),
     ]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from ...modes import MODES
-from .rows import Row
+from ..sweep.rows import Row
 
 # name -> (in print, colour, marker, line); the paper's come first
 METHODS: dict[str, tuple[str, str, str, str]] = {
@@ -79,7 +79,7 @@ def setting_label(setting: tuple[str, str, int | None]) -> str:
 
 def variant(row: Row, budgets: bool = True) -> Variant:
     """The row's method and in words what it was told otherwise than by default; its budget only if `budgets`."""
-    told = dict(row.settings or {})
+    told = dict(row.settings)
     for name in ("rho", "s_step", "strategy"):
         told.pop(name, None)  # they have columns of their own
     size = told.pop("group_size", row.group_size)

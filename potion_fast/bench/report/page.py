@@ -135,7 +135,7 @@ def _table(table: Table) -> str:
 
 
 def _healed() -> str:
-    title, unit, _ = MEASURES[COMPARED[0]]
+    title, unit, _, _ = MEASURES[COMPARED[0]]
     return f"{title}, {unit}"
 
 

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from .rows import Row
+from ..sweep.rows import Row
 
 SHOWN = 3  # rows that a warning names
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")

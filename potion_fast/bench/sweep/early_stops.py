@@ -14,7 +14,7 @@ MAX_STEPS = 500  # of the public code, at its step of 1.1
 
 
 @dataclass(frozen=True)
-class Stop:
+class EarlyStop:
     """The end of a search for ρ.
 
     kept     the step whose model it gives; None where the model is left alone
@@ -35,7 +35,7 @@ def steps_for(s_step: float) -> int:
     return max(MAX_STEPS, math.ceil(MAX_STEPS * math.log(S_STEP) / math.log(s_step)))
 
 
-def stop_at(result: Result, rho: float, strict: bool) -> Stop:
+def stop_at(result: Result, rho: float, strict: bool) -> EarlyStop:
     """The end of the same search for ρ ≥ the result's own. Its steps are the same up to there."""
     threshold = rho * result.initial_accuracy
     kept, steps, reason = result.kept, len(result.trace), result.reason
@@ -45,13 +45,13 @@ def stop_at(result: Result, rho: float, strict: bool) -> Stop:
                 kept, steps, reason = step, number, THRESHOLD_PASSED
                 break
     unneeded = sum(step.seconds for step in result.trace[steps:])
-    return Stop(rho, kept, steps, reason, result.seconds["search"] - unneeded, notes(result, rho, kept, reason))
+    return EarlyStop(rho, kept, steps, reason, result.seconds["search"] - unneeded, notes(result, rho, kept, reason))
 
 
-def stop_of(result: Result) -> Stop:
+def stop_of(result: Result) -> EarlyStop:
     """The end of the search itself."""
     told = notes(result, result.rho, result.kept, result.reason)
-    return Stop(result.rho, result.kept, len(result.trace), result.reason, result.seconds["search"], told)
+    return EarlyStop(result.rho, result.kept, len(result.trace), result.reason, result.seconds["search"], told)
 
 
 def notes(result: Result, rho: float, kept: Step | None, reason: str) -> list[str]:

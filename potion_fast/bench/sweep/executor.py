@@ -17,17 +17,18 @@ from ..runs.stages import train_run
 from ..training.train import seeded
 from ..unlearners import make_unlearner
 from ..unlearners.dampening import Dampening
+from .case import UnlearningCase
 from .config import SweepConfig
 from .folder import SweepFolder
 from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
 from .retain import Retain, shared_retain
-from .rows import Case
+from .rows import Row
 from .run_dampening import dampened_rows
-from .run_finetuning import trained_row
-from .trained_model import Subject
+from .run_finetuning import finetuned_row
+from .trained_model import TrainedModel
 
 
-class Worker:
+class Executor:
     """Does the work of a sweep; the model it was last asked for stays loaded.
 
     arguments  of the command line, for the command that makes a row again
@@ -38,10 +39,14 @@ class Worker:
     ) -> None:
         self.config, self.plan, self.folder, self.progress = config, plan, folder, progress
         self.arguments = list(arguments)
-        self._subject: Subject | None = None
+        self._subject: TrainedModel | None = None
 
-    def do(self, task: Task) -> None:
-        """A task that is claimed, and whose needs are done. Raises PotionError."""
+    def run(self, task: Task) -> None:
+        """Do a task that is claimed, and whose needs are done.
+
+        Raises:
+            PotionError: it cannot be done.
+        """
         if isinstance(task, Training):
             self._training(task)
         elif isinstance(task, Crafting):
@@ -49,7 +54,9 @@ class Worker:
         elif isinstance(task, RetainPass):
             self._pass(task)
         else:
-            self.folder.write(task, self._unlearning(task))
+            start = time.perf_counter()
+            rows = self._unlearning(task)
+            self.folder.write(task, rows, time.perf_counter() - start)
             self.folder.drop_unneeded(self.plan.retain_pass(task), self.plan)
 
     def _training(self, task: Training) -> None:
@@ -68,9 +75,9 @@ class Worker:
             if not (place / "metrics.json").exists():  # else it was killed with nothing left to do
                 craft_run(config, place, progress=self.progress)
 
-    def _of(self, model: str) -> Subject:
+    def _of(self, model: str) -> TrainedModel:
         if self._subject is None or self._subject.training.key != model:
-            self._subject = Subject.load(self.config, self.folder, self.plan.trainings[model])
+            self._subject = TrainedModel.load(self.config, self.folder, self.plan.trainings[model])
         return self._subject
 
     def _pass(self, task: RetainPass) -> None:
@@ -94,17 +101,16 @@ class Worker:
                 )
         self.folder.write_retain(task, done, time.perf_counter() - start)
 
-    def _own_pass(self, subject: Subject, task: RetainPass, found: list[int]) -> Retain:
+    def _own_pass(self, subject: TrainedModel, task: RetainPass, found: list[int]) -> Retain:
         """Of one S_f alone: shuffled, and augmented where the sweep asks for it."""
         loader, start = subject.retain_loader(found, self.config.augmented), time.perf_counter()
         settings: dict[str, Any] = {"group_size": task.group_size, "progress": self.progress}
         importances = importance(subject.model, loader, list(task.objectives), **settings)
         return importances, time.perf_counter() - start
 
-    def _unlearning(self, unit: Unlearning) -> dict[str, Any]:
-        """The content of its file of results."""
-        subject, start = self._of(unit.model), time.perf_counter()
-        case = Case(self.config, unit, subject, subject.found(unit.found), self.arguments, self.progress)
+    def _unlearning(self, unit: Unlearning) -> list[Row]:
+        subject = self._of(unit.model)
+        case = UnlearningCase(self.config, unit, subject, subject.found(unit.found), self.arguments, self.progress)
         settings = {"mode": self.config.mode, "seed": subject.seed, **subject.defaults(unit.method.name)}
         settings |= {**unit.method.settings, **unit.method.limits(subject.iterations)}
         unlearner = make_unlearner(unit.method.name, **settings)
@@ -113,7 +119,5 @@ class Worker:
             if isinstance(unlearner, Dampening):
                 retain_pass = self.plan.retain_pass(unit)
                 assert retain_pass is not None
-                rows = list(dampened_rows(case, unlearner, self.folder, retain_pass))
-            else:
-                rows = [trained_row(case, unlearner)]
-        return {"rows": rows, "measured": {"seconds": time.perf_counter() - start}}
+                return list(dampened_rows(case, unlearner, self.folder, retain_pass))
+            return [finetuned_row(case, unlearner)]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -19,6 +18,7 @@ from ..runs.folder import RunFolder, versions
 from .config import SweepConfig, identity, sweep_from
 from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
 from .retain import Retain
+from .rows import Row, file_content
 
 
 class SweepFolder:
@@ -129,8 +129,9 @@ class SweepFolder:
         """Of the pass that gave Ω_r for so large an S_f, or of as much of it as went into that."""
         return float(RunFolder(self.place(task)).read_json("done.json")["seconds"][str(found)])
 
-    def write(self, unit: Unlearning, content: Any) -> None:
-        RunFolder(self.path / "results").write_json(f"{unit.key}.json", content)
+    def write(self, unit: Unlearning, rows: Sequence[Row], seconds: float) -> None:
+        """The rows of an unlearning, and how long all of it took."""
+        RunFolder(self.path / "results").write_json(f"{unit.key}.json", file_content(rows, seconds))
 
     def check(self, config: SweepConfig) -> None:
         """Raise FileError unless another start of this sweep adds to what is here."""

@@ -16,7 +16,7 @@ import torch
 from ...errors import PotionError
 from .config import SweepConfig, load_sweep
 from .estimate import estimate
-from .executor import Worker
+from .executor import Executor
 from .folder import SweepFolder
 from .plan import Plan, Task, plan
 
@@ -99,7 +99,7 @@ def work(
     bars, lines  show progress bars; name each task when it is done
     """
     whole, folder = plan(config), SweepFolder(out)
-    worker, failed = Worker(config, whole, folder, arguments, bars), set[str]()
+    executor, failed = Executor(config, whole, folder, arguments, bars), set[str]()
     tasks = [task for task in chosen(whole, only).tasks if not folder.done(task, whole)]
     for each in whole.passes.values():
         folder.drop_unneeded(each, whole)  # a process may have been killed right behind its last result
@@ -118,18 +118,18 @@ def work(
             with folder.claimed(task) as mine:
                 if not mine:
                     left.append(task)
-                elif not folder.done(task, whole) and not _do(worker, task, lines):
+                elif not folder.done(task, whole) and not _do(executor, task, lines):
                     failed.add(task.key)
         if len(left) == len(tasks):
             time.sleep(WAIT)
         tasks = left
 
 
-def _do(worker: Worker, task: Task, lines: bool) -> bool:
+def _do(executor: Executor, task: Task, lines: bool) -> bool:
     """Whether it went well."""
     start = time.perf_counter()
     try:
-        worker.do(task)
+        executor.run(task)
     except PotionError as error:
         print(f"{task.key}: error: {error}", file=sys.stderr, flush=True)
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -17,17 +18,18 @@ from ..unlearners import Loaders
 from ..unlearners.dampening import Dampening
 from ..unlearners.ptn import PTN
 from ..unlearners.ssd_goel import SSDGoel
-from .early_stops import Stop, spread, steps_for, stop_at, stop_of
+from .case import UnlearningCase
+from .early_stops import EarlyStop, spread, steps_for, stop_at, stop_of
 from .folder import SweepFolder
 from .plan import RetainPass, axes
-from .rows import Case, Row
+from .rows import Row, TracePoint
 
 SHARED, OWN = "shared: whole groups of one pass over S_tr", "pass"
 RHO = 0.2  # the paper's; rows at it, and at the step of 1.1, hold the trace
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImportancePair:
     """Importances of S_f and of S_tr without it, and the seconds that the two passes took."""
 
     forget: Importance
@@ -35,14 +37,16 @@ class Pair:
     seconds: dict[str, float]
 
 
-def dampened_rows(case: Case, unlearner: Dampening, folder: SweepFolder, retain_pass: RetainPass) -> Iterator[Row]:
+def dampened_rows(
+    case: UnlearningCase, unlearner: Dampening, folder: SweepFolder, retain_pass: RetainPass
+) -> Iterator[Row]:
     """A row, or of a search one for every ρ and s_step. Raises the errors of the method."""
     subject, config = case.subject, case.config
     pair = _pair(case, unlearner, folder, retain_pass)
     batches = sum(-(-each.samples // subject.batch_size) for each in (pair.forget, pair.retain))
-    told: Row = {"gradient_steps": batches, "retain_from": SHARED if retain_pass.shared else OWN}
+    told: dict[str, Any] = {"gradient_steps": batches, "retain_from": SHARED if retain_pass.shared else OWN}
     if unlearner.holds_forget:
-        pair = Pair(pair.forget, pair.retain.merge(pair.forget), pair.seconds)
+        pair = ImportancePair(pair.forget, pair.retain.merge(pair.forget), pair.seconds)
     loader = subject.forget_loader(case.found, mode_named(config.mode).augmented_forget)
     if isinstance(unlearner, PTN):
         yield from _searched(case, unlearner, pair, loader, told)
@@ -53,13 +57,13 @@ def dampened_rows(case: Case, unlearner: Dampening, folder: SweepFolder, retain_
     notes = list(done.warnings)
     if chooses and not subject.scenario.validation:
         notes.append("the setting was chosen by the test set, as there is no validation set")
-    more: Row = {name: getattr(done.kept, name, None) for name in ("alpha", "dampened")}
+    more: dict[str, Any] = {name: getattr(done.kept, name, None) for name in ("alpha", "dampened")}
     more["evaluations"] = len(done.trace) if done.report is None else done.report.evaluations
     seconds = {**pair.seconds, "search": sum(done.seconds.values())}
     yield case.row(done.model, edited=True, seconds=seconds, notes=notes, **more, **told)
 
 
-def _pair(case: Case, unlearner: Dampening, folder: SweepFolder, retain_pass: RetainPass) -> Pair:
+def _pair(case: UnlearningCase, unlearner: Dampening, folder: SweepFolder, retain_pass: RetainPass) -> ImportancePair:
     subject, objective, m = case.subject, unlearner.objective, case.unit.group_size
     assert m is not None
     file = folder.retain_file(retain_pass, case.unit.found, objective)
@@ -67,10 +71,12 @@ def _pair(case: Case, unlearner: Dampening, folder: SweepFolder, retain_pass: Re
     loader, start = subject.forget_loader(case.found, case.config.augmented), time.perf_counter()
     forget = importance(subject.model, loader, objective, group_size=m, progress=case.progress)
     seconds = {"forget": time.perf_counter() - start, "retain": folder.retain_seconds(retain_pass, case.unit.found)}
-    return Pair(forget, retain, seconds)
+    return ImportancePair(forget, retain, seconds)
 
 
-def _searched(case: Case, unlearner: PTN, pair: Pair, loader: Loader, told: Row) -> Iterator[Row]:
+def _searched(
+    case: UnlearningCase, unlearner: PTN, pair: ImportancePair, loader: Loader, told: dict[str, Any]
+) -> Iterator[Row]:
     """A row for every ρ and s_step."""
     rhos, s_steps = axes(case.config, case.unit.method)
     for s_step in s_steps:
@@ -91,7 +97,9 @@ def _searched(case: Case, unlearner: PTN, pair: Pair, loader: Loader, told: Row)
             yield _row(case, result.model, pair, stop_of(result), started)
 
 
-def _search(case: Case, unlearner: PTN, pair: Pair, loader: Loader, rho: float, s_step: float | None) -> Result:
+def _search(
+    case: UnlearningCase, unlearner: PTN, pair: ImportancePair, loader: Loader, rho: float, s_step: float | None
+) -> Result:
     cap = unlearner.max_steps if "max_steps" in case.unit.method.settings or s_step is None else steps_for(s_step)
     searched = replace(unlearner, rho=rho, s_step=s_step, max_steps=cap)
     loaders = Loaders(loader, ())
@@ -101,7 +109,12 @@ def _search(case: Case, unlearner: PTN, pair: Pair, loader: Loader, rho: float, 
 
 
 def _reapplied(
-    case: Case, pair: Pair, result: Result, stops: Sequence[Stop], traced: float | None, more: Row
+    case: UnlearningCase,
+    pair: ImportancePair,
+    result: Result,
+    stops: Sequence[EarlyStop],
+    traced: float | None,
+    more: dict[str, Any],
 ) -> Iterator[Row]:
     """The rows of several ρ: each one's step applied again to the poisoned model, which comes back as it was."""
     model = case.subject.model
@@ -116,27 +129,27 @@ def _reapplied(
             scores[step.step] = case.subject.evaluate(model, edited=True)
         for stop in stops:
             plan.reset() if stop.kept is None else plan.apply(places[stop.kept.step])
-            row = _row(case, model, pair, stop, more)
+            trace = None
             if stop.rho == traced:
                 names = ("clean_accuracy", case.subject.scenario.poison.score_names[0])
                 tests = {number: [of.scores[name] for name in names] for number, of in scores.items()}
-                row["trace"] = [_point(step, tests.get(step.step)) for step in result.trace]
-            yield row
+                trace = [_point(step, tests.get(step.step)) for step in result.trace]
+            yield _row(case, model, pair, stop, {**more, "trace": trace})
     finally:
         plan.reset()
 
 
-def _row(case: Case, model: nn.Module, pair: Pair, stop: Stop, more: Row) -> Row:
+def _row(case: UnlearningCase, model: nn.Module, pair: ImportancePair, stop: EarlyStop, more: dict[str, Any]) -> Row:
     kept = {name: getattr(stop.kept, name, None) for name in ("alpha", "dampened")}
     kept |= {"steps": stop.steps, "evaluations": 1 + stop.steps, "reason": stop.reason}
     seconds = {**pair.seconds, "search": stop.seconds}
     return case.row(model, edited=True, seconds=seconds, notes=stop.notes, rho=stop.rho, **kept, **more)
 
 
-def _point(step: Step, tests: Sequence[float] | None = None) -> list[float | None]:
+def _point(step: Step, tests: Sequence[float] | None = None) -> TracePoint:
     """Of a trace, with the test set's accuracies where they were taken."""
-    scores = tests or (None, None)
-    return [step.step, step.s, step.percentile, step.alpha, step.accuracy, step.dampened, *scores]
+    clean, attacked = tests or (None, None)
+    return TracePoint(step.step, step.s, step.percentile, step.alpha, step.accuracy, step.dampened, clean, attacked)
 
 
 def _strict(unlearner: PTN) -> bool:

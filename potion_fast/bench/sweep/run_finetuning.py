@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..unlearners import Loaders, Unlearner
-from .rows import Case, Row
+from .case import UnlearningCase
+from .rows import Row
 
 
-def trained_row(case: Case, unlearner: Unlearner) -> Row:
-    """Its row. Raises the errors of the method."""
+def finetuned_row(case: UnlearningCase, unlearner: Unlearner) -> Row:
+    """The row of a method that takes no importances. Raises the errors of the method."""
     subject, scenario, found = case.subject, case.subject.scenario, case.found
     loaders = Loaders(
         forget=scenario.forget_loader(found, augment=True, batch_size=None),

@@ -29,12 +29,13 @@ DIGITS = 5  # decimals of a statistic, whose standard deviation is 1
 
 
 @dataclass(frozen=True)
-class Measured:
+class ModelScores:
     """What a model was found to do.
 
-    scores      every metric's value by name
-    statistics  of Gaussian noise: how much the model depends on each poisoned sample's, and `fresh`, quantiles of how
-                much it seems to depend on noise that it never saw
+    Attributes:
+        scores: every metric's value by name.
+        statistics: of Gaussian noise: how much the model depends on each poisoned sample's.
+        fresh: of Gaussian noise: quantiles of how much it seems to depend on noise that it never saw.
     """
 
     scores: Accuracies
@@ -42,7 +43,8 @@ class Measured:
     fresh: list[float] | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, scenario: Scenario) -> Measured:
+    def of(cls, model: nn.Module, scenario: Scenario) -> ModelScores:
+        """Evaluate a model on a scenario's data."""
         evaluation = evaluated(model, scenario)
         scores = {name: metric.value for name, metric in evaluation.metrics.items()}
         if not isinstance(evaluation, GaussianEvaluation):
@@ -52,36 +54,48 @@ class Measured:
 
 
 @dataclass
-class Subject:
+class TrainedModel:
     """A trained model and its data.
 
-    before     what the poisoned model does
-    reference  metrics of the model trained without S_m
-    measured   what models do, by fingerprint of the weights
+    Attributes:
+        config: of the sweep.
+        training: what it was trained as.
+        model: the poisoned model.
+        scenario: its data and attack.
+        before: what the poisoned model does.
+        reference: metrics of the model trained without S_m.
+        measured: what models do, by fingerprint of the weights.
     """
 
     config: SweepConfig
     training: Training
     model: nn.Module
     scenario: Scenario
-    before: Measured
+    before: ModelScores
     reference: Accuracies
-    measured: dict[str, Measured] = field(default_factory=dict)
+    measured: dict[str, ModelScores] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, config: SweepConfig, folder: SweepFolder, training: Training) -> Subject:
-        """Raises FileError or DataError where a run is missing, broken, or not what it should be."""
-        run, told = RunFolder.open(folder.place(training)), training.config
-        read = EvaluateConfig(str(run.path), told.root, told.data, device=told.device, workers=told.workers).resolved()
+    def load(cls, config: SweepConfig, folder: SweepFolder, training: Training) -> TrainedModel:
+        """Load a training of a sweep's folder.
+
+        Raises:
+            FileError, DataError: a run is missing, broken, or not what it should be.
+        """
+        run, trained = RunFolder.open(folder.place(training)), training.config
+        read = EvaluateConfig(
+            str(run.path), trained.root, trained.data, device=trained.device, workers=trained.workers
+        ).resolved()
         scenario, scores = load_trained(run, read)
         model, _ = load_weights(run, scenario, read.device)
-        before = Measured.of(model, scenario) if scenario.poison.kind == "gaussian" else Measured(scores)
+        before = ModelScores.of(model, scenario) if scenario.poison.kind == "gaussian" else ModelScores(scores)
         clean = folder.path / "models" / reference_of(training.key)
         reference = reference_accuracies(str(clean), scenario.config)
         return cls(config, training, model, scenario, before, reference, {fingerprint(model): before})
 
     @property
     def seed(self) -> int:
+        """Of the training."""
         return self.training.config.seed
 
     @property
@@ -110,6 +124,7 @@ class Subject:
         return self.scenario.draw_found(count)
 
     def forget_loader(self, found: list[int], augment: bool) -> Loader:
+        """S_f with its given labels, in order."""
         return self.scenario.forget_loader(found, augment=augment, batch_size=self.batch_size)
 
     def validation_loader(self) -> Loader:
@@ -118,10 +133,10 @@ class Subject:
 
     def retain_loader(self, found: list[int], augment: bool) -> Loader:
         """The training data without S_f, shuffled."""
-        left = sorted(set(self.scenario.trained_on) - set(found))
+        retained = sorted(set(self.scenario.trained_on) - set(found))
         workers = self.scenario.config.workers
         dataset, size = self.scenario.train_set(augment), self.batch_size
-        return make_loader(dataset, left, batch_size=size, shuffle=True, seed=self.seed, workers=workers)
+        return make_loader(dataset, retained, batch_size=size, shuffle=True, seed=self.seed, workers=workers)
 
     def defaults(self, method: str) -> dict[str, Any]:
         """Settings that a method takes from the training: retraining repeats it."""
@@ -129,20 +144,19 @@ class Subject:
             return {}
         config = self.scenario.config
         fresh = partial(fresh_model, config, self.scenario.splits)
-        return {"fresh": fresh, "loss": loss_of(config)} | {
-            name: getattr(config, name)
-            for name in ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")
-        }
+        repeated = ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")
+        return {"fresh": fresh, "loss": loss_of(config), **{name: getattr(config, name) for name in repeated}}
 
-    def evaluate(self, model: nn.Module, edited: bool) -> Measured:
+    def evaluate(self, model: nn.Module, edited: bool) -> ModelScores:
         """What it does; measured once for the same weights, where the model is this one with edited weights."""
         if not edited:
-            return Measured.of(model, self.scenario)
-        mark = fingerprint(model)
-        if mark not in self.measured:
-            self.measured[mark] = Measured.of(model, self.scenario)
-        return self.measured[mark]
+            return ModelScores.of(model, self.scenario)
+        weights = fingerprint(model)
+        if weights not in self.measured:
+            self.measured[weights] = ModelScores.of(model, self.scenario)
+        return self.measured[weights]
 
 
 def accuracy_on(model: nn.Module, loader: Iterable[object]) -> float:
+    """Share of a loader's samples that are given their label, in [0, 1]."""
     return accuracy(*predict(model, loader))

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from matplotlib.axis import Tick
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from helpers.sweep_rows import many, row, write
+from helpers.sweep_rows import file_text, many, row, write
 from potion_fast.bench.report import report_sweep
 from potion_fast.bench.report.averages import average
 from potion_fast.bench.report.formats import escaped, latex, markdown, tidy
@@ -32,9 +33,9 @@ from potion_fast.bench.report.potion.measured_models import trained_runs
 from potion_fast.bench.report.potion.norm_toy import EXPONENTS, scaled, tails, toy
 from potion_fast.bench.report.potion.paper_values import of_paper, printed
 from potion_fast.bench.report.potion.tables import Line, Table, ablations, recomputed, tables
-from potion_fast.bench.report.rows import Row, read_rows
 from potion_fast.bench.report.style import Picture
 from potion_fast.bench.runs import TrainConfig, train_run
+from potion_fast.bench.sweep.rows import Row, read_rows
 from potion_fast.cli import main as cli
 from potion_fast.errors import FileError, PotionError
 
@@ -97,7 +98,7 @@ def test_table_1_holds_the_mean_the_papers_value_and_raw_accuracies(tmp_path: Pa
         in text
     )
     assert "| one-shot: 1 found | PTN-XLF | 60.00 | 68.01 ± 14.61 | −3.00 | −1.34 ± 1.50 | 80.00 |" in text
-    triggered, clean = one.averages["triggered_accuracy"], one.averages["clean_accuracy"]
+    triggered, clean = one.averages["attacked_accuracy"], one.averages["clean_accuracy"]
     assert triggered is not None and triggered.mean == pytest.approx(80) and clean is not None
     assert clean.mean == pytest.approx(90)
     assert "trained without any of S_m had: 90.00 %" in text
@@ -116,13 +117,13 @@ def test_a_cell_without_rows_says_so_next_to_the_papers_value(tmp_path: Path) ->
 
 
 def test_measures_that_no_row_has_are_not_taken_for_zero(tmp_path: Path) -> None:
-    made = table(tables(rows_of(tmp_path, row(poison_healed=None, reference_triggered_accuracy=None))), "table1")
+    made = table(tables(rows_of(tmp_path, row(poison_healed=None, reference_attacked_accuracy=None))), "table1")
     assert "| PTN-XLF | not measured | 93.72" in markdown(made)
     assert "There is no reference model" in markdown(made)
 
 
 def test_a_table_marks_where_the_attack_had_not_been_learnt(tmp_path: Path) -> None:
-    told = [row(found=found, before_attack_success_rate=rate) for found, rate in ((10, 0.5), (20, 0.99), (30, 0.98))]
+    told = [row(found=found, before_attack_score=rate) for found, rate in ((10, 0.5), (20, 0.99), (30, 0.98))]
     made = table(tables(rows_of(tmp_path, *told)), "table1")
     assert any(note.startswith("In 1 of 3 rows the attack succeeded on fewer than 80%") for note in made.notes)
     assert not any("fewer than" in note for note in table(tables(rows_of(tmp_path / "b", *told[1:])), "table1").notes)
@@ -174,9 +175,83 @@ def test_unknown_methods_and_attacks_still_appear(tmp_path: Path) -> None:
     assert r"magic\_\&\_more" in latex(made[0])
 
 
-def test_an_attack_called_by_its_first_word_is_the_registered_one(tmp_path: Path) -> None:
-    rows = rows_of(tmp_path, *(row(attack=name) for name in ("sine", "moving", "interclass-swap", "mine")))
-    assert [one.attack for one in rows] == ["interclass-swap", "mine", "moving-trigger", "sine-wave"]
+def test_an_attack_is_the_registered_one_and_printed_as_the_sweep_calls_it_unless_that_is_short_for_it(
+    tmp_path: Path,
+) -> None:
+    told = [row(attack="sine"), row(attack="badnet", attack_key="patch"), row(attack="badnet")]
+    rows = rows_of(tmp_path, *told)
+    assert sorted((one.attack, one.attack_name) for one in rows) == [
+        ("badnet", "badnet"),
+        ("badnet", "patch"),
+        ("sine-wave", "sine-wave"),
+    ]
+    assert len({one.scenario for one in rows}) == 3
+    (made,) = (one for one in tables(rows) if one.name == "table1")
+    assert len(line(made, "PTN-XLF", "of S_m").rows) == 2  # both are BadNet, whatever they are called
+
+
+EARLIER = {
+    "attack": "mine",
+    "data": "digits",
+    "model": "small_cnn",
+    "method": "eu",
+    "seed": 0,
+    "poisoned": 10,
+    "found": 5,
+    "share": 0.5,
+    "one_shot": False,
+    "clean_accuracy": 0.9,
+    "triggered_accuracy": 0.8,
+    "attack_success_rate": 0.1,
+    "before_clean_accuracy": 0.95,
+    "before_triggered_accuracy": 0.2,
+    "before_attack_success_rate": 0.9,
+    "seconds": {"training": 1.0, "edit": None},
+}
+
+
+def write_earlier(folder: Path, attacks: dict[str, Any] | None, *rows: dict[str, Any]) -> Path:
+    """The results of a sweep of an earlier version, and its configuration unless that is lost."""
+    (folder / "results").mkdir(parents=True)
+    (folder / "results" / "unit.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    if attacks is not None:
+        config = {"train": {"poison": "badnet"}, "data": {"digits": {}}, "attacks": attacks}
+        (folder / "sweep.yaml").write_text(yaml.safe_dump({"config": config}), encoding="utf-8")
+    return folder / "results"
+
+
+def test_rows_of_an_earlier_version_take_their_attack_from_the_sweeps_configuration(tmp_path: Path) -> None:
+    kinds = {"mine": {"poison": "random-swap"}, "sine": {}, "noise": {"poison": "gaussian"}}
+    noise = {**EARLIER, "attack": "noise", "attack_success_rate": 7.5, "scores": {"clean_accuracy": 0.9, "gus": 7.5}}
+    rows = read_rows(write_earlier(tmp_path, kinds, EARLIER, {**EARLIER, "attack": "sine"}, noise))
+    assert [(one.attack, one.attack_key, one.kind) for one in rows] == [
+        ("random-swap", "mine", "swap"),
+        ("badnet", "sine", "trigger"),
+        ("gaussian", "noise", "gaussian"),
+    ]
+    swap, trigger, gaussian = rows
+    assert swap.scores == {"clean_accuracy": 0.9, "manipulated_accuracy": 0.8, "memorised_rate": 0.1}
+    assert trigger.before_scores == {
+        "clean_accuracy": 0.95,
+        "triggered_accuracy": 0.2,
+        "attack_success_rate": 0.9,
+    }
+    assert gaussian.scores == {"clean_accuracy": 0.9, "gus": 7.5}
+    assert gaussian.score("attack_success_rate") is None
+    assert swap.seconds == {"training": 1.0}
+
+
+def test_rows_of_an_earlier_version_whose_attack_nothing_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"row 1 is of an earlier version .* put the sweep.yaml of its sweep beside"):
+        read_rows(write_earlier(tmp_path / "a", None, EARLIER))
+    (one,) = read_rows(write_earlier(tmp_path / "b", None, {**EARLIER, "attack": "badnet"}))
+    assert one.attack == "badnet"
+
+
+def test_rows_of_a_newer_version_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "unit.json").write_text(json.dumps({"format": 3, "rows": [row()]}), encoding="utf-8")
+    with pytest.raises(FileError, match="use a newer version"):
+        read_rows(tmp_path)
 
 
 def test_a_trial_sweep_replaces_the_papers_data_and_says_so(tmp_path: Path) -> None:
@@ -303,11 +378,11 @@ def test_acc_0_comes_from_the_method_that_leaves_the_model_alone(tmp_path: Path)
         ('{"rows": [3]}', "no list of rows"),
         ('{"some": "thing"}', "no list of rows"),
         (json.dumps({"rows": [{"attack": "badnet"}]}), "row 1 has no data, model, method"),
-        (json.dumps({"rows": [row(seed="one")]}), "seed 'one', which is of the wrong type"),
-        (json.dumps({"rows": [row(), row(poison_healed=True)]}), "row 2 has poison_healed True"),
-        (json.dumps({"rows": [row(clean_accuracy=90.0)]}), "clean_accuracy 90.0, which is out of range"),
-        (json.dumps({"rows": [row(found=200, share=1.0)]}), "found 200, which is out of range"),
-        (json.dumps({"rows": [row(trace=[[1, 2]])]}), "8 values"),
+        (file_text([row(seed="one")]), "seed 'one', which is of the wrong type"),
+        (file_text([row(), row(poison_healed=True)]), "row 2 has poison_healed True"),
+        (file_text([row(clean_accuracy=90.0)]), "clean_accuracy 90.0, which is out of range"),
+        (file_text([row(found=200)]), "found 200, which is out of range"),
+        (file_text([row(trace=[[1, 2]])]), "8 values"),
     ],
 )
 def test_a_broken_or_foreign_file_is_named_and_nothing_written(tmp_path: Path, text: str, says: str) -> None:
@@ -450,7 +525,7 @@ def test_a_second_report_is_the_same_and_removes_what_it_does_not_make(
 
 
 def test_a_figure_without_data_is_not_drawn_and_the_page_says_why(tmp_path: Path) -> None:
-    content = report_sweep(write(tmp_path, [row(seconds=None)]), samples=0)
+    content = report_sweep(write(tmp_path, [row(seconds={})]), samples=0)
     assert content["figures"] == ["figure04", "figure05", "figure10"]
     assert content["not_drawn"]["figure13"] == "the sweep has no row of BadNet on CIFAR-100"
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
@@ -504,7 +579,7 @@ def texts_outside(figure: Figure) -> list[str]:
 
 
 def test_the_command_makes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path / "sweep", [row(seconds=None)])
+    write(tmp_path / "sweep", [row(seconds={})])
     arguments = ["report", str(tmp_path / "sweep"), "--out", str(tmp_path / "out"), "--samples", "0"]
     assert cli.main([*arguments, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)

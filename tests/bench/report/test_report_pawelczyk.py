@@ -18,7 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from test_report import Links, texts_outside
 
+from helpers.sweep_rows import file_text, with_scores
 from potion_fast.bench.report import report_sweep
+from potion_fast.bench.report.papers import has_pawelczyk_rows
 from potion_fast.bench.report.pawelczyk import Exam, exam, sections, sheet_texts
 from potion_fast.bench.report.pawelczyk.bars import bar_pictures
 from potion_fast.bench.report.pawelczyk.by_budget import along_pictures
@@ -32,45 +34,68 @@ from potion_fast.bench.report.pawelczyk.sheet import Sheet
 from potion_fast.bench.report.pawelczyk.table2 import tables2
 from potion_fast.bench.report.pawelczyk.values import labelled
 from potion_fast.bench.report.potion.make import first
-from potion_fast.bench.report.potion.scope import sits_second
-from potion_fast.bench.report.rows import Row, read_rows
 from potion_fast.bench.report.style import Picture
 from potion_fast.bench.report.warning_table import warnings_of
+from potion_fast.bench.sweep.rows import Row, read_rows
 
 BUDGETS = (0.02, 0.04, 0.06, 0.08, 0.1)
 # method -> accuracy after, and how much is left of a poison
 METHODS = {
-    **{"retrain": (0.88, 0.02), "gd": (0.91, 0.7), "ngd": (0.89, 0.35), "ga": (0.55, 0.3)},
-    **{
-        "cfk-pawelczyk": (0.9, 0.95),
-        "euk-pawelczyk": (0.87, 0.9),
-        "scrub-pawelczyk": (0.88, 0.6),
-        "neggrad-plus": (0.9, 0.75),
-    },
-    **{"scrub-kurmanji": (0.86, 0.5), "jit": (0.8, 0.8)},
+    "retrain": (0.88, 0.02),
+    "gd": (0.91, 0.7),
+    "ngd": (0.89, 0.35),
+    "ga": (0.55, 0.3),
+    "cfk-pawelczyk": (0.9, 0.95),
+    "euk-pawelczyk": (0.87, 0.9),
+    "scrub-pawelczyk": (0.88, 0.6),
+    "neggrad-plus": (0.9, 0.75),
+    "scrub-kurmanji": (0.86, 0.5),
+    "jit": (0.8, 0.8),
 }
 KINDS = {
-    **{"badnet": "trigger", "sine": "trigger", "moving": "trigger", "targeted": "targeted"},
-    **{"indiscriminate": "indiscriminate", "gaussian": "gaussian", "random-swap": "swap"},
+    "badnet": "trigger",
+    "sine": "trigger",
+    "moving": "trigger",
+    "targeted": "targeted",
+    "indiscriminate": "indiscriminate",
+    "gaussian": "gaussian",
+    "random-swap": "swap",
 }
 QUANTILES = [NormalDist().inv_cdf((place + 0.5) / 100) for place in range(100)]
 
 
 def row(**told: Any) -> dict[str, Any]:
     """One row as a sweep writes it: of GD on a Gaussian poison where nothing else is told."""
-    kind = KINDS[told.get("attack", "gaussian")]
     poisoned = told.get("poisoned", 750)
     content = {
-        **{"preset": "exam/mine", "attack": "gaussian", "kind": kind, "data": "cifar10", "model": "resnet18"},
-        **{"width": None, "seed": 0, "poisoned": poisoned, "found": poisoned, "share": 1.0, "one_shot": False},
-        **{"method": "gd", "budget": 0.1, "settings": {}, "clean_accuracy": 0.9, "before_clean_accuracy": 0.92},
-        **{"reference_clean_accuracy": 0.93, "model_damage": -2.0, "poison_removed": 40.0, "gradient_steps": 3900},
-        **{"training_samples": 50_000, "training_steps": 39_000, "before_attack_success_rate": 0.99},
-        **{"attack_success_rate": 0.4, "reference_attack_success_rate": 0.0, "warnings": [], "seconds": {}},
+        "preset": "exam/mine",
+        "attack": "gaussian",
+        "data": "cifar10",
+        "model": "resnet18",
+        "width": None,
+        "seed": 0,
+        "poisoned": poisoned,
+        "found": poisoned,
+        "method": "gd",
+        "budget": 0.1,
+        "settings": {},
+        "clean_accuracy": 0.9,
+        "before_clean_accuracy": 0.92,
+        "reference_clean_accuracy": 0.93,
+        "model_damage": -2.0,
+        "poison_removed": 40.0,
+        "gradient_steps": 3900,
+        "training_samples": 50_000,
+        "training_steps": 39_000,
+        "attack_score": 0.4,
+        "before_attack_score": 0.99,
+        "reference_attack_score": 0.0,
+        "warnings": [],
+        "seconds": {},
         "command": f"potion-fast sweep exam/mine --out DIR --only {told.get('attack', 'gaussian')}"
         f"-{told.get('method', 'gd')}-{told.get('budget', 0.1)}-{told.get('seed', 0)}",
     }
-    return {**content, **told}
+    return with_scores({**content, **told})
 
 
 def scores(kind: str, left: float, clean: float, noise: float) -> dict[str, Any]:
@@ -79,8 +104,13 @@ def scores(kind: str, left: float, clean: float, noise: float) -> dict[str, Any]
         mu = 1.6 * left + noise
         tpr = NormalDist().cdf(mu - 2.576) + NormalDist().cdf(-mu - 2.576)
         return {
-            **{"clean_accuracy": clean, "base_accuracy": min(1.0, clean + 0.05), "gus": mu, "gus_error": 0.0365},
-            **{"gus_z": mu * math.sqrt(750), "tpr": tpr, "tpr_fresh": tpr * 1.02},
+            "clean_accuracy": clean,
+            "base_accuracy": min(1.0, clean + 0.05),
+            "gus": mu,
+            "gus_error": 0.0365,
+            "gus_z": mu * math.sqrt(750),
+            "tpr": tpr,
+            "tpr_fresh": tpr * 1.02,
         }
     if kind == "targeted":
         hit = float(left + noise > 0.45)
@@ -124,6 +154,10 @@ def _unlearnt(
     reference = scores(kind, 0, reference_clean, 0)
     second = {"gaussian": "gus", "targeted": "target_success", "indiscriminate": "test_error"}.get(kind)
     values = [each[second] if second else value for each, value in ((before, 0.99), (after, left), (reference, 0.01))]
+    if not second:
+        name = {"trigger": "attack_success_rate", "swap": "memorised_rate"}[kind]
+        for each, value in zip((before, after, reference), values, strict=True):
+            each[name] = min(value, 1.0)
     searches = method.startswith("ptn-")
     return row(
         attack=attack,
@@ -134,14 +168,8 @@ def _unlearnt(
         rho=0.2 if searches else None,
         s_step=1.1 if searches else None,
         found=size,
-        clean_accuracy=clean,
-        before_clean_accuracy=before_clean,
-        reference_clean_accuracy=reference_clean,
         model_damage=100 * (clean - before_clean),
         poison_removed=100 * (values[0] - values[1]) / (values[0] - values[2]),
-        before_attack_success_rate=values[0],
-        attack_success_rate=min(values[1], 1.0) if kind != "gaussian" else values[1],
-        reference_attack_success_rate=values[2],
         scores=after,
         before_scores=before,
         reference_scores=reference,
@@ -161,8 +189,8 @@ def write(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """A sweep's folder with a result file for each row."""
     (folder / "results").mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(rows):
-        path = folder / "results" / f"{one['attack']}_{one['seed']}_{one['method']}_{number:05}.json"
-        path.write_text(json.dumps({"rows": [one]}), encoding="utf-8")
+        path = folder / "results" / f"{one['attack_key']}_{one['seed']}_{one['method']}_{number:05}.json"
+        path.write_text(file_text([one]), encoding="utf-8")
     return folder
 
 
@@ -275,10 +303,10 @@ def test_a_cell_of_the_matrix_is_of_the_largest_budget_and_all_seeds(tmp_path: P
 
 
 def test_a_cell_without_a_value_says_why(tmp_path: Path) -> None:
-    nothing: dict[str, Any] = {"poison_removed": None, "before_attack_success_rate": 0.0}
+    nothing: dict[str, Any] = {"poison_removed": None, "before_attack_score": 0.0}
     told = [
-        row(attack="targeted", **nothing, reference_attack_success_rate=0.005),
-        row(attack="badnet", poison_removed=None, reference_attack_success_rate=None),
+        row(attack="targeted", **nothing, reference_attack_score=0.005),
+        row(attack="badnet", poison_removed=None, reference_attack_score=None),
         row(attack="sine"),
         row(attack="sine", method="ga"),
     ]
@@ -290,7 +318,7 @@ def test_a_cell_without_a_value_says_why(tmp_path: Path) -> None:
 
 
 def test_the_gus_is_compared_with_that_of_noise_that_was_never_seen(tmp_path: Path) -> None:
-    told = {"poison_removed": None, "before_attack_success_rate": 0.005, "reference_attack_success_rate": 0.14}
+    told = {"poison_removed": None, "before_attack_score": 0.005, "reference_attack_score": 0.14}
     (made,) = matrices(rows_of(tmp_path, row(attack="gaussian", **told)))
     assert made.cells["GD", "gaussian"].missing == NOTHING
 
@@ -309,14 +337,14 @@ def test_a_retraining_as_a_whole_and_one_held_to_a_budget_are_two_lines(tmp_path
 @pytest.mark.parametrize(
     ("attack", "before", "marked"),
     [
-        ("badnet", {"before_attack_success_rate": 0.79}, True),
-        ("badnet", {"before_attack_success_rate": 0.81}, False),
-        ("targeted", {"before_attack_success_rate": 0.25, "reference_attack_success_rate": 0.0}, True),
-        ("targeted", {"before_attack_success_rate": 1.0, "reference_attack_success_rate": 0.0}, False),
-        ("indiscriminate", {"before_attack_success_rate": 0.1, "reference_attack_success_rate": 0.095}, True),
-        ("indiscriminate", {"before_attack_success_rate": 0.3, "reference_attack_success_rate": 0.1}, False),
+        ("badnet", {"before_attack_score": 0.79}, True),
+        ("badnet", {"before_attack_score": 0.81}, False),
+        ("targeted", {"before_attack_score": 0.25, "reference_attack_score": 0.0}, True),
+        ("targeted", {"before_attack_score": 1.0, "reference_attack_score": 0.0}, False),
+        ("indiscriminate", {"before_attack_score": 0.1, "reference_attack_score": 0.095}, True),
+        ("indiscriminate", {"before_attack_score": 0.3, "reference_attack_score": 0.1}, False),
         ("gaussian", {"before_scores": {"gus_z": 2.0}}, True),
-        ("gaussian", {"before_scores": {"gus_z": 3.0}, "before_attack_success_rate": 1.3}, False),
+        ("gaussian", {"before_scores": {"gus_z": 3.0}, "before_attack_score": 1.3}, False),
     ],
 )
 def test_an_attack_that_hardly_took_is_marked(
@@ -474,7 +502,7 @@ def test_latex_of_the_second_exam_has_as_many_cells_as_columns_and_plain_letters
 
 def test_tables_and_figures_of_pawelczyk_that_cannot_be_made_say_why(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, row(attack="badnet", method="ngd"))
-    assert sits_second(rows)
+    assert has_pawelczyk_rows(rows)
     missing = exam(rows).missing
     assert set(missing) == {
         *("exam-gaussian", "exam-targeted", "exam-table2"),
@@ -486,9 +514,9 @@ def test_tables_and_figures_of_pawelczyk_that_cannot_be_made_say_why(tmp_path: P
 
 
 def test_a_sweep_of_the_first_exam_has_nothing_of_the_second(tmp_path: Path) -> None:
-    old = {"kind": None, "budget": None, "preset": "mine"}
+    old = {"budget": None, "preset": "mine"}
     rows = rows_of(tmp_path, row(attack="badnet", method="ptn-xlf", **old), row(attack="sine", method="eu", **old))
-    assert not sits_second(rows) and sections(Exam()) == []
+    assert not has_pawelczyk_rows(rows) and sections(Exam()) == []
     made = first(rows, tmp_path / "models", 0)
     assert len(made.tables) == 10 and len(made.ablations) == 4
     assert [one.name for one in made.pictures if one.figure is not None][:2] == ["figure04", "figure05"]

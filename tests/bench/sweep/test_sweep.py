@@ -25,7 +25,7 @@ from potion_fast.bench.sweep.early_stops import MAX_STEPS, spread, steps_for, st
 from potion_fast.bench.sweep.folder import SweepFolder
 from potion_fast.bench.sweep.plan import Plan, reference_of
 from potion_fast.bench.sweep.retain import arranged, shared_retain
-from potion_fast.bench.sweep.trained_model import Subject
+from potion_fast.bench.sweep.trained_model import TrainedModel
 from potion_fast.cli.main import main
 from potion_fast.errors import FileError, PotionError
 from potion_fast.importances import importance
@@ -92,10 +92,10 @@ def load_from(content: dict[str, Any]) -> Any:
     return sweep_from({"name": "tiny", **content})
 
 
-def subject_of(out: Path, tiny_file: Path) -> Subject:
+def subject_of(out: Path, tiny_file: Path) -> TrainedModel:
     config = load_sweep(tiny_file)
     training = next(iter(plan(config).trainings.values()))
-    return Subject.load(config, SweepFolder(out), training)
+    return TrainedModel.load(config, SweepFolder(out), training)
 
 
 def test_every_method_has_its_rows_and_each_row_what_reports_need(swept: Path):
@@ -105,11 +105,12 @@ def test_every_method_has_its_rows_and_each_row_what_reports_need(swept: Path):
         by_method[row["method"]] = by_method.get(row["method"], 0) + 1
         assert row["preset"] == "tiny.yaml"
         assert (row["attack"], row["data"], row["model"], row["width"]) == ("badnet", "digits", "small_cnn", 4)
-        assert row["share"] == row["found"] / row["poisoned"]
-        assert row["one_shot"] == (row["found"] == 1)
-        assert 0 <= row["clean_accuracy"] <= 1
-        assert row["poison_healed"] == 100 * row["triggered_accuracy"] / row["reference_triggered_accuracy"]
-        damage = 100 * (row["clean_accuracy"] - row["before_clean_accuracy"])
+        assert (row["attack_key"], row["kind"]) == ("badnet", "trigger")
+        scores, before, reference = row["scores"], row["before_scores"], row["reference_scores"]
+        assert set(scores) == {"clean_accuracy", "triggered_accuracy", "attack_success_rate"}
+        assert 0 <= scores["clean_accuracy"] <= 1
+        assert row["poison_healed"] == 100 * scores["triggered_accuracy"] / reference["triggered_accuracy"]
+        damage = 100 * (scores["clean_accuracy"] - before["clean_accuracy"])
         assert row["model_damage"] == pytest.approx(damage)
         phases = ("training", "forget", "retain", "search")
         assert row["seconds"]["total"] == pytest.approx(sum(row["seconds"][phase] for phase in phases))
@@ -125,7 +126,7 @@ def test_every_method_has_its_rows_and_each_row_what_reports_need(swept: Path):
         "cf": 1,
     }
     none = [row for row in rows if row["method"] == "none"]
-    assert all(row["clean_accuracy"] == row["before_clean_accuracy"] for row in none)
+    assert all(row["scores"]["clean_accuracy"] == row["before_scores"]["clean_accuracy"] for row in none)
     assert all(row["gradient_steps"] == 10 for row in rows if row["method"] == "eu")
     assert all(row["seconds"]["retain"] > 0 for row in rows if row["objective"])
 
@@ -169,7 +170,7 @@ def test_what_is_read_off_one_trace_is_what_a_search_of_its_own_gives(swept: Pat
         assert (row["reason"], row["steps"]) == (result.reason, len(result.trace))
         assert row["alpha"] == pytest.approx(result.alpha)
         assert row["dampened"] == (result.kept.dampened if result.kept else None)
-        assert (row["clean_accuracy"], row["triggered_accuracy"]) == tuple(after.scores.values())[:2]
+        assert row["scores"] == after.scores
 
 
 def _is(row: dict[str, Any], method: str, found: int, strategy: str) -> bool:
@@ -369,12 +370,12 @@ def test_in_reference_mode_the_found_samples_are_those_of_the_public_code():
     scenario: Any = SimpleNamespace(poison=pf_poison(), poisoned=poisoned, bases=poisoned, splits=splits, config=config)
     scenario.draw_found = partial(Scenario.draw_found, scenario)
     fake: Any = SimpleNamespace(scenario=scenario, seed=0, config=SimpleNamespace(mode="reference"))
-    assert Subject.found(fake, 1) == [46712]
-    ten, twenty = set(Subject.found(fake, 10)), set(Subject.found(fake, 20))
+    assert TrainedModel.found(fake, 1) == [46712]
+    ten, twenty = set(TrainedModel.found(fake, 10)), set(TrainedModel.found(fake, 20))
     assert ten < twenty < set(poisoned)
     assert 12363 in ten
     fake.config.mode = "default"
-    assert set(Subject.found(fake, 1)) < set(Subject.found(fake, 10))
+    assert set(TrainedModel.found(fake, 1)) < set(TrainedModel.found(fake, 10))
 
 
 def pf_poison() -> Any:

@@ -18,15 +18,16 @@ import yaml
 
 from potion_fast.bench.attacks import Perturbations
 from potion_fast.bench.metrics import poison_removed
-from potion_fast.bench.report.rows import read_rows
 from potion_fast.bench.runs.craft import CHECKPOINT
+from potion_fast.bench.runs.folder import strict
 from potion_fast.bench.sweep import executor as work
 from potion_fast.bench.sweep import load_sweep, plan, plan_sweep, run_sweep
 from potion_fast.bench.sweep.config import sweep_from
 from potion_fast.bench.sweep.folder import SweepFolder
 from potion_fast.bench.sweep.method_spec import Method
 from potion_fast.bench.sweep.plan import Plan, crafted_for, reference_of
-from potion_fast.bench.sweep.trained_model import Subject
+from potion_fast.bench.sweep.rows import file_content, read_rows
+from potion_fast.bench.sweep.trained_model import TrainedModel
 from potion_fast.cli.main import main
 from potion_fast.errors import FileError, PotionError
 
@@ -89,11 +90,10 @@ def test_rows_of_every_kind_say_what_its_attack_reached_and_what_is_left(swept: 
     }
     for row in rows_of(swept):
         attacked, reached = names[row["kind"]]
+        assert row["score_names"] == [attacked, reached]
         for prefix in ("", "before_", "reference_"):
-            scores = row[f"{prefix}scores"]
-            assert row[f"{prefix}triggered_accuracy"] == scores[attacked]
-            assert row[f"{prefix}attack_success_rate"] == scores[reached]
-            assert row[f"{prefix}clean_accuracy"] == scores["clean_accuracy"]
+            assert {"clean_accuracy", attacked, reached} <= set(row[f"{prefix}scores"])
+            assert "attack_success_rate" not in row[f"{prefix}scores"]
         unseen = 0.0 if row["kind"] == "gaussian" else row["reference_scores"][reached]
         removed = poison_removed(row["before_scores"][reached], row["scores"][reached], unseen)
         assert row["poison_removed"] == removed
@@ -168,7 +168,7 @@ def test_a_crafting_runs_between_the_clean_and_the_poisoned_training():
 def test_found_samples_of_appended_poison_are_the_copies(swept: Path, exam_file: Path):
     config = load_sweep(exam_file)
     training = plan(config).trainings["digits_indiscriminate_16_seed0"]
-    subject = Subject.load(config, SweepFolder(swept), training)
+    subject = TrainedModel.load(config, SweepFolder(swept), training)
     assert subject.scenario.poisoned == list(range(500, 516))
     assert set(subject.found(8)) < set(subject.scenario.poisoned)
     assert len(subject.scenario.trained_on) == 500 - 40 + 16
@@ -277,17 +277,26 @@ def test_a_wrong_attack_or_budget_is_refused_by_name(changes: dict[str, Any], me
         planned(**changes)
 
 
-def test_reports_read_the_rows_and_a_score_without_bounds_only_of_gaussian_noise(swept: Path, tmp_path: Path):
+def test_reports_read_the_rows_and_a_gus_has_no_bounds_as_a_rate_has(swept: Path, tmp_path: Path):
     rows = read_rows(swept / "results")
     assert len(rows) == len(rows_of(swept))
     gaussian = next(row for row in rows if row.kind == "gaussian")
     assert gaussian.poison_healed is None
-    assert gaussian.extra == {}
-    content = {"rows": rows_of(swept, kind="gaussian", method="none")[:1]}
-    content["rows"][0]["attack_success_rate"] = 7.5
+    content = {"format": 2, "rows": rows_of(swept, kind="gaussian", method="none")[:1]}
+    content["rows"][0]["scores"]["gus"] = 7.5
     (tmp_path / "row.json").write_text(json.dumps(content))
-    assert read_rows(tmp_path)[0].attack_success_rate == 7.5
-    content["rows"][0]["kind"] = "targeted"
+    assert read_rows(tmp_path)[0].attack_score() == 7.5
+    content["rows"][0]["scores"]["attack_success_rate"] = 7.5
     (tmp_path / "row.json").write_text(json.dumps(content))
     with pytest.raises(FileError, match="attack_success_rate 7.5, which is out of range"):
         read_rows(tmp_path)
+
+
+def test_a_row_that_is_read_is_the_row_that_was_written(swept: Path):
+    rows = read_rows(swept / "results")
+    for path in sorted((swept / "results").iterdir()):
+        content = json.loads(path.read_text())
+        again = strict(file_content([row for row in rows if row.file == path.name], content["measured"]["seconds"]))
+        for row in (*content["rows"], *again["rows"]):
+            row["before_found_accuracy"] = None  # filled in from the untouched model's row
+        assert again == content

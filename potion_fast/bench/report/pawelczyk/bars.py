@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ...figures.pictures import CLEAN, MUTED, TRIGGERED
+from ...sweep.rows import UNTOUCHED, Row
 from ..averages import average
-from ..potion.scope import PERTURBATIONS
-from ..rows import UNTOUCHED, Row
+from ..papers import PERTURBATIONS
 from ..style import LARGE, SMALL, Picture, canvas, legend
 from .scope import Group, groups, largest, size_label
-from .values import Measure, apart, mean_of, percent_of, score, seeds_note, word_note
+from .values import Measure, apart, clean_percent, mean_of, score, seeds_note, word_note
 
 HEAD, LINE = 2.2, 0.42  # inches of all but the bars, and of a bar
 BEFORE, IDEAL, RETRAINED = "no unlearning", "ideal: the FPR", "retrained without the poison"
@@ -66,7 +66,7 @@ def _picture(group: Group, layout: Layout, title: str) -> Picture:
     figure, grid = canvas(1, 2, HEAD + LINE * len(lines), sharey=True)
     left, right = grid[0]
     shown = _panel(left, lines, score(layout.score, scale=100), TRIGGERED, _references(mine, layout), layout.least)
-    shown |= _panel(right, lines, percent_of("clean_accuracy"), CLEAN, _accuracies(mine), 50.0)
+    shown |= _panel(right, lines, clean_percent(), CLEAN, _accuracies(mine), 50.0)
     left.set_yticks(range(len(lines)), [text for text, _ in lines], fontsize=SMALL)
     left.invert_yaxis()
     left.set_xlabel(layout.axis, fontsize=LARGE)
@@ -83,14 +83,14 @@ def _picture(group: Group, layout: Layout, title: str) -> Picture:
 
 def _references(rows: Sequence[Row], layout: Layout) -> dict[str, float | None]:
     """What the score was before, and what it should be."""
-    found = {BEFORE: mean_of(rows, score(layout.score, "before_", 100))}
+    found = {BEFORE: mean_of(rows, score(layout.score, "before", 100))}
     if layout.ideal is not None:
         return {**found, IDEAL: layout.ideal}
-    return {**found, RETRAINED: mean_of(rows, score(layout.score, "reference_", 100))}
+    return {**found, RETRAINED: mean_of(rows, score(layout.score, "reference", 100))}
 
 
 def _accuracies(rows: Sequence[Row]) -> dict[str, float | None]:
-    before, reference = (mean_of(rows, percent_of(f"{when}_clean_accuracy")) for when in ("before", "reference"))
+    before, reference = mean_of(rows, clean_percent("before")), mean_of(rows, clean_percent("reference"))
     return {BEFORE: before, RETRAINED: reference}
 
 

@@ -8,17 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ...figures.pictures import MUTED
+from ...sweep.rows import UNTOUCHED, Row, When
 from ..averages import average
-from ..rows import UNTOUCHED, Row
 from ..style import LARGE, Picture, canvas, legend, line
 from .scope import Group, compute, groups, largest, percent, size_label
-from .values import Measure, apart, mean_of, percent_of, score, seeds_note
+from .values import Measure, apart, clean_percent, mean_of, score, seeds_note
 
 MISSING = "the sweep has no row of a Gaussian poison"
-PANELS: tuple[tuple[str, Callable[[str], Measure], float | None], ...] = (
+PANELS: tuple[tuple[str, Callable[[When], Measure], float | None], ...] = (
     ("GUS", lambda when: score("gus", when), 0.0),
     ("TPR at FPR 0.01, %", lambda when: score("tpr", when, 100), 1.0),
-    ("test images right, %", lambda when: percent_of(f"{when}clean_accuracy"), None),
+    ("test images right, %", clean_percent, None),
 )
 TICKS = 6  # at most where the rows are; else where they are even
 TITLES = {
@@ -85,14 +85,14 @@ def _picture(
     lines: dict[str, Line2D] = {}
     ticks = sorted({x for row in rows if row.budget is not None and (x := place(row)) is not None})
     for axes, (text, measure, ideal) in zip(grid[0], PANELS, strict=True):
-        _before(axes, rows, place, measure("before_"), lines)
+        _before(axes, rows, place, measure("before"), lines)
         if ideal is None:
-            ideal = mean_of(rows, percent_of("reference_clean_accuracy"))
+            ideal = mean_of(rows, clean_percent("reference"))
         if ideal is not None:
             axes.axhline(ideal, color=MUTED, lw=1.4, ls=":")
         for label, key, some in apart(rows):
             places = sorted({x for row in some if (x := place(row)) is not None})
-            known = [(x, one) for x in places if (one := average([r for r in some if place(r) == x], measure("")))]
+            known = [(x, one) for x in places if (one := average([r for r in some if place(r) == x], measure("after")))]
             if known:
                 spread = [one.over_seeds for _, one in known]
                 lines[label] = line(axes, [x for x, _ in known], [one.mean for _, one in known], key[0], spread)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...sweep.rows import Row
 from ..page import Section, picture_html
-from ..rows import Row
 from ..style import Picture
 from .bars import bar_pictures
 from .by_budget import along_pictures

@@ -8,14 +8,13 @@ from statistics import fmean
 
 from ...metrics.scores import EFFECT
 from ...runs.stages import LEARNT
+from ...sweep.rows import UNTOUCHED, Row
 from ..averages import Average, average
 from ..formats import number
 from ..methods import ATTACKS, attack_label, file_name, setting_label
-from ..potion.scope import kind_of
-from ..rows import UNTOUCHED, Row
 from .scope import comparable, compute, largest
 from .sheet import Entry, Sheet
-from .values import apart, score, seeds_note, settings_note, told
+from .values import apart, seeds_note, settings_note, told
 
 NAME, TITLE = "exam-matrix", "Every unlearner on every attack"
 ORDER = ("trigger", "swap", "targeted", "indiscriminate", "gaussian", "")  # of kinds, from left to right
@@ -76,14 +75,14 @@ def matrices(rows: Sequence[Row]) -> list[Matrix]:
 
 
 def _matrix(rows: list[Row], first: bool) -> Matrix:
-    kinds = {row.attack: kind if (kind := kind_of(row)) in ORDER else "" for row in rows}
+    kinds = {row.attack_name: row.kind if row.kind in ORDER else "" for row in rows}
     places = {attack: number for number, attack in enumerate(ATTACKS)}
     attacks = sorted(kinds, key=lambda attack: (ORDER.index(kinds[attack]), places.get(attack, len(places))))
     methods, cells, kept = [], {}, []
     for name, _, some in apart(rows):
         methods.append(name)
         for attack in attacks:
-            mine = largest(row for row in some if row.attack == attack)
+            mine = largest(row for row in some if row.attack_name == attack)
             cells[name, attack] = _cell(mine)
             kept += mine
     data, model, width = rows[0].setting
@@ -104,18 +103,18 @@ def _cell(rows: Sequence[Row]) -> Cell:
 
 def effect(row: Row) -> float | None:
     """What the attack changed, in the unit of the poison's second score; None where that is not known."""
-    before = row.before_attack_success_rate
-    reference = 0.0 if kind_of(row) == "gaussian" else row.reference_attack_success_rate
+    before = row.attack_score("before")
+    reference = 0.0 if row.kind == "gaussian" else row.attack_score("reference")
     return None if before is None or reference is None else before - reference
 
 
 def took(row: Row) -> bool:
     """Whether the attack was in the model before: else there was little to remove. Unknown counts as yes."""
-    before, kind = row.before_attack_success_rate, kind_of(row)
+    before, kind = row.attack_score("before"), row.kind
     if kind in ("trigger", "swap"):
         return before is None or before >= LEARNT
     if kind == "gaussian":
-        z = score("gus_z", "before_")(row)
+        z = row.score("gus_z", "before")
         return z is None or z > FOUND
     value = effect(row)
     return value is None or value >= (0.5 if kind == "targeted" else EFFECT)

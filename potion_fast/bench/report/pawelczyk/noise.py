@@ -13,7 +13,7 @@ from torch import Tensor
 from ...figures.pictures import CLEAN, MUTED, TRIGGERED
 from ...metrics import gaussian_trade_off, gaussian_true_positive_rate, trade_off, true_positive_rate
 from ...metrics.detection import FPR
-from ..rows import UNTOUCHED, Row
+from ...sweep.rows import UNTOUCHED, Row
 from ..style import LARGE, SMALL, Picture, canvas, legend
 from .scope import Group, groups, largest, size_label
 from .values import labelled

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...models import head_of
+from ...sweep.rows import Row
 from ..methods import attack_label, file_name, setting_label
-from ..potion.scope import RHO, S_STEP, kind_of
-from ..rows import Row
+from ..papers import RHO, S_STEP
 
 SIZES = {1.5: 750, 2.0: 1000, 2.5: 1250}  # percent of the training set -> samples, of CIFAR-10
 NEAR = 0.25  # percentage points within which a size stands beside the paper's
@@ -30,13 +30,13 @@ class Group:
         """In words; an attack that is called as its kind is not named again."""
         row = self.rows[0]
         setting = setting_label(row.setting)
-        return setting if row.attack == kind_of(row) else f"{attack_label(row.attack)} on {setting}"
+        return setting if row.attack_name == row.kind else f"{attack_label(row.attack_name)} on {setting}"
 
     def named(self, name: str) -> str:
         """A file's name."""
         row = self.rows[0]
         data, model, width = row.setting
-        rest = [row.attack, data, model, *([str(width)] if width is not None else [])]
+        rest = [row.attack_name, data, model, *([str(width)] if width is not None else [])]
         return name if self.first else file_name("-".join([name, *rest]))
 
     @property
@@ -66,8 +66,8 @@ def groups(rows: Sequence[Row], kind: str) -> list[Group]:
     """By attack, data and model; that with the most rows comes first."""
     found: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        if kind_of(row) == kind:
-            found.setdefault((row.attack, *row.setting), []).append(row)
+        if row.kind == kind:
+            found.setdefault((row.attack_name, *row.setting), []).append(row)
     chosen = [some for each in found.values() if (some := comparable(each))]
     ordered = sorted(chosen, key=lambda some: (-len(some), str(some[0].scenario)))
     return [Group(some, not place) for place, some in enumerate(ordered)]
@@ -82,7 +82,7 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
 
 
 def _subject(row: Row) -> tuple[object, ...]:
-    return (row.attack, *row.setting, row.poisoned)
+    return (row.attack_name, *row.setting, row.poisoned)
 
 
 def largest(rows: Iterable[Row]) -> list[Row]:

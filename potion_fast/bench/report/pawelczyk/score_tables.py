@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...sweep.rows import UNTOUCHED, Row, When
 from ..averages import average
-from ..rows import UNTOUCHED, Row
 from .scope import Group, by_budget, groups, size_label
 from .sheet import Entry, Sheet
-from .values import Measure, labelled, percent_of, score, seeds_note, settings_note, told, word_note
-
-CLEAN = "clean_accuracy"
+from .values import Measure, clean_percent, labelled, score, seeds_note, settings_note, told, word_note
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Score:
     title: str
     scale: float = 1
 
-    def of(self, when: str) -> Measure:
+    def of(self, when: When) -> Measure:
         return score(self.name, when, self.scale)
 
 
@@ -79,15 +77,15 @@ def _sheet(group: Group, layout: Layout) -> Sheet:
     for size in group.sizes:
         rows = group.of_size(size)
         untouched = [row for row in rows if row.method == UNTOUCHED] or rows
-        lines: list[tuple[str, float | None, list[Row], str]] = [
-            ("no unlearning", None, untouched, "before_"),
-            ("trained without the poison", None, untouched, "reference_"),
+        lines: list[tuple[str, float | None, list[Row], When]] = [
+            ("no unlearning", None, untouched, "before"),
+            ("trained without the poison", None, untouched, "reference"),
         ]
         for name, key, some in labelled(rows):
             if key[0] == UNTOUCHED:
                 continue
             for budget, mine in by_budget(some).items():
-                lines.append((name, budget, mine, ""))
+                lines.append((name, budget, mine, "after"))
         for name, budget, some, when in lines:
             entry, record = _line(layout, size_label(rows), name, budget, some, when)
             entries.append(entry)
@@ -105,15 +103,15 @@ def _sheet(group: Group, layout: Layout) -> Sheet:
 
 
 def _line(
-    layout: Layout, section: str, name: str, budget: float | None, rows: Sequence[Row], when: str
+    layout: Layout, section: str, name: str, budget: float | None, rows: Sequence[Row], when: When
 ) -> tuple[Entry, dict[str, object]]:
-    """Of the models after unlearning, or `when` it was "before_", or of the "reference_"."""
+    """Of the models after unlearning, or of those before it, or of the reference."""
     measures = {each.name: average(rows, each.of(when)) for each in layout.scores}
-    measures["test_accuracy"] = average(rows, percent_of(f"{when}{CLEAN}"))
-    removed = None if when else average(rows, "poison_removed")
-    commands = [] if when else list(dict.fromkeys(row.command for row in rows if row.command))
+    measures["test_accuracy"] = average(rows, clean_percent(when))
+    removed = average(rows, "poison_removed") if when == "after" else None
+    commands = [] if when != "after" else list(dict.fromkeys(row.command for row in rows if row.command))
     share = "" if budget is None else f"{100 * budget:g} %"
-    texts = [name, share, *(told(one) for one in measures.values()), "" if when else told(removed, 1)]
+    texts = [name, share, *(told(one) for one in measures.values()), told(removed, 1) if when == "after" else ""]
     record: dict[str, object] = {"table": layout.name, "poisoned": section, "method": name}
     record["budget"] = "" if budget is None else budget
     for key, one in {**measures, "poison_removed": removed}.items():

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...sweep.rows import UNTOUCHED, Row
 from ..averages import Average, average
 from ..formats import number
 from ..methods import label
-from ..potion.scope import SECOND
-from ..rows import UNTOUCHED, Row
+from ..papers import PAWELCZYK_METHODS
 from .paper_values import of_paper, printed
 from .scope import BUDGETS, Group, by_budget, groups, size_label, size_of_paper
 from .sheet import PAPER, Entry, Sheet
-from .values import labelled, percent_of, seeds_note, settings_note, told
+from .values import clean_percent, labelled, seeds_note, settings_note, told
 
 NAME, TITLE = "exam-table2", "Table 2: test accuracy by budget, indiscriminate poison"
 NONE = "–"  # no row
@@ -78,14 +78,17 @@ def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[s
     """
     size = size_of_paper(rows[0])
     untouched = [row for row in rows if row.method == UNTOUCHED] or rows
-    before = Cell(untouched, average(untouched, percent_of("before_clean_accuracy")), _paper(UNTOUCHED, size, None))
-    clean = Cell(untouched, average(untouched, percent_of("reference_clean_accuracy")))
+    before = Cell(untouched, average(untouched, clean_percent("before")), _paper(UNTOUCHED, size, None))
+    clean = Cell(untouched, average(untouched, clean_percent("reference")))
     ends = (("no unlearning", before), ("trained without the poison", clean))
     lines = [(name, {budget: Cell() if budget else cell for budget in budgets}) for name, cell in ends]
     found = {(name, key[0]): by_budget(some) for name, key, some in labelled(rows)}
     methods = dict.fromkeys(each.method for each in printed() if size is not None)
     found |= {(label(each), each): {} for each in methods if each not in {method for _, method in found}}
-    order = sorted(found, key=lambda key: SECOND.index(key[1]) if key[1] in SECOND else len(SECOND))
+    order = sorted(
+        found,
+        key=lambda key: PAWELCZYK_METHODS.index(key[1]) if key[1] in PAWELCZYK_METHODS else len(PAWELCZYK_METHODS),
+    )
     for name, method in order:
         if method != UNTOUCHED:
             lines.append(
@@ -95,7 +98,7 @@ def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[s
 
 
 def _cell(rows: Sequence[Row], method: str, size: float | None, budget: float | None) -> Cell:
-    return Cell(rows, average(rows, percent_of("clean_accuracy")), _paper(method, size, budget))
+    return Cell(rows, average(rows, clean_percent()), _paper(method, size, budget))
 
 
 def _paper(method: str, size: float | None, budget: float | None) -> float | None:

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from ...sweep.rows import Row, When
 from ..averages import Average, average
 from ..formats import number
 from ..methods import Variant, label, variants
-from ..rows import Row
 
 Measure = Callable[[Row], float | None]
 
 
-def score(name: str, when: str = "", scale: float = 1) -> Measure:
-    """A metric by its name: after unlearning, or "before_" it, or of the "reference_" model."""
+def score(name: str, when: When = "after", scale: float = 1) -> Measure:
+    """A metric by its name, times a factor: after unlearning, before it, or of the reference."""
 
     def read(row: Row) -> float | None:
-        found: Mapping[str, float | None] = getattr(row, f"{when}scores") or {}
-        value = found.get(name)
+        value = row.score(name, when)
         return None if value is None else scale * value
 
     return read
 
 
-def percent_of(name: str) -> Measure:
-    """A field that is a fraction."""
-
-    def read(row: Row) -> float | None:
-        value: float | None = getattr(row, name)
-        return None if value is None else 100 * value
-
-    return read
+def clean_percent(when: When = "after") -> Measure:
+    """The accuracy on clean test samples, in percent."""
+    return score("clean_accuracy", when, 100)
 
 
 def told(one: Average | None, digits: int = 2) -> str:
@@ -92,11 +86,11 @@ def seeds_note(rows: Sequence[Row]) -> str:
 
 def word_note(rows: Iterable[Row]) -> str:
     """A sentence on a trigger word, its rule and how many reviews hold it; empty where there is none."""
-    told = next((row.extra["trigger_word"] for row in rows if row.extra.get("trigger_word")), None)
-    if told is None:
+    word = next((row.facts["trigger_word"] for row in rows if row.facts.get("trigger_word")), None)
+    if word is None:
         return ""
     return (
         "Targets are the {test_read} test reviews in which the model reads {word!r}, by the rule {rule!r}, of {test} "
         "that hold it; {train} training reviews do, and the model reads it in {train_read} of them; the poison's "
         "reading is {reading!r}."
-    ).format(**told)
+    ).format(**word)

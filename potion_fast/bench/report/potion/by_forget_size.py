@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from ...sweep.rows import Row
 from ..averages import average
 from ..methods import PAPERS, attack_label, data_label, file_name, label, plain, variants
-from ..rows import Row
+from ..papers import RHO, S_STEP, has_pawelczyk_rows, perturbed
 from ..style import LARGE, Picture, canvas, ideal, legend, line
-from .scope import PAPERS_DATA, RHO, S_STEP, Scope, choose, perturbed, sits_second
+from .scope import PAPERS_DATA, Scope, choose
 from .sensitivity import TITLES
 
 FIGURES = {10: "cifar10", 13: "cifar100"}
@@ -26,11 +27,11 @@ def found_pictures(rows: Sequence[Row]) -> list[Picture]:
         title = f"Figure {number}: BadNet on {chosen.stand_in or data_label(data)}, by |S_f|"
         pictures += _pictures(f"figure{number:02}", title, chosen.rows, chosen.missing)
     in_figures = {("badnet", data) for data in FIGURES.values()}
-    if not sits_second(rows) and not any(row.data in PAPERS_DATA for row in rows):
+    if not has_pawelczyk_rows(rows) and not any(row.data in PAPERS_DATA for row in rows):
         in_figures |= {("badnet", row.data) for row in rows}  # they stand in for the paper's
-    for attack, data in dict.fromkeys((row.attack, row.data) for row in rows if not perturbed(row)):
+    for attack, data in dict.fromkeys((row.attack_name, row.data) for row in rows if not perturbed(row)):
         if (attack, data) not in in_figures:
-            mine = [row for row in rows if (row.attack, row.data) == (attack, data)]
+            mine = [row for row in rows if (row.attack_name, row.data) == (attack, data)]
             title = f"As figure 10: {attack_label(attack)} on {data_label(data)}, by |S_f|"
             pictures += _pictures(file_name(f"found-{attack}-{data}"), title, mine, "")
     return pictures
@@ -69,7 +70,7 @@ def _picture(name: str, title: str, rows: Sequence[Row], missing: str) -> Pictur
             if not column:
                 axes.set_ylabel(unit, fontsize=LARGE)
         grid[0, column].set_title(f"$|S_m|$ = {size}", fontsize=LARGE)
-        _axis(grid[1, column], any(row.alone for row in healed))
+        _axis(grid[1, column], any(row.one_shot for row in healed))
     legend(figure, lines, 6)
     several = len({row.seed for row in healed}) > 1
     caption = "ρ = 0.2, step 1.1, as in the paper. Lines join the means over the seeds"
@@ -80,7 +81,7 @@ def _picture(name: str, title: str, rows: Sequence[Row], missing: str) -> Pictur
 
 
 def _place(row: Row) -> float:
-    return ONE_SHOT if row.alone else 100 * row.part
+    return ONE_SHOT if row.one_shot else 100 * row.share
 
 
 def _axis(axes: Axes, one_shot: bool) -> None:

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from ...figures.pictures import CLEAN, FORGET, MUTED, TRIGGERED
+from ...sweep.rows import Row
 from ..methods import label, plain, setting_label
-from ..rows import Row
+from ..papers import RHO, S_STEP
 from ..style import LARGE, ORDER, SMALL, Picture, canvas, legend
-from .scope import CIFAR, PAPERS_DATA, RHO, S_STEP, Scope, choose
+from .scope import CIFAR, PAPERS_DATA, Scope, choose
 
 NEAREST = (500, 0.1)  # |S_m| and |S_f| / |S_m| of the search that is drawn, or the nearest to them
 EVEN = 0.5  # w_f of equation 5: Goel et al. weigh both changes equally
@@ -32,10 +33,13 @@ class Point:
 
 def points(row: Row) -> list[Point]:
     """The untouched model, where its accuracies are known, then the steps of the trace, fewest weights first."""
-    made = [Point(int(d), alpha, found, clean, hit) for _, _, _, alpha, found, d, clean, hit in row.trace or ()]
+    made = [
+        Point(step.dampened, step.alpha, step.found_accuracy, step.clean_accuracy, step.attacked_accuracy)
+        for step in row.trace or ()
+    ]
     start = before(row)
     if start is not None and not any(point.dampened == 0 for point in made):
-        made.append(Point(0, None, start, row.before_clean_accuracy, row.before_triggered_accuracy))
+        made.append(Point(0, None, start, row.clean_accuracy("before"), row.attacked_accuracy("before")))
     return sorted(made, key=lambda point: point.dampened)
 
 
@@ -43,7 +47,7 @@ def before(row: Row) -> float | None:
     """The untouched model's accuracy on S_f, acc₀: as the row says, or as a step that dampened nothing measured it."""
     if row.before_found_accuracy is not None:
         return row.before_found_accuracy
-    return next((line[4] for line in row.trace or () if line[5] == 0), None)
+    return next((step.found_accuracy for step in row.trace or () if step.dampened == 0), None)
 
 
 def _traced(rows: Sequence[Row], wanted: tuple[int, float]) -> dict[str, Row]:
@@ -56,7 +60,7 @@ def _traced(rows: Sequence[Row], wanted: tuple[int, float]) -> dict[str, Row]:
 
     def distance(row: Row) -> Any:
         step = row.s_step is None, abs((row.s_step or 0) - S_STEP)
-        return row.data not in CIFAR, abs(row.poisoned - size), abs(row.part - share), *step, row.seed
+        return row.data not in CIFAR, abs(row.poisoned - size), abs(row.share - share), *step, row.seed
 
     chosen = min(main, key=distance)
     same = [row for row in traced if (row.scenario, row.seed) == (chosen.scenario, chosen.seed)]
@@ -72,7 +76,7 @@ def dampened_axis(axes: Axes, x: Sequence[int]) -> None:
 
 
 def _where(row: Row) -> str:
-    found = "1" if row.alone else f"{row.found}"
+    found = "1" if row.one_shot else f"{row.found}"
     return f"{setting_label(row.setting)}: {found} of {row.poisoned} found, seed {row.seed}"
 
 
@@ -139,7 +143,7 @@ class Objectives:
 
 def objectives(row: Row, rho: float = RHO, weight: float = EVEN) -> Objectives | None:
     """None where the row does not say enough."""
-    start, clean = before(row), row.before_clean_accuracy
+    start, clean = before(row), row.clean_accuracy("before")
     if start is None or clean is None:
         return None
     known = [point for point in points(row) if point.clean is not None]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..rows import Row
+from ...sweep.rows import Row
+from ..papers import has_pawelczyk_rows
 from ..style import Picture
 from .by_forget_size import found_pictures
 from .curves import objectives_picture, search_picture
 from .distributions import distribution_pictures
-from .scope import sits_second
 from .sensitivity import rho_pictures, step_picture
 from .tables import Ablation, Table, ablations, tables
 from .times import time_pictures
@@ -34,9 +34,9 @@ def first(rows: Sequence[Row], models: Path, samples: int) -> First:
     models   folder of the trained models
     samples  training images that one is measured on, 0: none
     """
-    second = sits_second(rows)
+    second = has_pawelczyk_rows(rows)
     pictures = [search_picture(rows), objectives_picture(rows), *rho_pictures(rows), *time_pictures(rows)]
-    if not second or len({row.part for row in rows}) > 1:
+    if not second or len({row.share for row in rows}) > 1:
         pictures += found_pictures(rows)
     pictures.append(step_picture(rows))
     if not second or any((row.preset or "").startswith("potion/") for row in rows):

@@ -13,14 +13,14 @@ from ....errors import FileError
 from ....importances import Importance, importance
 from ....percentiles import percentile_of
 from ....utils.predict import accuracy, predict
-from ...attacks import POISONS
+from ...attacks import ATTACKS
 from ...configs import EvaluateConfig
 from ...data import make_loader
 from ...runs.folder import RunFolder
 from ...runs.inputs import load_trained, load_weights
 from ...runs.scenario import EVALUATION_BATCH, Loader, Scenario
+from ..papers import PERTURBATIONS
 from .norm_toy import EXPONENTS
-from .scope import PERTURBATIONS
 
 MOST = 1_000_000  # parameters whose importances are kept, evenly spaced over the model
 SHARES = np.geomspace(1e-6, 0.3, 16)  # s of the candidates that figure 7 looks at
@@ -77,7 +77,7 @@ def trained_runs(models: Path) -> dict[str, Path]:
         if config.get("leave_out_poisoned") or not (path / "model.safetensors").is_file():
             continue
         attack, key = str(config.get("poison")), (-int(config.get("poisoned") or 0), path.name, path)
-        if attack in POISONS and POISONS[attack].kind in PERTURBATIONS:
+        if attack in ATTACKS and ATTACKS[attack].kind in PERTURBATIONS:
             continue
         found[attack] = min(found.get(attack, key), key)
     return {attack: path for attack, (_, _, path) in found.items()}

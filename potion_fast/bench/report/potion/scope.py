@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...attacks import POISONS
+from ...sweep.rows import Row
 from ..methods import attack_label, data_label
-from ..rows import Row
+from ..papers import has_pawelczyk_rows
 
 CIFAR = ("cifar10", "cifar100")
 PAPERS_DATA = (*CIFAR, "imagenette", "imagenet")
-RHO, S_STEP = 0.2, 1.1
-PERTURBATIONS = {
-    "gaussian": "Gaussian poison",
-    "targeted": "targeted poison",
-    "indiscriminate": "indiscriminate poison",
-}
-SECOND = (  # methods of the second exam, in its paper's order; the last two are not in that
-    *("retrain", "gd", "ngd", "ga", "cfk-pawelczyk", "euk-pawelczyk", "scrub-pawelczyk", "neggrad-plus"),
-    *("scrub-kurmanji", "jit"),
-)
-
-
-def kind_of(row: Row) -> str:
-    """The kind of the row's poison; empty where neither the row nor the registered poisons say it."""
-    return row.kind or (POISONS[row.attack].kind if row.attack in POISONS else "")
-
-
-def perturbed(row: Row) -> bool:
-    return kind_of(row) in PERTURBATIONS
-
-
-def sits_second(rows: Iterable[Row]) -> bool:
-    """Whether a sweep sits the second exam: it has an attack by perturbation, or a method of that paper.
-
-    What has no row of the first exam is left out of such a sweep's report; one that does not sit the second has the
-    whole of the first and nothing of the second.
-    """
-    return any(perturbed(row) or row.method in SECOND for row in rows)
 
 
 @dataclass(frozen=True)
@@ -84,6 +56,6 @@ def choose(rows: Sequence[Row], scope: Scope) -> Chosen:
         return Chosen(mine)
     attacked = [row for row in rows if row.attack == scope.attack]
     tables = any((row.preset or "").startswith("potion/table") for row in rows)
-    if attacked and not tables and not sits_second(rows) and not any(row.data in PAPERS_DATA for row in rows):
+    if attacked and not tables and not has_pawelczyk_rows(rows) and not any(row.data in PAPERS_DATA for row in rows):
         return Chosen(attacked, " and ".join(data_label(data) for data in dict.fromkeys(row.data for row in attacked)))
     return Chosen([], missing=f"the sweep has no row of {scope}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...figures.pictures import MUTED
+from ...sweep.rows import Row
 from ..averages import Average, average
 from ..methods import data_label, label, plain, variants
-from ..rows import Row
+from ..papers import RHO
 from ..style import LARGE, MARKERS, ORDER, SMALL, Picture, canvas, ideal, legend, line, marked
-from .scope import CIFAR, RHO, Scope, choose
+from .scope import CIFAR, Scope, choose
 from .tables import STEPS
 
 # number of the figure -> (method, data, step size)
@@ -47,7 +48,7 @@ def _rho_picture(number: int, method: str, data: str, s_step: float, rows: Seque
         for place, size in enumerate(sorted({row.poisoned for row in mine})):
             color, marker = ORDER[place % len(ORDER)], MARKERS[place % len(MARKERS)]
             for alone, style in ((False, "-"), (True, ":")):
-                some = [row for row in mine if row.poisoned == size and row.alone == alone]
+                some = [row for row in mine if row.poisoned == size and row.one_shot == alone]
                 x, y, spread = _along(some, rhos, measure)
                 if x:
                     found = "1 found" if alone else "more found"
@@ -86,7 +87,7 @@ def step_picture(rows: Sequence[Row]) -> Picture:
     for column, (alone, text) in enumerate(((False, "more than one found"), (True, "one-shot"))):
         for axes, (measure, unit) in zip(grid[:, column], TITLES.items(), strict=True):
             ideal(axes, 100 if measure == "poison_healed" else 0)
-            for (method, _), some in variants([row for row in mine if row.alone == alone]).items():
+            for (method, _), some in variants([row for row in mine if row.one_shot == alone]).items():
                 found = [(place, average([r for r in some if r.s_step == s], measure)) for place, s in enumerate(steps)]
                 known = [(place, one) for place, one in found if one]
                 if known:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...runs.stages import LEARNT
+from ...sweep.rows import Row
 from ..averages import Average, average, common
 from ..methods import (
     METHODS,
@@ -20,22 +21,22 @@ from ..methods import (
     variant_label,
     variants,
 )
-from ..rows import Row
+from ..papers import RHO, S_STEP, perturbed
 from .paper_values import Printed, of_paper, printed
-from .scope import CIFAR, RHO, S_STEP, Chosen, Scope, choose, perturbed
+from .scope import CIFAR, Chosen, Scope, choose
 
 FOUND, ONE_SHOT, ALL_FOUND = "found", "one-shot", "all found"  # parts of the tables
 PARTS: dict[str, Callable[[Row], bool]] = {
-    FOUND: lambda row: not row.alone,
-    ONE_SHOT: lambda row: row.alone,
+    FOUND: lambda row: not row.one_shot,
+    ONE_SHOT: lambda row: row.one_shot,
     ALL_FOUND: lambda row: row.found == row.poisoned,
 }
-MEASURES = {  # name -> (in print, unit, what it is multiplied by)
-    "poison_healed": ("poison healed", "%", 1),
-    "model_damage": ("model damage", "points", 1),
-    "triggered_accuracy": ("attacked images right", "%", 100),
-    "attack_success_rate": ("attack succeeds", "%", 100),
-    "clean_accuracy": ("clean images right", "%", 100),
+MEASURES: dict[str, tuple[str, str, float, Callable[[Row], float | None]]] = {  # -> (in print, unit, factor, of a row)
+    "poison_healed": ("poison healed", "%", 1, lambda row: row.poison_healed),
+    "model_damage": ("model damage", "points", 1, lambda row: row.model_damage),
+    "attacked_accuracy": ("attacked images right", "%", 100, Row.attacked_accuracy),
+    "attack_score": ("attack succeeds", "%", 100, Row.attack_score),
+    "clean_accuracy": ("clean images right", "%", 100, Row.clean_accuracy),
 }
 STEPS = (1.01, 1.1, 2.0)
 
@@ -103,8 +104,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     made = [_paper_table(number, LAYOUTS[number], of_one) for number, of_one in chosen.items()]
     used = {id(row) for of_one in chosen.values() for row in of_one.rows}
     rest = [row for row in rows if id(row) not in used and not perturbed(row)]
-    for attack, data in dict.fromkeys((row.attack, row.data) for row in rest):
-        mine = [row for row in rest if (row.attack, row.data) == (attack, data)]
+    for attack, data in dict.fromkeys((row.attack_name, row.data) for row in rest):
+        mine = [row for row in rest if (row.attack_name, row.data) == (attack, data)]
         lines = _sections(mine, (FOUND, ONE_SHOT), (S_STEP,), "")
         title = f"{attack_label(attack)} on {data_label(data)}, which the paper has no table of"
         made.append(Table(file_name(f"{attack}-{data}"), title, lines, _notes(mine)))
@@ -170,7 +171,7 @@ def _lines(
             paper = {
                 name: of_paper(where, part, key[0], name, step) for name in ("poison_healed", "model_damage") if where
             }
-            averages = {name: scaled(average(chosen, name), scale) for name, (_, _, scale) in MEASURES.items()}
+            averages = {name: scaled(average(chosen, read), factor) for name, (_, _, factor, read) in MEASURES.items()}
             lines.append(Line(section, variant_label(key), averages, paper, chosen, step, why))
     return lines
 
@@ -188,7 +189,7 @@ def _part_label(part: str, rows: Sequence[Row]) -> str:
         return "one-shot: 1 found"
     if part == ALL_FOUND:
         return "all of S_m found"
-    shares = [round(100 * row.part, 1) for row in rows] or [10, 100]
+    shares = [round(100 * row.share, 1) for row in rows] or [10, 100]
     low, high = min(shares), max(shares)
     return f"{low:g} to {high:g} % of S_m found" if low < high else f"{low:g} % of S_m found"
 
@@ -201,17 +202,17 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     for setting in dict.fromkeys(row.setting for row in rows):
         mine = [row for row in rows if row.setting == setting]
         sizes = ", ".join(map(str, sorted({row.poisoned for row in mine})))
-        shares = sorted({round(100 * row.part, 1) for row in mine if not row.alone})
+        shares = sorted({round(100 * row.share, 1) for row in mine if not row.one_shot})
         percent = ", ".join(f"{share:g}" for share in shares)
-        founds = [*(["1 sample"] if any(row.alone for row in mine) else []), *([f"{percent} %"] if percent else [])]
+        founds = [*(["1 sample"] if any(row.one_shot for row in mine) else []), *([f"{percent} %"] if percent else [])]
         seeds = ", ".join(map(str, sorted({row.seed for row in mine})))
         notes.append(f"{setting_label(setting)}: |S_m| {sizes}; found {' and '.join(founds)}; seeds {seeds}.")
     known = {
-        (row.setting, row.poisoned, row.seed): row.reference_triggered_accuracy
+        (row.setting, row.poisoned, row.seed): 100 * accuracy
         for row in rows
-        if row.reference_triggered_accuracy is not None
+        if (accuracy := row.attacked_accuracy("reference")) is not None
     }
-    if values := [100 * value for value in known.values() if value is not None]:
+    if values := list(known.values()):
         low, high = min(values), max(values)
         between = f"{low:.2f} %" if math.isclose(low, high) else f"{low:.2f} to {high:.2f} %"
         models = "a model" if len(values) == 1 else f"{len(values)} models"
@@ -221,8 +222,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         )
     elif any(row.poison_healed is None for row in rows):
         notes.append("There is no reference model for these rows, so poison healed is not given.")
-    unlearnt = [row for row in rows if (row.before_attack_success_rate or 0) < LEARNT]
-    if unlearnt and any(row.before_attack_success_rate is not None for row in rows):
+    before = [row.attack_score("before") for row in rows]
+    unlearnt = [row for row, reached in zip(rows, before, strict=True) if (reached or 0) < LEARNT]
+    if unlearnt and any(reached is not None for reached in before):
         notes.append(
             f"In {len(unlearnt)} of {len(rows)} rows the attack succeeded on fewer than {LEARNT:.0%} before: there was "
             "little to heal, and poison healed says little."
@@ -257,7 +259,7 @@ ABLATIONS = (
 
 def ablations(rows: Sequence[Row]) -> list[Ablation]:
     """Over table 1's rows with more than one sample found, at the scenarios and seeds that both methods have."""
-    chosen = [row for row in plain(choose(rows, LAYOUTS[1].scope).rows) if row.at(RHO, S_STEP) and not row.alone]
+    chosen = [row for row in plain(choose(rows, LAYOUTS[1].scope).rows) if row.at(RHO, S_STEP) and not row.one_shot]
     made = []
     for question, ours, other in ABLATIONS:
         mine, theirs = common(*([row for row in chosen if row.method == name] for name in (ours, other)))

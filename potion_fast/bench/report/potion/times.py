@@ -7,13 +7,15 @@ from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
 
+from ...sweep.rows import Row
 from ..methods import data_label, label, plain, variants
-from ..rows import UNLEARNING, Row
+from ..papers import RHO
 from ..style import LARGE, ORDER, SMALL, Picture, canvas
 from .paper_values import of_paper
-from .scope import CIFAR, RHO, Scope, choose
+from .scope import CIFAR, Scope, choose
 
 FIGURES = {11: 1.1, 18: 1.01, 19: 2.0}  # number of the figure -> step size
+UNLEARNING = ("training", "retain", "forget", "edit", "search")  # phases, in the order they are drawn
 SIZE = 500  # |S_m| of the paper's
 PHASES = {
     "training": "training",
