@@ -96,7 +96,7 @@ def test_smoke_runs_every_method_on_its_attacks(name: str, skipped: tuple[str, .
     rows = [row for path in (tmp_path / "out" / "results").iterdir() for row in json.loads(path.read_text())["rows"]]
     wanted = {each.name for entry in methods for each in Method.each(entry)}
     for attack in chosen:
-        assert {row["method"] for row in rows if row["attack"] == attack} == wanted
+        assert {row["method"] for row in rows if row["attack_key"] == attack} == wanted
 
 
 def _shorter(entry: Any) -> Any:

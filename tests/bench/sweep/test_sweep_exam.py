@@ -184,8 +184,8 @@ def test_a_moved_sweep_resumes_in_its_new_folder(swept: Path, exam_file: Path, t
     finally:
         hidden.rename(swept)
     assert [row["gradient_steps"] for row in rows_of(moved, budget=0.5)] == [30] * 3
-    before = rows_of(swept, attack="targeted", method="none")[0]["before_scores"]
-    assert rows_of(moved, attack="targeted", budget=0.5)[0]["before_scores"] == before
+    before = rows_of(swept, attack_key="targeted", method="none")[0]["before_scores"]
+    assert rows_of(moved, attack_key="targeted", budget=0.5)[0]["before_scores"] == before
 
 
 def test_a_crafting_that_is_killed_resumes_and_gives_the_same(
