@@ -74,5 +74,6 @@ def current_row(row: Mapping[str, Any], attacks: Mapping[tuple[str, str], str], 
         content["seconds"] = {phase: value for phase, value in seconds.items() if value is not None}
     content |= {"attack": name, "attack_key": key, "score_names": kind.score_names}
     content["kind"] = content.get("kind") or kind.kind
-    content["facts"] = {"trigger_word": content.pop("trigger_word")} if content.get("trigger_word") else {}
+    word = content.pop("trigger_word", None)
+    content["facts"] = {} if word is None else {"trigger_word": word}
     return content
