@@ -162,7 +162,7 @@ class Noise(Perturbation):
     unseen_score = 0.0
     judged_on_training = True
     attacked_file = "statistics.csv"
-    picture = "statistics"
+    has_noise = True
 
     def attacked_samples(self, splits: Splits, poisoned: list[int]) -> Attacked:
         labels = splits.train.labels[torch.tensor(poisoned)]

@@ -114,6 +114,7 @@ class Perturbation(Poison):
         DataError: when called, without a table, with a sample that is not in it or images of another shape.
     """
 
+    takes_perturbations = True
     before_augmentation = True
     target = None
     changes = "training images are perturbed one by one"
@@ -155,6 +156,15 @@ class Perturbation(Poison):
             self.check_table(table, splits, poisoned)
         except DataError as error:
             raise DataError(f"{path} {error}") from error
+        return replace(self, table=table)
+
+    @property
+    def perturbations(self) -> Perturbations | None:
+        """Of S_m; None before they are drawn or crafted."""
+        return self.table
+
+    def perturbed(self, table: Perturbations) -> Perturbation:
+        """The same with these perturbations, which have been crafted for it."""
         return replace(self, table=table)
 
     def check_table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class Poison(ABC):
         name: under which it is registered, see `register_attack`.
         Options: what a configuration says of it.
         Crafting: settings of its crafting; None where it is not crafted.
+        takes_perturbations: whether each poisoned sample has a perturbation of its own, in a file.
         modalities: what it poisons: "image", "text" or both.
         before_augmentation: whether images are poisoned before they are cropped and flipped, rather than after.
         embeddings: whether texts are poisoned in their embeddings, for which a sample then has room.
@@ -48,12 +49,14 @@ class Poison(ABC):
             review.
         changes: what it does, in an error text: why it cannot be put on all test samples.
         attacked_file: name of the file of predictions on the attacked samples; None where predictions.csv has them.
-        picture: what stands on the right of the picture of a healing.
+        has_noise: whether it adds noise, so that an evaluation has `noise_statistics`.
+        shows_excerpts: whether a picture of the attacked samples shows excerpts of texts, see `TriggerWord.position`.
     """
 
     name: ClassVar[str]
     Options: ClassVar[type[AttackOptions]]
     Crafting: ClassVar[type[CraftOptions] | None] = None
+    takes_perturbations: ClassVar[bool] = False
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     before_augmentation: ClassVar[bool] = False
     embeddings: ClassVar[bool] = False
@@ -67,7 +70,8 @@ class Poison(ABC):
     attacked_sample: ClassVar[str] = "attacked {sample}"
     changes: ClassVar[str] = "training samples are changed"
     attacked_file: ClassVar[str | None] = None
-    picture: ClassVar[Literal["images", "excerpts", "statistics"]] = "images"
+    has_noise: ClassVar[bool] = False
+    shows_excerpts: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(
@@ -144,6 +148,15 @@ class Poison(ABC):
             DataError: perturbations of other data, or none.
         """
         return self
+
+    @property
+    def perturbations(self) -> Perturbations | None:
+        """Of S_m; None where it has none, or before a crafting."""
+        return None
+
+    def perturbed(self, table: Perturbations) -> Poison:
+        """The same with these perturbations, which have been crafted for it."""
+        raise DataError(f"the poison {self.name!r} takes no perturbations")
 
     def facts(self, splits: Splits) -> dict[str, Any]:
         """What metrics.json and the rows of a sweep say of the attack on these data, by its key there."""

@@ -76,7 +76,7 @@ class TriggerWord(Targeted):
     modalities = ("text",)
     target = None
     changes = "the texts stay as they are"
-    picture = "excerpts"
+    shows_excerpts = True
     word: str = "Disney"
     rule: str = "word"
     reading: str = "label-word"

@@ -127,7 +127,7 @@ def _mark_end(axes: Axes, reason: str, stop: int) -> None:
 def _draw_attacked(figure: SubFigure, scenario: Scenario, before: Tensor, after: Tensor) -> None:
     """Attacked samples that the poison had redirected, evenly spaced: none is picked for its outcome."""
     names, captions = scenario.splits.classes, scenario.poison.captions.of(scenario.sample)
-    excerpts = scenario.poison.picture == "excerpts"
+    excerpts = scenario.poison.shows_excerpts
     labels, wanted = scenario.attacked_labels()  # [M], [M]
     said = before.argmax(1)
     reached = ((said == wanted) | (wanted == NO_LABEL)) & (labels != said)

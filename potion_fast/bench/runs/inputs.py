@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import DataError, FileError, ModelError, PotionError
-from ..attacks import ATTACKS, Perturbation, Perturbations, Poison
+from ..attacks import ATTACKS, Perturbations, Poison
 from ..attacks import Scores as Accuracies
 from ..configs import Config, CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
 from ..configs.defaults import POISON_OPTIONS, TEXT
@@ -59,8 +59,8 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftC
             "yourself (--data)"
         )
     told = replace(told, root=config.root or told.root, device=config.device, workers=config.workers)
-    poison = ATTACKS.get(told.poison)
-    if poison is not None and issubclass(poison, Perturbation) and not told.leave_out_poisoned:
+    attack = ATTACKS.get(told.poison)
+    if attack is not None and attack.takes_perturbations and not told.leave_out_poisoned:
         told = replace(told, perturbations=str(run / PERTURBATIONS))
     scenario = Scenario.load(told)
     if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:

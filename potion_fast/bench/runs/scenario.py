@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ..attacks import Attacked, EvaluationInputs, Perturbation, Perturbations, Poison, attack_named, read_options
+from ..attacks import Attacked, EvaluationInputs, Perturbations, Poison, attack_named, read_options
 from ..configs import TrainConfig
 from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
 from ..data.text import TextSplits
@@ -200,12 +200,11 @@ class Scenario:
     def table(self) -> Perturbations | None:
         """The perturbations of S_m, [P, C, H, W] in the order of `poisoned`; None for another poison, or before a
         crafting."""
-        return self.poison.table if isinstance(self.poison, Perturbation) else None
+        return self.poison.perturbations
 
     def perturbed(self, table: Perturbations) -> Scenario:
         """The same with these perturbations, which have been crafted for it."""
-        assert isinstance(self.poison, Perturbation)
-        return replace(self, poison=replace(self.poison, table=table))
+        return replace(self, poison=self.poison.perturbed(table))
 
     def pixels(self, images: Tensor) -> Tensor:
         """Normalised images [B, C, H, W] as pixels in [0, 1]: what lies beyond, as a patch may, is clipped."""

@@ -14,7 +14,6 @@ from ...utils.model import fingerprint
 from ...utils.predict import accuracy, predict
 from ..configs import EvaluateConfig
 from ..data import make_loader
-from ..metrics import GaussianEvaluation
 from ..runs.architecture import fresh_model, loss_of
 from ..runs.evaluations import evaluated
 from ..runs.folder import RunFolder
@@ -47,10 +46,11 @@ class ModelScores:
         """Evaluate a model on a scenario's data."""
         evaluation = evaluated(model, scenario)
         scores = {name: metric.value for name, metric in evaluation.metrics.items()}
-        if not isinstance(evaluation, GaussianEvaluation):
+        noise = scenario.poison.noise_statistics(evaluation)
+        if noise is None:
             return cls(scores)
-        fresh = np.quantile(evaluation.fresh.numpy(), QUANTILES)
-        return cls(scores, evaluation.statistics.numpy().round(DIGITS).tolist(), fresh.round(DIGITS).tolist())
+        statistics, fresh = noise[0].numpy(), np.quantile(noise[1].numpy(), QUANTILES)
+        return cls(scores, statistics.round(DIGITS).tolist(), fresh.round(DIGITS).tolist())
 
 
 @dataclass
@@ -88,7 +88,7 @@ class TrainedModel:
         ).resolved()
         scenario, scores = load_trained(run, read)
         model, _ = load_weights(run, scenario, read.device)
-        before = ModelScores.of(model, scenario) if scenario.poison.kind == "gaussian" else ModelScores(scores)
+        before = ModelScores.of(model, scenario) if scenario.poison.has_noise else ModelScores(scores)
         clean = folder.path / "models" / reference_of(training.key)
         reference = reference_accuracies(str(clean), scenario.config)
         return cls(config, training, model, scenario, before, reference, {fingerprint(model): before})
@@ -118,7 +118,7 @@ class TrainedModel:
         In mode "reference" the public code's own: it draws one sample right after S_m, and all larger S_f from a
         generator that starts anew, as S_m comes from a file by then.
         """
-        if self.config.mode == "reference" and count > 1 and self.scenario.poison.kind == "trigger":
+        if self.config.mode == "reference" and count > 1 and self.scenario.poison.target is not None:
             poisoned = self.scenario.poisoned
             return sorted(np.random.RandomState(self.seed).choice(poisoned, count, replace=False).tolist())
         return self.scenario.draw_found(count)

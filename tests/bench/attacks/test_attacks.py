@@ -13,18 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potion_fast.bench.attacks import (
+    ATTACKS,
     BadNet,
+    GradientCanceling,
     InterclassSwap,
     MovingTrigger,
     RandomSwap,
     SineWave,
+    attack_named,
     choose_poisoned,
-    make_poison,
-    options_of,
+    read_options,
+    register_attack,
+    registry,
+    shared_options,
 )
 from potion_fast.bench.attacks.badnet import CORNERS as CORNER_NAMES
 from potion_fast.bench.attacks.moving_trigger import splitmix64
-from potion_fast.bench.configs import POISON_OPTIONS, from_dict, to_dict
+from potion_fast.bench.configs import from_dict, to_dict
 from potion_fast.bench.data import MemorySource, Splits, load_dataset, max_value, normalise
 from potion_fast.bench.data.splits import CIFAR_MEAN, CIFAR_STD
 from potion_fast.bench.runs import Scenario, TrainConfig
@@ -100,14 +105,39 @@ def test_impossible_choices_are_refused(n: int, count: int, forget: int):
         choose_poisoned(n, count, forget, seed=0)
 
 
-def test_registry_makes_poisons_and_explains_errors():
-    assert make_poison("badnet", value=1.5, size=2) == BadNet(value=1.5, size=2)
+def test_the_registry_finds_attacks_and_names_what_is_wrong_with_their_options():
+    assert attack_named("badnet") is BadNet and BadNet.name == "badnet"
     with pytest.raises(DataError, match="unknown poison 'sine'; known: badnet"):
-        make_poison("sine")
-    with pytest.raises(DataError, match="no option colour; it has value, size, corner, target"):
-        make_poison("badnet", value=1.0, colour=3)
-    with pytest.raises(DataError, match="value"):
-        make_poison("badnet")
+        attack_named("sine")
+    for attack, options, words in (
+        (BadNet, {"colour": 3}, "unknown key 'colour'"),
+        (BadNet, {"patch_size": 0}, "patch_size must be at least 1, not 0 .side of the patch"),
+        (BadNet, {"patch_size": "large"}, "patch_size must be a whole number, not 'large'"),
+        (BadNet, {"trigger_value": float("nan")}, "trigger_value must be finite"),
+        (SineWave, {"frequency": 0.5}, "frequency must be below 0.5"),
+        (SineWave, {"axis": "z"}, "axis must be 'x' or 'y', not 'z'"),
+        (GradientCanceling, {"target": 1}, "unknown key 'target'"),
+        (GradientCanceling, {"epsilon": 0}, "epsilon must be above 0"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read_options(attack.Options, options)
+    assert read_options(BadNet.Options, {"patch_size": None}) == BadNet.Options()
+
+
+def test_an_attack_is_registered_once_and_under_the_name_of_its_options(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry, "ATTACKS", dict(registry.ATTACKS))
+    with pytest.raises(DataError, match="'badnet' is registered already, as BadNet"):
+        register_attack("badnet")(SineWave)
+    with pytest.raises(DataError, match="'wave' has options of 'sine-wave'"):
+        register_attack("wave")(SineWave)
+
+
+def test_attacks_that_share_an_option_share_its_flag():
+    options = shared_options()
+    assert options["patch_size"].help == "badnet, moving-trigger: side of the patch"
+    assert options["patch_size"].metavar == "PIXELS" and options["target"].default_text == "0"
+    assert options["epsilon"].default_text == "gradient-canceling unbounded, gradient-matching 16.0"
+    assert "poison" not in options
 
 
 # --- sine wave
@@ -358,14 +388,13 @@ def test_a_swap_in_a_folder_needs_its_classes(tmp_path: Path):
 )
 def test_every_option_of_a_poison_reaches_it_and_survives_its_file(name: str, options: dict[str, Any]):
     scenario = Scenario.load(TrainConfig(poison=name, seed=4, device="cpu", **options))
-    own = {POISON_OPTIONS[option]: value for option, value in options.items()}
-    poison = scenario.poison
-    assert {option: getattr(poison, option) for option in own} == own
-    left = {option: getattr(poison, option) for option in options_of(name) if option not in own}
-    splits = scenario.splits
-    assert left == {k: v for k, v in {"mean": splits.mean, "std": splits.std, "seed": 4}.items() if k in left}
+    poison, attack = scenario.poison, ATTACKS[name]
+    assert poison == attack.Options(**options).build(scenario.splits, 4)
+    for option in options:
+        other = TrainConfig(poison=name, seed=4, device="cpu", **{k: v for k, v in options.items() if k != option})
+        assert Scenario.load(other).poison != poison
     written = to_dict(scenario.config)
-    assert {option for option in POISON_OPTIONS if option in written} == set(options)
+    assert set(shared_options()) & set(written) == set(options)
     assert Scenario.load(from_dict(TrainConfig, written)).poison == poison
 
 

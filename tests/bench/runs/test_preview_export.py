@@ -19,8 +19,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from helpers.run_files import rows, stored
-from potion_fast.bench.attacks import POISONS, Perturbations
-from potion_fast.bench.configs.defaults import POISON_OPTIONS
+from potion_fast.bench.attacks import ATTACKS, Perturbations, shared_options
 from potion_fast.bench.data import load_dataset, read_indices
 from potion_fast.bench.runs import Scenario, TrainConfig, export, export_run, preview, preview_run, train_run
 from potion_fast.bench.runs.export import folder_names
@@ -29,7 +28,7 @@ from potion_fast.cli import main as cli
 from potion_fast.errors import DataError, FileError, PotionError
 
 SMALL: dict[str, Any] = {"train_size": 200, "poisoned": 12, "found": 5, "device": "cpu"}
-OF_IMAGES = [name for name in POISONS if name != "trigger-word"]
+OF_IMAGES = [name for name in ATTACKS if name != "trigger-word"]
 WITHOUT_TRIGGER = ("swap", "gaussian", "targeted", "indiscriminate")  # kinds
 
 
@@ -53,7 +52,7 @@ def in_colour(root: Path, **options: Any) -> TrainConfig:
 
 def with_perturbations(config: TrainConfig, folder: Path) -> TrainConfig:
     """For a poison that is crafted, some perturbations of a third of an image's range; else as it is."""
-    if POISONS[config.poison].kind not in ("targeted", "indiscriminate"):
+    if ATTACKS[config.poison].kind not in ("targeted", "indiscriminate"):
         return config
     scenario = Scenario.load(replace(config, leave_out_poisoned=True))
     shape = (len(scenario.poisoned), scenario.splits.channels, *scenario.splits.size)
@@ -302,7 +301,7 @@ def test_both_commands_run_from_the_command_line(tmp_path: Path, capsys: pytest.
         told = stored(out)
         assert (told["poison"], told["axis"], told["seed"], told["frequency"]) == ("sine-wave", "y", 2, 0.025)
         assert "iterations" not in told and not (
-            set(POISON_OPTIONS) - {"axis", "frequency", "amplitude", "target"}
+            set(shared_options()) - {"axis", "frequency", "amplitude", "target"}
         ) & set(told)
         assert (out / file).exists()
         assert cli.main([command, *flags, "--out", str(out), "--overwrite", "--json"]) == cli.DONE
