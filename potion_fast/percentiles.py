@@ -17,7 +17,7 @@ from .importances import Importance
 def percentile_of(s: float) -> float:
     """The percentile p = 100 − ln(1 + 100 · s), in float64 (eq. 7).
 
-    The paper does not name the base, the public code's is e. Not log1p: the last bits decide which weights are selected.
+    The paper does not name the base; the public code has e. Not log1p: the last bits decide which weights are selected.
     """
     return float(100 - np.log(np.float64(1 + 100 * s)))
 
