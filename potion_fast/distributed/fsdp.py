@@ -17,14 +17,6 @@ def fsdp_modules(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, fsdp_class)]
 
 
-def reshard(model: nn.Module) -> bool:
-    """Let go of the whole parameters that a forward pass has gathered: edits are of shards. Whether FSDP2 made any."""
-    modules = fsdp_modules(model)
-    for module in modules:
-        module.reshard()
-    return bool(modules)
-
-
 def class_of(module: nn.Module) -> type[nn.Module]:
     """A module's class, as it was before `fully_shard` put one of its own in front."""
     kind = type(module)

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..distributed.fsdp import reshard, shard_ranks
 from ..distributed.percentiles import select_shards
 from ..errors import SearchError
 from ..importances import Importance
 from ..percentiles import checked_percentiles, paired_means
-from ..utils.model import dampenable, trainable
+from ..utils.model import ModelParameters
 from .weight_index import WeightIndex
 
 
@@ -33,7 +32,8 @@ class EditPlan:
     edit exchanges nothing. All ranks make the plan and call `revalue`; what is wrong on one is raised on all.
 
     Args:
-        model: Parameters float32 and finite; changed in place by `apply`, restored to the bit by `reset`.
+        model: The model, or its parameters where they were made already: float32 and finite; changed in place by
+            `apply`, restored to the bit by `reset`.
         forget: Importances of S_f, of this model with these weights.
         retain: Importances of the training data, likewise.
         alphas: [K] float32, in any order; NaN selects nothing.
@@ -51,7 +51,7 @@ class EditPlan:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | ModelParameters,
         forget: Importance,
         retain: Importance,
         alphas: Tensor | Sequence[float],
@@ -67,7 +67,7 @@ class EditPlan:
     @classmethod
     def at_percentiles(
         cls,
-        model: nn.Module,
+        model: nn.Module | ModelParameters,
         forget: Importance,
         retain: Importance,
         percentiles: Sequence[float] | Tensor,
@@ -102,27 +102,31 @@ class EditPlan:
         return plan
 
     def _begin(
-        self, model: nn.Module, forget: Importance, retain: Importance, dampening: float | None, exponent: float
+        self,
+        model: nn.Module | ModelParameters,
+        forget: Importance,
+        retain: Importance,
+        dampening: float | None,
+        exponent: float,
     ) -> tuple[Tensor, Tensor]:
         """Check everything; the means [n], [n] on the model's device."""
         if dampening is not None:
             _check_factor(dampening, exponent)
-        reshard(model)
-        self._model, self._ranks = model, shard_ranks(trainable(model))
+        self._model = ModelParameters.of(model)
+        self._ranks = self._model.shard_ranks
         with self._ranks.raising_together():
-            forget.check_model(model)
-            self._parameters = list(dampenable(model).values())
+            forget.check_model(self._model)
+            self._model.check_dampenable()
             f, r = paired_means(forget, retain)
         self._least = 0.0 if dampening is None else dampening  # weights that this λ leaves alone are not kept
-        device = self._parameters[0].device
-        return f.to(device), r.to(device)
+        return f.to(self._model.device), r.to(self._model.device)
 
     def _keep(self, alphas: Tensor, index: Tensor, forget: Tensor, retain: Tensor, starts: Tensor) -> None:
         """Keep what `ops.partition` gives: places, and importances [m], by part."""
         self.alphas = alphas  # [K], in the order of the candidates
         self._rank = alphas.argsort(descending=True, stable=True).argsort().tolist()  # candidate -> its part
         self._starts = starts.tolist()  # [K + 1]
-        self._places = WeightIndex(self._parameters, index, self._starts)
+        self._places = WeightIndex(list(self._model.tensors.values()), index, self._starts)
         self._forget, self._retain = forget, retain  # [m]
         self._original = self._places.take()  # [m]
         self._dampened: Tensor | None = None  # [m]
@@ -194,7 +198,7 @@ class EditPlan:
 
         A part counts as applied as long as any of it may be: an interrupted move can be reset.
         """
-        reshard(self._model)
+        self._model.reshard()
         while self._applied < parts:
             self._applied += 1
             self._places.put(self._applied - 1, self._values())

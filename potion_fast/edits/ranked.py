@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..importances import Importance
 from ..percentiles import paired_means
-from ..utils.model import dampenable
+from ..utils.model import ModelParameters
 from .weight_index import WeightIndex
 
 FIRST = 2**12  # weights put in order at first
@@ -25,7 +25,8 @@ class RankedPlan:
     weights in which they differ.
 
     Args:
-        model: Parameters float32 and finite; changed in place by `apply`, restored to the bit by `reset`.
+        model: The model, or its parameters where they were made already: float32 and finite; changed in place by
+            `apply`, restored to the bit by `reset`.
         forget: Importances of S_f, of this model with these weights.
         retain: Importances of the training data, likewise.
 
@@ -37,11 +38,11 @@ class RankedPlan:
         ModelError: Weights that are not float32 or not finite.
     """
 
-    def __init__(self, model: nn.Module, forget: Importance, retain: Importance) -> None:
-        forget.check_model(model)
-        parameters = dampenable(model)
-        self._parameters = list(parameters.values())
-        device = self._parameters[0].device
+    def __init__(self, model: nn.Module | ModelParameters, forget: Importance, retain: Importance) -> None:
+        parameters = ModelParameters.of(model)
+        forget.check_model(parameters)
+        parameters.check_dampenable()
+        self._parameters, device = list(parameters.tensors.values()), parameters.device
         self._forget, self._retain = (mean.to(device) for mean in paired_means(forget, retain))  # [n], [n]
         self._wanted, self._complete = FIRST, False
         self._edge = torch.tensor([torch.nan], device=device)  # α of the weights in order; NaN selects none

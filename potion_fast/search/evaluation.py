@@ -12,12 +12,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import ops
-from ..distributed.fsdp import reshard
 from ..errors import SearchError
 from ..importances import Importance
 from ..percentiles import paired_means
 from ..utils.memory import available
-from ..utils.model import trainable
+from ..utils.model import ModelParameters
 from ..utils.predict import accuracy, predict
 from .strategies import Score
 
@@ -34,9 +33,11 @@ class Evaluation:
     search are in place, so a graph stays valid from candidate to candidate.
     """
 
-    def __init__(self, model: nn.Module, loader: Iterable[object]) -> None:
-        whole_on_gpu = next(model.parameters()).is_cuda and not reshard(model)  # shards are gathered anew each time
-        self.model, self.loader = CUDAGraphModel(model) if whole_on_gpu else model, loader
+    def __init__(self, model: nn.Module | ModelParameters, loader: Iterable[object]) -> None:
+        parameters = ModelParameters.of(model)
+        recorded = parameters.device.type == "cuda" and not parameters.sharded  # shards are gathered anew each time
+        self.model = CUDAGraphModel(parameters.wrapped) if recorded else parameters.wrapped
+        self.loader = loader
 
     def __call__(self) -> Score:
         """The score of the model as it stands."""
@@ -51,7 +52,8 @@ class BatchedEvaluation:
     module; where memory runs out nevertheless, half as many.
 
     Args:
-        model: As it was when the importances were computed; it is left alone.
+        model: The model, or its parameters where they were made already, as when the importances were computed; it is
+            left alone.
         forget: Importances of S_f.
         retain: Importances of the training data.
         loader: S_f, batches (input, label, ...).
@@ -59,10 +61,15 @@ class BatchedEvaluation:
     """
 
     def __init__(
-        self, model: nn.Module, forget: Importance, retain: Importance, loader: Iterable[object], largest: int
+        self,
+        model: nn.Module | ModelParameters,
+        forget: Importance,
+        retain: Importance,
+        loader: Iterable[object],
+        largest: int,
     ) -> None:
-        self.model, self.loader, self.parts = model, loader, dict(forget.parts())
-        self.weights = torch.cat([parameter.detach().reshape(-1) for parameter in trainable(model).values()])  # [n]
+        self.parameters, self.loader, self.parts = ModelParameters.of(model), loader, dict(forget.parts())
+        self.weights = torch.cat([tensor.reshape(-1) for tensor in self.parameters.tensors.values()])  # [n]
         self.forget, self.retain = (mean.to(self.weights.device) for mean in paired_means(forget, retain))  # [n], [n]
         free = available(self.weights.device)
         per_candidate = self.weights.nbytes + LIVE_OUTPUTS * largest
@@ -80,9 +87,9 @@ class BatchedEvaluation:
 
     def _scores(self, alphas: Tensor) -> list[Score]:
         copies = ops.dampen_many(self.weights, self.forget, self.retain, alphas)  # [K, n]
-        shapes = {name: parameter.shape for name, parameter in trainable(self.model).items()}
+        shapes = self.parameters.shapes
         stacked = {name: copies[:, part].view(len(copies), *shapes[name]) for name, part in self.parts.items()}
-        logits, labels = predict(StackedModel(self.model, stacked), self.loader)  # [N, K · C]
+        logits, labels = predict(StackedModel(self.parameters.wrapped, stacked), self.loader)  # [N, K · C]
         return [_score(own, labels) for own in logits.view(len(logits), len(copies), -1).unbind(1)]
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..distributed import Group, Ranks
-from ..distributed.fsdp import reshard, shard_ranks
 from ..distributed.sampler import gives_a_share
 from ..errors import DataError, SearchError
 from ..importances import Importance
-from ..utils.model import trainable
+from ..utils.model import ModelParameters
 from .options import SearchOptions
 from .strategies import STRATEGIES, Score, Strategy
 
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     from .evaluation import BatchedEvaluation
 
 
-def search_ranks(model: nn.Module, process_group: Group) -> tuple[Ranks, bool]:
+def search_ranks(model: ModelParameters, process_group: Group) -> tuple[Ranks, bool]:
     """The ranks that search together, and whether the model is sharded over them.
 
     Raises:
         ModelError: The parameters are not sharded alike.
     """
-    sharded, shards = reshard(model), shard_ranks(trainable(model))
-    return (shards, True) if sharded or shards.size > 1 else (Ranks.of(process_group), False)
+    ranks = model.shard_ranks
+    return (ranks, True) if model.sharded or ranks.size > 1 else (Ranks.of(process_group), False)
 
 
 def check_sharded(strategy: Strategy, inplace: bool) -> None:

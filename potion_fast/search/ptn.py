@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from ..distributed import Group, Ranks, unwrap_ddp
+from ..distributed import Group, Ranks
 from ..edits.plan import EditPlan
 from ..edits.ranked import RankedPlan
 from ..errors import PotionWarning
 from ..importances import Importance
 from ..modes import mode_named
+from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from .diagnostics import diagnose
 from .evaluation import BatchedEvaluation, Evaluation, largest_output
@@ -95,8 +97,8 @@ def ptn_search(
         DataError: An empty loader, or on several ranks one of a share of S_f.
         TypeError: A keyword that is no field of `SearchOptions`.
     """
-    model, loader = unwrap_ddp(model), forget_loader if evaluation_loader is None else evaluation_loader
-    ranks, sharded = search_ranks(model, process_group)
+    parameters, loader = ModelParameters.of(model), forget_loader if evaluation_loader is None else evaluation_loader
+    ranks, sharded = search_ranks(parameters, process_group)
     with ranks.raising_together():
         settings = search_options(options, keywords).resolved()
         strategy = STRATEGIES[settings.strategy]
@@ -105,14 +107,14 @@ def ptn_search(
             check_sharded(strategy, inplace)
         if ranks.size > 1:
             check_reads_everything(loader)
-        forget.check_model(model)
+        forget.check_model(parameters)
         if not inplace:
-            model = copy.deepcopy(model)
+            parameters = ModelParameters(copy.deepcopy(parameters.wrapped))
     check_same_search(ranks, settings, forget, retain, sharded)
 
     start = time.perf_counter()
-    evaluation = Evaluation(model, loader)
-    subject = _Subject(model, _beside(model, forget), _beside(model, retain), evaluation, ranks, sharded)
+    f, r = (_on_device(importance, parameters.device) for importance in (forget, retain))
+    subject = _Subject(parameters, f, r, Evaluation(parameters, loader), ranks, sharded)
     search = _Search(settings, *_evaluate_unedited(subject, strategy))
     try:
         order = _order(subject, strategy, search)
@@ -121,7 +123,7 @@ def ptn_search(
         if search.plan is not None and search.best is not None:
             search.plan.apply(search.best[0].k)
         result = Result(
-            model=model,
+            model=parameters.wrapped,
             trace=search.trace,
             kept=None if search.best is None else search.best[1],
             reason=search.reason,
@@ -150,7 +152,7 @@ def ptn_search(
 class _Subject:
     """What is searched: a model, its importances on its device, its accuracy on S_f, and the ranks that search."""
 
-    model: nn.Module
+    model: ModelParameters
     forget: Importance
     retain: Importance
     evaluation: Evaluation
@@ -206,16 +208,14 @@ class _Search:
         return self.reason != OUT_OF_STEPS
 
 
-def _beside(model: nn.Module, importance: Importance) -> Importance:
-    """Importances on the model's device."""
-    device = next(model.parameters()).device
+def _on_device(importance: Importance, device: torch.device) -> Importance:
     return importance if importance.sums.device == device else importance.to(device)
 
 
 def _evaluate_unedited(subject: _Subject, strategy: Strategy) -> tuple[Score, int]:
     """Score of the model as it is, and the bytes of its largest output where the strategy has to know them."""
     measured = strategy.parallel == "batch"
-    with largest_output(subject.model) if measured else nullcontext([0]) as largest:
+    with largest_output(subject.model.wrapped) if measured else nullcontext([0]) as largest:
         score = first_ranks_score(subject.evaluation, subject.ranks)
     return score, largest[0]
 

@@ -124,20 +124,10 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return ModelParameters(model).parameters
 
 
-def held(model: nn.Module) -> dict[str, Tensor]:
-    return ModelParameters(model).tensors
-
-
 def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     parameters = ModelParameters(model)
     parameters.check()
     return parameters.parameters
-
-
-def dampenable(model: nn.Module) -> dict[str, Tensor]:
-    parameters = ModelParameters(model)
-    parameters.check_dampenable()
-    return parameters.tensors
 
 
 def fingerprint(model: nn.Module) -> str:

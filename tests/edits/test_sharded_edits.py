@@ -20,13 +20,12 @@ from helpers.processes import in_processes
 from helpers.toys import Blobs, weights
 from potion_fast import ops
 from potion_fast.distributed import Ranks
-from potion_fast.distributed.fsdp import reshard
 from potion_fast.distributed.percentiles import PART, select_shards
 from potion_fast.errors import ImportanceError, ModelError, PotionError, SearchError
 from potion_fast.importances import Importance
 from potion_fast.ops import reference
 from potion_fast.percentiles import schedule
-from potion_fast.utils.model import fingerprint, held
+from potion_fast.utils.model import ModelParameters, fingerprint
 
 SPECIAL = [0.0, 1.0, 1.0, 2.0, 3.0, 1e-45, 1e-40, 3e38]
 
@@ -149,7 +148,7 @@ def distributed(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def sharded(importance: Importance, model: nn.Module) -> Importance:
     """The part of full importances that belongs to this rank's shards."""
-    reshard(model)
+    ModelParameters(model).reshard()
     sums = [importance.sums[part].view(importance.shapes[name]) for name, part in importance.parts()]
     parts = [distributed(each, parameter) for each, parameter in zip(sums, model.parameters(), strict=True)]
     shapes = {name: tuple(part.shape) for name, part in zip(importance.shapes, parts, strict=True)}
@@ -158,7 +157,7 @@ def sharded(importance: Importance, model: nn.Module) -> Importance:
 
 
 def assert_shards(model: nn.Module, expected: dict[str, torch.Tensor]) -> None:
-    mine = held(model)
+    mine = ModelParameters(model).tensors
     for name, parameter in model.named_parameters():
         assert torch.equal(bits(mine[name]), bits(distributed(expected[name], parameter))), name
 
@@ -193,7 +192,8 @@ def fails(kind: type[PotionError], word: str, work: Callable[[], object]) -> Non
 
 def failures(model: nn.Module, forget: Importance, retain: Importance, loader: list, ranks: Ranks) -> None:
     """What is wrong, if on one rank alone, is raised on all."""
-    before, last = {name: values.clone() for name, values in held(model).items()}, ranks.rank == ranks.size - 1
+    before = {name: values.clone() for name, values in ModelParameters(model).tensors.items()}
+    last = ranks.rank == ranks.size - 1
     fails(SearchError, "inplace=True", lambda: pf.ptn_search(model, forget, retain, loader))
     for strategy in ("batched", "minimal"):
         fails(SearchError, "FSDP2", lambda s=strategy: pf.ptn_search(model, forget, retain, loader, strategy=s))
@@ -205,7 +205,7 @@ def failures(model: nn.Module, forget: Importance, retain: Importance, loader: l
         "importances is",
         lambda: pf.ptn_search(model, replace(forget, samples=9 if last else 8), retain, loader, inplace=True),
     )
-    assert all(torch.equal(values, before[name]) for name, values in held(model).items())
+    assert all(torch.equal(values, before[name]) for name, values in ModelParameters(model).tensors.items())
     mixed = nn.ModuleList([model, nn.Linear(2, 2)])
     fails(ModelError, "not sharded among the same ranks", lambda: pf.EditPlan(mixed, forget, retain, [1.0]))
 
@@ -221,7 +221,7 @@ def fsdp(meshes: list[tuple[int, ...]], whole: nn.Module, forget: Importance, re
         model = copy.deepcopy(whole)
         fully_shard(model[0], mesh=mesh)
         fully_shard(model, mesh=mesh)
-        smallest.append(min(values.numel() for values in held(model).values()))
+        smallest.append(min(values.numel() for values in ModelParameters(model).tensors.values()))
         group = mesh.get_group(len(shape) - 1)
         plans(copy.deepcopy(whole), model, group)
         mine = sharded(forget, model), sharded(retain, model)
@@ -233,8 +233,9 @@ def fsdp(meshes: list[tuple[int, ...]], whole: nn.Module, forget: Importance, re
             assert steps[0] == steps[1] and got.reason == want.reason == "threshold passed", steps
             assert_shards(model, weights(want.model))
             with torch.no_grad():
-                for values, (name, parameter) in zip(held(model).values(), model.named_parameters(), strict=True):
-                    values.copy_(distributed(weights(whole)[name], parameter))
+                parameters = ModelParameters(model)
+                for name, values in parameters.tensors.items():
+                    values.copy_(distributed(weights(whole)[name], parameters.parameters[name]))
     return smallest
 
 
