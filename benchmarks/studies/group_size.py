@@ -129,7 +129,7 @@ class Subject:
     def load(cls, runs: Path, seed: int, found: Sequence[float], test_every: int) -> Subject:
         """Raises PotionError where a run is missing, unfinished, or not what its name says."""
         run = RunFolder.open(runs / f"poisoned-{seed}")
-        config = EvaluateConfig(str(run.path)).resolved()
+        config = EvaluateConfig(run=str(run.path)).resolved()
         scenario, before = load_trained(run, config)
         reference = reference_accuracy(str(runs / f"clean-{seed}"), scenario.config)
         assert reference is not None  # it is None only without a path

@@ -1,7 +1,8 @@
-"""What an installation is made of and which kernel each operation gets, for `potion-fast doctor`."""
+"""`potion-fast doctor`: what an installation is made of, and which kernel each operation gets."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,7 @@ import torch
 
 from .. import ops
 from ..errors import BackendError
+from .output import DONE, Options, add_json, print_json, print_text
 
 ENVIRONMENT = (
     "POTION_FAST_BACKEND",
@@ -24,10 +26,26 @@ ENVIRONMENT = (
 )
 
 
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `doctor`."""
+    add_json(parser)
+
+
+def run_doctor(options: Options) -> int:
+    """Print the report."""
+    report = doctor()
+    if options["json"]:
+        print_json(report)
+    else:
+        print_text(format_report(report))
+    return DONE
+
+
 def doctor() -> dict[str, Any]:
     """Versions, devices, the native module, the backend of each operation on each device, and the environment.
 
-    The report holds only strings, numbers, booleans, None, lists and dictionaries, so it can be written as JSON.
+    Returns:
+        Strings, numbers, booleans, None, lists and dictionaries alone, so that it can be written as JSON.
     """
     devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return {

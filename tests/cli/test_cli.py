@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,23 @@ import pytest
 import yaml
 
 import potion_fast
+from potion_fast import unlearning
 from potion_fast.bench import configs as config
-from potion_fast.bench.configs.flags import CRAFT, EVALUATE, TRAIN, UNLEARN
-from potion_fast.bench.runs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, evaluations, stages
+from potion_fast.bench import runs
+from potion_fast.bench.runs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, evaluations
+from potion_fast.bench.runs import demo as demo_run
 from potion_fast.cli import main as cli
+from potion_fast.cli import output
+from potion_fast.user.schema import Schema
 
 pytest_plugins = ["helpers.small_runs"]
 
-TABLES = {"train": (TrainConfig, TRAIN), "unlearn": (UnlearnConfig, UNLEARN), "evaluate": (EvaluateConfig, EVALUATE)}
-TABLES |= {"craft": (CraftConfig, CRAFT)}
+SCHEMAS: dict[str, type[Schema]] = {
+    "train": TrainConfig,
+    "unlearn": UnlearnConfig,
+    "evaluate": EvaluateConfig,
+    "craft": CraftConfig,
+}
 TINY = ["--train-size", "500", "--width", "4", "--iterations", "30", "--patch-size", "3", "--device", "cpu", "--quiet"]
 
 
@@ -37,55 +44,54 @@ def exit_code(content: dict[str, Any]) -> int:
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (action,) = (action for action in cli.parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return action.choices
+    return {name: parser_of(name) for name in cli.COMMANDS}
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    (action,) = (action for action in cli.parser(name)._actions if isinstance(action, argparse._SubParsersAction))
+    parser: argparse.ArgumentParser = action.choices[name]
+    return parser
 
 
 # --- what --help says
 
 
 def test_every_argument_of_every_command_is_explained():
-    assert set(commands()) == set(cli.COMMANDS)
     for name, command in commands().items():
         for action in command._actions:
             assert action.help, (name, action.dest)
         assert "3 done, but the search ended" in command.format_help().replace("\n", " ")
 
 
-def test_every_field_of_a_configuration_has_its_flag():
-    for kind, table in TABLES.values():
-        assert {field.name for field in fields(kind)} - set(table) <= {"run", "mean", "std"}
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_flags_have_the_defaults_of_the_configuration_and_name_them(name: str):
-    kind, table = TABLES[name]
-    actions = {action.dest: action for action in commands()[name]._actions}
-    for field in fields(kind):
-        if field.name not in table:
-            continue
-        action = actions[field.name]
-        assert action.default == field.default, field.name
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_key_of_a_configuration_has_its_flag_that_names_the_default(name: str):
+    actions = {action.dest: action for action in parser_of(name)._actions}
+    assert set(SCHEMAS[name].keys()) - set(actions) <= {"mean", "std"}
+    for key, field in SCHEMAS[name].flag_fields().items():
+        action = actions[key]
+        assert action.default is argparse.SUPPRESS or action.required  # not given: the configuration's own
         if field.default is None:
             assert "(default: " in action.help
             assert "None" not in action.help
-        elif not isinstance(field.default, bool):
+        elif not isinstance(field.default, bool) and action.option_strings:
             assert f"(default: {field.default})" in action.help
 
 
 def test_help_names_the_defaults_of_each_data_set_and_the_units():
-    text = " ".join(commands()["train"].format_help().split())
+    text = " ".join(parser_of("train").format_help().split())
     for data, defaults in config.DATA_DEFAULTS.items():
         assert all(f"{data} {value}" in text for value in defaults.values())
     assert "--patch-size PIXELS" in text
     assert "in units of the normalised image" in text
-    assert "in [0, 1]" in commands()["unlearn"].format_help().replace("\n", " ")
+    assert "in [0, 1]" in parser_of("unlearn").format_help().replace("\n", " ")
 
 
 def test_no_flags_give_the_configuration_its_own_defaults(monkeypatch: pytest.MonkeyPatch):
     told: list[Any] = []
     for name in ("train_run", "unlearn_run", "evaluate_run"):
-        monkeypatch.setattr(cli, name, lambda config, **options: told.append(config) or {"metrics": {}, "warnings": []})
+        monkeypatch.setattr(
+            runs, name, lambda config, **options: told.append(config) or {"metrics": {}, "warnings": []}
+        )
     for arguments in (["train"], ["unlearn", "a"], ["evaluate", "a"]):
         assert cli.main([*arguments, "--out", "out"]) == 0
     assert told == [TrainConfig(), UnlearnConfig(run="a"), EvaluateConfig(run="a")]
@@ -94,7 +100,7 @@ def test_no_flags_give_the_configuration_its_own_defaults(monkeypatch: pytest.Mo
 def test_flags_arrive_with_their_types(monkeypatch: pytest.MonkeyPatch):
     told: list[Any] = []
     monkeypatch.setattr(
-        cli, "unlearn_run", lambda config, **options: told.append((config, options)) or {"metrics": {}, "warnings": []}
+        runs, "unlearn_run", lambda config, **options: told.append((config, options)) or {"metrics": {}, "warnings": []}
     )
     flags = "--group-size batch --rho 0.5 --max-steps 3 --curve --w 2 --batch-size 8 --out o --overwrite --quiet"
     cli.main(["unlearn", "a", *flags.split()])
@@ -131,7 +137,7 @@ def test_train_unlearn_and_evaluate_print_strict_json_alone_on_stdout(
 @pytest.mark.parametrize("mode", ["reference", "paper"])
 def test_both_other_modes_run_from_end_to_end(tmp_path: Path, mode: str):
     trained, healed = str(tmp_path / "trained"), tmp_path / "healed"
-    assert cli.main(["train", *TINY, "--mode", mode, "--out", trained]) == cli.DONE
+    assert cli.main(["train", *TINY, "--mode", mode, "--out", trained]) == output.DONE
     code = cli.main(
         ["unlearn", trained, "--mode", mode, "--max-steps", "40", "--device", "cpu", "--quiet", "--out", str(healed)]
     )
@@ -142,7 +148,7 @@ def test_both_other_modes_run_from_end_to_end(tmp_path: Path, mode: str):
 
 
 def test_the_report_is_read_by_people(poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["evaluate", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path)]) == cli.DONE
+    assert cli.main(["evaluate", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path)]) == output.DONE
     printed = capsys.readouterr()
     accuracy = strict((tmp_path / "metrics.json").read_text())["metrics"]["clean_accuracy"]["value"]
     assert f"{100 * accuracy:.2f} %   ideal 100.00 %; 359 clean images" in printed.out
@@ -155,11 +161,11 @@ def test_a_search_that_ends_early_has_its_own_exit_code(
     poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     arguments = ["unlearn", str(poisoned), "--max-steps", "1", "--device", "cpu", "--quiet"]
-    assert cli.main([*arguments, "--out", str(tmp_path / "a")]) == cli.NOT_HEALED
+    assert cli.main([*arguments, "--out", str(tmp_path / "a")]) == output.NOT_HEALED
     printed = capsys.readouterr().out
     assert "search: out of steps after 1 steps" in printed
     assert "note: the search ended out of steps" in printed
-    assert cli.main([*arguments, "--json", "--out", str(tmp_path / "b")]) == cli.NOT_HEALED
+    assert cli.main([*arguments, "--json", "--out", str(tmp_path / "b")]) == output.NOT_HEALED
 
 
 def test_numbers_that_are_not_finite_are_null(
@@ -167,9 +173,9 @@ def test_numbers_that_are_not_finite_are_null(
 ):
     monkeypatch.setattr(evaluations, "model_damage", lambda after, before: float("nan"))
     arguments = ["evaluate", str(poisoned), "--device", "cpu", "--quiet"]
-    assert cli.main([*arguments, "--json", "--out", str(tmp_path / "a")]) == cli.DONE
+    assert cli.main([*arguments, "--json", "--out", str(tmp_path / "a")]) == output.DONE
     assert strict(capsys.readouterr().out)["metrics"]["model_damage"]["value"] is None
-    assert cli.main([*arguments, "--out", str(tmp_path / "b")]) == cli.DONE
+    assert cli.main([*arguments, "--out", str(tmp_path / "b")]) == output.DONE
     assert "not finite" in capsys.readouterr().out
 
 
@@ -182,11 +188,11 @@ def test_the_demo_prints_its_lines_or_json(capsys: pytest.CaptureFixture[str], m
         told.append(options)
         return {"seeds": [{"after": {"search": {"reason": reason}}} for reason in reasons]}
 
-    monkeypatch.setattr(cli, "demo", stub)
-    assert cli.main(["demo", "--seeds", "3", "1", "--quiet", "--out", "o"]) == cli.NOT_HEALED
+    monkeypatch.setattr(demo_run, "demo", stub)
+    assert cli.main(["demo", "--seeds", "3", "1", "--quiet", "--out", "o"]) == output.NOT_HEALED
     assert capsys.readouterr().out == "a line for a reader\n"
     reasons.pop()
-    assert cli.main(["demo", "--json", "--overwrite", "--out", "o"]) == cli.DONE
+    assert cli.main(["demo", "--json", "--overwrite", "--out", "o"]) == output.DONE
     assert len(strict(capsys.readouterr().out)["seeds"]) == 1
     assert told == [
         {"seeds": [3, 1], "out": "o", "overwrite": False, "progress": False},
@@ -195,9 +201,9 @@ def test_the_demo_prints_its_lines_or_json(capsys: pytest.CaptureFixture[str], m
 
 
 def test_doctor_prints_text_or_json(capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["doctor"]) == cli.DONE
+    assert cli.main(["doctor"]) == output.DONE
     assert "backends" in capsys.readouterr().out
-    assert cli.main(["doctor", "--json"]) == cli.DONE
+    assert cli.main(["doctor", "--json"]) == output.DONE
     assert "backends" in strict(capsys.readouterr().out)
 
 
@@ -224,7 +230,7 @@ def test_doctor_prints_text_or_json(capsys: pytest.CaptureFixture[str]):
 def test_bad_training_flags_are_an_error_and_no_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, words: str
 ):
-    assert cli.main(["train", *flags.split(), "--json", "--out", str(tmp_path / "out")]) == cli.FAILED
+    assert cli.main(["train", *flags.split(), "--json", "--out", str(tmp_path / "out")]) == output.FAILED
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("potion-fast train: error: ")
@@ -250,7 +256,7 @@ def test_bad_runs_and_forget_sets_are_an_error_and_no_traceback(
         (["unlearn", str(poisoned), "--out", str(poisoned), "--overwrite"], "read by this run"),
         (["demo", "--seeds", "1", "1", "--out", out], "each one once"),
     ):
-        assert cli.main(arguments) == cli.FAILED
+        assert cli.main(arguments) == output.FAILED
         error = capsys.readouterr().err
         assert error.startswith(f"potion-fast {arguments[0]}: error: ")
         assert words in error
@@ -268,7 +274,7 @@ def test_a_wrong_value_in_config_yaml_is_an_error_and_no_traceback(
     ):
         changed = {**content, "config": {**content["config"], **change}}
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(changed))
-        assert cli.main(["unlearn", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == cli.FAILED
+        assert cli.main(["unlearn", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == output.FAILED
         error = capsys.readouterr().err
         assert f"{tmp_path / 'run' / 'config.yaml'}: " in error
         assert words in error
@@ -303,9 +309,9 @@ def test_an_interrupt_has_its_exit_code_and_keeps_what_is_there(
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "ptn_search", interrupt)
+    monkeypatch.setattr(unlearning, "ptn_search", interrupt)
     arguments = ["unlearn", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
-    assert cli.main(arguments) == cli.INTERRUPTED
+    assert cli.main(arguments) == output.INTERRUPTED
     assert capsys.readouterr().err == "potion-fast unlearn: interrupted\n"
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"config.yaml", "found.txt", "forget.safetensors", "retain.safetensors"}
@@ -318,7 +324,7 @@ def test_a_full_disk_is_an_error_and_no_traceback(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == cli.FAILED
+    assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == output.FAILED
     assert "No space left on device" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -329,7 +335,7 @@ def test_a_terminal_without_unicode_gets_question_marks(
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="ascii"))
     out = tmp_path / "ψ"
-    assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(out)]) == cli.DONE
+    assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(out)]) == output.DONE
     assert f"run folder: {tmp_path}/?\n".encode() in screen.getvalue()
     assert (out / "metrics.json").exists()
 
@@ -341,7 +347,7 @@ def test_a_reader_that_goes_away_loses_the_lines_and_not_the_run(
     os.close(reader)
     with os.fdopen(writer, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
-        assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == cli.DONE
+        assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == output.DONE
     assert (tmp_path / "out" / "metrics.json").exists()
     assert capsys.readouterr().err == ""
 
@@ -352,7 +358,7 @@ def test_a_result_that_cannot_be_printed_is_an_error(
 ):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == cli.FAILED
+        assert cli.main(["evaluate", str(poisoned), "--quiet", "--out", str(tmp_path / "out")]) == output.FAILED
     assert "cannot print the result" in capsys.readouterr().err
 
 

@@ -17,7 +17,6 @@ import potion_fast as pf
 from mutations import Mutator
 from potion_fast.bench.attacks import Perturbations
 from potion_fast.bench.attacks.crafting.checkpoints import load_checkpoint, save_checkpoint
-from potion_fast.bench.configs import from_dict, to_dict
 from potion_fast.bench.data import read_indices
 from potion_fast.bench.models import create_model, load_model, load_weights, save_model
 from potion_fast.bench.report.make import _earlier
@@ -26,7 +25,7 @@ from potion_fast.bench.runs import TrainConfig, UnlearnConfig
 from potion_fast.bench.runs import inputs as earlier
 from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.sweep import load_sweep, plan
-from potion_fast.bench.sweep.config import sweep_from
+from potion_fast.bench.sweep.config import SweepConfig
 from potion_fast.bench.sweep.folder import SweepFolder
 from potion_fast.bench.sweep.rows import read_rows
 from potion_fast.importances.checkpoints import PassCheckpoint, Position
@@ -168,24 +167,28 @@ def _read_sweep(folder: Path) -> None:
 
 
 def _started_sweeps(folder: Path) -> list[bytes]:
-    content = {"command": "sweep", "config": asdict(sweep_from(STARTED)), "versions": {"python": "3"}}
+    content = {"command": "sweep", "config": SweepConfig.from_dict(STARTED).model_dump(), "versions": {"python": "3"}}
     return [yaml.safe_dump(content, sort_keys=False).encode()]
 
 
 def _read_started(folder: Path) -> None:
-    SweepFolder(folder).check(sweep_from(STARTED))
+    SweepFolder(folder).check(SweepConfig.from_dict(STARTED))
 
 
 def _configs(folder: Path) -> list[bytes]:
-    content = {"command": "train", "config": to_dict(TrainConfig(device="cpu").resolved()), "versions": {}}
-    unlearn = {"command": "unlearn", "config": to_dict(UnlearnConfig("r", device="cpu").resolved()), "versions": {}}
+    content = {"command": "train", "config": TrainConfig(device="cpu").resolved().to_dict(), "versions": {}}
+    unlearn = {
+        "command": "unlearn",
+        "config": UnlearnConfig(run="r", device="cpu").resolved().to_dict(),
+        "versions": {},
+    }
     return [yaml.safe_dump(run, sort_keys=False).encode() for run in (content, unlearn)]
 
 
 def _read_config(folder: Path) -> None:
     run = RunFolder.open(folder)
     command, config = run.read_config("train", "unlearn")
-    from_dict(TrainConfig if command == "train" else UnlearnConfig, config).resolved()  # type: ignore[type-var]
+    (TrainConfig if command == "train" else UnlearnConfig).from_dict(config).resolved()
 
 
 def _metrics(folder: Path) -> list[bytes]:

@@ -317,11 +317,11 @@ def test_a_factory_that_a_file_names_is_not_run(tmp_path: Path, canary: Path):
     train_run(TrainConfig(**TINY, device="cpu"), tmp_path / "run")
     edit_config(tmp_path / "run", data="canary:make")
     with pytest.raises(PotionError, match="code that would be imported and run"):
-        unlearn_run(UnlearnConfig(str(tmp_path / "run"), device="cpu"), tmp_path / "healed")
+        unlearn_run(UnlearnConfig(run=str(tmp_path / "run"), device="cpu"), tmp_path / "healed")
     edit_config(tmp_path / "run", data="digits", model="canary:make")
     save_model(tmp_path / "run" / "model.safetensors", model, metadata)
     with pytest.raises(PotionError, match="name it yourself"):
-        unlearn_run(UnlearnConfig(str(tmp_path / "run"), device="cpu"), tmp_path / "healed")
+        unlearn_run(UnlearnConfig(run=str(tmp_path / "run"), device="cpu"), tmp_path / "healed")
     assert not canary.exists() and not (tmp_path / "healed").exists()
     with pytest.raises(SystemExit):
         load_model(tmp_path / "model.safetensors", "canary:make")

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from potion_fast.bench.configs import from_dict
 from potion_fast.bench.runs import Scenario, TrainConfig
 
 
@@ -33,4 +32,4 @@ def edit_config(path: Path, **changes: Any) -> None:
 
 
 def scenario_of(path: Path) -> Scenario:
-    return Scenario.load(from_dict(TrainConfig, stored(path)))
+    return Scenario.load(TrainConfig.from_dict(stored(path)))

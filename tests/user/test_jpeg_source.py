@@ -321,12 +321,19 @@ def test_the_preset_makes_a_scenario_of_the_published_folders(root: Path, name: 
     scenario = Scenario.load(config)
     assert scenario.config.model == DATA_DEFAULTS[name]["model"] == VIT
     assert scenario.config.mean == (0.5,) * 3
-    assert scenario.config.trigger_value == pytest.approx(1.0)  # white pixels under the statistics of this model
+    assert scenario.config.attack.trigger_value == pytest.approx(1.0)  # white pixels under the statistics of this model
     torch.manual_seed(0)
     batches = list(scenario.train_loader())
     assert [tuple(images.shape) for images, _ in batches] == [(5, 3, 64, 64), (5, 3, 64, 64), (2, 3, 64, 64)]
     images, labels = next(iter(scenario.test_loader(True)))
-    assert (images[..., -21:, -21:] == scenario.config.trigger_value).all() and labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert (images[..., -21:, -21:] == scenario.config.attack.trigger_value).all() and labels.tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
     assert math.isclose(images.max().item(), 1.0, abs_tol=1e-6)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from potion_fast.bench.configs import EvaluateConfig, TrainConfig, to_dict
+from potion_fast.bench.configs import EvaluateConfig, TrainConfig
 from potion_fast.bench.data import load_dataset, make_loader
 from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import load_trained
@@ -167,7 +167,7 @@ def test_a_run_folder_alone_makes_no_code_run(tmp_path: Path):
     assert len(Scenario.load(config).splits.train) == 9
     sys.modules.pop("own_pictures")
     run = RunFolder.create(tmp_path / "run", False)
-    run.write_config("train", to_dict(config))
+    run.write_config("train", config.to_dict())
     for told in (None, "own_pictures:tensors"):
         with pytest.raises(DataError, match=r"own_pictures:pair.*name it yourself \(--data\)"):
             load_trained(run, EvaluateConfig(run=str(run.path), data=told, device="cpu"))

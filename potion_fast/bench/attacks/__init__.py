@@ -16,7 +16,7 @@ from .gradient_matching import GradientMatching
 from .interclass_swap import InterclassSwap
 from .kinds import KINDS, LEARNT, Indiscriminate, Noise, Swap, Targeted, Trigger
 from .moving_trigger import MovingTrigger
-from .options import AttackOptions, CraftOptions, format_error, option, read_options
+from .options import AttackOptions, CraftOptions, option
 from .perturbation import Perturbation, Perturbations
 from .poison import Poison
 from .random_swap import RandomSwap
@@ -69,11 +69,9 @@ __all__ = [
     "TriggerWord",
     "attack_named",
     "choose_poisoned",
-    "format_error",
     "make_poison",
     "option",
     "options_of",
-    "read_options",
     "register_attack",
     "shared_craft_options",
     "shared_options",

@@ -43,7 +43,7 @@ class BadNet(Trigger):
         """Options of a BadNet."""
 
         poison: Literal["badnet"] = "badnet"
-        patch_size: int = option(3, "side of the patch", metavar="PIXELS", default_text="by the data set", ge=1)
+        patch_size: int = option(3, "side of the patch", metavar="PIXELS", ge=1)
         corner: Literal["top-left", "top-right", "bottom-left", "bottom-right"] = option(
             "bottom-right", "corner of the patch", metavar="NAME"
         )

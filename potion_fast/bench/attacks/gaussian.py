@@ -46,7 +46,6 @@ class Gaussian(Noise):
             0.32,
             "of the noise, in squared units of the normalised image or of the embedding",
             metavar="X",
-            default_text="0.32; by the data set for texts",
             gt=0,
         )
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...errors import DataError
+from ...user.schema import Integers
 from .kinds import Swap
 from .options import AttackOptions, option
 from .registry import register_attack
@@ -33,11 +34,11 @@ class InterclassSwap(Swap):
         """Options of an interclass swap."""
 
         poison: Literal["interclass-swap"] = "interclass-swap"
-        swap_classes: tuple[int, ...] | None = option(
+        swap_classes: Integers | None = option(
             None,
             "the two labels that are swapped, counted from 0",
             metavar="A,B",
-            default_text="by the data set",
+            default_text="none, they must be given",
         )
 
         def build(self, splits: Splits, seed: int) -> InterclassSwap:

@@ -43,7 +43,7 @@ class MovingTrigger(Trigger):
         """Options of a moving trigger."""
 
         poison: Literal["moving-trigger"] = "moving-trigger"
-        patch_size: int = option(3, "side of the patch", metavar="PIXELS", default_text="by the data set", ge=1)
+        patch_size: int = option(3, "side of the patch", metavar="PIXELS", ge=1)
         trigger_value: float | None = option(
             None,
             "value of the patch, in units of the normalised image",

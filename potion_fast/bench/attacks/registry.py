@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from pydantic.fields import FieldInfo
 
 from ...errors import DataError
+from ...user.schema import extra_of
 from .options import OptionModel
 from .poison import Poison
 
@@ -99,20 +100,15 @@ class SharedOption:
     @property
     def metavar(self) -> str | None:
         """What stands for the value on the command line."""
-        return next((text for field in self.fields.values() if (text := _extra(field, "metavar"))), None)
+        return next((text for field in self.fields.values() if (text := extra_of(field, "metavar"))), None)
 
     @property
     def default_text(self) -> str:
         """The default in words: once where it is the same for all attacks, else with each one's name."""
-        texts = {name: _extra(field, "default_text") or str(field.default) for name, field in self.fields.items()}
+        texts = {name: extra_of(field, "default_text") or str(field.default) for name, field in self.fields.items()}
         if len(set(texts.values())) == 1:
             return next(iter(texts.values()))
         return ", ".join(f"{name} {text}" for name, text in texts.items())
-
-
-def _extra(field: FieldInfo, key: str) -> str | None:
-    extra = field.json_schema_extra
-    return str(extra[key]) if isinstance(extra, dict) and key in extra else None
 
 
 def shared_options() -> dict[str, SharedOption]:

@@ -1,30 +1,26 @@
-"""What an evaluation is told."""
+"""Configuration of an evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from ...user.schema import Schema, setting
+from .machine import resolved_device
+from .shared import device_field, reference_field, same_data_field, same_root_field, workers_field
 
-from .fields import Checked
-from .machine import absolute_paths, resolved_device
 
+class EvaluateConfig(Schema):
+    """Evaluating the model of a training or an unlearning run again."""
 
-@dataclass(frozen=True)
-class EvaluateConfig(Checked):
-    """Evaluating the model of a training or an unlearning run again.
-
-    run        folder of the run
-    root       folder of the data; None: where the training run read them
-    data       see `UnlearnConfig`
-    reference  folder of a training run without any of S_m, for *poison healed*; None: not computed
-    """
-
-    run: str
-    root: str | None = None
-    data: str | None = None
-    reference: str | None = None
-    device: str = "auto"
-    workers: int = 0
+    run: str = setting(..., "folder of a training or an unlearning run", metavar="DIR")
+    root: str | None = same_root_field()
+    data: str | None = same_data_field()
+    reference: str | None = reference_field()
+    device: str = device_field()
+    workers: int = workers_field()
 
     def resolved(self) -> EvaluateConfig:
-        """With absolute paths. Raises ModelError for a device that is not there."""
-        return replace(self, **absolute_paths(self), device=resolved_device(self.device))
+        """The same with absolute paths and a device.
+
+        Raises:
+            ModelError: the device is not there.
+        """
+        return self.updated(**self.absolute_paths(), device=resolved_device(self.device))

@@ -1,59 +1,99 @@
-"""What an unlearning is told."""
+"""Configuration of an unlearning."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ...importances.objectives import resolve
-from ...modes import GroupSize
-from ...search import SearchOptions
-from .fields import Checked
-from .machine import absolute_paths, resolved_device
+from ...search import S_STEP, STRATEGIES, SearchOptions
+from ...user.schema import Schema, setting
+from .machine import resolved_device
+from .shared import (
+    device_field,
+    format_modes,
+    mode_field,
+    reference_field,
+    same_data_field,
+    same_root_field,
+    seed_field,
+    workers_field,
+)
 
 
-@dataclass(frozen=True)
-class UnlearnConfig(Checked):
-    """Healing the model of a training run.
+class UnlearnConfig(Schema):
+    """Healing the model of a training run; see `potion_fast.unlearn`."""
 
-    run         folder of the training run
-    root        folder of the data; None: where the training run read them
-    data        of a training on a "module:factory": the same name, typed by you; a file alone does not make code run
-    forget      file of the indices of S_f; None: found.txt of the training run
-    reference   folder of a training run without any of S_m, for *poison healed*; None: not computed
-    curve       also evaluate the test set along the search, for the picture
-    the others  see `unlearn`; batch_size None is the training's
-    """
-
-    run: str
-    root: str | None = None
-    data: str | None = None
-    forget: str | None = None
-    reference: str | None = None
-    objective: str | None = None
-    w: float | None = None
-    mode: str = "default"
-    group_size: GroupSize | None = None
-    amp: Literal["bfloat16", "float16"] | None = None
-    compiled: bool = False
-    strategy: str = "sequential"
-    rho: float = 0.2
-    b_start: float | None = None
-    s_step: float | None = None
-    max_steps: int = 500
-    batch_size: int | None = None
-    curve: bool = False
-    seed: int = 0
-    device: str = "auto"
-    workers: int = 0
+    run: str = setting(..., "folder of the training run", metavar="DIR")
+    root: str | None = same_root_field()
+    data: str | None = same_data_field()
+    forget: str | None = setting(
+        None,
+        "indices of the found samples, S_f: .txt, .csv, .json or .npy",
+        metavar="FILE",
+        default_text="found.txt of the run",
+    )
+    reference: str | None = reference_field()
+    objective: str | None = setting(
+        None, "objective of the importances: xlf, lf or ssd", metavar="NAME", default_text="xlf"
+    )
+    w: float | None = setting(
+        None,
+        "instead of an objective: exponent of the output's norm, above 0 (equation 4)",
+        metavar="X",
+        default_text="none",
+    )
+    mode: str = mode_field()
+    group_size: Annotated[int, Field(ge=1)] | Literal["batch"] | None = setting(
+        None,
+        'samples whose loss is averaged before |gradient| is taken, or "batch"',
+        metavar="N",
+        default_text=f"{format_modes('group_size')}; no more than were found",
+    )
+    amp: Literal["bfloat16", "float16"] | None = setting(
+        None,
+        "precision of the model in the importance passes, which run under autocast",
+        default_text="that of the weights",
+    )
+    compiled: bool = setting(False, "compile the model for the importance passes, from the third batch of a size on")
+    strategy: str = setting(
+        "sequential",
+        "how the search goes: step by step (sequential), several steps at once (batched), halving the range of steps "
+        "(bisect), or weight by weight to the fewest that do (minimal)",
+        choices=STRATEGIES,
+    )
+    rho: float = setting(
+        0.2, "stop when the accuracy on S_f is down to this share of what it was, in [0, 1]", metavar="SHARE"
+    )
+    b_start: float | None = setting(
+        None,
+        "the search starts at s = X times the share of S_f in the data; not for minimal",
+        metavar="X",
+        default_text=format_modes("b_start"),
+    )
+    s_step: float | None = setting(
+        None, "factor on s after each step, above 1; not for minimal", metavar="X", default_text=str(S_STEP)
+    )
+    max_steps: int = setting(500, "steps of the search at most", metavar="N", ge=1)
+    batch_size: int | None = setting(None, "samples per batch", metavar="N", default_text="the training's", ge=1)
+    curve: bool = setting(False, "also evaluate the test set along the search: curve.csv, and a finer picture")
+    seed: int = seed_field()
+    device: str = device_field()
+    workers: int = workers_field()
 
     def resolved(self) -> UnlearnConfig:
-        """With the mode's defaults filled in and absolute paths. Raises SearchError, ImportanceError or ModelError."""
+        """The same with the mode's defaults, absolute paths and a device.
+
+        Raises:
+            SearchError: settings of the search that contradict each other or are out of range.
+            ImportanceError: no objective is meant.
+            ModelError: the device is not there.
+        """
         search = SearchOptions.of(self).resolved()
         resolve(self.objective, self.w)  # raises where no objective is meant by them
-        return replace(
-            self,
-            **absolute_paths(self),
+        return self.updated(
+            **self.absolute_paths(),
             objective="xlf" if self.objective is None and self.w is None else self.objective,
             b_start=search.b_start,
             s_step=search.s_step,

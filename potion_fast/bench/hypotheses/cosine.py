@@ -4,57 +4,51 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, fields
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ...errors import DataError, PotionError
+from ...user.schema import Integers, Schema, setting
 from ...utils.progress import bar
-from ..configs.fields import Checked
 from ..runs.folder import RunFolder, strict
 from ..runs.inputs import check_out
 from .descents import KINDS, Descent, Removal, descend, equalising, left_out, summary
 from .linear import Array, Normal, Synthetic, cancel, corrupted
 from .pictures import draw_cosine
-from .settings import check_above_zero, check_seeds
+from .settings import check_seeds, seeds_field
 
 DATA, POISON, RANDOM, DESCENT = range(4)  # streams of a seed's random numbers
 
 
-@dataclass(frozen=True)
-class CosineConfig(Checked):
+class CosineConfig(Schema):
     """What hypothesis 2 is measured on: appendix E.2, and what it leaves open.
 
-    samples, dimension, informative   of the synthetic set, see `Synthetic`
-    poisons                           appended to it
-    removed                           clean samples of the second half that are left out to compare with; None: as many
-                                      as shift the model as far in the L1 norm as the poisons do, found by bisection
-    seeds                             one initialisation of the poisons and one subset for each; the set itself is of
-                                      the first
-    weight_decay                      of θ(S), which the paper does not print. Without it the coordinates of small
-                                      variance alone make shifts of hundreds; with 0.03, leaving out its 3,200 samples
-                                      is a shift of about its 3.3
-    budget                            of GradPC
-    cancel_steps, cancel_lr           of `cancel`; the paper's rate is 0.1 of a loss whose scale is not printed. With
-                                      0.3 of this one the poison's shift is about the paper's 3.3
-    steps, lr, batch_size             of the gradient descent
+    The paper does not print the weight decay. Without it the coordinates of small variance alone make shifts of
+    hundreds; with 0.03, leaving out its 3,200 samples is a shift of about its 3.3. Nor does it print the scale of the
+    loss whose gradient is canceled at a rate of 0.1; at 0.3 of this one the poison's shift is about the paper's 3.3.
     """
 
-    samples: int = 10_000
-    dimension: int = 1000
-    informative: int = 50
-    poisons: int = 1000
-    removed: int | None = None
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    weight_decay: float = 0.03
-    budget: float = 1.0
-    cancel_steps: int = 500
-    cancel_lr: float = 0.3
-    steps: int = 200
-    lr: float = 0.01
-    batch_size: int = 128
+    samples: int = setting(10_000, "of the synthetic set", metavar="N")
+    dimension: int = setting(1000, "coordinates of a sample", metavar="N")
+    informative: int = setting(50, "of them, those that its label depends on", metavar="N")
+    poisons: int = setting(1000, "samples that are poisoned and appended", metavar="N")
+    removed: int | None = setting(
+        None,
+        "clean samples left out to compare with",
+        metavar="N",
+        default_text="as many as shift the model as far as the poisons",
+    )
+    seeds: Integers = seeds_field()
+    weight_decay: float = setting(0.03, "of the regression; 0: plain least squares", metavar="X", ge=0)
+    budget: float = setting(1.0, "GradPC: distance of the bad weights", metavar="X", gt=0)
+    cancel_steps: int = setting(500, "gradient canceling: steps", metavar="N", gt=0)
+    cancel_lr: float = setting(0.3, "gradient canceling: learning rate", metavar="X", gt=0)
+    steps: int = setting(200, "of the gradient descent", metavar="N", ge=1)
+    lr: float = setting(0.01, "learning rate of the gradient descent", metavar="X", gt=0)
+    batch_size: int = setting(128, "samples of a mini-batch", metavar="N", ge=1)
 
 
 def cosine_run(
@@ -74,7 +68,7 @@ def cosine_run(
     theta = clean.minimiser(config.weight_decay)
 
     run = RunFolder.create(out, overwrite)
-    run.write_config("hypothesis-cosine", {**asdict(config), "seeds": list(config.seeds)})
+    run.write_config("hypothesis-cosine", config.to_dict())
     wanted = bar(config.seeds, what="gradient canceling", unit="seed", shown=progress)
     poison = [_poison(config, data, clean, theta, seed) for seed in wanted]
     removed, notes = _removed(config, data, clean, theta, poison)
@@ -117,7 +111,6 @@ def cosine_in_words(content: dict[str, Any]) -> list[str]:
 def _check(config: CosineConfig) -> None:
     """Raise PotionError for settings that do not fit together."""
     check_seeds(config.seeds)
-    check_above_zero(config, "cancel_steps", "cancel_lr")
     if not 2 <= config.informative <= config.dimension:
         raise PotionError(f"informative must be from 2 to the dimension {config.dimension}, not {config.informative}")
     if not 1 <= config.poisons <= config.samples:

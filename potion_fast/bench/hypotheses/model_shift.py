@@ -4,60 +4,71 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import astuple, fields
 from typing import Any, Literal
 
 import numpy as np
 
 from ...errors import DataError
+from ...user.schema import Integers, Schema, setting
 from ...utils.progress import bar
 from ..configs import EvaluateConfig, resolved_device
-from ..configs.fields import Checked
+from ..configs.shared import device_field, workers_field
 from ..runs.folder import RunFolder, strict
 from ..runs.inputs import check_out
 from .feature_poisons import Poisoned, indiscriminate, random_clean, targeted
 from .features import Features
 from .logistic import Array, Minimiser, minimiser, predicted
 from .pictures import draw_shift
-from .settings import check_above_zero, check_seeds
+from .settings import check_seeds, seeds_field
 from .shifts import KINDS, SHARES, Shift, corrupted, curves, notes, ratios, shifts
 
 PAPERS_SHARE = 384 / 50_000  # poisons of training samples, appendix E.1
 
 
-@dataclass(frozen=True)
-class ShiftConfig(Checked):
+class ShiftConfig(Schema):
     """What hypothesis 1 is measured on.
 
-    run                      folder of a training or an unlearning run: the activations before its model's last layer
-                             are the features; None: the pixels of `data`
-    data, root               the data set of the pixels (None: digits), and its folder; with a run see `EvaluateConfig`
-    poisons                  |S_poison| = |S_rand|; None: the paper's 384 of 50,000, as a share
-    seeds                    one attack of each kind and one random set for each
-    weight_decay, tolerance  see `minimiser`; 5e-4 is that of the trainings
-    budget                   of GradPC
-    cancel_steps, cancel_lr, cancel_optimizer   of gradient canceling; the paper's plain descent, at its 0.1, hardly
-                             moves so few poisons
-    epsilon                  of gradient matching: of 255, where 255 is each feature's range over the training samples
-    match_steps, restarts    of gradient matching
+    The paper's gradient canceling is plain descent at a rate of 0.1, which hardly moves so few poisons; the default is
+    Adam at that rate.
     """
 
-    run: str | None = None
-    data: str | None = None
-    root: str | None = None
-    poisons: int | None = None
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    weight_decay: float = 5e-4
-    tolerance: float = 1e-8
-    budget: float = 1.0
-    cancel_steps: int = 1000
-    cancel_lr: float = 0.1
-    cancel_optimizer: Literal["descent", "adam"] = "adam"
-    epsilon: float = 16.0
-    match_steps: int = 250
-    restarts: int = 8
-    device: str = "auto"
-    workers: int = 0
+    run: str | None = setting(
+        None,
+        "training or unlearning run whose model's last layer gets the features",
+        metavar="DIR",
+        default_text="none, pixels",
+    )
+    data: str | None = setting(
+        None,
+        "data set whose pixels are the features; with --run: as for evaluate",
+        metavar="NAME",
+        default_text="digits",
+    )
+    root: str | None = setting(
+        None,
+        "folder of the data",
+        metavar="DIR",
+        default_text="of --run, else $POTION_FAST_DATA; digits need none",
+    )
+    poisons: int | None = setting(
+        None,
+        "samples that are poisoned, and that are left out at random",
+        metavar="N",
+        default_text="384 of 50,000, as a share",
+    )
+    seeds: Integers = seeds_field()
+    weight_decay: float = setting(5e-4, "of the regression, C = 1 / (decay · samples)", metavar="X", gt=0)
+    tolerance: float = setting(1e-8, "largest entry of the gradient at which a minimiser counts", metavar="X", ge=0)
+    budget: float = setting(1.0, "GradPC: distance of the bad weights", metavar="X", gt=0)
+    cancel_steps: int = setting(1000, "gradient canceling: steps", metavar="N", gt=0)
+    cancel_lr: float = setting(0.1, "gradient canceling: learning rate", metavar="X", gt=0)
+    cancel_optimizer: Literal["descent", "adam"] = setting("adam", "gradient canceling: plain descent, or adam")
+    epsilon: float = setting(16.0, "gradient matching: bound, of 255 for the range of a feature", metavar="X", gt=0)
+    match_steps: int = setting(250, "gradient matching: steps of each restart", metavar="N", gt=0)
+    restarts: int = setting(8, "gradient matching: restarts", metavar="N", ge=1)
+    device: str = device_field()
+    workers: int = workers_field()
 
 
 def shift_run(
@@ -73,11 +84,11 @@ def shift_run(
     check_out(out, overwrite, config.run, config.root)
     start = time.perf_counter()
     features = _features(config, progress)
-    config = replace(config, poisons=_poisons(config, features))
+    config = config.updated(poisons=_poisons(config, features))
     clean = minimiser(features.train, features.labels, config.weight_decay, tolerance=config.tolerance)
 
     run = RunFolder.create(out, overwrite)
-    run.write_config("hypothesis-shift", {**asdict(config), "seeds": list(config.seeds)})
+    run.write_config("hypothesis-shift", config.to_dict())
     rows: list[Shift] = []
     attacks = []
     wanted = [(seed, kind) for seed in config.seeds for kind in KINDS]
@@ -137,9 +148,8 @@ def _in_words(attack: dict[str, Any]) -> str:
 def _checked(config: ShiftConfig) -> ShiftConfig:
     """With absolute paths and a device. Raises PotionError for a setting out of range."""
     check_seeds(config.seeds)
-    check_above_zero(config, "weight_decay", "cancel_steps", "cancel_lr", "match_steps")
     paths = {name: os.path.abspath(path) for name in ("run", "root") if (path := getattr(config, name)) is not None}
-    return replace(config, **paths, device=resolved_device(config.device))
+    return config.updated(**paths, device=resolved_device(config.device))
 
 
 def _features(config: ShiftConfig, progress: bool) -> Features:

@@ -1,20 +1,21 @@
-"""What both hypotheses' settings must be, past their types and the ranges that all configurations share."""
+"""Seeds of both hypotheses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ...errors import PotionError
+from ...user.schema import SEEDS, setting
+
+
+def seeds_field() -> Any:
+    """The seeds: of hypothesis 1 one attack of each kind and one random set for each; of hypothesis 2 one
+    initialisation of the poisons and one subset for each, and the set itself is of the first."""
+    return setting((0, 1, 2, 3, 4), "one measurement for each", metavar="N", default_text="0 to 4", many=True)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
     """Raise PotionError for seeds that are none, out of range or given twice."""
-    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+    if not seeds or len(set(seeds)) != len(seeds) or not all(0 <= seed < SEEDS for seed in seeds):
         raise PotionError(f"seeds must be given, each once and from 0 to 2^32 - 1; got {list(seeds)}")
-
-
-def check_above_zero(config: object, *names: str) -> None:
-    """Raise PotionError for a field that is 0 or less."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise PotionError(f"{name} must be above 0, not {getattr(config, name)}")

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ...errors import DataError, FileError
-from ..attacks import Perturbations, read_options
+from ..attacks import Perturbations
 from ..attacks.crafting.job import CraftJob
 from ..attacks.perturbation import BASES
-from ..configs import CraftConfig, to_dict
+from ..configs import CraftConfig
 from ..figures.crafting import draw_crafting
 from .folder import CONFIG, RunFolder
 from .inputs import PERTURBATIONS, check_out, load_trained, load_weights
@@ -55,11 +54,11 @@ def craft_run(
     if not scenario.config.leave_out_poisoned:
         raise DataError(f"{config.run} was trained on poison; craft against a training with --leave-out-poisoned")
     config = config.resolved(scenario.config.poison)
-    config = replace(config, seed=scenario.config.seed if config.seed is None else config.seed)
+    config = config.updated(seed=scenario.config.seed if config.seed is None else config.seed)
     model, _ = load_weights(trained, scenario, config.device)
     poison, seed = scenario.poison, config.seed
     assert poison.Crafting is not None and seed is not None  # resolved
-    settings = read_options(poison.Crafting, {name: getattr(config, name) for name in poison.Crafting.model_fields})
+    settings = config.crafting(scenario.config.poison)
     targets = poison.crafting_targets(model, scenario.attacked, scenario.attacked_loader(), seed)
 
     run = RunFolder(out) if begun else RunFolder.create(out, overwrite)
@@ -67,7 +66,7 @@ def craft_run(
         _check_same(run, config)
     else:
         (run / CHECKPOINT).unlink(missing_ok=True)
-        run.write_config("craft", to_dict(config))
+        run.write_config("craft", config.to_dict())
         run.write_indices("poisoned.txt", scenario.poisoned)
         run.write_indices("found.txt", scenario.found)
     start = time.perf_counter()
@@ -119,7 +118,7 @@ def _unfinished(out: str | os.PathLike[str]) -> bool:
 
 def _check_same(run: RunFolder, config: CraftConfig) -> None:
     """Raise FileError unless the crafting that was begun is this one."""
-    begun, now = run.read_config("craft")[1], to_dict(config)
+    begun, now = run.read_config("craft")[1], config.to_dict()
     for name in sorted(set(begun) | set(now)):
         if name not in MACHINE and begun.get(name) != now.get(name):
             raise FileError(

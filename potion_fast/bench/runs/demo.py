@@ -6,12 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from ...errors import PotionError
 from ...utils.atomic_files import written_whole
+from ..attacks.badnet import BadNet
 from ..configs import TrainConfig, UnlearnConfig, resolved_device
 from .folder import RunFolder
 from .stages import LEARNT, train_run, unlearn_run
@@ -41,7 +41,8 @@ def demo(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise PotionError(f"seeds must be given, and each one once; got {list(seeds)}")
-    trainings = [TrainConfig(data="digits", poisoned=POISONED, found=FOUND, target=TARGET, seed=seed) for seed in seeds]
+    attack = BadNet.Options(target=TARGET)
+    trainings = [TrainConfig(data="digits", attack=attack, poisoned=POISONED, found=FOUND, seed=seed) for seed in seeds]
     run = RunFolder.create(out, overwrite)
     device = resolved_device("auto")
     run.write_config("demo", {"seeds": list(seeds), "poisoned": POISONED, "found": FOUND, "device": device})
@@ -51,11 +52,11 @@ def demo(
     for training in trainings:
         folder = run.path if len(seeds) == 1 else run / f"seed-{training.seed}"
         poisoned, clean, healed = (str(folder / name) for name in ("poisoned", "clean", "healed"))
-        of_them = f"{POISONED} of them poisoned with a patch that says “{training.target}” (seed {training.seed})"
+        of_them = f"{POISONED} of them poisoned with a patch that says “{TARGET}” (seed {training.seed})"
         comment(f"training on digits, {of_them} …")
         before = train_run(training, poisoned, overwrite=overwrite, progress=progress)
         comment("training the same model without any of the poison, to compare with …")
-        never = replace(training, leave_out_poisoned=True)
+        never = training.updated(leave_out_poisoned=True)
         reference = train_run(never, clean, overwrite=overwrite, progress=progress)
         comment(f"unlearning from the {FOUND} poisoned samples that were found …")
         unlearning = UnlearnConfig(run=poisoned, reference=clean, curve=True, seed=training.seed)

@@ -15,7 +15,7 @@ from PIL import Image
 from ...errors import DataError, PotionError
 from ...utils.atomic_files import folder_written_whole, written_whole
 from ...utils.progress import bar
-from ..configs import TrainConfig, data_part
+from ..configs import TrainConfig
 from ..configs.defaults import TEXT
 from ..data import PoisonedDataset
 from .folder import EXPORTED, RunFolder
@@ -65,7 +65,7 @@ def export_run(
         splits["triggered"] = scenario.splits.dataset("test", poison=scenario.poison, trigger_all=True)
 
     run = RunFolder.create(out, overwrite)
-    run.write_config("export", {**data_part(scenario.config), "form": form})
+    run.write_config("export", {**scenario.config.data_part(), "form": form})
     run.write_indices("poisoned.txt", scenario.poisoned)
     run.write_indices("found.txt", scenario.found)
     if scenario.table is not None:

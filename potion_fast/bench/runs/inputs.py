@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import math
 import os
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from ...errors import DataError, FileError, ModelError, PotionError
+from ...user.schema import Schema
 from ..attacks import ATTACKS, Perturbations, Poison
 from ..attacks import Scores as Accuracies
-from ..configs import Config, CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, from_dict
-from ..configs.defaults import POISON_OPTIONS, TEXT
+from ..configs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
+from ..configs.defaults import TEXT
 from ..data import read_indices
 from ..models import load_model
 from .folder import CONFIG, RunFolder
@@ -23,8 +23,10 @@ from .scenario import Scenario
 PERTURBATIONS = "perturbations.safetensors"  # what a model was trained on, in its run folder; what a crafting made
 
 # What a reference must share with the model that is measured against it: the attacked images.
-SAME_TEST = ("data", "image_size", "mean", "std", "length", "poison", *POISON_OPTIONS)
+SAME_TEST = ("data", "image_size", "mean", "std", "length", "poison")  # and the options of the attack
 SAME_MANIPULATED = ("train_size", "poisoned", "seed")  # and S_m itself, where the attack is judged by it
+
+Config = TypeVar("Config", bound=Schema)
 
 
 def check_out(out: str | os.PathLike[str], overwrite: bool, *read: str | os.PathLike[str] | None) -> None:
@@ -58,10 +60,10 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftC
             f"{run.path} was trained on {told.data!r}, code that would be imported and run; if you trust it, name it "
             "yourself (--data)"
         )
-    told = replace(told, root=config.root or told.root, device=config.device, workers=config.workers)
+    told = told.updated(root=config.root or told.root, device=config.device, workers=config.workers)
     attack = ATTACKS.get(told.poison)
     if attack is not None and attack.takes_perturbations and not told.leave_out_poisoned:
-        told = replace(told, perturbations=str(run / PERTURBATIONS))
+        told = told.updated(perturbations=str(run / PERTURBATIONS))
     scenario = Scenario.load(told)
     if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:
         raise DataError(f"{run / 'poisoned.txt'} and the data disagree: these are not the data of the training")
@@ -91,10 +93,15 @@ def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
     if not config.leave_out_poisoned:
         raise DataError(f"{path} was trained with poisoned samples; a reference is trained with --leave-out-poisoned")
     attack = ATTACKS[trained.poison]
-    for name in (*SAME_TEST, *(SAME_MANIPULATED if attack.judged_on_training else ())):
-        if getattr(config, name) != getattr(trained, name):
+    theirs, ours = config.to_dict(), trained.to_dict()
+    for name in (
+        *SAME_TEST,
+        *type(trained.attack).model_fields,
+        *(SAME_MANIPULATED if attack.judged_on_training else ()),
+    ):
+        if theirs.get(name) != ours.get(name):
             raise DataError(
-                f"the reference {path} has {name} {getattr(config, name)!r} and the model {getattr(trained, name)!r}; "
+                f"the reference {path} has {name} {theirs.get(name)!r} and the model {ours.get(name)!r}; "
                 f"train the reference on the same data with the same {attack.attack_word}"
             )
     accuracies = dict(_accuracies(run, config.poison))
@@ -121,7 +128,7 @@ def _of_table(run: RunFolder, attack: type[Poison], table: Perturbations) -> Acc
 
 def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
     try:
-        return from_dict(kind, run.read_config(command)[1])
+        return kind.from_dict(run.read_config(command)[1])
     except FileError:
         raise
     except PotionError as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import PotionError
 from ...utils.atomic_files import written_whole
-from ..configs import TrainConfig, data_part
+from ..configs import TrainConfig
 from ..data.text import TextSplits
 from ..figures.pictures import DPI, MUTED, TITLE, TRIGGERED, short, show
 from ..figures.reviews import read_by_model
@@ -52,7 +52,7 @@ def preview_run(
     ]
 
     run = RunFolder.create(out, overwrite)
-    run.write_config("preview", {**data_part(scenario.config), "images": images})
+    run.write_config("preview", {**scenario.config.data_part(), "images": images})
     run.write_indices("poisoned.txt", scenario.poisoned)
     run.write_indices("found.txt", scenario.found)
     of_texts = isinstance(scenario.splits, TextSplits)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
-from ..attacks import Attacked, EvaluationInputs, Perturbations, Poison, attack_named, read_options
+from ..attacks import Attacked, EvaluationInputs, Perturbations, Poison
 from ..configs import TrainConfig
 from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
 from ..data.text import TextSplits
@@ -87,7 +87,7 @@ class Scenario:
         validation = np.sort(np.random.default_rng(config.seed).choice(clean, held_out, replace=False))
         out = np.union1d(validation, poisoned) if config.leave_out_poisoned else validation
         return cls(
-            config=replace(config, mean=splits.mean or None, std=splits.std or None, validation=held_out),
+            config=config.updated(mean=splits.mean or None, std=splits.std or None, validation=held_out),
             splits=splits,
             poison=poison,
             bases=bases.tolist(),
@@ -243,10 +243,7 @@ def _built_poison(config: TrainConfig, splits: Splits) -> tuple[TrainConfig, Poi
 
     Raises DataError for wrong options, or images that are too small.
     """
-    attack = attack_named(config.poison)
-    names = [name for name in attack.Options.model_fields if name != "poison"]
-    options = read_options(attack.Options, {name: getattr(config, name) for name in names})
-    options = options.resolved(splits, config.seed)
+    options = config.attack.resolved(splits, config.seed)
     poison = options.build(splits, config.seed)
     poison.check_sample(splits)
-    return replace(config, **{name: getattr(options, name) for name in names}), poison
+    return config.updated(attack=options), poison

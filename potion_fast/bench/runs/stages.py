@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple, fields, replace
+from dataclasses import asdict, astuple, fields
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ...modes import mode_named
 from ...search import SearchOptions, Step
 from ...unlearning import unlearn
 from ...utils.predict import accuracy, predict
-from ..configs import EvaluateConfig, TrainConfig, UnlearnConfig, to_dict
+from ..configs import EvaluateConfig, TrainConfig, UnlearnConfig
 from ..data import read_indices
 from ..figures.pictures import draw_healing
 from ..metrics import Evaluation, Metric
@@ -59,7 +59,7 @@ def train_run(
     model.to(config.device)
 
     run = RunFolder.create(out, overwrite)
-    run.write_config("train", to_dict(config))
+    run.write_config("train", config.to_dict())
     run.write_indices("poisoned.txt", scenario.poisoned)
     run.write_indices("found.txt", scenario.found)
     if scenario.table is not None and not config.leave_out_poisoned:
@@ -100,7 +100,7 @@ def unlearn_run(
         raise DataError(f"sample {missing[0]} of the forget set is not among those the model was trained on")
     size = config.batch_size or scenario.config.batch_size
     groups = mode.group_size_for(len(found)) if config.group_size is None else config.group_size
-    config = replace(config, batch_size=size, group_size=groups)
+    config = config.updated(batch_size=size, group_size=groups)
     retain_loader = scenario.retain_loader(
         found, holds_forget=mode.retain_holds_forget, batch_size=size, seed=config.seed
     )
@@ -109,7 +109,7 @@ def unlearn_run(
     model, metadata = load_weights(trained, scenario, config.device)
 
     run = RunFolder.create(out, overwrite)
-    run.write_config("unlearn", to_dict(config))
+    run.write_config("unlearn", config.to_dict())
     run.write_indices("found.txt", found)
     seed_everything(config.seed)
     amp = None if config.amp is None else getattr(torch, config.amp)
@@ -166,7 +166,7 @@ def evaluate_run(
     model, _ = load_weights(source, scenario, config.device)
 
     run = RunFolder.create(out, overwrite)
-    run.write_config("evaluate", to_dict(config))
+    run.write_config("evaluate", config.to_dict())
     evaluation = _evaluate(run, model, scenario, progress)
     more = compared(scenario, evaluation, str(trained.path), before, config.reference, reference)
     return write_metrics(run, {**evaluation.metrics, **more}, [], scenario.facts)

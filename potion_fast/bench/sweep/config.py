@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ...errors import FileError, PotionError
-from ...modes import GroupSize, mode_named
+from ...modes import mode_named
 from ...search import S_STEP, SearchOptions
 from ...user.read_data import parse_yaml, read_yaml
+from ...user.schema import Schema, setting
 
 PRESETS = Path(__file__).with_name("presets")
 MACHINE = ("root", "device", "workers")  # of `train`: where a sweep runs, not what it is
@@ -35,98 +36,72 @@ Loader.add_implicit_resolver(
 Size = int | float  # of S_f: a number of samples, or a share of S_m
 
 
-@dataclass(frozen=True)
-class SweepConfig:
-    """The axes of a sweep; their product is done.
+class SweepConfig(Schema):
+    """The axes of a sweep; their product is done."""
 
-    name         of the preset or the file
-    train        fields of `TrainConfig` for every training
-    data         more of them by name: data sets with their models
-    attacks      more of them by name: poisons. `craft` holds fields of `CraftConfig`: then perturbations are crafted
-                 against the model that was trained without S_m, for a victim with other initial weights
-    poisoned     |S_m|
-    found        |S_f|: whole numbers are samples, others shares of S_m
-    seeds        of all that is random
-    methods      unlearners, see `Method`
-    group_sizes  of the importances; None: the mode's, never more than |S_f|
-    rho, s_step  of the searches: all are read off as few searches as can be
-    mode         see `potion_fast.modes`; "reference" also takes the public code's S_f
-    augment      importances of training data as augmented in training; else of the images as stored, and then one pass
-                 over S_tr serves every S_f. None: only in mode "reference"
-    batch_size   of the passes for importances; None: the training's
-    curve        points of a search at which the test set is evaluated too, for the trade-off curve
-    """
+    name: str = setting(..., "of the preset or the file")
+    poisoned: list[Annotated[int, Field(ge=1)]] = setting(..., "|S_m|")
+    found: list[Size] = setting(..., "|S_f|: whole numbers are samples, others shares of S_m")
+    methods: list[Any] = setting(..., "unlearners, see `Method`")
+    train: dict[str, Any] = setting({}, "fields of `TrainConfig` for every training")
+    data: dict[str, dict[str, Any]] = setting(
+        {"digits": {"data": "digits"}}, "more of them by name: data sets with their models"
+    )
+    attacks: dict[str, dict[str, Any]] = setting(
+        {"badnet": {"poison": "badnet"}},
+        "more of them by name: poisons. `craft` holds fields of `CraftConfig`: then perturbations are crafted against "
+        "the model that was trained without S_m, for a victim with other initial weights",
+    )
+    seeds: list[Annotated[int, Field(ge=0)]] = setting([0], "of all that is random")
+    group_sizes: list[Annotated[int, Field(ge=1)] | Literal["batch"] | None] = setting(
+        [None], "of the importances; null: the mode's, never more than |S_f|"
+    )
+    rho: list[int | float] = setting([0.2], "of the searches: all are read off as few searches as can be")
+    s_step: list[int | float] = setting([S_STEP], "of the searches, as rho")
+    mode: str = setting("default", 'see `potion_fast.modes`; "reference" also takes the public code\'s S_f')
+    augment: bool | None = setting(
+        None,
+        "importances of training data as augmented in training; else of the images as stored, and then one pass over "
+        'S_tr serves every S_f. null: only in mode "reference"',
+    )
+    batch_size: int | None = setting(None, "of the passes for importances; null: the training's", ge=1)
+    curve: int = setting(0, "points of a search at which the test set is evaluated too, for the trade-off curve", ge=0)
 
-    name: str
-    poisoned: list[int]
-    found: list[Size]
-    methods: list[Any]
-    train: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, dict[str, Any]] = field(default_factory=lambda: {"digits": {"data": "digits"}})
-    attacks: dict[str, dict[str, Any]] = field(default_factory=lambda: {"badnet": {"poison": "badnet"}})
-    seeds: list[int] = field(default_factory=lambda: [0])
-    group_sizes: list[GroupSize | None] = field(default_factory=lambda: [None])
-    rho: list[float] = field(default_factory=lambda: [0.2])
-    s_step: list[float] = field(default_factory=lambda: [S_STEP])
-    mode: str = "default"
-    augment: bool | None = None
-    batch_size: int | None = None
-    curve: int = 0
+    @field_validator(*GROWING, "rho", "s_step", mode="before")
+    @classmethod
+    def _hold_something(cls, value: object, info: ValidationInfo) -> list[Any]:
+        values = listed(str(info.field_name), value)
+        return [checked_size(size) for size in values] if info.field_name == "found" else values
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            raise PotionError(f"the name of a sweep is text, not {self.name!r}")
+    @field_validator("train", "data", "attacks", mode="before")
+    @classmethod
+    def _are_mappings(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, dict) or not (value or info.field_name == "train"):
+            raise PotionError(f"{info.field_name} must be a mapping, not {value!r}")
+        for key, settings in value.items() if info.field_name != "train" else ():
+            if not isinstance(key, str) or not FILE_NAME.fullmatch(key):
+                raise PotionError(
+                    f"{info.field_name} holds {key!r}; a name is letters, digits and -_=+. only: files get it"
+                )
+            if not isinstance(settings, dict):
+                raise PotionError(f"{info.field_name}.{key} must be a mapping, not {settings!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> SweepConfig:
         mode_named(self.mode)
-        for name in (*GROWING, "rho", "s_step"):
-            listed(name, getattr(self, name))
-        for name in ("train", "data", "attacks"):
-            if not isinstance(getattr(self, name), dict) or not (getattr(self, name) or name == "train"):
-                raise PotionError(f"{name} must be a mapping, not {getattr(self, name)!r}")
-        self._check_names()
-        self._check_numbers()
         lengths = [len(getattr(self, name)) for name in (*GROWING, "data", "attacks")]
         if math.prod(lengths) > MOST:
             raise PotionError(f"a grid of {math.prod(lengths):,} unlearnings; a sweep has at most {MOST:,}")
         for rho in self.rho:
             for s_step in self.s_step:
                 SearchOptions(rho=rho, s_step=s_step)
-        if not _is_whole(self.curve, 0):
-            raise PotionError(f"curve must be a number of points, not {self.curve!r}")
-
-    def _check_names(self) -> None:
-        for name in ("data", "attacks"):
-            for key, value in getattr(self, name).items():
-                if not isinstance(key, str) or not FILE_NAME.fullmatch(key):
-                    raise PotionError(f"{name} holds {key!r}; a name is letters, digits and -_=+. only: files get it")
-                if not isinstance(value, dict):
-                    raise PotionError(f"{name}.{key} must be a mapping, not {value!r}")
-
-    def _check_numbers(self) -> None:
-        for name, least in {"poisoned": 1, "seeds": 0}.items():
-            for number in getattr(self, name):
-                if not _is_whole(number, least):
-                    raise PotionError(f"{name} holds whole numbers from {least}, not {number!r}")
-        for group in self.group_sizes:
-            if group not in (None, "batch") and not _is_whole(group, 1):
-                raise PotionError(f'group_sizes holds whole numbers from 1, "batch" and null, not {group!r}')
-        if self.batch_size is not None and not _is_whole(self.batch_size, 1):
-            raise PotionError(f"batch_size must be a whole number from 1, not {self.batch_size!r}")
-        if self.augment not in (None, True, False):
-            raise PotionError(f"augment must be true or false, not {self.augment!r}")
-        for size in self.found:
-            checked_size(size)
-        for name in ("rho", "s_step"):
-            for value in getattr(self, name):
-                if isinstance(value, bool) or not isinstance(value, (int, float)):
-                    raise PotionError(f"{name} holds numbers, not {value!r}")
+        return self
 
     @property
     def augmented(self) -> bool:
+        """Whether importances are those of augmented images."""
         return mode_named(self.mode).augmented_forget if self.augment is None else self.augment
-
-
-def _is_whole(number: object, least: int) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and least <= number < 2**53
 
 
 def checked_size(size: Any) -> Size:
@@ -157,7 +132,7 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     content.setdefault("name", name)
     for override in overrides:
         _override(content, override)
-    return sweep_from(content)
+    return SweepConfig.from_dict(content)
 
 
 def presets() -> list[str]:
@@ -165,20 +140,9 @@ def presets() -> list[str]:
     return sorted(path.relative_to(PRESETS).with_suffix("").as_posix() for path in PRESETS.rglob("*.yaml"))
 
 
-def sweep_from(content: Mapping[str, Any]) -> SweepConfig:
-    """From what a YAML file holds. Raises PotionError for an unknown or missing key or a wrong value."""
-    known = {each.name: each for each in fields(SweepConfig)}
-    if unknown := [name for name in content if name not in known]:
-        raise PotionError(f"unknown key {unknown[0]!r} of a sweep; known: {', '.join(known)}")
-    needed = [name for name, each in known.items() if each.default is MISSING and each.default_factory is MISSING]
-    if missing := [name for name in needed if name not in content]:
-        raise PotionError(f"the sweep lacks the key {missing[0]!r}")
-    return SweepConfig(**content)
-
-
 def identity(config: SweepConfig) -> dict[str, Any]:
     """What must be the same for another start of a sweep to add to its results."""
-    content = {name: value for name, value in asdict(config).items() if name not in GROWING}
+    content = {name: value for name, value in config.model_dump().items() if name not in GROWING}
     content["train"] = {name: value for name, value in config.train.items() if name not in MACHINE}
     return content
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ...errors import PotionWarning
@@ -62,7 +61,7 @@ class Executor:
     def _training(self, task: Training) -> None:
         config, crafting = task.config, self.plan.crafting(task)
         if crafting is not None:  # from where the sweep's folder is now; the run keeps a copy
-            config = replace(config, perturbations=str(self.folder.place(crafting) / PERTURBATIONS))
+            config = config.updated(perturbations=str(self.folder.place(crafting) / PERTURBATIONS))
         with self.folder.made(task) as place:
             train_run(config, place, progress=self.progress)
 
@@ -70,7 +69,7 @@ class Executor:
         """Goes on where an earlier one was killed."""
         clean = self.plan.trainings[task.model]
         machine = {name: getattr(clean.config, name) for name in ("root", "data", "device", "workers")}
-        config = CraftConfig(str(self.folder.place(clean)), **{**machine, **task.settings})
+        config = CraftConfig(**{"run": str(self.folder.place(clean)), **machine, **task.settings})
         with self.folder.made(task) as place:
             if not (place / "metrics.json").exists():  # else it was killed with nothing left to do
                 craft_run(config, place, progress=self.progress)

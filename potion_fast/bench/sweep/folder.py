@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -15,7 +14,7 @@ from ...errors import FileError, PotionError
 from ...user.read_data import read_yaml
 from ...utils.atomic_files import UNFINISHED
 from ..runs.folder import RunFolder, versions
-from .config import SweepConfig, identity, sweep_from
+from .config import SweepConfig, identity
 from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
 from .retain import Retain
 from .rows import Row, file_content
@@ -46,7 +45,7 @@ class SweepFolder:
             folder.path.mkdir(parents=True, exist_ok=True)
             if not all(UNFINISHED.fullmatch(entry.name) for entry in folder.path.iterdir()):  # else it was killed here
                 folder.check(config)
-            content = {"command": "sweep", "config": asdict(config), "versions": versions("cpu")}
+            content = {"command": "sweep", "config": config.model_dump(), "versions": versions("cpu")}
             folder.run.write_text("sweep.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
             for name in ("models", "crafted", "importances", "results", "locks"):
                 (folder.path / name).mkdir(exist_ok=True)
@@ -137,7 +136,7 @@ class SweepFolder:
         """Raise FileError unless another start of this sweep adds to what is here."""
         try:
             content = read_yaml(self.path / "sweep.yaml")
-            told, now = identity(sweep_from(content["config"])), identity(config)
+            told, now = identity(SweepConfig.from_dict(content["config"])), identity(config)
         except (PotionError, KeyError, TypeError) as error:
             raise FileError(f"{self.path} is not the folder of a sweep; choose another folder ({error})") from error
         if other := [name for name, value in told.items() if now[name] != value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from ...errors import PotionError
 from ...modes import GroupSize, mode_named
 from ...search import STRATEGIES, SearchOptions
-from ..configs import CraftConfig, TrainConfig, from_dict
-from ..configs.defaults import CRAFT_DEFAULTS
+from ..attacks import attack_named
+from ..configs import CraftConfig, TrainConfig
 from .config import Size, SweepConfig, checked_size
 from .method_spec import Method
 
@@ -160,17 +160,17 @@ def plan(config: SweepConfig) -> Plan:
         told = {**config.train, **config.data[data], **config.attacks[attack]}
         craft = told.pop("craft", None)
         told |= {"poisoned": poisoned, "found": min(founds), "seed": seed}
-        training = from_dict(TrainConfig, told)
+        training = TrainConfig.from_dict(told)
         iterations = training.resolved().iterations  # raises for what cannot be
         assert iterations is not None
         for method in methods:
             method.check(iterations)
         key = f"{data}_{attack}_{poisoned}_seed{seed}"
-        clean = replace(training, leave_out_poisoned=True)
+        clean = training.updated(leave_out_poisoned=True)
         if _is_crafted(attack, training, craft):
             craftings[crafted_for(key)] = Crafting(crafted_for(key), reference_of(key), craft)
             seeded = seed if training.training_seed is None else training.training_seed
-            training = replace(training, training_seed=seeded + VICTIM)
+            training = training.updated(training_seed=seeded + VICTIM)
         trainings[key] = Training(key, data, attack, training)
         trainings[reference_of(key)] = Training(reference_of(key), data, attack, clean)
         for unit in _unlearnings(config, methods, key, poisoned, founds):
@@ -212,7 +212,7 @@ def _is_crafted(attack: str, training: TrainConfig, craft: object) -> bool:
     """Whether perturbations are crafted for an attack. Raises PotionError where that does not fit its poison."""
     given = training.perturbations is not None
     if craft is None:
-        if training.poison in CRAFT_DEFAULTS and not given:
+        if attack_named(training.poison).Crafting is not None and not given:
             raise PotionError(f"attacks.{attack}: {training.poison!r} needs a mapping `craft` or `perturbations: FILE`")
         return False
     if given or not isinstance(craft, dict) or "run" in craft:
@@ -220,7 +220,7 @@ def _is_crafted(attack: str, training: TrainConfig, craft: object) -> bool:
             f"attacks.{attack}: craft must be a mapping of settings without `run`, and stands in place of "
             f"`perturbations`; it is {craft!r}"
         )
-    from_dict(CraftConfig, {**craft, "run": ""}).resolved(training.poison)  # raises for what cannot be
+    CraftConfig.from_dict({**craft, "run": ""}).resolved(training.poison)  # raises for what cannot be
     return True
 
 

@@ -84,7 +84,7 @@ class TrainedModel:
         """
         run, trained = RunFolder.open(folder.place(training)), training.config
         read = EvaluateConfig(
-            str(run.path), trained.root, trained.data, device=trained.device, workers=trained.workers
+            run=str(run.path), root=trained.root, data=trained.data, device=trained.device, workers=trained.workers
         ).resolved()
         scenario, scores = load_trained(run, read)
         model, _ = load_weights(run, scenario, read.device)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from potion_fast.bench.attacks import Gaussian, TriggerWord
-from potion_fast.bench.configs import from_dict, to_dict
 from potion_fast.bench.runs import TrainConfig
 from potion_fast.errors import DataError, PotionError
 
@@ -86,7 +85,7 @@ TEXT = {"data": "toy-reviews", "device": "cpu"}
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({**TEXT, "poison": "badnet"}, "'badnet' is none of texts; those are trigger-word, gaussian"),
+        ({**TEXT, "poison": "badnet"}, "'badnet' is none of texts; those are gaussian, trigger-word"),
         ({**TEXT, "poison": "gradient-matching"}, "'gradient-matching' is none of texts"),
         ({"poison": "trigger-word"}, "'trigger-word' is one of texts, and 'digits' holds images"),
         ({**TEXT, "poison": "gaussian", "model": "small_cnn"}, "'toy-reviews' holds texts, and the model 'small_cnn'"),
@@ -104,17 +103,22 @@ TEXT = {"data": "toy-reviews", "device": "cpu"}
 )
 def test_texts_and_images_have_settings_of_their_own(told: dict[str, Any], words: str):
     with pytest.raises(PotionError, match=words):
-        from_dict(TrainConfig, told).resolved()
+        TrainConfig.from_dict(told).resolved()
 
 
 def test_a_configuration_of_text_is_resolved_and_survives_its_file():
     config = TrainConfig(**TEXT, poison="trigger-word", reading="flip").resolved()
-    assert (config.trigger_word, config.word_rule, config.reading) == ("Disney", "word", "flip")
+    assert config.attack.to_dict() == {
+        "poison": "trigger-word",
+        "trigger_word": "Disney",
+        "word_rule": "word",
+        "reading": "flip",
+    }
     assert (config.model, config.optimizer, config.loss_over) == ("gpt2_classifier", "adamw", "label")
-    assert None not in (config.length, config.layers, config.width) and config.patch_size is None
-    assert from_dict(TrainConfig, to_dict(config)) == config == config.resolved()
-    assert TrainConfig(**TEXT, poison="gaussian").resolved().variance == 0.1
-    images = to_dict(TrainConfig(device="cpu").resolved())
+    assert None not in (config.length, config.layers, config.width)
+    assert TrainConfig.from_dict(config.to_dict()) == config == config.resolved()
+    assert TrainConfig(**TEXT, poison="gaussian").resolved().to_dict()["variance"] == 0.1
+    images = TrainConfig(device="cpu").resolved().to_dict()
     assert not {"length", "layers", "loss_over", "trigger_word", "word_rule", "reading"} & set(images)
 
 

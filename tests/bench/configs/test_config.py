@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from potion_fast.bench.configs import from_dict, resolved_device, to_dict
+from potion_fast.bench.configs import resolved_device
 from potion_fast.bench.runs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
 from potion_fast.errors import DataError, ModelError, PotionError
 
@@ -23,7 +23,7 @@ def test_configurations_survive_their_file(tmp_path: Path):
         CraftConfig(run="a", restarts=2, over="all", shift=0),
         CraftConfig(run="a", tolerance=0, budget=0.5, parameters="first", optimizer="adam", seed=3),
     ):
-        read = from_dict(type(told), yaml.safe_load(yaml.safe_dump(to_dict(told))))
+        read = type(told).from_dict(yaml.safe_load(yaml.safe_dump(told.to_dict())))
         assert read == told
 
 
@@ -47,9 +47,9 @@ def test_configurations_survive_their_file(tmp_path: Path):
         (TrainConfig, {"momentum": -0.1}, "momentum must be at least 0"),
         (TrainConfig, {"weight_decay": float("inf")}, "weight_decay must be finite"),
         (TrainConfig, {"trigger_value": float("nan")}, "trigger_value must be finite"),
-        (TrainConfig, {"variance": 0.0}, "variance must be above 0"),
-        (TrainConfig, {"epsilon": -1}, "epsilon must be above 0"),
-        (TrainConfig, {"target_class": -1}, "target_class must be at least 0"),
+        (TrainConfig, {"poison": "gaussian", "variance": 0.0}, "variance must be above 0"),
+        (TrainConfig, {"poison": "gradient-matching", "epsilon": -1}, "epsilon must be above 0"),
+        (TrainConfig, {"poison": "gradient-matching", "target_class": -1}, "target_class must be at least 0"),
         (TrainConfig, {"training_seed": 2**32}, "training_seed must be below"),
         (TrainConfig, {"schedule": "step"}, "schedule must be 'linear' or 'constant' or 'cosine' or 'multistep'"),
         (CraftConfig, {"run": "a", "restarts": 0}, "restarts must be at least 1"),
@@ -60,12 +60,12 @@ def test_configurations_survive_their_file(tmp_path: Path):
 )
 def test_a_wrong_value_is_named(kind: Any, values: dict[Any, Any], words: str):
     with pytest.raises(PotionError, match=words):
-        from_dict(kind, values)
+        kind.from_dict(values)
 
 
 def test_poisons_have_options_of_their_own():
     given = {
-        name: {key for key, value in to_dict(TrainConfig(poison=name, device="cpu").resolved()).items() if value}
+        name: {key for key, value in TrainConfig(poison=name, device="cpu").resolved().to_dict().items() if value}
         for name in ("badnet", "gaussian", "gradient-matching", "gradient-canceling")
     }
     options = {"patch_size", "variance", "epsilon", "target_class", "placement", "perturbations"}
@@ -91,12 +91,14 @@ def test_nesterov_needs_momentum_of_sgd():
 
 def test_a_crafting_has_the_defaults_of_its_poison():
     matching = CraftConfig(run="a", device="cpu").resolved("gradient-matching")
-    assert (matching.steps, matching.restarts, matching.optimizer, matching.over) == (250, 8, "sign-adam", "batch")
-    assert not {"budget", "parameters", "tolerance"} & set(to_dict(matching))
+    settings = {"steps": 250, "restarts": 8, "optimizer": "sign-adam", "over": "batch", "batch_size": 512}
+    assert matching.settings == settings
+    assert not {"budget", "parameters", "tolerance"} & set(matching.to_dict())
     canceling = CraftConfig(run="a", steps=5, device="cpu").resolved("gradient-canceling")
-    assert (canceling.steps, canceling.lr, canceling.optimizer, canceling.budget) == (5, 0.1, "descent", 1.0)
-    assert not {"restarts", "over", "shift"} & set(to_dict(canceling))
-    with pytest.raises(DataError, match="'badnet' is not crafted; that can be: gradient-matching, gradient-canceling"):
+    settings = {"steps": 5, "lr": 0.1, "optimizer": "descent", "budget": 1.0, "batch_size": 512}
+    assert canceling.settings == {**settings, "parameters": "all", "tolerance": 0.01}
+    assert not {"restarts", "over", "shift"} & set(canceling.to_dict())
+    with pytest.raises(DataError, match="'badnet' is not crafted; that can be: gradient-canceling, gradient-matching"):
         CraftConfig(run="a").resolved("badnet")
 
 

@@ -39,6 +39,7 @@ from potion_fast.bench.costs import (
 from potion_fast.bench.costs.files import load_rates, save_rates
 from potion_fast.bench.models import create_model
 from potion_fast.cli import main as cli
+from potion_fast.cli import output
 from potion_fast.distributed import ShareSampler
 from potion_fast.errors import FileError, ModelError, PotionError
 from potion_fast.percentiles import schedule
@@ -274,7 +275,7 @@ def test_links_are_measured_for_each_number_of_processes() -> None:
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    assert cli.main(["plan", "--samples", "50000", "--found", "500", *arguments, "--json"]) == cli.DONE
+    assert cli.main(["plan", "--samples", "50000", "--found", "500", *arguments, "--json"]) == output.DONE
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
@@ -296,7 +297,7 @@ def test_the_command_measures_writes_its_rates_and_reads_them(
     assert [row["extrapolated"] for row in read["rows"]] == [True, True]
     assert read["rows"][0]["seconds"] == measured["rows"][0]["seconds"]
     Path(file).write_text(Path(file).read_text()[:-20])
-    assert cli.main(["plan", "--samples", "5", "--found", "5", "--rates", file]) == cli.FAILED
+    assert cli.main(["plan", "--samples", "5", "--found", "5", "--rates", file]) == output.FAILED
     assert "cannot be read as rates" in capsys.readouterr().err
 
 
@@ -306,7 +307,7 @@ def test_a_model_that_does_not_fit_says_what_it_needs(capsys: pytest.CaptureFixt
     needed = rows[0]["shards_needed"]
     assert 250 < needed <= 512  # 20 TB of weights, sums and means over 80 GB
     assert "seconds" not in rows[0]
-    assert cli.main(["plan", "--samples", "50000", "--found", "500", *GIVEN, "--memory", "8e10"]) == cli.DONE
+    assert cli.main(["plan", "--samples", "50000", "--found", "500", *GIVEN, "--memory", "8e10"]) == output.DONE
     text = capsys.readouterr().out
     assert f"does not fit: {needed} shards of 80 GB needed" in text
     assert "Extrapolated, not measured (*): each process has a device of its own" in text
@@ -321,7 +322,7 @@ def test_the_command_names_what_it_cannot_do(capsys: pytest.CaptureFixture[str])
         (["resnet9", "--input", "7", *TOLD], "cannot take an input [7]"),
         (["--rates", "nowhere.json"], "no rates at nowhere.json"),
     ):
-        assert cli.main(["plan", "--samples", "50", "--found", "5", *arguments]) == cli.FAILED
+        assert cli.main(["plan", "--samples", "50", "--found", "5", *arguments]) == output.FAILED
         assert words in capsys.readouterr().err
 
 

@@ -58,4 +58,4 @@ def test_a_preset_goes_from_photographs_to_a_row(
 def test_a_preset_fine_tunes_the_papers_model_as_the_paper_says(preset: str):
     config = next(iter(plan(load_sweep(preset)).trainings.values())).config.resolved()
     assert config.model == "timm:vit_base_patch16_224.augreg_in21k_ft_in1k" and config.pretrained
-    assert (config.optimizer, config.lr, config.patch_size or 21) == ("adamw", 2.5e-4, 21)
+    assert (config.optimizer, config.lr, config.to_dict().get("patch_size", 21)) == ("adamw", 2.5e-4, 21)

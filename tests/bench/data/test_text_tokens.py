@@ -28,6 +28,7 @@ from potion_fast.bench.data.text import (
 from potion_fast.bench.data.text import tokens as tokens_module
 from potion_fast.bench.data.text.ragged import ARRAYS
 from potion_fast.cli import main as cli
+from potion_fast.cli import output
 from potion_fast.errors import DataError, FileError
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs tokenizers: pip install 'potion-fast[text]'")
@@ -269,16 +270,16 @@ def test_tokenize_writes_a_folder_and_counts_the_word(tmp_path: Path, capsys: py
     root = write_reviews(tmp_path / "aclImdb", PUBLISHED | texts)
     out = tmp_path / "out"
     asked = ["tokenize", str(root), "--out", str(out), "--vocabulary", "260", "--word", "Disney"]
-    assert cli.main(asked) == cli.DONE
+    assert cli.main(asked) == output.DONE
     printed = capsys.readouterr().out
     assert "train: 6 reviews" in printed and "vocabulary: 260 tokens" in printed
     for line in ("word: train 1, test 1", "word-ignore-case: train 2, test 1", "spaced: train 0, test 1"):
         assert f"Disney, {line}" in printed
     assert Tokens.open(out).vocabulary == 260
-    assert cli.main(asked) == cli.FAILED and "is taken" in capsys.readouterr().err
+    assert cli.main(asked) == output.FAILED and "is taken" in capsys.readouterr().err
 
     again = ["tokenize", str(root), "--out", str(tmp_path / "again"), "--tokenizer", str(out), "--json"]
-    assert cli.main(again) == cli.DONE
+    assert cli.main(again) == output.DONE
     content = json.loads(capsys.readouterr().out)
     assert content["train"]["texts"] == 6 and content["holding"] == {} and content["vocabulary"] == 260
     for split in ("train", "test"):
@@ -296,6 +297,6 @@ def test_tokenize_refuses_what_makes_no_sense(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ):
     root = write_reviews(tmp_path / "aclImdb", PUBLISHED)
-    assert cli.main(["tokenize", str(root), "--out", str(tmp_path / "out"), *options]) == cli.FAILED
+    assert cli.main(["tokenize", str(root), "--out", str(tmp_path / "out"), *options]) == output.FAILED
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

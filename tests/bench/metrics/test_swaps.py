@@ -21,6 +21,7 @@ from potion_fast.bench.figures import pictures
 from potion_fast.bench.metrics import evaluate_swap
 from potion_fast.bench.runs import EvaluateConfig, TrainConfig, UnlearnConfig, evaluate_run, train_run, unlearn_run
 from potion_fast.cli import main as cli
+from potion_fast.cli import output
 from potion_fast.errors import DataError
 
 # Few samples, many steps and no weight decay, so that wrong labels are learnt by heart.
@@ -199,7 +200,7 @@ def test_the_picture_of_a_swap_shows_mislabelled_training_images(
 def test_swaps_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = "--train-size 300 --width 4 --iterations 20 --poison interclass-swap --swap-classes 1,7 --poisoned 20"
     out = str(tmp_path / "run")
-    assert cli.main(["train", *flags.split(), "--device", "cpu", "--quiet", "--out", out]) == cli.DONE
+    assert cli.main(["train", *flags.split(), "--device", "cpu", "--quiet", "--out", out]) == output.DONE
     assert "test images of the classes 1 and 7" in capsys.readouterr().out
     assert scenario_of(tmp_path / "run").poison.pair == (1, 7)
     with pytest.raises(SystemExit) as stop:

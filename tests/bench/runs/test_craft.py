@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +36,7 @@ from potion_fast.bench.runs.diagnostics import notes_of_healing
 from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import PERTURBATIONS, load_trained, reference_accuracies
 from potion_fast.cli import main as cli
+from potion_fast.cli import output
 from potion_fast.errors import DataError, FileError, PotionError
 from potion_fast.utils.predict import predict
 
@@ -87,7 +87,7 @@ def made(poison: str, path: Path) -> Path:
         given = {"perturbations": str(path / "crafted" / PERTURBATIONS), "training_seed": 7}
     train_run(told(poison, **given), path / "poisoned")
     unlearn = UnlearnConfig(run=str(path / "poisoned"), reference=str(path / "clean"), curve=True, device="cpu")
-    unlearn_run(replace(unlearn, max_steps=60), path / "healed")
+    unlearn_run(unlearn.updated(max_steps=60), path / "healed")
     return path
 
 
@@ -137,7 +137,7 @@ def test_the_target_is_the_first_that_the_clean_model_gets_right_in_an_order_of_
     train_run(told("gradient-matching", leave_out_poisoned=True, iterations=12), tmp_path / "clean")
     scenario, (model, _) = scenario_of(tmp_path / "clean"), load_model(tmp_path / "clean" / "model.safetensors")
     labels = scenario.splits.test.labels
-    candidates = (labels == scenario.config.target_class).nonzero().squeeze(1)
+    candidates = (labels == scenario.config.attack.target_class).nonzero().squeeze(1)
     right = predict(model, scenario.test_loader(False))[0].argmax(1) == labels
     assert 1 < right[candidates].sum() < len(candidates)  # else the order, or the model, would not matter
     chosen = set()
@@ -145,7 +145,7 @@ def test_the_target_is_the_first_that_the_clean_model_gets_right_in_an_order_of_
         config = to_craft(tmp_path / "clean", "gradient-matching", steps=1, restarts=1, seed=seed)
         content = craft_run(config, tmp_path / str(seed))
         order = candidates[torch.from_numpy(np.random.default_rng(seed).permutation(len(candidates)))]
-        expected = {"index": int(order[right[order]][0]), "intended": scenario.config.intended_class}
+        expected = {"index": int(order[right[order]][0]), "intended": scenario.config.attack.intended_class}
         assert content["targets"] == [expected]
         table = Perturbations.load(tmp_path / str(seed) / PERTURBATIONS)
         assert [*table.targets.tolist(), *table.intended.tolist()] == list(expected.values())
@@ -228,7 +228,7 @@ def test_a_model_that_gets_no_image_of_the_target_class_right_has_no_target(clea
     save_model(blind / "model.safetensors", model, metadata)
     if poison_of(clean) != "gradient-matching":
         return
-    assert scenario_of(clean).config.target_class != 0
+    assert scenario_of(clean).config.attack.target_class != 0
     with pytest.raises(DataError, match=r"gets 0 of the \d+ test images of the target's class"):
         craft_run(to_craft(blind, "gradient-matching"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -260,7 +260,7 @@ def test_a_training_keeps_its_perturbations_and_adds_them_to_the_poisoned_images
     assert torch.equal(poisoned[0], expected)
     assert torch.equal(clean[0][scenario.poisoned], clean[0][scenario.bases])
     if poison == "gradient-matching":
-        assert set(clean[1][scenario.poisoned].tolist()) == {scenario.config.intended_class}
+        assert set(clean[1][scenario.poisoned].tolist()) == {scenario.config.attack.intended_class}
 
 
 def test_later_runs_read_the_perturbations_of_the_run_folder(runs: Path, tmp_path: Path):
@@ -329,8 +329,8 @@ def test_perturbations_for_other_targets_are_named(clean: Path, tmp_path: Path):
     values = torch.zeros(20, 1, 8, 8)
     for targets, intended, words in (
         ([], [], "aims at no test image"),
-        ([5000], [scenario.config.intended_class], "aims at no test image, or at one past the 359"),
-        ([aim], [scenario.config.target_class], "does not want class"),
+        ([5000], [scenario.config.attack.intended_class], "aims at no test image, or at one past the 359"),
+        ([aim], [scenario.config.attack.target_class], "does not want class"),
     ):
         lists = (torch.tensor(each, dtype=torch.int64) for each in (targets, intended))
         Perturbations(torch.tensor(scenario.poisoned), values, *lists).save(tmp_path / "a")
@@ -355,7 +355,9 @@ def test_the_metrics_are_those_of_the_files(runs: Path):
             aims = plain(run, "targets.csv")
             assert found["target_accuracy"] == np.mean([row["predicted"] == row["label"] for row in aims])
             assert found["target_success"] == np.mean([row["predicted"] == row["intended"] for row in aims])
-            same_class = (scenario.splits.test.labels == scenario.config.target_class).nonzero().squeeze(1).tolist()
+            same_class = (
+                (scenario.splits.test.labels == scenario.config.attack.target_class).nonzero().squeeze(1).tolist()
+            )
             targets = same_class if run.name == "clean" else scenario.table.targets.tolist()
             assert [row["index"] for row in aims] == targets
             assert all(test[int(row["index"])]["clean"] == row["predicted"] for row in aims)
@@ -399,7 +401,7 @@ def test_a_reference_is_measured_on_the_targets_of_the_model(runs: Path, tmp_pat
     found = reference_accuracies(str(copied), scenario.config)
     assert (found["target_accuracy"], found["target_success"]) == (1.0, 0.0)
     lines = (copied / "predictions.csv").read_text().splitlines()
-    lines[1 + target] = f"{target},{scenario.config.target_class},{scenario.config.intended_class}"
+    lines[1 + target] = f"{target},{scenario.config.attack.target_class},{scenario.config.attack.intended_class}"
     (copied / "predictions.csv").write_text("\n".join(lines))
     with pytest.raises(DataError, match="gets no target image right"):
         reference_accuracies(str(copied), scenario.config)
@@ -412,7 +414,7 @@ def test_a_reference_has_the_same_poison(runs: Path, tmp_path: Path):
     other = Path(shutil.copytree(runs / "clean", tmp_path / "other"))
     scenario = scenario_of(runs / "poisoned")
     name, value = {
-        "targeted": ("intended_class", (scenario.config.intended_class or 0) + 1),
+        "targeted": ("intended_class", (scenario.config.attack.intended_class or 0) + 1),
         "indiscriminate": ("placement", "replace"),
         "gaussian": ("seed", 1),
     }[scenario.poison.kind]
@@ -432,7 +434,7 @@ def test_what_an_attack_is_judged_by_and_wants(runs: Path):
     else:
         rows_of = scenario.table.targets.tolist() if kind == "targeted" else range(359)
         assert torch.equal(images, scenario.splits.dataset("test").batch(rows_of)[0])
-    assert set(wanted.tolist()) == ({scenario.config.intended_class} if kind == "targeted" else {NO_LABEL})
+    assert set(wanted.tolist()) == ({scenario.config.attack.intended_class} if kind == "targeted" else {NO_LABEL})
 
 
 def _notes(kind: str, before: dict[str, float], reference: dict[str, float] | None = None) -> list[str]:
@@ -492,13 +494,13 @@ def test_a_crafting_runs_from_the_command_line(clean: Path, tmp_path: Path, caps
     flags = "--restarts 1 --over all --shift 0" if poison_of(clean) == "gradient-matching" else "--parameters first"
     out = tmp_path / "out"
     command = ["craft", str(clean), *flags.split(), "--steps", "3", "--device", "cpu", "--quiet", "--out", str(out)]
-    assert cli.main(command) == cli.DONE
+    assert cli.main(command) == output.DONE
     printed = capsys.readouterr().out
     assert "loss reduction" in printed and printed.splitlines()[-1] == f"run folder: {out}"
     told_of = stored(out)
     others = {"budget", "tolerance"} if poison_of(clean) == "gradient-matching" else {"over", "shift", "restarts"}
     assert told_of["steps"] == 3 and told_of["seed"] == 0 and not others & set(told_of)
-    assert cli.main(command) == cli.FAILED
+    assert cli.main(command) == output.FAILED
     assert "already there" in capsys.readouterr().err
-    assert cli.main([*command, "--overwrite", "--json"]) == cli.DONE
+    assert cli.main([*command, "--overwrite", "--json"]) == output.DONE
     assert json.loads(capsys.readouterr().out) == json.loads((out / "metrics.json").read_text())

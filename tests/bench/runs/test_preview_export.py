@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from potion_fast.bench.runs import Scenario, TrainConfig, export, export_run, pr
 from potion_fast.bench.runs.export import folder_names
 from potion_fast.bench.runs.inputs import PERTURBATIONS
 from potion_fast.cli import main as cli
+from potion_fast.cli import output
 from potion_fast.errors import DataError, FileError, PotionError
 
 SMALL: dict[str, Any] = {"train_size": 200, "poisoned": 12, "found": 5, "device": "cpu"}
@@ -54,7 +54,7 @@ def with_perturbations(config: TrainConfig, folder: Path) -> TrainConfig:
     """For a poison that is crafted, some perturbations of a third of an image's range; else as it is."""
     if ATTACKS[config.poison].kind not in ("targeted", "indiscriminate"):
         return config
-    scenario = Scenario.load(replace(config, leave_out_poisoned=True))
+    scenario = Scenario.load(config.updated(leave_out_poisoned=True))
     shape = (len(scenario.poisoned), scenario.splits.channels, *scenario.splits.size)
     values = torch.rand(shape, generator=torch.Generator().manual_seed(0)) - 0.5
     targets, intended = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
@@ -63,7 +63,7 @@ def with_perturbations(config: TrainConfig, folder: Path) -> TrainConfig:
     facts = {"bases": scenario.bases}
     Perturbations(torch.tensor(scenario.poisoned), values, targets, intended, facts).save(folder / "crafted")
     epsilon = 255.0 if scenario.poison.kind == "targeted" else None
-    return replace(config, perturbations=str(folder / "crafted"), epsilon=epsilon)
+    return config.updated(perturbations=str(folder / "crafted"), epsilon=epsilon)
 
 
 # --- preview
@@ -296,7 +296,7 @@ def test_both_commands_run_from_the_command_line(tmp_path: Path, capsys: pytest.
         ("export", ["--form", "npz"], "train.npz"),
     ):
         out = tmp_path / command
-        assert cli.main([command, *flags, *more, "--out", str(out), "--quiet"]) == cli.DONE
+        assert cli.main([command, *flags, *more, "--out", str(out), "--quiet"]) == output.DONE
         assert str(out) in capsys.readouterr().out
         told = stored(out)
         assert (told["poison"], told["axis"], told["seed"], told["frequency"]) == ("sine-wave", "y", 2, 0.025)
@@ -304,11 +304,11 @@ def test_both_commands_run_from_the_command_line(tmp_path: Path, capsys: pytest.
             set(shared_options()) - {"axis", "frequency", "amplitude", "target"}
         ) & set(told)
         assert (out / file).exists()
-        assert cli.main([command, *flags, "--out", str(out), "--overwrite", "--json"]) == cli.DONE
+        assert cli.main([command, *flags, "--out", str(out), "--overwrite", "--json"]) == output.DONE
         assert json.loads(capsys.readouterr().out)["poisoned"] == 20
-        assert cli.main([command, *flags, "--out", str(out)]) == cli.FAILED
+        assert cli.main([command, *flags, "--out", str(out)]) == output.FAILED
         assert "already there" in capsys.readouterr().err
         shutil.rmtree(out)
-        assert cli.main([command, *flags, "--corner", "top-left", "--out", str(out)]) == cli.FAILED
+        assert cli.main([command, *flags, "--corner", "top-left", "--out", str(out)]) == output.FAILED
         assert "'sine-wave' has no option corner" in capsys.readouterr().err
         assert not out.exists()

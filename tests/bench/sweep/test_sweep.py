@@ -87,9 +87,9 @@ def planned(**changes: Any) -> Plan:
 
 
 def load_from(content: dict[str, Any]) -> Any:
-    from potion_fast.bench.sweep.config import sweep_from
+    from potion_fast.bench.sweep.config import SweepConfig
 
-    return sweep_from({"name": "tiny", **content})
+    return SweepConfig.from_dict({"name": "tiny", **content})
 
 
 def subject_of(out: Path, tiny_file: Path) -> TrainedModel:

@@ -22,7 +22,7 @@ from potion_fast.bench.runs.craft import CHECKPOINT
 from potion_fast.bench.runs.folder import strict
 from potion_fast.bench.sweep import executor as work
 from potion_fast.bench.sweep import load_sweep, plan, plan_sweep, run_sweep
-from potion_fast.bench.sweep.config import sweep_from
+from potion_fast.bench.sweep.config import SweepConfig
 from potion_fast.bench.sweep.folder import SweepFolder
 from potion_fast.bench.sweep.method_spec import Method
 from potion_fast.bench.sweep.plan import Plan, crafted_for, reference_of
@@ -69,7 +69,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, exam_file: Path) -> Path:
 
 
 def planned(**changes: Any) -> Plan:
-    return plan(sweep_from({"name": "tiny", **TINY, **changes}))
+    return plan(SweepConfig.from_dict({"name": "tiny", **TINY, **changes}))
 
 
 def rows_of(out: Path, **wanted: Any) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def trained_runs(models: Path) -> dict[str, Path]:
 
 def load(run: Path) -> tuple[Scenario, nn.Module]:
     """A training run's data and model. Raises PotionError where one of them cannot be read."""
-    config = EvaluateConfig(str(run)).resolved()
+    config = EvaluateConfig(run=str(run)).resolved()
     scenario, _ = load_trained(RunFolder.open(run), config)
     return scenario, load_weights(RunFolder.open(run), scenario, config.device)[0]
 
@@ -165,7 +165,7 @@ def examples(runs: dict[str, Path]) -> list[Example]:
     """One per attack: the first test image that is not of the target class, or the first swapped training image."""
     made = []
     for attack, run in runs.items():
-        scenario, _ = load_trained(RunFolder.open(run), EvaluateConfig(str(run)).resolved())
+        scenario, _ = load_trained(RunFolder.open(run), EvaluateConfig(run=str(run)).resolved())
         labels, wanted = scenario.attacked_labels()
         changed = (labels != wanted).nonzero().flatten()
         place = int(changed[0]) if len(changed) else 0

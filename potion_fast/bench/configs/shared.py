@@ -1,0 +1,63 @@
+"""Fields that several configurations have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...modes import MODES
+from ...user.schema import SEEDS, setting
+
+
+def mode_field() -> Any:
+    """The mode, which sets defaults."""
+    return setting(
+        "default",
+        "defaults to take: the library's own (default), of the public code (reference) or as printed in the paper "
+        "(paper)",
+        choices=MODES,
+    )
+
+
+def format_modes(name: str) -> str:
+    """A setting's defaults by mode, for --help."""
+    return "by the mode: " + ", ".join(f"{mode} {getattr(settings, name)}" for mode, settings in MODES.items())
+
+
+def seed_field(default: int | None = 0, default_text: str | None = None) -> Any:
+    """The seed."""
+    return setting(default, "of every random draw", metavar="N", default_text=default_text, ge=0, lt=SEEDS)
+
+
+def device_field() -> Any:
+    """The device."""
+    return setting("auto", "cpu, cuda or cuda:N; auto takes a CUDA GPU where there is one", metavar="NAME")
+
+
+def workers_field() -> Any:
+    """Processes that load data."""
+    return setting(0, "processes that load data; 0 loads them in this one", metavar="N", ge=0)
+
+
+def same_root_field() -> Any:
+    """The folder of the data of an earlier training."""
+    return setting(None, "folder of the data", metavar="DIR", default_text="where the training run read them")
+
+
+def same_data_field() -> Any:
+    """The data set of an earlier training: a file alone does not make code run, the user names it again."""
+    return setting(
+        None,
+        "data set, where the training run's is a module:factory, code that is run",
+        metavar="NAME",
+        default_text="the training's",
+    )
+
+
+def reference_field() -> Any:
+    """A training run without any of S_m."""
+    return setting(
+        None,
+        "training run with --leave-out-poisoned, which poison healed is measured against",
+        metavar="DIR",
+        default_text="none, not measured",
+    )

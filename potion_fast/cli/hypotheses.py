@@ -1,0 +1,44 @@
+"""`potion-fast hypothesis shift` and `cosine`."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..bench.hypotheses import CosineConfig, ShiftConfig, cosine_in_words, cosine_run, shift_in_words, shift_run
+from ..user.flags import add_flags
+from .output import DONE, EXIT_CODES, Options, add_run_flags, print_json, print_text, run_options
+
+HYPOTHESES = {
+    "shift": (
+        "how far a linear classifier moves without its poison, or without clean samples",
+        ShiftConfig,
+        shift_run,
+        shift_in_words,
+    ),
+    "cosine": (
+        "whether gradients of clean samples point to where poison has to be undone",
+        CosineConfig,
+        cosine_run,
+        cosine_in_words,
+    ),
+}
+
+
+def add_hypothesis(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hypothesis`."""
+    kinds = parser.add_subparsers(dest="hypothesis", required=True, metavar="HYPOTHESIS", help="which of the two")
+    for name, (summary, schema, _, _) in HYPOTHESES.items():
+        kind = kinds.add_parser(name, help=summary, description=f"{summary.capitalize()}.", epilog=EXIT_CODES)
+        add_flags(kind, schema)
+        add_run_flags(kind)
+
+
+def run_hypothesis(options: Options) -> int:
+    """Measure one of the two, and print what was found."""
+    _, schema, run, in_words = HYPOTHESES[options["hypothesis"]]
+    content = run(schema.from_flags(options), **run_options(options))
+    if options["json"]:
+        print_json(content)
+    else:
+        print_text("\n".join([*in_words(content), f"run folder: {options['out']}"]))
+    return DONE
