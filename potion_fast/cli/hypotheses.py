@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from ..bench.hypotheses import CosineConfig, ShiftConfig, cosine_in_words, cosine_run, shift_in_words, shift_run
 from ..user.flags import add_flags
+from ..user.schema import Schema
 from .output import DONE, EXIT_CODES, Options, add_run_flags, print_json, print_text, run_options
 
-HYPOTHESES = {
+Content = dict[str, Any]
+HYPOTHESES: dict[str, tuple[str, type[Schema], Callable[..., Content], Callable[[Content], list[str]]]] = {
     "shift": (
         "how far a linear classifier moves without its poison, or without clean samples",
         ShiftConfig,

@@ -60,7 +60,8 @@ def setting(
         "flag": flag,
         "left_out": left_out,
     }
-    return Field(default, description=help, json_schema_extra=extra, **bounds)  # type: ignore[arg-type]
+    limits: dict[str, Any] = {**bounds}
+    return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
 def extra_of(field: FieldInfo, key: str) -> Any:
@@ -191,10 +192,11 @@ def _in_words(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(_in_words(part) for part in parts if part is not NoneType)
     if origin is Literal:
-        return " or ".join(repr(value) for value in parts)
+        *others, last = map(repr, parts)
+        return f"{', '.join(others)} or {last}" if others else last
     if origin in (tuple, list):
         return "a list of numbers"
     if origin is dict:
         return "a mapping"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return words.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    return words.get(annotation, str(getattr(annotation, "__name__", annotation)))

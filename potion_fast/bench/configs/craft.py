@@ -103,7 +103,7 @@ class CraftConfig(Schema):
         )
 
 
-def _check_alone(name: str, value: object, attacks: list[str]) -> None:
+def _check_alone(name: str, value: Any, attacks: list[str]) -> None:
     """Raise PotionError for a setting whose value is wrong for each of these attacks."""
     for attack in attacks:
         kind = ATTACKS[attack].Crafting

@@ -23,8 +23,13 @@ def flag_of(option: SharedOption, of_data: str = "") -> FieldInfo:
     """
     fields = list(option.fields.values())
     choices = dict.fromkeys(choice for field in fields for choice in choices_of(field) or ())
-    words = {"metavar": option.metavar, "default_text": "; ".join(filter(None, (option.default_text, of_data)))}
-    field: FieldInfo = setting(None, option.help, choices=list(choices) or None, **words)
+    field: FieldInfo = setting(
+        None,
+        option.help,
+        metavar=option.metavar,
+        default_text="; ".join(filter(None, (option.default_text, of_data))),
+        choices=list(choices) or None,
+    )
     field.annotation = fields[0].annotation
     return field
 

@@ -51,7 +51,7 @@ def test_configurations_survive_their_file(tmp_path: Path):
         (TrainConfig, {"poison": "gradient-matching", "epsilon": -1}, "epsilon must be above 0"),
         (TrainConfig, {"poison": "gradient-matching", "target_class": -1}, "target_class must be at least 0"),
         (TrainConfig, {"training_seed": 2**32}, "training_seed must be below"),
-        (TrainConfig, {"schedule": "step"}, "schedule must be 'linear' or 'constant' or 'cosine' or 'multistep'"),
+        (TrainConfig, {"schedule": "step"}, "schedule must be 'linear', 'constant', 'cosine' or 'multistep'"),
         (CraftConfig, {"run": "a", "restarts": 0}, "restarts must be at least 1"),
         (CraftConfig, {"run": "a", "budget": 0.0}, "budget must be above 0"),
         (CraftConfig, {"run": "a", "over": "some"}, "over must be 'batch' or 'all'"),
