@@ -1,10 +1,10 @@
 """Thresholds, groups and edits of 32 candidates, from the 99.96th percentile of the ratios down to the 95th.
 
 `select` is the percentiles alone, `select_and_partition` the percentiles and the weights of every candidate,
-`partition` the weights for given thresholds, `edits` all 32 candidates in turn, group by group. Floors: 8
-bytes per parameter (forget and retain read) and 12 for each weight written out; 12 bytes for each weight edited. `public_code` is what
-the public code of the paper does for each candidate; `nanpercentile` is NumPy with all percentiles in one call and the
-ratios given; `dense_edits` are 32 calls of `dampen` over all weights.
+`partition` the weights for given thresholds, `edits` all 32 candidates in turn, group by group. Floors: 8 bytes per
+parameter (forget and retain read) and 12 for each weight written out; 12 bytes for each weight edited. `public_code` is
+what the public code of the paper does for each candidate; `nanpercentile` is NumPy with all percentiles in one call and
+the ratios given; `dense_edits` are 32 calls of `dampen` over all weights.
 
     make bench
 """

@@ -49,19 +49,29 @@ build() {
 }
 
 tests() { # whatever runs a kernel, on every backend that this machine has
-  step tests python3 -m pytest -q -m "not gpu_code" tests/ops --ignore tests/ops/test_cuda_on_cpu.py \
-    tests/edits/test_edits.py tests/search/test_strategies.py tests/test_unlearning.py tests/utils/test_memory.py \
+  step tests python3 -m pytest -q -m "not gpu_code" -k "not on_the_host" \
+    tests/ops --ignore tests/ops/test_cuda_on_cpu.py tests/edits/test_edits.py tests/search/test_strategies.py tests/test_unlearning.py tests/utils/test_memory.py \
     tests/bench/training/test_training.py tests/bench/data/test_loader.py \
     tests/bench/attacks/test_perturbations.py tests/bench/metrics/test_gaussian.py
   step tests_engine python3 -m pytest -q -k "not large" tests/importances/test_engine.py
 }
 
+# Test files of the operations that have a source of the first pattern and none of the second.
+tests_of() { # pattern, pattern
+  local source stem
+  for source in $1; do
+    stem=$(basename "${source%.*}")
+    [ ! -f "tests/ops/test_$stem.py" ] || [ -f "${2//\*/$stem}" ] || echo "tests/ops/test_$stem.py"
+  done
+}
+
 sanitizer() { # memory errors in the CUDA kernels, and in Triton's where masks guard every edge of a tile
+  # shellcheck disable=SC2046 # one argument for each file
   step sanitizer compute-sanitizer --tool memcheck --error-exitcode 9 \
-    python3 -m pytest -q -k "cuda" tests/ops/test_accumulate.py tests/ops/test_dampen.py tests/ops/test_select.py \
-    tests/ops/test_partition.py tests/ops/test_put.py
+    python3 -m pytest -q -k "cuda and not on_the_host" $(tests_of "csrc/cuda/*.cu" "")
+  # shellcheck disable=SC2046
   step sanitizer_triton compute-sanitizer --tool memcheck --error-exitcode 9 \
-    python3 -m pytest -q -k "triton" tests/ops/test_accumulate_linear.py tests/ops/test_accumulate_conv.py
+    python3 -m pytest -q -k "triton" $(tests_of "kernels/*.py" "csrc/cuda/*.cu")
 }
 
 end_to_end() { # the whole method beside the public code's form

@@ -1,7 +1,7 @@
 // What the kernels compute for one parameter, shared by the CPU and the GPU so that the CPU tests vouch for both.
 //
 // The order of the operations is part of the definition: every product and quotient is rounded on its own (the build
-// forbids fma and fast-math), so the results equal those of potion_fast/reference.py in every bit. The one exception
+// forbids fma and fast-math), so the results equal those of potion_fast/ops/reference.py in every bit. The one exception
 // is the sign and the payload of a NaN, which hardware chooses.
 #pragma once
 

@@ -1,5 +1,5 @@
-// What the kernels of select and group decide about one ratio Ω_f / Ω_r, for both devices. As in elementwise.h every
-// product and quotient is rounded on its own, so that the decisions are those of potion_fast/reference.py.
+// What the kernels of select and partition decide about one ratio Ω_f / Ω_r, for both devices. As in elementwise.h
+// every product and quotient is rounded on its own, so that the decisions are those of potion_fast/ops/reference.py.
 #pragma once
 
 #include <cmath>
@@ -32,8 +32,8 @@ POTION_INLINE std::uint32_t ordered(float value) {
 }
 POTION_INLINE float from_ordered(std::uint32_t key) { return float_of(key >> 31 ? key & 0x7fffffffu : ~key); }
 
-// What has RN(f / o) > least or f > RN(α · o) for an α ≥ least survives a bound of at most `least`: a product picks the
-// candidates for both questions, and only they are divided. What has RN(f / o) = least survives if the bound is a
+// What has RN(f / r) > least or f > RN(α · r) for an α ≥ least survives a bound of at most `least`: a product picks the
+// candidates for both questions, and only they are divided. What has RN(f / r) = least survives if the bound is a
 // little smaller and not subnormal; some that have less survive as well.
 POTION_INLINE float bound_below(float least) { return least * (1.0f - 0x1p-20f); }
 POTION_INLINE bool survives(float forget, float retain, float bound) {
@@ -66,7 +66,7 @@ POTION_INLINE bool is_changed(float forget, float retain, float dampening) {
 }
 
 // The first of the K falling αs (NaN first) that selects the weight, or K. For importances, which are not negative, the
-// candidates are nested: RN(α · o) never falls as α grows, so bisection finds it.
+// candidates are nested: RN(α · r) never falls as α grows, so bisection finds it.
 POTION_INLINE int first_group(float forget, float retain, const float* falling, int K) {
   if (K == 0) return 0;
   if (!(retain >= 0.0f && falling[K - 1] >= 0.0f)) {

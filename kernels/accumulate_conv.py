@@ -1,8 +1,9 @@
 """accumulate_linear for a convolution: its inputs are the columns of im2col, gathered inside the kernel, never stored.
 
-A row t is an output position of one of the samples of n, a column i is a tap of the kernel and a channel of the group,
-and A[t,i] is the pixel under that tap, zero in the padding. Memory is channels-last, so a column's channels lie side by
-side. Otherwise as `accumulate_linear`. Depthwise convolutions have no product of matrices; their kernel is below.
+A row t is an output position of one of the samples of n, a column i is a tap (a position of the convolution's kernel)
+and a channel of the group, and A[t,i] is the pixel under that tap, zero in the padding. Memory is channels-last, so a
+column's channels lie side by side. Otherwise as `accumulate_linear`. Depthwise convolutions have no product of matrices;
+their kernel is below.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import triton.language as tl
 from torch import Tensor
 
 from potion_fast.ops import reference
+from potion_fast.ops.accumulate_conv import in_three_dimensions
 
-from .tiles import ALIGN, add_size, multiplication, operand, shape_class, terms_per_share, tile_for
+from .tiles import ALIGN, add_size, choose_terms_per_share, multiplication, operand, shape_class, tile_for
 
 GEOMETRY = [
     "samples",
     "groups",
-    "taps",
-    "taps_y",
-    "taps_x",
+    "kernel_size",
+    "kernel_height",
+    "kernel_width",
     "depth",
     "height",
     "width",
@@ -74,22 +76,22 @@ def within(index, size):
     return index.to(tl.uint32, bitcast=True) < size
 
 
-@triton.jit(do_not_specialize=["terms", "units_o", "units_c", "per_share", *GEOMETRY])
+@triton.jit(do_not_specialize=["terms", "out_units", "in_units", "terms_per_share", *GEOMETRY])
 def accumulate_conv_kernel(
-    partial,  # [shares, O, taps · C / groups] float32
+    partial,  # [shares, O, kernel_size · C / groups] float32
     partial_bias,  # [shares, O] float32, or None
     inputs,  # [N · samples, depth, height, width, C]
     gradients,  # [N · samples, out_depth, out_height, out_width, O]
     weights,  # [N] float32, or None
     terms,  # N
-    units_o,  # O / groups / align
-    units_c,  # C / groups / align
-    per_share,  # how many n a program takes
+    out_units,  # O / groups / align
+    in_units,  # C / groups / align
+    terms_per_share,  # how many n a program takes
     samples,
     groups,
-    taps,
-    taps_y,
-    taps_x,
+    kernel_size,
+    kernel_height,
+    kernel_width,
     depth,
     height,
     width,
@@ -105,7 +107,7 @@ def accumulate_conv_kernel(
     dilation_z,
     dilation_y,
     dilation_x,
-    one_tap: tl.constexpr,  # does a tile stay within a tap? Then only rows can be outside
+    single_tap: tl.constexpr,  # does a tile stay within a tap? Then only rows can be outside
     square: tl.constexpr,
     precision: tl.constexpr,
     align: tl.constexpr,
@@ -113,38 +115,38 @@ def accumulate_conv_kernel(
     block_i: tl.constexpr,
     block_t: tl.constexpr,
 ):
-    """Compute one tile of [O, taps · C] of one group over one share of the n."""
-    wide_o, wide_c = units_o * align, units_c * align
-    tiles_o = tl.cdiv(wide_o, block_o)
-    tiles_c = tl.cdiv(wide_c, block_i)
-    tiles_i = taps * tiles_c if one_tap else tl.cdiv(taps * wide_c, block_i)
+    """Compute one tile of [O, kernel_size · C] of one group over one share of the n."""
+    out_channels, in_channels = out_units * align, in_units * align
+    tiles_o = tl.cdiv(out_channels, block_o)
+    tiles_c = tl.cdiv(in_channels, block_i)
+    tiles_i = kernel_size * tiles_c if single_tap else tl.cdiv(kernel_size * in_channels, block_i)
     program = tl.program_id(0)
     tile_i = program % tiles_i
     tile_o = program // tiles_i % tiles_o
     group = program // tiles_i // tiles_o % groups
     share = program // tiles_i // tiles_o // groups
 
-    if one_tap:
+    if single_tap:
         tap = tile_i // tiles_c
         c = tile_i % tiles_c * block_i + tl.arange(0, block_i)  # [block_i]
-        inside_i = c < wide_c
+        inside_i = c < in_channels
     else:
         i = tile_i * block_i + tl.arange(0, block_i)
-        tap = i // wide_c  # [block_i]
-        c = i % wide_c
-        inside_i = i < taps * wide_c
-    tap_z = tap // taps_x // taps_y * dilation_z
-    tap_y = tap // taps_x % taps_y * dilation_y
-    tap_x = tap % taps_x * dilation_x
-    offsets_a = ((tap_z * height + tap_y) * width + tap_x) * (wide_c * groups) + group * wide_c + c
-    column = tap * wide_c + c
-    if not one_tap:
+        tap = i // in_channels  # [block_i]
+        c = i % in_channels
+        inside_i = i < kernel_size * in_channels
+    tap_z = tap // kernel_width // kernel_height * dilation_z
+    tap_y = tap // kernel_width % kernel_height * dilation_y
+    tap_x = tap % kernel_width * dilation_x
+    offsets_a = ((tap_z * height + tap_y) * width + tap_x) * (in_channels * groups) + group * in_channels + c
+    column = tap * in_channels + c
+    if not single_tap:
         tap_z, tap_y, tap_x = tap_z[None, :], tap_y[None, :], tap_x[None, :]
 
     o = tile_o * block_o + tl.arange(0, block_o)  # [block_o]
     t = tl.arange(0, block_t)  # [block_t]
-    offsets_g = group * wide_o + o[:, None] + t[None, :] * (wide_o * groups)  # [block_o, block_t]
-    inside_o = (o < wide_o)[:, None]
+    offsets_g = group * out_channels + o[:, None] + t[None, :] * (out_channels * groups)  # [block_o, block_t]
+    inside_o = (o < out_channels)[:, None]
     rows = samples * out_depth * out_height * out_width
     first_x, first_y, first_z, first_b = first_position(t, out_width, out_height, out_depth)
     x, y, z, b = first_x, first_y, first_z, first_b
@@ -153,11 +155,11 @@ def accumulate_conv_kernel(
     product = tl.zeros((block_o, block_i), tl.float32)
     total_bias = tl.zeros((block_o, 16), tl.float32)
     product_bias = tl.zeros((block_o, 16), tl.float32)
-    n = share * per_share
+    n = share * terms_per_share
     start = 0
-    for _ in range((tl.minimum(n + per_share, terms) - n) * tl.cdiv(rows, block_t)):
+    for _ in range((tl.minimum(n + terms_per_share, terms) - n) * tl.cdiv(rows, block_t)):
         inside_t = start + t < rows
-        first = (n.to(tl.int64) * rows + start) * (wide_o * groups)
+        first = (n.to(tl.int64) * rows + start) * (out_channels * groups)
         g = tl.load(gradients + first + offsets_g, mask=inside_o & inside_t[None, :], other=0.0)
 
         in_z = z * stride_z - padding_z  # [block_t], under the first tap
@@ -166,7 +168,7 @@ def accumulate_conv_kernel(
         pixel = (((n.to(tl.int64) * samples + b) * depth + in_z) * height + in_y) * width + in_x
         inside = within(in_z[:, None] + tap_z, depth) & within(in_y[:, None] + tap_y, height)
         inside &= within(in_x[:, None] + tap_x, width) & inside_t[:, None]
-        pixels = inputs + pixel[:, None] * (wide_c * groups) + offsets_a[None, :]  # [block_t, block_i]
+        pixels = inputs + pixel[:, None] * (in_channels * groups) + offsets_a[None, :]  # [block_t, block_i]
         a = tl.load(pixels, mask=inside & inside_i[None, :], other=0.0)
 
         product = tl.dot(g, a, product, input_precision=precision)
@@ -186,26 +188,28 @@ def accumulate_conv_kernel(
         x, y = tl.where(ends, first_x, x), tl.where(ends, first_y, y)
         z, b = tl.where(ends, first_z, z), tl.where(ends, first_b, b)
 
-    row = (share.to(tl.int64) * groups + group) * wide_o + o
-    tl.store(partial + row[:, None] * (taps * wide_c) + column[None, :], total, mask=inside_o & inside_i[None, :])
+    row = (share.to(tl.int64) * groups + group) * out_channels + o
+    tl.store(
+        partial + row[:, None] * (kernel_size * in_channels) + column[None, :], total, mask=inside_o & inside_i[None, :]
+    )
     if partial_bias is not None and tile_i == 0:
-        tl.store(partial_bias + row, tl.sum(total_bias, 1) / 16, mask=o < wide_o)
+        tl.store(partial_bias + row, tl.sum(total_bias, 1) / 16, mask=o < out_channels)
 
 
-@triton.jit(do_not_specialize=["terms", "units", "per_share", *GEOMETRY])
+@triton.jit(do_not_specialize=["terms", "units", "terms_per_share", *GEOMETRY])
 def accumulate_depthwise_kernel(
-    partial,  # [shares, C, taps] float32
+    partial,  # [shares, C, kernel_size] float32
     partial_bias,  # [shares, C] float32, or None
     inputs,  # [N · samples, depth, height, width, C]
     gradients,  # [N · samples, out_depth, out_height, out_width, C]
     weights,  # [N] float32, or None
     terms,  # N
     units,  # C / align
-    per_share,  # how many n a program takes
+    terms_per_share,  # how many n a program takes
     samples,
-    taps,
-    taps_y,
-    taps_x,
+    kernel_size,
+    kernel_height,
+    kernel_width,
     depth,
     height,
     width,
@@ -227,9 +231,9 @@ def accumulate_depthwise_kernel(
     block_tap: tl.constexpr,
     block_t: tl.constexpr,
 ):
-    """Compute one tile of [C, taps] of a depthwise convolution over one share of the n."""
+    """Compute one tile of [C, kernel_size] of a depthwise convolution over one share of the n."""
     channels = units * align
-    tiles_tap, tiles_c = tl.cdiv(taps, block_tap), tl.cdiv(channels, block_c)
+    tiles_tap, tiles_c = tl.cdiv(kernel_size, block_tap), tl.cdiv(channels, block_c)
     program = tl.program_id(0)
     tile_tap = program % tiles_tap
     tile_c = program // tiles_tap % tiles_c
@@ -238,18 +242,18 @@ def accumulate_depthwise_kernel(
     c = tile_c * block_c + tl.arange(0, block_c)  # [block_c]
     tap = tile_tap * block_tap + tl.arange(0, block_tap)  # [block_tap]
     t = tl.arange(0, block_t)  # [block_t]
-    inside_c, inside_tap = c < channels, tap < taps
-    tap_z = tap // taps_x // taps_y * dilation_z
-    tap_y = tap // taps_x % taps_y * dilation_y
-    tap_x = tap % taps_x * dilation_x
+    inside_c, inside_tap = c < channels, tap < kernel_size
+    tap_z = tap // kernel_width // kernel_height * dilation_z
+    tap_y = tap // kernel_width % kernel_height * dilation_y
+    tap_x = tap % kernel_width * dilation_x
     offsets_tap = ((tap_z * height + tap_y) * width + tap_x) * channels
     rows = samples * out_depth * out_height * out_width
     first_x, first_y, first_z, first_b = first_position(t, out_width, out_height, out_depth)
 
     total = tl.zeros((block_tap, block_c), tl.float32)
     total_bias = tl.zeros((block_c,), tl.float32)
-    first = share * per_share
-    for n in range(first, tl.minimum(first + per_share, terms)):
+    first = share * terms_per_share
+    for n in range(first, tl.minimum(first + terms_per_share, terms)):
         product = tl.zeros((block_t, block_tap, block_c), tl.float32)
         column = tl.zeros((block_t, block_c), tl.float32)
         x, y, z, b = first_x, first_y, first_z, first_b
@@ -278,7 +282,7 @@ def accumulate_depthwise_kernel(
 
     row = share.to(tl.int64) * channels + c
     mask = inside_tap[:, None] & inside_c[None, :]
-    tl.store(partial + row[None, :] * taps + tap[:, None], total, mask=mask)
+    tl.store(partial + row[None, :] * kernel_size + tap[:, None], total, mask=mask)
     if partial_bias is not None and tile_tap == 0:
         tl.store(partial_bias + row, total_bias, mask=inside_c)
 
@@ -304,38 +308,51 @@ def accumulate_conv(
     """
     empty = 0 in (sums.numel(), inputs.numel(), gradients.numel())
     if sums.dtype == torch.float64 or empty or inputs[0].numel() >= 2**31:
-        geometry = (samples, stride, padding, dilation, groups)
-        reference.accumulate_conv(sums, inputs, gradients, *geometry, square, weights, bias)
+        reference.accumulate_conv(
+            sums, inputs, gradients, samples, stride, padding, dilation, groups, square, weights, bias
+        )
         return
-    out, wide_c, *kernel = sums.shape[1:]
-    wide_o, taps = out // groups, math.prod(kernel)
+    out, in_channels, *kernel = sums.shape[1:]
+    out_channels, kernel_size = out // groups, math.prod(kernel)
     terms = inputs.shape[0] // samples
     rows = samples * gradients[0, 0].numel()
     size, out_size = inputs.shape[2:], gradients.shape[2:]
     inputs, gradients = (operand(x.movedim(1, -1)) for x in (inputs, gradients))
 
-    depthwise = wide_c == wide_o == 1
-    widths = (out,) if depthwise else (wide_o, wide_c)
+    depthwise = in_channels == out_channels == 1
+    widths = (out,) if depthwise else (out_channels, in_channels)
     align = ALIGN if all(width % ALIGN == 0 for width in widths) else 1
     multiply = multiplication(inputs.dtype)
-    shape = "depthwise" if depthwise else shape_class(wide_o, taps * wide_c, rows, align)
+    shape = "depthwise" if depthwise else shape_class(out_channels, kernel_size * in_channels, rows, align)
     tile = tile_for("accumulate_conv", sums, multiply, shape)
-    tiles_i = triton.cdiv(taps * wide_c, tile.block_i)
-    tiles_of_taps = taps * triton.cdiv(wide_c, tile.block_i)
-    one_tap = align > 1 and 4 * tiles_of_taps <= 5 * tiles_i  # cheaper masks are worth a quarter more columns
+    tiles_i = triton.cdiv(kernel_size * in_channels, tile.block_i)
+    tiles_by_tap = kernel_size * triton.cdiv(in_channels, tile.block_i)
+    single_tap = align > 1 and 4 * tiles_by_tap <= 5 * tiles_i  # cheaper masks are worth a quarter more columns
     if depthwise:
         tiles = triton.cdiv(out, tile.block_o) * tiles_i
     else:
-        tiles = groups * triton.cdiv(wide_o, tile.block_o) * (tiles_of_taps if one_tap else tiles_i)
+        tiles = groups * triton.cdiv(out_channels, tile.block_o) * (tiles_by_tap if single_tap else tiles_i)
     steps = triton.cdiv(rows, tile.block_t)
-    per_share = terms_per_share(tile, tiles, terms, steps, out * taps * wide_c, sums.device)
-    shares = triton.cdiv(terms, per_share)
-    partial = sums.new_empty(shares, out, taps * wide_c)
+    terms_per_share = choose_terms_per_share(tile, tiles, terms, steps, out * kernel_size * in_channels, sums.device)
+    shares = triton.cdiv(terms, terms_per_share)
+    partial = sums.new_empty(shares, out, kernel_size * in_channels)
     partial_bias = None if bias is None else sums.new_empty(shares, out)
-    where = (taps, *_three(kernel, 1)[1:], *_three(size, 1), *_three(out_size, 1))
-    where += (*_three(stride, 1), *_three(padding, 0), *_three(dilation, 1))
-    launch = {"num_warps": tile.warps, "num_stages": tile.stages, "block_t": tile.block_t}
-    launch |= {"square": square, "align": align}
+    geometry = (
+        kernel_size,
+        *in_three_dimensions(kernel, 1)[1:],
+        *in_three_dimensions(size, 1),
+        *in_three_dimensions(out_size, 1),
+        *in_three_dimensions(stride, 1),
+        *in_three_dimensions(padding, 0),
+        *in_three_dimensions(dilation, 1),
+    )
+    launch = {
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        "block_t": tile.block_t,
+        "square": square,
+        "align": align,
+    }
 
     with torch.cuda.device(sums.device) if sums.is_cuda else nullcontext():
         for k in range(sums.shape[0]):
@@ -345,9 +362,9 @@ def accumulate_conv(
                     *tensors,
                     terms,
                     out // align,
-                    per_share,
+                    terms_per_share,
                     samples,
-                    *where,
+                    *geometry,
                     block_c=tile.block_o,
                     block_tap=tile.block_i,
                     **launch,
@@ -356,23 +373,18 @@ def accumulate_conv(
                 accumulate_conv_kernel[(tiles * shares,)](
                     *tensors,
                     terms,
-                    wide_o // align,
-                    wide_c // align,
-                    per_share,
+                    out_channels // align,
+                    in_channels // align,
+                    terms_per_share,
                     samples,
                     groups,
-                    *where,
-                    one_tap=one_tap,
+                    *geometry,
+                    single_tap=single_tap,
                     precision="ieee" if multiply == "ieee" else "tf32",
                     block_o=tile.block_o,
                     block_i=tile.block_i,
                     **launch,
                 )
-            sums[k] += partial.sum(0).view(out, *kernel, wide_c).movedim(-1, 1)
+            sums[k] += partial.sum(0).view(out, *kernel, in_channels).movedim(-1, 1)
             if bias is not None and partial_bias is not None:
                 bias[k] += partial_bias.sum(0)
-
-
-def _three(values: Sequence[int], first: int) -> tuple[int, ...]:
-    """One number per spatial dimension, as if there were three."""
-    return (*[first] * (3 - len(values)), *values)

@@ -18,10 +18,10 @@ from torch.nn.functional import pad
 
 from potion_fast.ops import reference
 
-from .tiles import ALIGN, add_size, multiplication, operand, shape_class, terms_per_share, tile_for
+from .tiles import ALIGN, add_size, choose_terms_per_share, multiplication, operand, shape_class, tile_for
 
 
-@triton.jit(do_not_specialize=["terms", "rows", "units_o", "units_i", "per_share"])
+@triton.jit(do_not_specialize=["terms", "rows", "out_units", "in_units", "terms_per_share"])
 def accumulate_linear_kernel(
     partial,  # [shares, O, I] float32
     partial_bias,  # [shares, O] float32, or None
@@ -30,9 +30,9 @@ def accumulate_linear_kernel(
     weights,  # [N] float32, or None
     terms,  # N
     rows,  # T
-    units_o,  # O / align
-    units_i,  # I / align
-    per_share,  # how many n a program takes
+    out_units,  # O / align
+    in_units,  # I / align
+    terms_per_share,  # how many n a program takes
     square: tl.constexpr,
     precision: tl.constexpr,
     align: tl.constexpr,
@@ -41,8 +41,8 @@ def accumulate_linear_kernel(
     block_t: tl.constexpr,
 ):
     """Compute one tile of [O, I] over one share of the n."""
-    wide_o, wide_i = units_o * align, units_i * align
-    tiles_i, tiles_o = tl.cdiv(wide_i, block_i), tl.cdiv(wide_o, block_o)
+    out_features, in_features = out_units * align, in_units * align
+    tiles_i, tiles_o = tl.cdiv(in_features, block_i), tl.cdiv(out_features, block_o)
     program = tl.program_id(0)
     tile_i = program % tiles_i
     tile_o = program // tiles_i % tiles_o
@@ -51,23 +51,23 @@ def accumulate_linear_kernel(
     o = tile_o * block_o + tl.arange(0, block_o)  # [block_o]
     i = tile_i * block_i + tl.arange(0, block_i)  # [block_i]
     t = tl.arange(0, block_t)  # [block_t]
-    offsets_g = o[:, None] + t[None, :] * wide_o  # [block_o, block_t]
-    offsets_a = t[:, None] * wide_i + i[None, :]  # [block_t, block_i]
-    inside_o = (o < wide_o)[:, None]
-    inside_i = (i < wide_i)[None, :]
+    offsets_g = o[:, None] + t[None, :] * out_features  # [block_o, block_t]
+    offsets_a = t[:, None] * in_features + i[None, :]  # [block_t, block_i]
+    inside_o = (o < out_features)[:, None]
+    inside_i = (i < in_features)[None, :]
 
     total = tl.zeros((block_o, block_i), tl.float32)
     product = tl.zeros((block_o, block_i), tl.float32)
     total_bias = tl.zeros((block_o, 16), tl.float32)  # 16 equal columns, the fewest that tl.dot takes
     product_bias = tl.zeros((block_o, 16), tl.float32)
-    n = share * per_share
+    n = share * terms_per_share
     start = 0
     # One flat loop over all t of all n, so that loads run ahead across the end of an n.
-    for _ in range((tl.minimum(n + per_share, terms) - n) * tl.cdiv(rows, block_t)):
+    for _ in range((tl.minimum(n + terms_per_share, terms) - n) * tl.cdiv(rows, block_t)):
         inside_t = start + t < rows
         first = n.to(tl.int64) * rows + start
-        g = tl.load(gradients + first * wide_o + offsets_g, mask=inside_o & inside_t[None, :], other=0.0)
-        a = tl.load(inputs + first * wide_i + offsets_a, mask=inside_t[:, None] & inside_i, other=0.0)
+        g = tl.load(gradients + first * out_features + offsets_g, mask=inside_o & inside_t[None, :], other=0.0)
+        a = tl.load(inputs + first * in_features + offsets_a, mask=inside_t[:, None] & inside_i, other=0.0)
         product = tl.dot(g, a, product, input_precision=precision)
         if partial_bias is not None and tile_i == 0:
             ones = tl.full((block_t, 16), 1, g.dtype)
@@ -83,10 +83,10 @@ def accumulate_linear_kernel(
         n += tl.where(ends, 1, 0)
         start = tl.where(ends, 0, start + block_t)
 
-    row = share.to(tl.int64) * wide_o + o
-    tl.store(partial + row[:, None] * wide_i + i[None, :], total, mask=inside_o & inside_i)
+    row = share.to(tl.int64) * out_features + o
+    tl.store(partial + row[:, None] * in_features + i[None, :], total, mask=inside_o & inside_i)
     if partial_bias is not None and tile_i == 0:
-        tl.store(partial_bias + row, tl.sum(total_bias, 1) / 16, mask=o < wide_o)
+        tl.store(partial_bias + row, tl.sum(total_bias, 1) / 16, mask=o < out_features)
 
 
 def accumulate_linear(
@@ -105,16 +105,16 @@ def accumulate_linear(
     inputs, gradients = (
         operand(pad(x, (0, -x.shape[-1] % ALIGN)) if x.shape[-1] % ALIGN else x) for x in (inputs, gradients)
     )
-    wide_o, wide_i = gradients.shape[-1], inputs.shape[-1]
+    out_features, in_features = gradients.shape[-1], inputs.shape[-1]
 
     multiply = multiplication(inputs.dtype)
-    tile = tile_for("accumulate_linear", sums, multiply, shape_class(wide_o, wide_i, rows, ALIGN))
-    tiles = triton.cdiv(wide_o, tile.block_o) * triton.cdiv(wide_i, tile.block_i)
+    tile = tile_for("accumulate_linear", sums, multiply, shape_class(out_features, in_features, rows, ALIGN))
+    tiles = triton.cdiv(out_features, tile.block_o) * triton.cdiv(in_features, tile.block_i)
     steps = triton.cdiv(rows, tile.block_t)
-    per_share = terms_per_share(tile, tiles, terms, steps, wide_o * wide_i, sums.device)
-    shares = triton.cdiv(terms, per_share)
-    partial = sums.new_empty(shares, wide_o, wide_i)
-    partial_bias = None if bias is None else sums.new_empty(shares, wide_o)
+    terms_per_share = choose_terms_per_share(tile, tiles, terms, steps, out_features * in_features, sums.device)
+    shares = triton.cdiv(terms, terms_per_share)
+    partial = sums.new_empty(shares, out_features, in_features)
+    partial_bias = None if bias is None else sums.new_empty(shares, out_features)
     with torch.cuda.device(sums.device) if sums.is_cuda else nullcontext():
         for k in range(sums.shape[0]):
             accumulate_linear_kernel[(tiles * shares,)](
@@ -125,9 +125,9 @@ def accumulate_linear(
                 None if weights is None else weights[k].contiguous(),
                 terms,
                 rows,
-                wide_o // ALIGN,
-                wide_i // ALIGN,
-                per_share,
+                out_features // ALIGN,
+                in_features // ALIGN,
+                terms_per_share,
                 square=square,
                 precision="ieee" if multiply == "ieee" else "tf32",
                 align=ALIGN,

@@ -122,15 +122,15 @@ TABLE: dict[tuple[str, int, str], dict[str, Tile]] = {
 }
 
 
-def shape_class(wide_o: int, wide_i: int, rows: int, align: int) -> str:
-    """The class of shapes, a key of TABLE, of [wide_o, wide_i] sums over `rows` t each."""
+def shape_class(out_features: int, in_features: int, rows: int, align: int) -> str:
+    """The class of shapes, a key of TABLE, of [out_features, in_features] sums over `rows` t each."""
     if align == 1:  # one load per element
-        return "odd narrow" if wide_o <= 16 else "odd"
-    if wide_o <= 32:
+        return "odd narrow" if out_features <= 16 else "odd"
+    if out_features <= 32:
         return "narrow"
     if rows <= 16:
         return "tiny"
-    if rows <= 64 or wide_i <= 64:  # two programs on a multiprocessor: one adds up while the other multiplies
+    if rows <= 64 or in_features <= 64:  # two programs on a multiprocessor: one adds up while the other multiplies
         return "short"
     return "even" if rows % 64 == 0 or rows >= 512 else "long"
 
@@ -162,7 +162,7 @@ def operand(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
-def terms_per_share(tile: Tile, tiles: int, terms: int, steps: int, size: int, device: torch.device) -> int:
+def choose_terms_per_share(tile: Tile, tiles: int, terms: int, steps: int, size: int, device: torch.device) -> int:
     """How many of the `terms` n one program takes, so that the programs fill the GPU's multiprocessors.
 
     Args:
@@ -176,11 +176,11 @@ def terms_per_share(tile: Tile, tiles: int, terms: int, steps: int, size: int, d
     processors = INTERPRETED_PROCESSORS
     if device.type == "cuda":
         processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return _terms_per_share(processors * (8 // tile.warps), tiles, terms, steps, PARTIAL_BYTES // (4 * size))
+    return _choose_terms_per_share(processors * (8 // tile.warps), tiles, terms, steps, PARTIAL_BYTES // (4 * size))
 
 
 @functools.lru_cache(maxsize=4096)
-def _terms_per_share(slots: int, tiles: int, terms: int, steps: int, most: int) -> int:
+def _choose_terms_per_share(slots: int, tiles: int, terms: int, steps: int, most: int) -> int:
     def time(shares: int) -> int:
         return triton.cdiv(tiles * shares, slots) * (triton.cdiv(terms, shares) * steps + SHARE_STEPS)
 

@@ -1,6 +1,6 @@
 // [B, C, P] to [B, P, C], the order in which accumulate_conv reads, in small squares that stay in the cache.
-#include "cpu/blocks.h"
-#include "kernels.h"
+#include "cpu/ordered_blocks.h"
+#include "arguments.h"
 
 namespace potion {
 

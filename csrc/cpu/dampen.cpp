@@ -2,7 +2,7 @@
 // (forget and retain), and the weights are touched only where a block has something to change.
 #include "cpu/parallel.h"
 #include "elementwise.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {
@@ -14,14 +14,14 @@ POTION_INLINE void dampen_range(float* weights, const float* forget, const float
   std::int64_t start = 0;
   for (; start + kBlock <= n; start += kBlock) {
     const float* f = forget + start;
-    const float* o = retain + start;
+    const float* r = retain + start;
     float* w = weights + start;
     int any = 0;
-    for (int i = 0; i < kBlock; ++i) any |= is_selected(f[i], o[i], alpha);
+    for (int i = 0; i < kBlock; ++i) any |= is_selected(f[i], r[i], alpha);
     if (!any) continue;
     for (int i = 0; i < kBlock; ++i) {
-      const float changed = dampened(w[i], f[i], o[i], dampening);
-      w[i] = is_selected(f[i], o[i], alpha) ? changed : w[i];
+      const float changed = dampened(w[i], f[i], r[i], dampening);
+      w[i] = is_selected(f[i], r[i], alpha) ? changed : w[i];
     }
   }
   for (std::int64_t i = start; i < n; ++i)

@@ -2,7 +2,7 @@
 // are computed once, and every copy takes them or the weights as they were.
 #include "cpu/parallel.h"
 #include "elementwise.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {

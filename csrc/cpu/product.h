@@ -9,9 +9,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/blocks.h"
+#include "cpu/ordered_blocks.h"
 #include "cpu/tiles.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 

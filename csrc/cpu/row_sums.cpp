@@ -4,7 +4,7 @@
 
 #include "cpu/parallel.h"
 #include "elementwise.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/blocks.h"
-#include "cpu/pages.h"
+#include "cpu/ordered_blocks.h"
+#include "cpu/huge_pages.h"
 #include "cpu/survivors.h"
 #include "elementwise.h"
-#include "kernels.h"
+#include "arguments.h"
 #include "ratios.h"
 
 namespace potion {
@@ -37,22 +37,22 @@ void prefetch(const float* address) {
 class Filter {
  public:
   Filter(const Arrays& arrays, float bound, const Survivors& survivors, int threads)
-      : arrays_(arrays), survivors_(survivors), keep_(keep()), scratch_(select_workers(arrays.n, threads)) {
-    // A ratio is at least `bound` only if f/o ≥ bound · (1 − 2⁻²⁴), so the product with a number that is less, rounded
+      : arrays_(arrays), survivors_(survivors), compaction_(best_compaction()), scratch_(select_workers(arrays.n, threads)) {
+    // A ratio is at least `bound` only if f/r ≥ bound · (1 − 2⁻²⁴), so the product with a number that is less, rounded
     // as it may be, is not above f.
     least_ = bound_below(bound);
-    prefer_large_pages(survivors.places, survivors.capacity);
-    prefer_large_pages(survivors.forget, survivors.capacity);
-    prefer_large_pages(survivors.retain, survivors.capacity);
+    prefer_huge_pages(survivors.places, survivors.capacity);
+    prefer_huge_pages(survivors.forget, survivors.capacity);
+    prefer_huge_pages(survivors.retain, survivors.capacity);
   }
 
   std::int64_t blocks() const { return arrays_.blocks(); }
   Span first(std::int64_t block, std::int64_t worker) {
     if (negative_ || full_) return {};
-    const KeepScratch& own = scratch_[worker];
+    const CompactScratch& own = scratch_[worker];
     const Span span = arrays_.span(block);
     const KeptBlock kept =
-        keep_(span.forget, span.retain, span.count, least_, own.places(), own.forget(), own.retain());
+        compaction_(span.forget, span.retain, span.count, least_, own.places(), own.forget(), own.retain());
     const std::int64_t begin = used_.fetch_add(kept.count);
     if (kept.negative) negative_ = true;
     if (begin + kept.count > survivors_.capacity) {
@@ -76,9 +76,9 @@ class Filter {
  private:
   Arrays arrays_;
   Survivors survivors_;
-  Keep keep_;
+  Compaction compaction_;
   float least_;
-  std::vector<KeepScratch> scratch_;
+  std::vector<CompactScratch> scratch_;
   std::atomic<std::int64_t> used_{0}, invalid_{0};
   std::atomic<bool> negative_{false}, full_{false};
 };
@@ -86,7 +86,7 @@ class Filter {
 // The percentiles over `below` zeros and what a source has. False where a rank falls below the source though what lies
 // there is not zeros, or below `bound`, down to which the source is complete.
 template <typename Source>
-bool interpolate(Ranks<Source>& source, std::int64_t below, bool zeros, float bound,
+bool interpolate(RadixSelect<Source>& source, std::int64_t below, bool zeros, float bound,
                  const std::vector<double>& percentiles, float* alphas) {
   const std::int64_t finite = below + source.finite();
   if (finite == 0) {
@@ -118,12 +118,12 @@ POTION_INLINE bool ratio_keys_of(const float* forget, const float* retain, std::
   std::uint32_t signs = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const float ratio = forget[i] / retain[i];
-    std::uint32_t f, o, r;
+    std::uint32_t f, r, key;
     std::memcpy(&f, forget + i, 4);
-    std::memcpy(&o, retain + i, 4);
-    std::memcpy(&r, &ratio, 4);
-    keys[i] = r & 0x7fffffff;
-    signs |= f | o;
+    std::memcpy(&r, retain + i, 4);
+    std::memcpy(&key, &ratio, 4);
+    keys[i] = key & 0x7fffffff;
+    signs |= f | r;
   }
   return signs >> 31;
 }
@@ -192,7 +192,7 @@ Selected select_kept_cpu(const float* forget, const float* retain, std::int64_t 
                          const std::vector<double>& percentiles, const Survivors& survivors, float* alphas,
                          int threads) {
   Filter filter({forget, retain, n}, bound, survivors, threads);
-  Ranks<Filter> ranks(filter, threads);
+  RadixSelect<Filter> ranks(filter, threads);
   if (filter.negative()) return Selected::kNegative;
   if (filter.full()) return Selected::kMissed;
   return interpolate(ranks, filter.below(), bound == 0, bound, percentiles, alphas) ? Selected::kDone
@@ -202,7 +202,7 @@ Selected select_kept_cpu(const float* forget, const float* retain, std::int64_t 
 Selected select_all_cpu(const float* forget, const float* retain, std::int64_t n,
                         const std::vector<double>& percentiles, float* alphas, int threads) {
   Arrays arrays{forget, retain, n};
-  Ranks<Arrays> ranks(arrays, threads);
+  RadixSelect<Arrays> ranks(arrays, threads);
   if (ranks.negative()) return Selected::kNegative;
   interpolate(ranks, 0, false, 0, percentiles, alphas);
   return Selected::kDone;

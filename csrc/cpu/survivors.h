@@ -1,25 +1,25 @@
-// Where `select` and `group` read importances from, block by block: the arrays, or what a first pass has kept of them.
+// Where `select` and `partition` read importances from, block by block: the arrays, or what a first pass has kept.
 #pragma once
 
-#include "cpu/blocks.h"
-#include "cpu/keep.h"
-#include "cpu/ranks.h"
-#include "kernels.h"
+#include "cpu/ordered_blocks.h"
+#include "cpu/compact.h"
+#include "cpu/radix_select.h"
+#include "arguments.h"
 
 namespace potion {
 
 inline std::int64_t select_blocks(std::int64_t n) { return (n + kSelectBlock - 1) / kSelectBlock; }
 
 // Memory for what a worker keeps of one block.
-class KeepScratch {
+class CompactScratch {
  public:
-  KeepScratch() : places_(kSize), numbers_(2 * kSize) {}
+  CompactScratch() : places_(kSize), numbers_(2 * kSize) {}
   std::uint16_t* places() const { return places_.get(); }
   float* forget() const { return numbers_.get(); }
   float* retain() const { return numbers_.get() + kSize; }
 
  private:
-  static constexpr std::int64_t kSize = kSelectBlock + kKeepSlack;
+  static constexpr std::int64_t kSize = kSelectBlock + kCompactSlack;
   Scratch<std::uint16_t> places_;
   Scratch<float> numbers_;
 };

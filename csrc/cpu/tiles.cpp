@@ -4,7 +4,7 @@
 #include <atomic>
 #include <string>
 
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {

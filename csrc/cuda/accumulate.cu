@@ -3,7 +3,7 @@
 // each has kUnroll independent loads of both arrays in flight, so no alignment of the tensors is needed.
 #include "cuda/launch.cuh"
 #include "elementwise.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {

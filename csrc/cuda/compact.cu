@@ -1,5 +1,5 @@
-// The one read of the importances that select and group begin with (eq. 1 and 7): a weight is kept if its ratio can be
-// at least `state->least`, by a product, and only what is kept is divided. 8 bytes per weight, and 10 for each of the
+// The one read of the importances that select and partition begin with (eq. 1 and 7): a weight is kept if its ratio can
+// be at least `state->least`, by a product, and only what is kept is divided. 8 bytes per weight, and 10 for each of the
 // few that are kept: memory bandwidth is the floor.
 //
 // A block takes a tile, lists the survivors in shared memory by ascending index, and reserves as many places with one
@@ -44,18 +44,18 @@ __global__ void __launch_bounds__(kThreads, 4)
   const std::int64_t tiles = (n + kTile - 1) / kTile;
   for (std::int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const std::int64_t start = tile * kTile + own;
-    float4 f[kUnroll], o[kUnroll];
+    float4 f[kUnroll], r[kUnroll];
     if (aligned && (tile + 1) * kTile <= n) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         f[u] = __ldcs(reinterpret_cast<const float4*>(forget + start + u * kPart));
-        o[u] = __ldcs(reinterpret_cast<const float4*>(retain + start + u * kPart));
+        r[u] = __ldcs(reinterpret_cast<const float4*>(retain + start + u * kPart));
       }
     } else {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         f[u] = load(forget, start + u * kPart, n, 0.0f);
-        o[u] = load(retain, start + u * kPart, n, 1.0f);
+        r[u] = load(retain, start + u * kPart, n, 1.0f);
       }
     }
 
@@ -70,10 +70,10 @@ __global__ void __launch_bounds__(kThreads, 4)
         if (!survivor && has_no_rank(forget_e, retain_e)) ++not_finite;
         signs |= bits_of(forget_e) | bits_of(retain_e);
       };
-      decide(f[u].x, o[u].x, 1);
-      decide(f[u].y, o[u].y, 2);
-      decide(f[u].z, o[u].z, 4);
-      decide(f[u].w, o[u].w, 8);
+      decide(f[u].x, r[u].x, 1);
+      decide(f[u].y, r[u].y, 2);
+      decide(f[u].z, r[u].z, 4);
+      decide(f[u].w, r[u].w, 8);
       count += __popc(kept[u]) << (8 * u);
     }
 
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     for (int u = 0; u < kUnroll; ++u) {
       const int place = own + u * kPart;
       *reinterpret_cast<float4*>(tile_forget + place) = f[u];
-      *reinterpret_cast<float4*>(tile_retain + place) = o[u];
+      *reinterpret_cast<float4*>(tile_retain + place) = r[u];
       int next = slot + ((inclusive - count) >> (8 * u) & 0xff);
       for (unsigned left = kept[u]; left; left &= left - 1) places[next++] = place + __ffs(left) - 1;
       slot += all >> (8 * u) & 0xff;

@@ -2,7 +2,7 @@
 // where it changes. Each thread has kUnroll independent loads of both arrays in flight.
 #include "cuda/launch.cuh"
 #include "elementwise.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {
@@ -18,17 +18,17 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kTile;
   for (std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kTile; start < n; start += stride) {
     float f[kUnroll];
-    float o[kUnroll];
+    float r[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const std::int64_t i = start + u * kThreads + threadIdx.x;
       f[u] = i < n ? forget[i] : 0.0f;  // 0/0 is never selected
-      o[u] = i < n ? retain[i] : 0.0f;
+      r[u] = i < n ? retain[i] : 0.0f;
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const std::int64_t i = start + u * kThreads + threadIdx.x;
-      if (is_selected(f[u], o[u], alpha)) weights[i] = dampened(weights[i], f[u], o[u], dampening);
+      if (is_selected(f[u], r[u], alpha)) weights[i] = dampened(weights[i], f[u], r[u], dampening);
     }
   }
 }

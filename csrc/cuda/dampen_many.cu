@@ -2,7 +2,7 @@
 // new value does not depend on α, so it is computed once, and each candidate chooses between the two.
 #include "cuda/launch.cuh"
 #include "elementwise.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {
@@ -19,23 +19,23 @@ __global__ void __launch_bounds__(kThreads)
                        std::int64_t n, std::int64_t K, float dampening) {
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kTile;
   for (std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kTile; start < n; start += stride) {
-    float f[kUnroll], o[kUnroll], before[kUnroll], after[kUnroll];
+    float f[kUnroll], r[kUnroll], before[kUnroll], after[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const std::int64_t i = start + u * kThreads + threadIdx.x;
       f[u] = i < n ? forget[i] : 0.0f;
-      o[u] = i < n ? retain[i] : 0.0f;
+      r[u] = i < n ? retain[i] : 0.0f;
       before[u] = i < n ? weights[i] : 0.0f;
     }
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) after[u] = dampened(before[u], f[u], o[u], dampening);
+    for (int u = 0; u < kUnroll; ++u) after[u] = dampened(before[u], f[u], r[u], dampening);
     for (std::int64_t k = 0; k < K; ++k) {
       const float alpha = alphas[k];
       float* copy = copies + k * n;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const std::int64_t i = start + u * kThreads + threadIdx.x;
-        if (i < n) __stcs(copy + i, is_selected(f[u], o[u], alpha) ? after[u] : before[u]);
+        if (i < n) __stcs(copy + i, is_selected(f[u], r[u], alpha) ? after[u] : before[u]);
       }
     }
   }

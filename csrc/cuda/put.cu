@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "cuda/launch.cuh"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {

@@ -3,7 +3,7 @@
 // With room for the weights of large ratio: a sample bounds the wanted ratios from below, `compact` keeps what reaches
 // that bound, and the ranks are looked up among the kept. Without room, or where the bound was too high, they are
 // looked up among all. A rank is found digit by digit: 12, 10 and 10 bits of the ratio, each by a histogram of the
-// ratios that begin with the digits found so far. Ranks are counted from the greatest ratio, so what the bound left out
+// ratios that begin with the digits found so far. RadixSelect are counted from the greatest ratio, so what the bound left out
 // is no matter.
 #include <cmath>
 #include <stdexcept>
@@ -89,16 +89,16 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kRead;
   for (std::int64_t start = static_cast<std::int64_t>(blockIdx.x) * kRead; start < n; start += stride) {
     float f[kUnroll];
-    float o[kUnroll];
+    float r[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const std::int64_t i = start + u * kThreads + threadIdx.x;
       f[u] = i < n ? forget[i] : 0.0f;  // 0/0 has no rank
-      o[u] = i < n ? retain[i] : 0.0f;
+      r[u] = i < n ? retain[i] : 0.0f;
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const float ratio = f[u] / o[u];
+      const float ratio = f[u] / r[u];
       const bool ranked = is_finite(ratio);
       const std::uint32_t key = ordered(ratio);
       if constexpr (digit == 1) {

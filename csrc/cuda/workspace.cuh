@@ -1,10 +1,10 @@
-// What select and group keep in the device memory that their caller gives, and the pass that both begin with.
+// What select and partition keep in the device memory that their caller gives, and the pass that both begin with.
 #pragma once
 
 #include <type_traits>
 
 #include "cuda/launch.cuh"
-#include "kernels.h"
+#include "arguments.h"
 #include "ratios.h"
 
 namespace potion {

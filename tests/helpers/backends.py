@@ -58,6 +58,12 @@ def _skip(backend: Backend, gpu: bool) -> list[pytest.MarkDecorator]:
     return [pytest.mark.skip(reason=problem)] if problem else []
 
 
+def opcheck(backend: Backend, op: str, *arguments: object) -> None:
+    """PyTorch's own checks of an operation: schema, fake tensors, what is written, autograd."""
+    with backend.use():
+        torch.library.opcheck(getattr(torch.ops.potion_fast, op).default, arguments)
+
+
 class Guarded:
     """A buffer between two runs of NaN, at an address that is a multiple of the element size and of no more."""
 

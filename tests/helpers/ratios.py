@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.backends import numbers
+from helpers.backends import assert_same_bits, numbers
 from potion_fast import ops
 
+Groups = tuple[Tensor, Tensor, Tensor, Tensor]  # as `partition` returns them
 KINDS = ("any", "lognormal", "ties", "sparse", "zero retain", "subnormal", "constant", "rising")
 
 
@@ -71,3 +72,45 @@ def public_edit(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float) -
     factor = (retain / forget)[selected]
     factor[torch.where(factor > 1)] = 1
     weights[selected] = weights[selected].mul(factor)
+
+
+def publicly_dampened(weights: Tensor, forget: Tensor, retain: Tensor, alpha: float, dampening: float) -> Tensor:
+    """Select, then multiply, as the public code has it, in NumPy."""
+    theta, f, r = weights.numpy().copy(), forget.numpy(), retain.numpy()
+    with np.errstate(all="ignore"):
+        locations = f > np.float32(alpha) * r
+        update = (np.float32(dampening) * r) / f
+        update[update > 1] = 1
+        theta[locations] *= update[locations]
+    return torch.from_numpy(theta)
+
+
+def dampening_case(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, forget, retain: means over many orders of magnitude, with zeros, ties and values that are not finite."""
+    forget, retain = numbers(n, 1).abs(), numbers(n, 2).abs()
+    retain[::3] = forget[::3] * torch.from_numpy(np.random.default_rng(3).uniform(0.2, 5, len(forget[::3]))).float()
+    retain[::11] = forget[::11]
+    return numbers(n, 4), forget, retain
+
+
+def groups_by_definition(forget: Tensor, retain: Tensor, alphas: Tensor, dampening: float) -> Groups:
+    """In NumPy, candidate by candidate, for importances that are not negative."""
+    f, r = forget.numpy(), retain.numpy()
+    falling = alphas.sort(descending=True, stable=True).values.numpy()
+    with np.errstate(all="ignore"):
+        changed = (np.float32(dampening) * r) / f < 1
+        selected = f > falling[:, None] * r  # [K, n]
+    first = np.where(changed & selected.any(0), selected.argmax(0), len(falling)) if len(falling) else np.zeros(len(f))
+    index = np.argsort(first, kind="stable")
+    starts = np.searchsorted(first[index], np.arange(len(falling) + 1))
+    index = torch.from_numpy(index[: starts[-1]])
+    return index.int(), forget[index], retain[index], torch.from_numpy(starts)
+
+
+def assert_same_groups(got: Groups, want: Groups) -> None:
+    for tensor, wanted in zip(got, want, strict=True):
+        assert tensor.dtype == wanted.dtype
+        if tensor.dtype == torch.float32:
+            assert_same_bits(tensor, wanted)
+        else:
+            assert torch.equal(tensor.cpu(), wanted.cpu())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers.backends import SIZES, SPECIAL, Backend, Guarded, assert_same_bits, numbers
+from helpers.backends import SIZES, SPECIAL, Backend, Guarded, assert_same_bits, numbers, opcheck
 from potion_fast import ops
-from potion_fast.ops import reference
+from potion_fast.ops import KERNELS, reference
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -114,3 +115,40 @@ def _share_of_others(sums: torch.Tensor, gradient: torch.Tensor) -> float:
     ops.accumulate(sums, [gradient])
     process, thread = time.process_time() - process, time.thread_time() - thread
     return (process - thread) / process
+
+
+@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [],
+        [0],
+        [1],
+        [0, 0, 5],
+        [100_003],
+        [2048] * 9,
+        [2047, 2049, 0, 1],
+        [3] * 200,
+        [3] * 201,
+        [0] * 200 + [9],
+        [1] * 399 + [40_000],
+    ],
+    ids=lambda sizes: f"{len(sizes)}x{max(sizes, default=0)}",
+)
+def test_the_cuda_kernel_on_the_host(
+    cuda_on_cpu: ModuleType, sizes: list[int], dtype: torch.dtype, square: bool
+) -> None:
+    gradients = [Guarded(numbers(n, i, dtype), "cpu", shift=i % 4).inside for i, n in enumerate(sizes)]
+    sums = numbers(sum(sizes), 99, dtype)
+    want = sums.clone()
+    reference.accumulate(want, gradients, square)
+    guarded = Guarded(sums, "cpu")
+    KERNELS["accumulate"]["cuda"](guarded.inside, gradients, square)
+    guarded.assert_guards_intact()
+    assert_same_bits(guarded.inside, want)
+
+
+def test_opcheck(backend: Backend) -> None:
+    sums, *gradients = (torch.rand(n, device=backend.device) for n in (33, 30, 3))
+    opcheck(backend, "accumulate", sums, gradients, True)

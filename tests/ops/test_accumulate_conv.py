@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from helpers.backends import Backend, assert_same_bits
+from helpers.backends import Backend, assert_same_bits, opcheck
 from helpers.products import INSTRUCTIONS, Sums, assert_near, bits_on_threads, examples, limited, summed
 from potion_fast import ops
 from potion_fast.errors import ImportanceError
@@ -325,10 +325,14 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("name", ["1d", "2d", "3d", "depthwise"])
-def test_opcheck(name: str) -> None:
+def test_opcheck(backend: Backend, name: str) -> None:
     case = CASES[name]
+    sums, inputs, gradients, weights, bias = (
+        tensor.to(backend.device)
+        for tensor in (torch.zeros(2, *case.shape), *case.data(), torch.ones(2, case.batch), torch.zeros(2, case.O))
+    )
     geometry: list[Sequence[int] | int] = [list(case.geometry[i]) for i in range(3)]  # type: ignore[arg-type]
-    arguments = (torch.zeros(2, *case.shape), *case.data(), 1, *geometry, case.groups, False)
-    rest = (torch.ones(2, case.batch), torch.zeros(2, case.O))
-    torch.library.opcheck(torch.ops.potion_fast.accumulate_conv, (*arguments, *rest))
-    torch.library.opcheck(torch.ops.potion_fast.accumulate_conv, (*arguments, None, None))
+    arguments = (sums, inputs, gradients, 1, *geometry, case.groups)
+    opcheck(backend, "accumulate_conv", *arguments, False, weights, bias)
+    opcheck(backend, "accumulate_conv", *arguments, False, None, None)
+    opcheck(backend, "accumulate_conv", *arguments, True, weights, bias)

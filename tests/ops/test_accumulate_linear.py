@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers.backends import Backend, assert_same_bits
+from helpers.backends import Backend, assert_same_bits, opcheck
 from helpers.products import INSTRUCTIONS, Sums, assert_near, bits_on_threads, examples, limited, summed
 from potion_fast import ops
 from potion_fast.errors import ImportanceError
@@ -203,9 +203,11 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("rows", [1, 4])
-def test_opcheck(rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 4, 6])
+def test_opcheck(backend: Backend, rows: int) -> None:
     inputs, gradients = data(3, rows, 6, 5)
-    arguments = (torch.zeros(2, 5, 6), inputs, gradients, False, torch.ones(2, 3), torch.zeros(2, 5))
-    torch.library.opcheck(torch.ops.potion_fast.accumulate_linear, arguments)
-    torch.library.opcheck(torch.ops.potion_fast.accumulate_linear, (*arguments[:4], None, None))
+    tensors = (torch.zeros(2, 5, 6), inputs, gradients, torch.ones(2, 3), torch.zeros(2, 5))
+    sums, inputs, gradients, weights, bias = (tensor.to(backend.device) for tensor in tensors)
+    for square in (False, True):
+        opcheck(backend, "accumulate_linear", sums, inputs, gradients, square, weights, bias)
+    opcheck(backend, "accumulate_linear", sums, inputs, gradients, False, None, None)

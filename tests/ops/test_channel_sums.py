@@ -1,10 +1,12 @@
+"""channel_sums: every kernel agrees with the reference in float64."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
 
-from helpers.backends import Backend
+from helpers.backends import Backend, opcheck
 from potion_fast import ops
 from potion_fast.errors import ImportanceError
 from potion_fast.ops import reference
@@ -35,9 +37,9 @@ def test_equals_the_reference_in_float64(
     with backend.use():
         got = ops.channel_sums(inputs, gradients, mean)
     precision = 1e-5 if dtype == torch.float32 else 1e-13
-    for one, other in zip(got, want, strict=True):
-        assert one.dtype == dtype and one.shape == shape[:2]
-        torch.testing.assert_close(one.double(), other, rtol=precision, atol=precision * shape[-1] ** 0.5 + 1e-300)
+    for sums, wanted in zip(got, want, strict=True):
+        assert sums.dtype == dtype and sums.shape == shape[:2]
+        torch.testing.assert_close(sums.double(), wanted, rtol=precision, atol=precision * shape[-1] ** 0.5 + 1e-300)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -49,7 +51,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
         got = ops.channel_sums(inputs, gradients, mean)
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
+    assert all(torch.equal(sums, wanted) for sums, wanted in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -62,8 +64,8 @@ def test_what_is_not_finite_stays_in_its_sample_and_channel(backend: Backend, va
         assert sums.isfinite().logical_not().nonzero().tolist() == [[1, 2]]
 
 
-def test_opcheck() -> None:
-    torch.library.opcheck(torch.ops.potion_fast.channel_sums, data((3, 4, 5), torch.float32, "cpu"))
+def test_opcheck(backend: Backend) -> None:
+    opcheck(backend, "channel_sums", *data((3, 4, 5), torch.float32, backend.device))
 
 
 def test_tensors_that_do_not_fit_are_errors() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from helpers.backends import Backend, Guarded, assert_same_bits, numbers
+from helpers.backends import Backend, Guarded, assert_same_bits, numbers, opcheck
 from helpers.products import threads
 from helpers.ratios import poisoned
 from potion_fast import ops
 from potion_fast.edits.weight_index import WeightIndex
 from potion_fast.errors import ImportanceError
+from potion_fast.ops import KERNELS, reference
 
 SIZES = [7, 1, 0, 12_000, 300, 50_001]
 
@@ -148,3 +152,35 @@ def test_places_follow_the_logical_order_of_parameters_in_any_memory_format() ->
     places.put(2, values)
     flat[index[25:].long()] = values[25:]
     assert torch.equal(torch.cat([p.reshape(-1) for p in parameters]), flat)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "sizes",
+    [[], [0], [5], [7, 0, 3], [4099, 1, 1023], [3] * 200, [3] * 201, [0] * 200 + [9], [2, 0] * 220],
+    ids=lambda sizes: f"{len(sizes)}x{max(sizes, default=0)}",
+)
+def test_the_cuda_kernel_on_the_host(cuda_on_cpu: ModuleType, sizes: list[int], dtype: torch.dtype) -> None:
+    random = np.random.default_rng(0)
+    guarded = [Guarded(numbers(n, i), "cpu", shift=i % 4) for i, n in enumerate(sizes)]
+    parameters = [g.inside for g in guarded]
+    offsets = [10_000 + 5000 * p for p in range(len(sizes))]
+    chosen = [random.permutation(n)[: n - n // 3] + offset for n, offset in zip(sizes, offsets, strict=True)]
+    cuts = np.cumsum([0, *map(len, chosen)]).tolist()
+    index = torch.from_numpy(np.concatenate([np.empty(0, int), *chosen])).to(dtype)
+    got = KERNELS["take"]["cuda"](parameters, offsets, cuts, index)
+    assert_same_bits(got, reference.take(parameters, offsets, cuts, index))
+
+    want, values = [p.clone() for p in parameters], numbers(len(index), 99)
+    reference.put(want, offsets, cuts, index, values)
+    KERNELS["put"]["cuda"](parameters, offsets, cuts, index, values)
+    for g, p, w in zip(guarded, parameters, want, strict=True):
+        g.assert_guards_intact()
+        assert_same_bits(p, w)
+
+
+def test_opcheck(backend: Backend) -> None:
+    parameters = [torch.rand(4, 5, device=backend.device), torch.rand(7, device=backend.device)]
+    offsets, cuts, index = [0, 20], [0, 2, 3], torch.tensor([3, 1, 26], device=backend.device)
+    opcheck(backend, "take", parameters, offsets, cuts, index)
+    opcheck(backend, "put", parameters, offsets, cuts, index, torch.rand(3, device=backend.device))

@@ -1,10 +1,12 @@
+"""row_sums: every kernel agrees with the reference in float64."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
 
-from helpers.backends import Backend
+from helpers.backends import Backend, opcheck
 from potion_fast import ops
 from potion_fast.errors import ImportanceError
 from potion_fast.ops import reference
@@ -32,9 +34,9 @@ def test_equals_the_reference_in_float64(
     with backend.use():
         got = ops.row_sums(inputs, gradients, 1e-3, centred)
     precision = 1e-5 if dtype == torch.float32 else 1e-13
-    for one, other in zip(got, want, strict=True):
-        assert one.dtype == dtype and one.shape == (shape[0], shape[2])
-        torch.testing.assert_close(one.double(), other, rtol=precision, atol=precision * (shape[1] + 1))
+    for sums, wanted in zip(got, want, strict=True):
+        assert sums.dtype == dtype and sums.shape == (shape[0], shape[2])
+        torch.testing.assert_close(sums.double(), wanted, rtol=precision, atol=precision * (shape[1] + 1))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -46,7 +48,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
         got = ops.row_sums(inputs, gradients, 1e-5)
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
+    assert all(torch.equal(sums, wanted) for sums, wanted in zip(got, want, strict=True))
 
 
 def test_what_is_not_finite_stays_in_its_group(backend: Backend) -> None:
@@ -71,3 +73,7 @@ def test_tensors_that_do_not_fit_are_errors() -> None:
     ):
         with pytest.raises(ImportanceError, match="row_sums"):
             ops.row_sums(*arguments, 1e-5)
+
+
+def test_opcheck(backend: Backend) -> None:
+    opcheck(backend, "row_sums", *data((2, 3, 5), torch.float32, backend.device), 1e-5, True)

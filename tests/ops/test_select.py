@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers.backends import Backend, assert_same_bits, numbers
+from helpers.backends import Backend, assert_same_bits, numbers, opcheck
 from helpers.products import threads
 from helpers.ratios import KINDS, importances, limited, poisoned
 from potion_fast import ops
@@ -210,3 +210,8 @@ positive = st.floats(0, width=32)
 def test_any_importances(backend: Backend, rows: list[tuple[float, float]], percentiles: list[float]) -> None:
     forget, retain = (t.contiguous() for t in torch.tensor(rows, dtype=torch.float32).reshape(-1, 2).T)
     assert_same_bits(run(backend, forget, retain, percentiles), public_code(forget, retain, percentiles))
+
+
+def test_opcheck(backend: Backend) -> None:
+    forget, retain = (torch.rand(33, device=backend.device) for _ in range(2))
+    opcheck(backend, "select", forget, retain, [10.0, 90.0])

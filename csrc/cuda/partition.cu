@@ -20,7 +20,7 @@ struct Starts {
 };
 
 // falling[j]: the αs by falling value, NaN first.
-__device__ inline void fall(float* falling, const float* alphas, int K) {
+__device__ inline void sort_descending(float* falling, const float* alphas, int K) {
   const int k = threadIdx.x;
   if (k < K) {
     const float alpha = alphas[k];
@@ -38,10 +38,10 @@ __device__ inline void fall(float* falling, const float* alphas, int K) {
 
 // Every weight that some α selects survives the bound of the smallest, unless that is negative: −∞ · 0 is no bound.
 __global__ void __launch_bounds__(kThreads)
-    least_kernel(const Workspace work, const float* __restrict__ alphas,  // [K]
+    lowest_alpha_kernel(const Workspace work, const float* __restrict__ alphas,  // [K]
                  int K) {
   __shared__ float falling[kMostGroups];
-  fall(falling, alphas, K);
+  sort_descending(falling, alphas, K);
   if (threadIdx.x) return;
   State& state = *work.state;
   state.least = falling[K - 1];
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float falling[kMostGroups];
   __shared__ int sizes[kMostGroups];
   if (has_failed(*work.state)) return;
-  fall(falling, alphas, K);
+  sort_descending(falling, alphas, K);
   const std::int64_t chunks = (n + kChunk * kTile - 1) / (kChunk * kTile);
   for (std::int64_t c = blockIdx.x; c < chunks; c += gridDim.x) {
     if (threadIdx.x < K) sizes[threadIdx.x] = 0;
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Block k: how many weights of group k lie before each chunk, and how many there are.
-__global__ void __launch_bounds__(kThreads) before_kernel(const Workspace work, std::int64_t chunks) {
+__global__ void __launch_bounds__(kThreads) exclusive_scan_kernel(const Workspace work, std::int64_t chunks) {
   if (has_failed(*work.state)) return;
   std::int64_t* row = work.groups + blockIdx.x * chunks;
   std::int64_t before = 0;
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float slot_forget[kRound], slot_retain[kRound];
   __shared__ std::uint16_t slot_place[kRound];
   __shared__ std::uint8_t slot_group[kRound];
-  fall(falling, alphas, K);
+  sort_descending(falling, alphas, K);
   const std::int64_t chunks = (n + kChunk * kTile - 1) / (kChunk * kTile);
   for (std::int64_t c = blockIdx.x; c < chunks; c += gridDim.x) {
     const Chunk<kept> chunk(work, forget, retain, n, c);
@@ -247,27 +247,27 @@ void count_groups_cuda(const float* forget, const float* retain, std::int64_t n,
   const auto stream = reinterpret_cast<cudaStream_t>(stream_address);
   const float* alphas = candidates.alphas;
   const float dampening = candidates.dampening;
-  if (candidates.count > kMostGroups) throw std::invalid_argument("group: too many candidates in one call");
+  if (candidates.count > kMostGroups) throw std::invalid_argument("partition: too many candidates in one call");
   const int K = static_cast<int>(candidates.count);
   const Workspace work(memory, n, K, capacity);
-  if (!selected) check(cudaMemsetAsync(memory, 0, work.zeroed, stream), "group");
+  if (!selected) check(cudaMemsetAsync(memory, 0, work.zeroed, stream), "partition");
   if (n == 0 || K == 0) return;
   if (!selected && capacity > 0) {
-    least_kernel<<<1, kThreads, 0, stream>>>(work, alphas, K);
-    check(cudaGetLastError(), "group");
+    lowest_alpha_kernel<<<1, kThreads, 0, stream>>>(work, alphas, K);
+    check(cudaGetLastError(), "partition");
     compact(work, forget, retain, n, stream);
   }
   const std::int64_t chunks = (n + kChunk * kTile - 1) / (kChunk * kTile);
   if (capacity > 0) {
-    const int grid = grid_size(chunks, sizes_kernel<true>, "group");
+    const int grid = grid_size(chunks, sizes_kernel<true>, "partition");
     sizes_kernel<true><<<grid, kThreads, 0, stream>>>(work, alphas, forget, retain, n, K, dampening);
   } else {
-    const int grid = grid_size(chunks, sizes_kernel<false>, "group");
+    const int grid = grid_size(chunks, sizes_kernel<false>, "partition");
     sizes_kernel<false><<<grid, kThreads, 0, stream>>>(work, alphas, forget, retain, n, K, dampening);
   }
-  check(cudaGetLastError(), "group");
-  before_kernel<<<K, kThreads, 0, stream>>>(work, chunks);
-  check(cudaGetLastError(), "group");
+  check(cudaGetLastError(), "partition");
+  exclusive_scan_kernel<<<K, kThreads, 0, stream>>>(work, chunks);
+  check(cudaGetLastError(), "partition");
 }
 
 template <typename Index>
@@ -278,7 +278,7 @@ void write_groups_cuda(const float* forget, const float* retain, std::int64_t n,
   const float* alphas = candidates.alphas;
   const float dampening = candidates.dampening;
   if (candidates.count > kMostGroups || starts.size() != static_cast<std::size_t>(candidates.count) + 1)
-    throw std::invalid_argument("group: the starts do not fit the candidates");
+    throw std::invalid_argument("partition: the starts do not fit the candidates");
   if (starts.back() == 0) return;
   const int K = static_cast<int>(candidates.count);
   Starts table{};
@@ -286,15 +286,15 @@ void write_groups_cuda(const float* forget, const float* retain, std::int64_t n,
   const Workspace work(memory, n, K, capacity);
   const std::int64_t chunks = (n + kChunk * kTile - 1) / (kChunk * kTile);
   if (capacity > 0) {
-    const int grid = grid_size(chunks, write_kernel<true, Index>, "group");
+    const int grid = grid_size(chunks, write_kernel<true, Index>, "partition");
     write_kernel<true, Index><<<grid, kThreads, 0, stream>>>(index, group_forget, group_retain, work, alphas, forget,
                                                              retain, n, K, dampening, table);
   } else {
-    const int grid = grid_size(chunks, write_kernel<false, Index>, "group");
+    const int grid = grid_size(chunks, write_kernel<false, Index>, "partition");
     write_kernel<false, Index><<<grid, kThreads, 0, stream>>>(index, group_forget, group_retain, work, alphas, forget,
                                                              retain, n, K, dampening, table);
   }
-  check(cudaGetLastError(), "group");
+  check(cudaGetLastError(), "partition");
 }
 
 template void write_groups_cuda(const float*, const float*, std::int64_t, const Candidates&,

@@ -4,11 +4,11 @@
 #include <cstdint>
 
 #include "cpu/parallel.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 
-constexpr std::int64_t kKeepSlack = 16;  // elements that may be written beyond those kept
+constexpr std::int64_t kCompactSlack = 16;  // elements that may be written beyond those kept
 
 struct KeptBlock {
   std::int64_t count;    // kept
@@ -17,10 +17,10 @@ struct KeptBlock {
 };
 
 // Keeps what has forget > 0 and forget ≥ bound · retain, for a bound ≥ 0 (a NaN keeps nothing). Writes [count] each.
-using Keep = KeptBlock (*)(const float* forget, const float* retain,  // [n]
+using Compaction = KeptBlock (*)(const float* forget, const float* retain,  // [n]
                            std::int64_t n, float bound, std::uint16_t* places, float* kept_forget, float* kept_retain);
 
 // The best for this machine that `limit_select_instructions` allows.
-Keep keep();
+Compaction best_compaction();
 
 }  // namespace potion

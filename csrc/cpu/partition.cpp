@@ -7,10 +7,10 @@
 #include <numeric>
 #include <utility>
 
-#include "cpu/pages.h"
+#include "cpu/huge_pages.h"
 #include "cpu/survivors.h"
 #include "elementwise.h"
-#include "kernels.h"
+#include "arguments.h"
 
 namespace potion {
 namespace {
@@ -23,7 +23,7 @@ struct View {
 };
 
 // groups[i] is the first candidate, by falling α, that selects weight i, or their number for a weight that none changes.
-POTION_INLINE void find_groups(const float* f, const float* o, std::int64_t n, const Candidates& candidates,
+POTION_INLINE void find_groups(const float* f, const float* r, std::int64_t n, const Candidates& candidates,
                                std::int32_t* groups) {
   const auto count = static_cast<std::int32_t>(candidates.count);
   const float* alphas = candidates.alphas;
@@ -32,30 +32,30 @@ POTION_INLINE void find_groups(const float* f, const float* o, std::int64_t n, c
   for (; k + 4 <= count; k += 4) {
     const float a = alphas[k], b = alphas[k + 1], c = alphas[k + 2], d = alphas[k + 3];
     for (std::int64_t i = 0; i < n; ++i)
-      groups[i] -= is_selected(f[i], o[i], a) + is_selected(f[i], o[i], b) + is_selected(f[i], o[i], c) +
-                   is_selected(f[i], o[i], d);
+      groups[i] -= is_selected(f[i], r[i], a) + is_selected(f[i], r[i], b) + is_selected(f[i], r[i], c) +
+                   is_selected(f[i], r[i], d);
   }
   for (; k < count; ++k)
-    for (std::int64_t i = 0; i < n; ++i) groups[i] -= is_selected(f[i], o[i], alphas[k]);
+    for (std::int64_t i = 0; i < n; ++i) groups[i] -= is_selected(f[i], r[i], alphas[k]);
   const float dampening = candidates.dampening;
-  for (std::int64_t i = 0; i < n; ++i) groups[i] = is_lowered(f[i], o[i], dampening) ? groups[i] : count;
+  for (std::int64_t i = 0; i < n; ++i) groups[i] = is_lowered(f[i], r[i], dampening) ? groups[i] : count;
 }
 
-void find_groups_baseline(const float* f, const float* o, std::int64_t n, const Candidates& candidates,
+void find_groups_baseline(const float* f, const float* r, std::int64_t n, const Candidates& candidates,
                           std::int32_t* groups) {
-  find_groups(f, o, n, candidates, groups);
+  find_groups(f, r, n, candidates, groups);
 }
 
 #if POTION_HAS_AVX2
-POTION_AVX2 void find_groups_avx2(const float* f, const float* o, std::int64_t n, const Candidates& candidates,
+POTION_AVX2 void find_groups_avx2(const float* f, const float* r, std::int64_t n, const Candidates& candidates,
                                   std::int32_t* groups) {
-  find_groups(f, o, n, candidates, groups);
+  find_groups(f, r, n, candidates, groups);
 }
 #endif
 
 // What a worker needs for a block.
 struct Worker {
-  KeepScratch kept, sorted;
+  CompactScratch kept, sorted;
   Scratch<std::int32_t> groups{kSelectBlock};
   std::vector<std::int64_t> counts, places;  // [K + 1]: weights of each group, and of none; where the next one belongs
   explicit Worker(std::int64_t K) : counts(K + 1), places(K + 1) {}
@@ -112,8 +112,8 @@ class Chosen {
 // The arrays, of which what may be in a group is kept each time.
 class Filtered {
  public:
-  Filtered(const Arrays& arrays, const Candidates& candidates) : arrays_(arrays), keep_(keep()) {
-    // Both products are monotone in their factor, so f ≥ RN(max(α, λ) · o) where f is above RN(α · o) and RN(λ · o).
+  Filtered(const Arrays& arrays, const Candidates& candidates) : arrays_(arrays), compaction_(best_compaction()) {
+    // Both products are monotone in their factor, so f ≥ RN(max(α, λ) · r) where f is above RN(α · r) and RN(λ · r).
     const float least = candidates.alphas[candidates.count - 1];
     bound_ = std::isnan(least) ? least : std::max(least, candidates.dampening);
   }
@@ -132,16 +132,16 @@ class Filtered {
 
  private:
   View load(std::int64_t block, const Worker& worker, bool& negative) const {
-    const KeepScratch& own = worker.kept;
+    const CompactScratch& own = worker.kept;
     const Span span = arrays_.span(block);
     const KeptBlock kept =
-        keep_(span.forget, span.retain, span.count, bound_, own.places(), own.forget(), own.retain());
+        compaction_(span.forget, span.retain, span.count, bound_, own.places(), own.forget(), own.retain());
     negative = kept.negative;
     return {own.places(), {own.forget(), own.retain(), kept.count}};
   }
 
   Arrays arrays_;
-  Keep keep_;
+  Compaction compaction_;
   float bound_;
 };
 
@@ -181,9 +181,9 @@ template <typename Source, typename Index>
 void write_groups(const Source& source, std::int64_t n, const Candidates& candidates, const std::int64_t* table,
                   const std::int64_t* starts, Index* index, float* forget, float* retain, int threads) {
   const std::int64_t blocks = select_blocks(n), K = candidates.count;
-  prefer_large_pages(index, starts[K]);
-  prefer_large_pages(forget, starts[K]);
-  prefer_large_pages(retain, starts[K]);
+  prefer_huge_pages(index, starts[K]);
+  prefer_huge_pages(forget, starts[K]);
+  prefer_huge_pages(retain, starts[K]);
   for_blocks(n, K, threads, [&](std::int64_t block, Worker& worker) {
     const View view = source.sorted(block, candidates, worker);
     const std::int64_t* const to = table + block * K;

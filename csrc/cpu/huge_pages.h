@@ -1,4 +1,4 @@
-// Large arrays that are about to be written for the first time.
+// Huge pages for large arrays that are about to be written for the first time.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace potion {
 // Asks for pages of 2 MB for what lies in whole ones: the kernel then stops the writer once for each of them instead of
 // 512 times, and writes that go to many places at once find their addresses in the TLB. It is free to decline.
 template <typename T>
-void prefer_large_pages(T* begin, std::int64_t n) {
+void prefer_huge_pages(T* begin, std::int64_t n) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t kPage = 1 << 21;
   const auto address = reinterpret_cast<std::uintptr_t>(begin);

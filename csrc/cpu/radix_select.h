@@ -1,14 +1,14 @@
 // The values at given ranks among many ratios, without sorting them: a radix selection in three digits.
 //
 // The bits of non-negative floats, read as integers, are ordered as the floats are. A histogram of their first digit
-// tells in which bin each rank lies, one of the second digit within those bins where in the bin, and one of the third
+// shows in which bin each rank lies, one of the second digit within those bins where in the bin, and one of the third
 // its last bits. Ties cost nothing, and nothing is stored but counts.
 #pragma once
 
 #include <cstring>
 #include <vector>
 
-#include "cpu/blocks.h"
+#include "cpu/ordered_blocks.h"
 
 namespace potion {
 
@@ -23,9 +23,9 @@ bool ratio_keys(const float* forget, const float* retain, std::int64_t n, std::u
 
 // A source has blocks(), first(block, worker), which each block is read with once, and span(block) for any further time.
 template <typename Source>
-class Ranks {
+class RadixSelect {
  public:
-  Ranks(Source& source, int threads)
+  RadixSelect(Source& source, int threads)
       : source_(source), workers_(std::clamp<std::int64_t>(source.blocks(), 1, std::max(threads, 1))) {
     const auto first = [&](std::int64_t block, std::int64_t worker) { return source.first(block, worker); };
     counts_ = histogram(1 << kFirst, first, [](std::uint32_t key, std::int64_t) -> std::int64_t { return key >> kFirstShift; });
