@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 import warnings
 import weakref
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any, NamedTuple
@@ -35,7 +34,8 @@ from .errors import DataError, ImportanceError, ModelError, PotionWarning, Searc
 from .importances import Importance, importance
 from .percentiles import percentile_of
 from .utils.batches import count_samples
-from .utils.model import checked_parameters
+from .utils.crc import crc32
+from .utils.model import ModelParameters
 
 __all__ = ["ParameterPerturber", "alfssd_tuning", "assd_tuning", "ssd_tuning"]
 
@@ -315,8 +315,7 @@ def _checksum(model: nn.Module) -> int:
     """CRC-32 of the names and bytes of everything that importances depend on: all parameters and buffers."""
     code = 0
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        code = zlib.crc32(data.numpy().data, zlib.crc32(f"{name} {tensor.requires_grad}".encode(), code))
+        code = crc32(f"{name} {tensor.requires_grad}", tensor, start=code)
     return code
 
 
@@ -457,7 +456,7 @@ def _numbers(parameters: Mapping[str, Any], adaptive: bool) -> dict[str, float]:
 
 def _check_model(model: nn.Module, device: torch.device | str | int) -> None:
     """Raise ModelError unless all weights are float32, finite and on that device, ImportanceError if all are frozen."""
-    checked_parameters(model)
+    ModelParameters(model).check()
     try:
         asked = torch.device(device)
     except (RuntimeError, TypeError) as error:

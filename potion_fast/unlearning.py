@@ -19,6 +19,7 @@ from .modes import GroupSize, mode_named
 from .search import Result, SearchKeywords, SearchOptions, ptn_search, search_options
 from .utils.batches import count_samples
 from .utils.memory import check_unlearning
+from .utils.model import ModelParameters
 
 
 class UnlearnKeywords(PassKeywords, SearchKeywords):
@@ -26,7 +27,7 @@ class UnlearnKeywords(PassKeywords, SearchKeywords):
 
 
 def unlearn(
-    model: nn.Module,
+    model: nn.Module | ModelParameters,
     retain_loader: Iterable[object],
     forget_loader: Iterable[object],
     objective: str | Losses | Objective | None = None,
@@ -80,6 +81,7 @@ def unlearn(
         OutOfMemoryError: All of it will not fit, raised before any work.
         TypeError: A keyword that is no option.
     """
+    parameters = ModelParameters.of(model)
     options, search_keywords = _split(passes, keywords)
     ranks = ranks_for(retain_loader, options.process_group) if retain is None else Ranks.of(options.process_group)
     long_pass = replace(options, process_group=ranks.group or False)
@@ -87,7 +89,7 @@ def unlearn(
     with ranks.raising_together():
         settings = search_options(search, search_keywords)
         if missing := (forget is None) + (retain is None):
-            check_unlearning(model, missing, inplace)
+            check_unlearning(parameters, missing, inplace)
         if group_size is None:
             group_size = _group_size(settings, forget_loader, retain if forget is None else forget)
 
@@ -95,23 +97,23 @@ def unlearn(
     if forget is None:  # the cheap one first
         start = time.perf_counter()
         if gives_a_share(forget_loader):
-            forget = importance(model, forget_loader, objective, group_size=group_size, w=w, options=short_pass)
+            forget = importance(parameters, forget_loader, objective, group_size=group_size, w=w, options=short_pass)
         else:
             alone = replace(short_pass, process_group=False)
             with ranks.raising_together():
-                forget = importance(model, forget_loader, objective, group_size=group_size, w=w, options=alone)
+                forget = importance(parameters, forget_loader, objective, group_size=group_size, w=w, options=alone)
             ranks.broadcast(forget.sums)  # kernels of a GPU may add in another order on each
         seconds["forget"] = time.perf_counter() - start
         _report(on_importance, "forget", forget, ranks)
     if retain is None:
         start = time.perf_counter()
-        retain = importance(model, retain_loader, objective, group_size=group_size, w=w, options=long_pass)
+        retain = importance(parameters, retain_loader, objective, group_size=group_size, w=w, options=long_pass)
         seconds["retain"] = time.perf_counter() - start
         _report(on_importance, "retain", retain, ranks)
     forget.check_same(retain)
 
     result = ptn_search(
-        model,
+        parameters,
         forget,
         retain,
         forget_loader,

@@ -24,7 +24,7 @@ Spec = str | Losses | Objective
 
 @overload
 def importance(
-    model: nn.Module,
+    model: nn.Module | ModelParameters,
     loader: Iterable[object],
     objective: Spec | None = None,
     *,
@@ -37,7 +37,7 @@ def importance(
 
 @overload
 def importance(
-    model: nn.Module,
+    model: nn.Module | ModelParameters,
     loader: Iterable[object],
     objective: list[Spec] | list[Spec | float] | list[str] | tuple[Spec | float, ...],
     *,
@@ -48,7 +48,7 @@ def importance(
 
 
 def importance(
-    model: nn.Module,
+    model: nn.Module | ModelParameters,
     loader: Iterable[object],
     objective: Spec | list[Spec] | list[Spec | float] | list[str] | tuple[Spec | float, ...] | None = None,
     *,

@@ -16,6 +16,7 @@ from ..edits.plan import EditPlan
 from ..errors import PotionWarning, SearchError
 from ..importances import Importance
 from ..modes import GroupSize
+from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from .evaluation import Evaluation
 
@@ -139,19 +140,21 @@ def ssd_grid(
             raise SearchError(f"{name} is empty; a grid needs one value at least")
         if bad := [value for value in values if not 0 < value < math.inf]:
             raise SearchError(f"{name} must be above 0 and finite, not {bad[0]}")
-    forget.check_model(model)
+    parameters = ModelParameters(model)
+    forget.check_model(parameters)
     if not inplace:
         model = copy.deepcopy(model)
+        parameters = ModelParameters(model)
 
     start = time.perf_counter()
-    on_forget, on_validation = Evaluation(model, forget_loader), Evaluation(model, validation_loader)
+    on_forget, on_validation = Evaluation(parameters, forget_loader), Evaluation(parameters, validation_loader)
     before = on_forget(), on_validation()
     places = [(k, c * alpha) for k, alpha in enumerate(alphas) for c in dampenings]
     settings: dict[tuple[int, float], Setting] = {}
     finite: dict[Setting, bool] = {}
     plan: EditPlan | None = None
     try:
-        plan = EditPlan(model, forget, retain, alphas, dampening=None)
+        plan = EditPlan(parameters, forget, retain, alphas, dampening=None)
         with bar(what="grid", unit="setting", total=len(places), shown=progress) as done:
             for k, dampening, begun in _applied(plan, places):
                 forgotten, validated = on_forget(), on_validation()

@@ -124,12 +124,6 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return ModelParameters(model).parameters
 
 
-def checked_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    parameters = ModelParameters(model)
-    parameters.check()
-    return parameters.parameters
-
-
 def fingerprint(model: nn.Module) -> str:
     """CRC-32 of a model's trainable parameters, see `ModelParameters.fingerprint`."""
     return ModelParameters(model).fingerprint()

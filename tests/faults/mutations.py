@@ -14,7 +14,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from potion_fast.utils.checksummed import sealed
+from potion_fast.utils.checksummed import with_checksum
 
 INTERESTING = (0, 1, 0x22, 0x2C, 0x2D, 0x30, 0x39, 0x5B, 0x7B, 0x7F, 0x80, 0xC3, 0xED, 0xFF)
 DEEP: Any = []
@@ -208,7 +208,7 @@ class Mutator(random.Random):
         size = int.from_bytes(data[:8], "little")
         [(key, text)] = json.loads(data[8 : 8 + size])["__metadata__"].items()
         content, tensors = change(json.loads(text)["content"], load_bytes(data))
-        return save_bytes(tensors, {key: sealed(content, tensors)})
+        return save_bytes(tensors, {key: with_checksum(content, tensors)})
 
     def _tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name = self.choice(list(tensors))

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ....errors import FileError
 from ....utils.checksummed import load_checksummed, save_checksummed
+from ....utils.crc import crc32
 
 FILE_KEY = "potion_fast.crafting"  # the entry of the safetensors metadata that marks a file as ours
 
@@ -54,6 +53,5 @@ def checksum(*tensors: Tensor, start: int = 0) -> int:
     """CRC-32 of the tensors' shapes and bytes: tells one set of poisons from another."""
     code = start
     for tensor in tensors:
-        code = zlib.crc32(repr(tuple(tensor.shape)).encode(), code)
-        code = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, code)
+        code = crc32(repr(tuple(tensor.shape)), tensor, start=code)
     return code

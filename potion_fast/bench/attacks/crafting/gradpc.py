@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ....errors import DataError, ModelError
 from ....utils.batches import inputs_and_labels
-from ....utils.model import checked_parameters, trainable
+from ....utils.model import ModelParameters
 from ....utils.progress import bar
 from ...training.train import seeded
 
@@ -53,10 +53,12 @@ def gradpc(
     """
     if not (0 < budget < math.inf and 0 < lr < math.inf and epochs >= 1):
         raise DataError(f"budget={budget} and lr={lr} must be above 0 and finite, and epochs={epochs} at least 1")
-    if not trainable(model):
+    if not ModelParameters(model).parameters:
         raise ModelError("the model has no parameter that requires a gradient: there is none to corrupt")
     model = copy.deepcopy(model).train()
-    parameters = list(checked_parameters(model).values())
+    trained = ModelParameters(model)
+    trained.check()
+    parameters = list(trained.parameters.values())
     device = parameters[0].device
     clean = [parameter.detach().clone() for parameter in parameters]
     perturbation = [torch.zeros_like(parameter) for parameter in clean]  # a

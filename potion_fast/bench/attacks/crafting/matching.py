@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import DataError, ModelError
-from ....utils.model import checked_parameters, trainable
+from ....utils.model import ModelParameters
 from .augmentation import shift_and_flip
 from .mean_gradient import gradients
 from .projection import Box
@@ -75,10 +75,12 @@ class Matching:
         intended: Tensor,  # [T] int64
         poisons: Poisons,
     ) -> None:
-        if not trainable(model):
+        trained = ModelParameters(model)
+        if not trained.parameters:
             raise ModelError("the model has no parameter that requires a gradient: there is none to match")
         self.model, self.poisons = model, poisons
-        self.parameters = list(checked_parameters(model).values())
+        trained.check()
+        self.parameters = list(trained.parameters.values())
         self.device, self.dtype = self.parameters[0].device, self.parameters[0].dtype
         with torch.no_grad():
             classes = model(target_images.to(self.device, self.dtype)).shape[1]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ....errors import DataError, ModelError
-from ....utils.model import checked_parameters, trainable
+from ....utils.model import ModelParameters
 
 Which = Literal["all", "first"]  # of the trainable parameters, in the model's order
 
@@ -20,9 +20,11 @@ def chosen(model: nn.Module, parameters: Which) -> list[nn.Parameter]:
     """Raises ModelError where there is none, or one that is not finite, DataError for an unknown choice."""
     if parameters not in ("all", "first"):
         raise DataError(f"parameters must be 'all' or 'first', not {parameters!r}")
-    if not trainable(model):
+    trained = ModelParameters(model)
+    if not trained.parameters:
         raise ModelError("the model has no parameter that requires a gradient: there is none to cancel")
-    every = list(checked_parameters(model).values())
+    trained.check()
+    every = list(trained.parameters.values())
     return every if parameters == "all" else every[:1]
 
 
