@@ -81,13 +81,13 @@ def unlearn(
         OutOfMemoryError: All of it will not fit, raised before any work.
         TypeError: A keyword that is no option.
     """
-    parameters = ModelParameters.of(model)
     options, search_keywords = _split(passes, keywords)
     ranks = ranks_for(retain_loader, options.process_group) if retain is None else Ranks.of(options.process_group)
     long_pass = replace(options, process_group=ranks.group or False)
     short_pass = replace(long_pass, checkpoint=None, resume=False)
     with ranks.raising_together():
         settings = search_options(search, search_keywords)
+        parameters = ModelParameters.of(model)
         if missing := (forget is None) + (retain is None):
             check_unlearning(parameters, missing, inplace)
         if group_size is None:
