@@ -207,6 +207,7 @@ class Receiver:
                 self(call, gradient)
 
     def __call__(self, call: LayerCall, gradient: Tensor) -> None:
+        """The gradient at a call's output."""
         rule, own = call.rule, self.plan.layers[call.layer]
         inputs = call.take_inputs()
         if self.retained is not None:

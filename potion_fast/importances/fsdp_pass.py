@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Shard
+from typing_extensions import override
 
 from ..distributed import Ranks
 from ..errors import DataError, ImportanceError
@@ -100,13 +101,16 @@ class ShardedPass(LocalPass):
         for engine in self.engines:
             engine.gathered = True
 
+    @override
     def identity(self) -> dict[str, Any]:
         whole = {"shapes": [[name, list(p.shape)] for name, p in self.model.parameters.items()]}
         return {**super().identity(), **whole, "weights (fingerprint)": "of shards"}
 
+    @override
     def add_up(self, ranks: Ranks) -> None:
         """Nothing: sums were added up layer by layer."""
 
+    @override
     def accumulate(self, loader: Iterable[object], start: Position, checkpoint: PassCheckpoint | None) -> Position:
         position, source = Position(), chunks(loader, self.group_size)
         fill: Sample | None = None
@@ -174,6 +178,7 @@ class ShardedPass(LocalPass):
                     "cannot be had; use a model that is not sharded, or set requires_grad_(False) on them"
                 )
 
+    @override
     def _add(self, chunk: Chunk) -> None:
         inputs = chunk.inputs.to(self.device)
         labels = None if chunk.labels is None else chunk.labels.to(self.device)
@@ -188,6 +193,7 @@ class ShardedPass(LocalPass):
             )
             self.model.reshard()
 
+    @override
     def _make_target(
         self, objective_group: ObjectiveGroup, groups: int, losses: Tensor
     ) -> tuple[Tensor, AccumulationTarget]:
@@ -212,6 +218,7 @@ class ShardedPass(LocalPass):
             )
         return per_sample
 
+    @override
     def _checked(self, losses: Tensor) -> Tensor:
         try:
             return super()._checked(losses)

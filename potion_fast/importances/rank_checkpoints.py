@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from typing_extensions import override
+
 from ..distributed.ranks import Ranks
 from ..distributed.sampler import Ranges, ShareSampler, beginning, joined, within
 from ..errors import DataError, FileError
@@ -102,11 +104,13 @@ class RankCheckpoints(PassCheckpoint):
         carried = sum(stop - start for start, stop in self.carried)
         return self.position.samples + carried, self.position.terms + self.carried_terms
 
+    @override
     def save(self) -> None:
         done = joined(self.carried, beginning(self.sampler.ranges(), self.position.samples))
         self.write(self._own(), {"done": done, "terms": self.total()[1]})
         self._forget(keep=self._own())
 
+    @override
     def remove(self) -> None:
         self._own().unlink(missing_ok=True)
         self._forget(keep=None)

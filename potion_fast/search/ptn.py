@@ -46,7 +46,7 @@ Order = Callable[[Plan], Iterator[Trial]]
 
 
 def ptn_search(
-    model: nn.Module,
+    model: nn.Module | ModelParameters,
     forget: Importance,
     retain: Importance,
     forget_loader: Iterable[object],

@@ -1,1 +1,1 @@
-"""What the rooms above share: model access, batches, predictions, memory, files."""
+"""Helpers shared by the rest: model access, batches, predictions, memory, files."""

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what a killed process left half written is removed by the next."""
+"""Files that are written whole or not at all, and removal of what a killed process left half written."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path on the same disk; what stands there takes the place of `path` when the block ends well.
 
     The temporary path has a folder of its own beside `path`, as safetensors writes to yet another file. A process that
-    is killed leaves that folder, and the next one that writes to `path` removes it. Raises FileError where the folder
-    of `path` does not exist, cannot be written to, or is full.
+    is killed leaves that folder, and the next one that writes to `path` removes it.
+
+    Raises:
+        FileError: The folder of `path` does not exist, cannot be written to, or is full.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -52,8 +54,10 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary folder; it takes the place of `path`, missing or empty, when the block ends well.
 
-    Where a process is killed, the next one that writes to `path` removes what it left. Raises FileError where the
-    folder of `path` cannot be written to, or is full.
+    Where a process is killed, the next one that writes to `path` removes what it left.
+
+    Raises:
+        FileError: The folder of `path` cannot be written to, or is full.
     """
     with _place_beside(path) as folder:
         yield folder
@@ -92,7 +96,12 @@ def _unfinished(target: Path) -> tuple[Path, int | None]:
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left of the file of that name, or of any: not what another is writing just now."""
+    """Remove what killed processes left half written, and not what another is writing just now.
+
+    Args:
+        folder: Where to look.
+        name: Of the file; None for any.
+    """
     for entry in os.listdir(folder):
         found = UNFINISHED.fullmatch(entry)
         if found is None or name not in (None, found["name"]):
@@ -107,8 +116,11 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
 def hold(folder: Path) -> int | None:
     """A descriptor that holds a folder until it is released or the process ends, however it ends.
 
-    None where the file system has no such locks. Raises BlockingIOError where somebody else holds it, and OSError
-    where it cannot be opened.
+    None where the file system has no such locks.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+        OSError: It cannot be opened.
     """
     if fcntl is None:
         return None
@@ -125,7 +137,7 @@ def hold(folder: Path) -> int | None:
 
 
 def release(descriptor: int | None) -> None:
-    """Let go of what `hold` gave."""
+    """Release a folder that `hold` holds."""
     if descriptor in _held:
         _held.remove(descriptor)
         os.close(descriptor)

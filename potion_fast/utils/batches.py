@@ -1,4 +1,4 @@
-"""What a loader gives: batches of (input, label, ...), and the same samples cut for groups of another size."""
+"""Batches of a loader, and the same samples in chunks of whole groups."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from ..modes import GroupSize
 
 
 def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
-    """The first two of a batch: inputs [B, ...] and labels [B, ...], None where it has no labels.
+    """The first two of a batch: inputs [B, ...], and labels [B, ...] or None where it has no labels.
 
-    Raises DataError for anything but tensors, or where the two differ in number.
+    Args:
+        batch: (input, label, ...), (input,) or the inputs alone.
+
+    Raises:
+        DataError: They are no tensors, or differ in number.
     """
     inputs, labels = batch, None
     if isinstance(batch, tuple | list) and batch:
@@ -29,8 +33,13 @@ def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
 
 
 def count_samples(loader: Iterable[object]) -> int:
-    """How many samples a loader gives, on all ranks together where it has a ShareSampler. It is read for that, unless
-    it is a DataLoader that knows: reading one draws random numbers. Raises DataError for what is not a batch."""
+    """How many samples a loader gives, on all ranks together where it has a ShareSampler.
+
+    It is read for that, unless it is a DataLoader that knows: reading one draws random numbers.
+
+    Raises:
+        DataError: It gives something else than batches.
+    """
     batches = getattr(loader, "batch_sampler", None)
     if type(batches) is BatchSampler and not batches.drop_last and isinstance(batches.sampler, Sized):
         return int(getattr(batches.sampler, "total", len(batches.sampler)))
@@ -40,10 +49,11 @@ def count_samples(loader: Iterable[object]) -> int:
 class Chunk(NamedTuple):
     """Samples that go through the model at once: whole groups, or a part of one.
 
-    inputs  [B, ...]
-    labels  [B, ...], or None where the loader gives none
-    groups  whole groups among them, of B / groups samples each; 1 for a part of a group
-    closes  whether the last of them ends a group
+    Attributes:
+        inputs: [B, ...].
+        labels: [B, ...], or None where the loader gives none.
+        groups: Whole groups among them, of B / groups samples each; 1 for a part of a group.
+        closes: The last of them ends a group.
     """
 
     inputs: Tensor
@@ -58,7 +68,7 @@ def chunks(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
     No chunk holds more than a batch and what was left of the one before: a group larger than a batch comes in parts.
     The last group may be smaller; it comes with `closes` false where its last part was given out before it was known.
     """
-    left: tuple[Tensor, Tensor | None] | None = None  # samples of a group that is not begun
+    rest: tuple[Tensor, Tensor | None] | None = None  # samples of a group that is not begun
     begun = 0  # samples of the current group that were given out
     for batch in loader:
         inputs, labels = inputs_and_labels(batch)
@@ -68,18 +78,18 @@ def chunks(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
         if size == "batch":
             yield Chunk(inputs, labels, 1, True)
             continue
-        if left is not None:
-            inputs = torch.cat([left[0], inputs])
-            labels = torch.cat([left[1], labels]) if left[1] is not None and labels is not None else None
-            left = None
+        if rest is not None:
+            inputs = torch.cat([rest[0], inputs])
+            labels = torch.cat([rest[1], labels]) if rest[1] is not None and labels is not None else None
+            rest = None
         while len(inputs):
             number = 1 if begun else max(1, len(inputs) // size)
             count = min(number * size - begun, len(inputs))
             if begun == 0 and count < size <= most:
-                left = inputs, labels  # the next batch completes the group
+                rest = inputs, labels  # the next batch completes the group
                 break
             begun = (begun + count) % size
             yield Chunk(inputs[:count], None if labels is None else labels[:count], number, begun == 0)
             inputs, labels = inputs[count:], None if labels is None else labels[count:]
-    if left is not None:
-        yield Chunk(*left, 1, True)
+    if rest is not None:
+        yield Chunk(*rest, 1, True)

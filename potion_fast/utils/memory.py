@@ -118,7 +118,7 @@ def ran_out(error: BaseException) -> bool:
 
 @contextmanager
 def peak_of(device: torch.device) -> Iterator[list[int]]:
-    """Keeps in the list's one element how many bytes more than before were in use at once within the block.
+    """Measure the block: the list's one element becomes the bytes more than before that were in use at once.
 
     On a CUDA device that is the allocator's peak, which starts again from here.
     """

@@ -1,4 +1,4 @@
-"""A model's outputs over a data set."""
+"""Predictions of a model over a data set, and their accuracy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from .progress import bar
 
 
 def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) -> tuple[Tensor, Tensor]:
-    """Logits float32 [N, C] and labels int64 [N] on the CPU, in the loader's order.
+    """Predictions over a data set.
 
-    The model computes in evaluation mode, on the device of its parameters, and is given back in the mode it had. The
-    loader gives batches (input [B, ...], label [B], ...).
+    The model computes in evaluation mode, on the device of its parameters, and is given back in the mode it had.
+
+    Args:
+        model: Gives logits [B, C].
+        loader: Gives batches (input [B, ...], label [B], ...).
+        progress: Show a progress bar.
+
+    Returns:
+        Logits float32 [N, C] and labels int64 [N] on the CPU, in the loader's order.
 
     Raises:
-        DataError: the loader gives no batch, or one without labels.
-        ModelError: the model gives something else than logits [B, C].
+        DataError: The loader gives no batch, or one without labels.
+        ModelError: The model gives something else than logits [B, C].
     """
     device = next(model.parameters()).device
     logits, labels = [], []
@@ -32,8 +39,8 @@ def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) 
                 raise DataError("the loader gives no labels to compare the predictions with")
             outputs = model(inputs.to(device, non_blocking=True))
             if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                what = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-                raise ModelError(f"the model must give logits [B, C] to be evaluated, not {what}")
+                given = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+                raise ModelError(f"the model must give logits [B, C] to be evaluated, not {given}")
             logits.append(outputs.float())
             labels.append(batch_labels)
     if not logits:
@@ -53,13 +60,22 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
         A fraction in [0, 1].
 
     Raises:
-        DataError: there is no sample, or the shapes do not fit.
+        DataError: There is no sample, or the shapes do not fit.
     """
     check_predictions(logits, labels)
     return (logits.argmax(dim=1) == labels).double().mean().item()
 
 
 def check_predictions(logits: Tensor, labels: Tensor) -> None:
+    """Check that there are predictions, and labels for them.
+
+    Args:
+        logits: [N, C].
+        labels: [N].
+
+    Raises:
+        DataError: There is no sample, or the shapes do not fit.
+    """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         shapes = f"{list(logits.shape)} and {list(labels.shape)}"
         raise DataError(f"scores need logits [N, C] and labels [N] with N > 0, got {shapes}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import grad as convolutions
+from typing_extensions import override
 
 from ... import ops
 from .base import Accumulators, LayerIO, Rule, at_least_float32
@@ -23,6 +24,7 @@ class ConvRule(Rule):
 
     names = ("weight", "bias")
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         layer = cast(Convolution, module)
         gradients = {}
@@ -40,6 +42,7 @@ class ConvRule(Rule):
             gradients["bias"] = by_group.sum((1, 3))
         return gradients
 
+    @override
     def accumulate(self, module: nn.Module, io: LayerIO, accumulators: Accumulators) -> None:
         sums = accumulators.sums
         if "weight" not in sums:

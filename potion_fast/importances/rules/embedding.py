@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from .base import Accumulators, LayerIO, Rule, at_least_float32
 from .registry import register_rule
@@ -18,10 +19,12 @@ class EmbeddingRule(Rule):
 
     names = ("weight",)
 
+    @override
     def covers(self, module: nn.Module) -> bool:
         layer = cast(nn.Embedding, module)
         return layer.max_norm is None and not layer.scale_grad_by_freq  # these change weights and gradients on the way
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         keys, rows = summed_rows(cast(nn.Embedding, module), io)
         shape = cast(nn.Embedding, module).weight.shape  # [V, d]
@@ -29,6 +32,7 @@ class EmbeddingRule(Rule):
         gradients[keys] = rows
         return {"weight": gradients.unflatten(0, (io.groups, shape[0]))}
 
+    @override
     def accumulate(self, module: nn.Module, io: LayerIO, accumulators: Accumulators) -> None:
         layer = cast(nn.Embedding, module)
         add_rows(*summed_rows(layer, io), layer.num_embeddings, accumulators)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from .base import LayerIO, Rule, at_least_float32
 
@@ -17,6 +18,7 @@ class LeafRule(Rule):
 
     names = ("leaf",)
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         by_group = at_least_float32(io.gradient).unflatten(0, (io.groups, -1))  # [N, B / N, ...]
         return {"leaf": by_group.sum(1).unsqueeze(1)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ... import ops
 from .base import Accumulators, LayerIO, Rule, at_least_float32, grouped
@@ -20,6 +21,7 @@ class LinearRule(Rule):
 
     names = ("weight", "bias")
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         a, g = grouped(io.inputs, io.groups), grouped(io.gradient, io.groups)  # [N, T, I], [N, T, O]
         gradients = {}
@@ -29,6 +31,7 @@ class LinearRule(Rule):
             gradients["bias"] = at_least_float32(g).sum(1)
         return gradients
 
+    @override
     def accumulate(self, module: nn.Module, io: LayerIO, accumulators: Accumulators) -> None:
         sums, square, weights = accumulators
         if "weight" not in sums:
@@ -43,10 +46,12 @@ class TransposedLinearRule(Rule):
 
     names = ("weight", "bias")
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         gradients = LinearRule().gradients(module, io, names)
         return {name: gradient.mT if name == "weight" else gradient for name, gradient in gradients.items()}
 
+    @override
     def accumulate(self, module: nn.Module, io: LayerIO, accumulators: Accumulators) -> None:
         sums, square, weights = accumulators
         a, g = grouped(io.inputs, io.groups), grouped(io.gradient, io.groups)

@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ... import ops
 from .base import LayerIO, Rule, at_least_float32, grouped
@@ -21,6 +22,7 @@ class LayerNormRule(Rule):
     names: ClassVar[tuple[str, ...]] = ("weight", "bias")
     centred = True
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         layer = cast(nn.LayerNorm, module)
         shape = layer.normalized_shape
@@ -46,6 +48,7 @@ class RMSNormRule(LayerNormRule):
 class LayerNorm2dRule(LayerNormRule):
     """LayerNorm over the channels of images [B · r, C, H, W] (timm, torchvision)."""
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         channels_last = LayerIO(io.inputs.movedim(1, -1), io.gradient.movedim(1, -1), io.groups)
         return super().gradients(module, channels_last, names)
@@ -57,6 +60,7 @@ class GroupNormRule(Rule):
 
     names = ("weight", "bias")
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         layer = cast(nn.GroupNorm, module)
         normalised = F.group_norm(at_least_float32(io.inputs), layer.num_groups, eps=layer.eps)
@@ -69,6 +73,7 @@ class BatchNormRule(Rule):
 
     names = ("weight", "bias")
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         layer = cast(nn.BatchNorm2d, module)
         assert layer.running_mean is not None and layer.running_var is not None  # else samples mix
@@ -99,9 +104,11 @@ class LayerScaleRule(Rule):
 
     names = ("gamma",)
 
+    @override
     def covers(self, module: nn.Module) -> bool:
         return not module.inplace
 
+    @override
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         x, g = at_least_float32(io.inputs), at_least_float32(io.gradient)
         return {"gamma": grouped(g * x, io.groups).sum(1)}
