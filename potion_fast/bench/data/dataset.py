@@ -126,7 +126,7 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
         Args:
             indices: their positions.
-            visit: tells the random crops of one epoch from another's, where the source cuts them.
+            visit: number of the epoch's random crops, where the source cuts them.
 
         Returns:
             The samples with the labels that they are given out with.

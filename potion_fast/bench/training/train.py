@@ -172,49 +172,33 @@ def train(
         raise ModelError(f"amp=True needs the model on a CUDA device, it is on {device}; leave amp out")
     lr = RATES[optimizer] if lr is None else lr
     trained = [model] if only is None else _submodules(model, only)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp)
     epochs_done: list[Epoch] = []
     best: tuple[int, float, dict[str, torch.Tensor]] | None = None
     started = time.perf_counter()
-    step = 0
     with (
         _freeze_all_but(model, trained) as parameters,
         bar(total=iterations, what="training", unit="it", shown=progress) as steps,
     ):
         if not parameters:
             raise ModelError("there is nothing to train: no parameter requires a gradient")
-        stepper = _make_optimizer(optimizer, parameters, lr, momentum, weight_decay, nesterov)
-        while step < iterations:
-            epoch_started, first_step = time.perf_counter(), step
-            total, samples = torch.zeros((), dtype=torch.float64, device=device), 0
+        loop = _Loop(
+            model=model,
+            parameters=parameters,
+            optimizer=_make_optimizer(optimizer, parameters, lr, momentum, weight_decay, nesterov),
+            scaler=torch.amp.GradScaler(device.type, enabled=amp),
+            loss=loss,
+            adjust=adjust,
+            lr=lr,
+            schedule=schedule,
+            iterations=iterations,
+            steps=steps,
+        )
+        while loop.step < iterations:
+            epoch_started = time.perf_counter()
             model.eval()
             for module in trained:
                 module.train()
-            for raw_batch in loader:
-                batch = _to_device(raw_batch, device)
-                # By hand: an LR scheduler warns when the scaler skips a step, which the schedule counts all the same.
-                stepper.param_groups[0]["lr"] = lr * lr_factor(step, iterations, schedule)
-                stepper.zero_grad()
-                with torch.autocast(device.type, torch.float16, enabled=amp):
-                    value = loss(model, batch)
-                scaler.scale(value).backward()
-                if adjust is not None:
-                    scaler.unscale_(stepper)
-                    adjust(parameters)
-                scaler.step(stepper)
-                scaler.update()
-                total += value.detach() * len(batch[1])
-                samples += len(batch[1])
-                step += 1
-                steps.update()
-                if step % CHECK_EVERY == 0:
-                    _check_loss(total, step)
-                    steps.set_postfix(loss=f"{total.item() / samples:.3f}", refresh=False)
-                if step == iterations:
-                    break
-            if step == first_step:
-                raise DataError("the loader gave no batch; training needs at least one")
-            _check_loss(total, step)
+            mean_loss = loop.run_epoch(loader)
             accuracy = None
             if evaluate is not None:
                 model.eval()
@@ -222,14 +206,70 @@ def train(
                 if keep == "best" and (best is None or accuracy > best[1]):
                     weights = {name: value.clone() for name, value in model.state_dict().items()}
                     best = (len(epochs_done), accuracy, weights)
-            rate = stepper.param_groups[0]["lr"]
             seconds = time.perf_counter() - epoch_started
-            epochs_done.append(Epoch(step, total.item() / samples, accuracy, rate, seconds))
+            epochs_done.append(Epoch(loop.step, mean_loss, accuracy, loop.rate, seconds))
         if best is not None:
             model.load_state_dict(best[2])
-        _check_weights(parameters, step)
+        _check_weights(parameters, loop.step)
     model.eval()
     return TrainingReport(epochs_done, best[0] if best else len(epochs_done) - 1, time.perf_counter() - started)
+
+
+@dataclass
+class _Loop:
+    """State of a training: what is stepped, and how many steps are done."""
+
+    model: nn.Module
+    parameters: Sequence[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    loss: Loss
+    adjust: Adjust | None
+    lr: float
+    schedule: Schedule
+    iterations: int
+    steps: Any  # the progress bar
+    step: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the last step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def run_epoch(self, loader: Iterable[Any]) -> float:
+        """Step on every batch, or on as many as there are iterations left; returns the mean loss of the samples."""
+        device = next(self.model.parameters()).device
+        total, samples, first_step = torch.zeros((), dtype=torch.float64, device=device), 0, self.step
+        for raw_batch in loader:
+            batch = _to_device(raw_batch, device)
+            total += self._step_on(batch, device) * len(batch[1])
+            samples += len(batch[1])
+            self.step += 1
+            self.steps.update()
+            if self.step % CHECK_EVERY == 0:
+                _check_loss(total, self.step)
+                self.steps.set_postfix(loss=f"{total.item() / samples:.3f}", refresh=False)
+            if self.step == self.iterations:
+                break
+        if self.step == first_step:
+            raise DataError("the loader gave no batch; training needs at least one")
+        _check_loss(total, self.step)
+        return total.item() / samples
+
+    def _step_on(self, batch: Batch, device: torch.device) -> torch.Tensor:
+        """One step of the optimiser; returns the loss, without a graph."""
+        # By hand: an LR scheduler warns when the scaler skips a step, which the schedule counts all the same.
+        self.optimizer.param_groups[0]["lr"] = self.lr * lr_factor(self.step, self.iterations, self.schedule)
+        self.optimizer.zero_grad()
+        with torch.autocast(device.type, torch.float16, enabled=self.scaler.is_enabled()):
+            value = self.loss(self.model, batch)
+        self.scaler.scale(value).backward()
+        if self.adjust is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.adjust(self.parameters)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return value.detach()
 
 
 def _iterations(loader: Iterable[Any], iterations: int | None, epochs: int | None) -> int:

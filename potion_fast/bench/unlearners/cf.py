@@ -1,4 +1,4 @@
-"""Catastrophic forgetting (CF and CF-k): training goes on without what was found, in the hope that it fades."""
+"""Catastrophic forgetting (CF and CF-k): continued training without what was found, in the hope that it fades."""
 
 from __future__ import annotations
 

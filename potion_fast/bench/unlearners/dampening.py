@@ -13,6 +13,7 @@ from torch import nn
 
 from ...importances import Importance, importance
 from ...modes import GroupSize, mode_named
+from ...search import Grid, Result
 from ...utils.batches import count_samples
 from .base import Loaders, Unlearned, Unlearner
 
@@ -99,6 +100,24 @@ class Dampening(Unlearner):
         Returns:
             The copy and what was done.
         """
+
+    def from_search(self, report: Result | Grid, trace: list[Any], kept: Any) -> Unlearned:
+        """What `edit` gives back after a search.
+
+        Args:
+            report: the search's own result.
+            trace: its steps or settings.
+            kept: the one of them whose model it is; None where the model was left alone.
+        """
+        return Unlearned(
+            report.model,
+            self.name,
+            trace=trace,
+            kept=kept,
+            seconds=report.seconds,
+            report=report,
+            warnings=report.warnings,
+        )
 
 
 class CountingLoader:

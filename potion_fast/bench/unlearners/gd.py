@@ -1,4 +1,4 @@
-"""GD: gradient descent goes on without what was found (paper B, appendix C.2.1)."""
+"""GD: continued gradient descent without what was found (paper B, appendix C.2.1)."""
 
 from __future__ import annotations
 

@@ -53,15 +53,7 @@ class PTN(Dampening):
             evaluation_loader=loaders.evaluation,
             progress=progress,
         )
-        return Unlearned(
-            result.model,
-            self.name,
-            trace=result.trace,
-            kept=result.kept,
-            seconds=result.seconds,
-            report=result,
-            warnings=result.warnings,
-        )
+        return self.from_search(result, result.trace, result.kept)
 
 
 @register_unlearner("ptn-xlf")

@@ -1,4 +1,4 @@
-"""Parts that the three forms of SCRUB share (Kurmanji et al., 2023): the divergence, and passes over S_f in between."""
+"""Parts that the forms of SCRUB share (Kurmanji et al., 2023): the divergence, and alternating passes."""
 
 from __future__ import annotations
 

@@ -50,12 +50,4 @@ class SSDGoel(Dampening):
             dampenings=self.dampenings,
             progress=progress,
         )
-        return Unlearned(
-            grid.model,
-            self.name,
-            trace=grid.table,
-            kept=grid.best,
-            seconds=grid.seconds,
-            report=grid,
-            warnings=grid.warnings,
-        )
+        return self.from_search(grid, grid.table, grid.best)

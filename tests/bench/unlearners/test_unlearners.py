@@ -27,6 +27,7 @@ from helpers.unlearned import (
     settings,
     validation,
 )
+from potion_fast.bench.sweep.method_spec import Method
 from potion_fast.bench.unlearners import UNLEARNERS, Loaders, make_unlearner, register_unlearner
 from potion_fast.errors import DataError, ModelError, PotionError, SearchError
 
@@ -76,6 +77,8 @@ def test_an_unlearner_of_the_users_own_by_its_module(
     assert done.method == "my_unlearners:Mine" and done.trace[-1].iterations == 2
     assert type(make_unlearner("my_unlearners:Mine")) is type(mine)
     assert make_unlearner("my_unlearners:Named").name == make_unlearner("mine").name == "mine"
+    (method,) = Method.each({"method": "my_unlearners:Mine", "iterations": 2})  # as a sweep's configuration has it
+    assert (method.objective, method.label) == (None, "my_unlearners-Mine-iterations=2")
     with pytest.raises(PotionError, match="no unlearner: derive its class"):
         make_unlearner("my_unlearners:function")
     with pytest.raises(PotionError, match="no module 'no_such_module'"):
@@ -92,14 +95,15 @@ def test_the_example_of_the_documentation_unlearns(
 ):
     block = re.search(r"^ *```python\n(.*?)^ *```$", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert block is not None
-    (tmp_path / "example_of_the_documentation.py").write_text(textwrap.dedent(block[1]))
+    example = textwrap.dedent(block[1]).replace('"ga-clipped"', '"ga-clipped-as-documented"')
+    (tmp_path / "example_of_the_documentation.py").write_text(example)
     monkeypatch.syspath_prepend(tmp_path)
     clipped = make_unlearner(
         "example_of_the_documentation:ClippedGA", max_norm=1e-4, lr=1.0, epochs=1, weight_decay=0.0
     )
     done = clipped(blobs.model, Loaders(blobs.forget(), blobs.retain()))
     steps = [new - old for new, old in zip(done.model.parameters(), blobs.model.parameters(), strict=True)]
-    assert done.method == "ga-clipped"
+    assert done.method == "ga-clipped-as-documented"
     assert torch.cat([step.flatten() for step in steps]).norm().item() == pytest.approx(1e-4, rel=0.02)
 
 
