@@ -54,7 +54,7 @@ def deferred_interrupts() -> Iterator[None]:
 
 @contextmanager
 def update() -> Iterator[None]:
-    """Mark a block that should be completed: Ctrl-C waits for its end within `deferred_interrupts`.
+    """Mark a block that should be completed: within `deferred_interrupts`, Ctrl-C waits for its end.
 
     Raises:
         KeyboardInterrupt: At the end of the block, where Ctrl-C was pressed in it.
