@@ -13,6 +13,7 @@ import yaml
 
 import potion_fast as pf
 from helpers.run_files import edit_config, metrics, rows, scenario_of, stored
+from potion_fast import unlearning
 from potion_fast.bench.data import read_indices
 from potion_fast.bench.models import load_model
 from potion_fast.bench.runs import (
@@ -312,7 +313,7 @@ class Loaders:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.importances: list[Any] = []
         self.search: dict[str, Any] = {}
-        importance, search = stages.importance, stages.ptn_search
+        importance, search = unlearning.importance, unlearning.ptn_search
 
         def seen_importance(model: Any, loader: Any, *arguments: Any, **options: Any) -> Any:
             self.importances.append((loader, options))
@@ -322,8 +323,8 @@ class Loaders:
             self.search = options
             return search(*arguments, **options)
 
-        monkeypatch.setattr(stages, "importance", seen_importance)
-        monkeypatch.setattr(stages, "ptn_search", seen_search)
+        monkeypatch.setattr(unlearning, "importance", seen_importance)
+        monkeypatch.setattr(unlearning, "ptn_search", seen_search)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +352,7 @@ def test_modes_differ_where_the_paper_and_its_code_do(
     evaluated = seen.search["evaluation_loader"]
 
     assert options["group_size"] == group_size == stored(tmp_path / "out")["group_size"]
-    assert seen.search["b_start"] == b_start == stored(tmp_path / "out")["b_start"]
+    assert seen.search["options"].b_start == b_start == stored(tmp_path / "out")["b_start"]
     assert float(rows(tmp_path / "out" / "trace.csv")[0]["s"]) == pytest.approx(16 / 500 * b_start)
     assert len(retain.dataset) == retained
     assert pf.Importance.load(tmp_path / "out" / "retain.safetensors").samples == retained
@@ -371,7 +372,7 @@ def test_an_explicit_flag_wins_over_the_mode(tmp_path: Path, poisoned: Path, mon
     )
     unlearn_run(told, tmp_path / "out")
     (forget, options), (retain, _) = seen.importances
-    assert (options["group_size"], seen.search["b_start"]) == (4, 0.5)
+    assert (options["group_size"], seen.search["options"].b_start) == (4, 0.5)
     assert forget.batch_size == retain.batch_size == 32
     assert pf.Importance.load(tmp_path / "out" / "retain.safetensors").terms == -(-484 // 4)
 
@@ -390,7 +391,7 @@ def test_workers_and_device_are_those_of_the_run_and_not_of_the_training(
 def test_what_was_expensive_is_on_disk_when_a_later_step_fails(
     tmp_path: Path, poisoned: Path, healed: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ):
-    monkeypatch.setattr(stages, failing, _fail)
+    monkeypatch.setattr(unlearning if failing == "ptn_search" else stages, failing, _fail)
     with pytest.raises(ZeroDivisionError):
         unlearn_run(UnlearnConfig(run=str(poisoned), device="cpu"), tmp_path / "out")
     out, written = tmp_path / "out", {"config.yaml", "found.txt", "forget.safetensors", "retain.safetensors"}
@@ -446,7 +447,7 @@ BREAK: dict[str, tuple[Callable[[Path], Any], str]] = {
     "wrong type": (lambda run: edit_config(run, iterations="many"), "iterations must be a whole number, not 'many'"),
     "wrong list": (lambda run: edit_config(run, mean=["grey"]), "mean must be a list of numbers"),
     "wrong switch": (lambda run: edit_config(run, leave_out_poisoned="no"), "must be true or false, not 'no'"),
-    "wrong choice": (lambda run: edit_config(run, keep="best"), "keep must be 'last' or 'test' or 'validation'"),
+    "wrong choice": (lambda run: edit_config(run, keep="best"), "keep must be 'last', 'test' or 'validation'"),
     "a number that is not finite": (lambda run: edit_config(run, lr=float("nan")), "lr must be finite"),
     "other data": (lambda run: edit_config(run, train_size=400), "not the data of the training|out of range"),
     "other draw": (lambda run: edit_config(run, seed=5), "these are not the data of the training"),
