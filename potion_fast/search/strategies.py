@@ -74,7 +74,7 @@ class Trial:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Strategy:
     """An order in which candidates are tried, and what others need to know of it.
 
@@ -83,6 +83,7 @@ class Strategy:
         run: Generator `run(plan, evaluate, passes)` of `Trial`s: `plan` has the candidates, `evaluate()` gives the
             `Score` of the model as it stands, `passes(accuracy)` says whether an accuracy is low enough. `parallel`
             changes the arguments.
+        summary: A few words for help texts.
         uses_grid: Whether the candidates are the steps of a schedule of percentiles, in blocks of 64. Otherwise they
             are `Growing`, the weights one by one in order of their ratio, and options of steps are refused.
         jumps: Whether it draws conclusions on candidates that it does not evaluate. Where the accuracies that it saw
@@ -96,6 +97,7 @@ class Strategy:
 
     name: str
     run: Callable[..., Iterator[Trial]]
+    summary: str
     uses_grid: bool = True
     jumps: bool = False
     parallel: Literal["ranks", "batch"] | None = None
@@ -148,7 +150,14 @@ def sequential(
                     return
 
 
-SEQUENTIAL = register_strategy(Strategy("sequential", sequential, parallel="ranks"))
+SEQUENTIAL = register_strategy(
+    Strategy(
+        name="sequential",
+        run=sequential,
+        summary="step by step, as the public code does",
+        parallel="ranks",
+    )
+)
 
 
 def batched(plan: Candidates, evaluate: Callable[[Tensor], list[Score]], passes: Passes) -> Iterator[Trial]:
@@ -165,7 +174,15 @@ def batched(plan: Candidates, evaluate: Callable[[Tensor], list[Score]], passes:
         remaining = remaining[len(scores) :]
 
 
-register_strategy(Strategy("batched", batched, parallel="batch", supports_sharded=False))
+register_strategy(
+    Strategy(
+        name="batched",
+        run=batched,
+        summary="the same steps, several at once",
+        parallel="batch",
+        supports_sharded=False,
+    )
+)
 
 
 def bisect(plan: Candidates, evaluate: Callable[[], Score], passes: Passes) -> Iterator[Trial]:
@@ -177,8 +194,15 @@ def bisect(plan: Candidates, evaluate: Callable[[], Score], passes: Passes) -> I
         yield from halve(plan, -1, last, evaluate, passes)
 
 
-# Where the model passes before any edit there is nothing to halve: the first step is the answer.
-register_strategy(Strategy("bisect", bisect, jumps=True, if_start_passes=SEQUENTIAL))
+register_strategy(
+    Strategy(
+        name="bisect",
+        run=bisect,
+        summary="the same steps, by halving ranges of 64",
+        jumps=True,
+        if_start_passes=SEQUENTIAL,  # there is nothing to halve: the first step is the answer
+    )
+)
 
 
 def minimal(plan: Growing, evaluate: Callable[[], Score], passes: Passes) -> Iterator[Trial]:
@@ -198,7 +222,16 @@ def minimal(plan: Growing, evaluate: Callable[[], Score], passes: Passes) -> Ite
     yield from halve(plan, low, high, evaluate, passes)
 
 
-register_strategy(Strategy("minimal", minimal, uses_grid=False, jumps=True, supports_sharded=False))
+register_strategy(
+    Strategy(
+        name="minimal",
+        run=minimal,
+        summary="weight by weight, down to the fewest that do",
+        uses_grid=False,
+        jumps=True,
+        supports_sharded=False,
+    )
+)
 
 
 def halve(plan: Candidates, low: int, high: int, evaluate: Callable[[], Score], passes: Passes) -> Iterator[Trial]:

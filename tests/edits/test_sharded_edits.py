@@ -25,6 +25,7 @@ from potion_fast.errors import ImportanceError, ModelError, PotionError, SearchE
 from potion_fast.importances import Importance
 from potion_fast.ops import reference
 from potion_fast.percentiles import schedule
+from potion_fast.search import STRATEGIES
 from potion_fast.utils.model import ModelParameters, fingerprint
 
 SPECIAL = [0.0, 1.0, 1.0, 2.0, 3.0, 1e-45, 1e-40, 3e38]
@@ -195,7 +196,7 @@ def failures(model: nn.Module, forget: Importance, retain: Importance, loader: l
     before = {name: values.clone() for name, values in ModelParameters(model).tensors.items()}
     last = ranks.rank == ranks.size - 1
     fails(SearchError, "inplace=True", lambda: pf.ptn_search(model, forget, retain, loader))
-    for strategy in ("batched", "minimal"):
+    for strategy in [name for name, strategy in STRATEGIES.items() if not strategy.supports_sharded]:
         fails(SearchError, "FSDP2", lambda s=strategy: pf.ptn_search(model, forget, retain, loader, strategy=s))
     other = replace(forget, fingerprint="another") if last else forget
     fails(ImportanceError, "compute them again", lambda: pf.EditPlan(model, other, retain, [1.0]))

@@ -13,10 +13,11 @@ from helpers.processes import in_processes
 from helpers.toys import Blobs, assert_same_weights, weights
 from potion_fast.distributed import ShareSampler
 from potion_fast.errors import DataError, ImportanceError, PotionError, SearchError
+from potion_fast.search import STRATEGIES
 
 SEARCHES = [
     {"strategy": strategy, "rho": rho, **options}
-    for strategy in ("sequential", "batched", "bisect", "minimal")
+    for strategy in STRATEGIES
     for rho, options in ((0.2, {}), (0.0, {"max_steps": 70}))
 ] + [{"strategy": "sequential", "s_step": 3.0}, {"strategy": "batched", "s_step": 1.02, "rho": 0.9}]
 
@@ -104,7 +105,7 @@ def failures(model, forget, retain, loader):
         assert_same_weights(mine, before)
         raised.append((type(caught.value), str(caught.value)))
 
-    for strategy in ("sequential", "batched", "bisect", "minimal"):
+    for strategy in STRATEGIES:
         for read in (1, 2):
             attempt(loader=Counted(loader, fails_at=read if last else None), strategy=strategy)
     attempt(forget=replace(forget, fingerprint="another") if last else forget)
@@ -119,12 +120,13 @@ def failures(model, forget, retain, loader):
 
 def test_what_goes_wrong_on_one_rank_ends_the_search_on_all_with_the_model_as_it_was(subject, tmp_path):
     good, bad = in_processes(2, failures, *subject, folder=tmp_path)
-    assert bad[:8] == [(OSError, "the disk is gone")] * 8
-    assert good[:8] == [(PotionError, "rank 1: OSError: the disk is gone")] * 8
+    reads = 2 * len(STRATEGIES)
+    assert bad[:reads] == [(OSError, "the disk is gone")] * reads
+    assert good[:reads] == [(PotionError, "rank 1: OSError: the disk is gone")] * reads
     kinds = [ImportanceError, SearchError, ImportanceError, ImportanceError, DataError]
-    assert [kind for kind, _ in bad[8:]] == [kind for kind, _ in good[8:]] == kinds
+    assert [kind for kind, _ in bad[reads:]] == [kind for kind, _ in good[reads:]] == kinds
     words = ["compute them again", "ρ must be in", "importances is", "search is", "share of the forget set"]
-    for word, (_, told), (_, heard) in zip(words, bad[8:], good[8:], strict=True):
+    for word, (_, told), (_, heard) in zip(words, bad[reads:], good[reads:], strict=True):
         assert word in told and word in heard
 
 

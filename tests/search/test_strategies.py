@@ -23,6 +23,9 @@ from potion_fast.utils.predict import predict
 pytest_plugins = ["helpers.small_runs"]
 
 NOT_SEQUENTIAL = [name for name in STRATEGIES if name != "sequential"]
+WITH_GRID = [name for name, strategy in STRATEGIES.items() if strategy.uses_grid]
+STEPWISE = [name for name, strategy in STRATEGIES.items() if strategy.tries_every_step]
+JUMPING = [name for name, strategy in STRATEGIES.items() if strategy.jumps]
 
 
 # --- the orders, on candidates that are numbers alone
@@ -96,10 +99,10 @@ def test_where_accuracy_wavers_the_steps_stop_at_the_first_and_the_jumps_next_to
     accuracies, grown
 ):
     first = next((k for k, accuracy in enumerate(accuracies) if accuracy < 0.5), None)
-    assert answer(tried("sequential", Fake(accuracies))) == first
-    assert answer(tried("batched", Fake(accuracies))) == first
-    for strategy in ("bisect", "minimal"):
-        trials = tried(strategy, Fake(accuracies, grown=grown if strategy == "minimal" else None))
+    for strategy in STEPWISE:
+        assert answer(tried(strategy, Fake(accuracies))) == first
+    for strategy in JUMPING:
+        trials = tried(strategy, Fake(accuracies, grown=None if STRATEGIES[strategy].uses_grid else grown))
         found = answer(trials)
         if below_half(accuracies[-1]):
             assert found is not None
@@ -135,7 +138,7 @@ def test_several_at_once_touch_no_model_and_stop_with_the_lot_in_which_one_passe
     assert [trial.dampened for trial in trials] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "batched", "bisect"])
+@pytest.mark.parametrize("strategy", WITH_GRID)
 @pytest.mark.parametrize("end", [1.0, 0.5, math.nan])
 def test_candidates_past_alpha_1_are_the_same_model_and_are_not_tried(strategy, end):
     alphas = [4.0, 2.0, end, 0.5, 0.25]
@@ -149,8 +152,7 @@ def test_no_weight_to_dampen_is_no_trial():
 
 
 def test_a_registered_strategy_is_chosen_by_its_name_and_a_name_is_taken_once(blobs, both):
-    sequential = STRATEGIES["sequential"].run
-    mine = register_strategy(Strategy("mine", lambda plan, evaluate, passes: sequential(plan, evaluate, passes)))
+    mine = register_strategy(Strategy(name="mine", run=STRATEGIES["sequential"].run, summary="as the first"))
     try:
         with pytest.raises(SearchError, match="'mine' already"):
             register_strategy(mine)
@@ -178,7 +180,7 @@ def timeless(step):
 
 @pytest.mark.parametrize("rho", [0.0, 0.2, 0.5])
 @pytest.mark.parametrize("options", [{}, {"s_step": 1.02}], ids=["one block", "several blocks"])
-@pytest.mark.parametrize("strategy", ["batched", "bisect"])
+@pytest.mark.parametrize("strategy", [name for name in WITH_GRID if name in NOT_SEQUENTIAL])
 def test_the_same_step_is_kept_with_the_same_weights(blobs, both, strategy, rho, options):
     want = pf.ptn_search(blobs.model, *both, blobs.forget(), rho=rho, **options)
     accuracies = [step.accuracy for step in want.trace]
@@ -238,7 +240,7 @@ def test_every_strategy_gives_the_most_edited_model_where_none_passes(blobs, str
     assert_same_weights(result.model, weights(everything))
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "batched", "bisect"])
+@pytest.mark.parametrize("strategy", WITH_GRID)
 def test_out_of_steps_keeps_the_last_step(blobs, both, strategy):
     with pytest.warns(pf.PotionWarning, match="out of steps"):
         result = pf.ptn_search(blobs.model, *both, blobs.forget(), max_steps=3, strategy=strategy)
@@ -277,10 +279,8 @@ def test_a_trigger_that_was_never_learnt_leaves_the_model_alone(blobs, both, str
     assert (result.reason, result.trace, result.kept) == ("trigger not learnt", [], None)
     with pytest.warns(pf.PotionWarning, match="not learnt"):  # the public code applies its first step: 0 ≤ ρ · 0
         result = pf.ptn_search(blobs.model, *both, wrong, mode="reference", strategy=strategy)
-    assert (result.reason, result.kept.step if strategy != "minimal" else result.kept.dampened) == (
-        "threshold passed",
-        1,
-    )
+    first = result.kept.step if STRATEGIES[strategy].uses_grid else result.kept.dampened
+    assert (result.reason, first) == ("threshold passed", 1)
 
 
 @pytest.mark.parametrize("strategy", NOT_SEQUENTIAL)
@@ -293,7 +293,7 @@ def test_a_model_changed_in_place_comes_back_intact_when_the_search_fails(blobs,
 
         def __iter__(self):
             self.reads += 1
-            if self.reads > (1 if strategy == "batched" else 3):
+            if self.reads > (1 if STRATEGIES[strategy].parallel == "batch" else 3):
                 raise error
             return iter(blobs.forget())
 

@@ -59,8 +59,7 @@ class UnlearnConfig(Schema):
     compiled: bool = setting(False, "compile the model for the importance passes, from the third batch of a size on")
     strategy: str = setting(
         "sequential",
-        "how the search goes: step by step (sequential), several steps at once (batched), halving the range of steps "
-        "(bisect), or weight by weight to the fewest that do (minimal)",
+        "how the search goes: " + "; ".join(f"{name}, {strategy.summary}" for name, strategy in STRATEGIES.items()),
         choices=STRATEGIES,
     )
     rho: float = setting(
