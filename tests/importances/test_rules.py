@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import pytest
 import timm
@@ -199,3 +202,16 @@ def test_what_cannot_be_registered_is_refused_and_named() -> None:
         with pytest.raises(ImportanceError, match="no subclass of Rule that names the layer's parameters"):
             register_rule(Scale)(rule)  # type: ignore[type-var]
     assert before == RULES
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_rule_of_the_documentation_equals_the_loop() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "add-a-rule.md").read_text(encoding="utf-8")
+    block = re.search(r"^ *```python\n(.*?)^ *```$", page, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    exec(textwrap.dedent(block[1]), {"__name__": "documentation"})
+    convolution = nn.ConvTranspose2d(2, 4, (3, 2), stride=2, padding=1, output_padding=1, groups=2, dilation=(1, 2))
+    model, inputs = layer(convolution, 2, 5, 4)
+    model = nn.Sequential(model, nn.Linear(shaken(model, inputs)(inputs).shape[1], 3).double())
+    for group_size in (1, 2):
+        assert assert_equals_loop(model, inputs, "ssd", group_size).fallback == ()
