@@ -2,8 +2,8 @@
 
 A row t is an output position of one of the samples of n, a column i is a tap (a position of the convolution's kernel)
 and a channel of the group, and A[t,i] is the pixel under that tap, zero in the padding. Memory is channels-last, so a
-column's channels lie side by side. Otherwise as `accumulate_linear`. Depthwise convolutions have no product of matrices;
-their kernel is below.
+column's channels lie side by side. Otherwise as `accumulate_linear`. Depthwise convolutions have no product of
+matrices; their kernel is below.
 """
 
 from __future__ import annotations
