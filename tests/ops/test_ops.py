@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -204,6 +206,28 @@ def test_autograd_notices_that_a_saved_tensor_was_written(backend: Backend) -> N
 def test_every_operation_has_an_opcheck() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert [op for op in ops.OPS if f'opcheck(backend, "{op}"' not in tests] == []
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "add-an-op.md").read_text(encoding="utf-8")
+    blocks = [
+        textwrap.dedent(block) for block in re.findall(r"^ *```python\n(.*?)^ *```$", page, re.DOTALL | re.MULTILINE)
+    ]
+    definition, operation, test = blocks
+    code = f"""
+from potion_fast.ops import reference
+exec({definition!r}, vars(reference))
+exec({operation!r})
+sums = torch.tensor([0.25, 3.0, torch.nan])
+clamp_sums(sums, 0.5)
+print(sums.tolist())
+compile({test!r}, "test_clamp_sums.py", "exec")
+torch.library.opcheck(torch.ops.potion_fast.clamp_sums.default, (torch.rand(5), 0.5))
+clamp_sums(sums.double(), 0.5)
+"""
+    result = run_python(code, POTION_FAST_BACKEND="reference")
+    assert result.stdout == "[0.25, 0.5, nan]\n", result.stderr
+    assert "ImportanceError: clamp_sums: sums is torch.float64" in result.stderr
 
 
 def test_the_fake_kernels_give_shapes_without_data() -> None:
