@@ -161,14 +161,14 @@ def test_a_killed_report_can_be_made_again(tmp_path: Path):
 
 
 def test_an_interrupted_report_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    row = {"attack": "a", "data": "d", "model": "m", "method": "none", "seed": 0, "poisoned": 2, "found": 1}
+    row = {"attack": "badnet", "data": "d", "model": "m", "method": "none", "seed": 0, "poisoned": 2, "found": 1}
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "x.json").write_text(json.dumps({"rows": [row]}))
 
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potion_fast.bench.report.make.first", interrupted)
+    monkeypatch.setattr("potion_fast.bench.report.make.potion_report", interrupted)
     with pytest.raises(KeyboardInterrupt):
         report_sweep(tmp_path, samples=0)
     assert _earlier(RunFolder(tmp_path / "report")) == []

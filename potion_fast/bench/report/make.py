@@ -12,13 +12,12 @@ from ...user.read_data import read_json, read_yaml
 from ...utils.atomic_files import UNFINISHED
 from ..runs.folder import RunFolder
 from ..sweep.rows import Row, read_rows
-from .formats import ablation_latex, ablation_markdown, ablation_tidy, latex, markdown, tidy
-from .page import Content, page
-from .papers import has_pawelczyk_rows
-from .pawelczyk import Exam, exam, sections, sheet_texts
-from .potion.make import first
+from .page import Page, page_html
+from .pawelczyk.make import pawelczyk_report
+from .potion.make import potion_report
 from .results_csv import write_csv
 from .style import FORMATS, save
+from .table import FORMS, to_csv, to_markdown
 from .warning_table import warnings_of
 
 MANIFEST = "report.json"  # the mark of a report's folder: what it holds
@@ -31,14 +30,20 @@ def report_sweep(
     *,
     samples: int = SAMPLES,
 ) -> dict[str, Any]:
-    """Write the tables, figures and page of a sweep, and say what was made; an earlier report in `out` is replaced.
+    """Write the tables, figures and page of a sweep; an earlier report in the same folder is replaced.
 
-    sweep    folder of `potion-fast sweep`: results/*.json, and its models for the figures that need one
-    out      folder to write; None: `report` in the sweep's folder
-    samples  training images that a trained model is measured on, for figures 3 to 5 and 7; 0: no model is used
+    Args:
+        sweep: folder of `potion-fast sweep`: results/*.json, and its models for the figures that need one.
+        out: folder to write; None: `report` in the sweep's folder.
+        samples: training images that a trained model is measured on, for figures 3 to 5 and 7; 0: no model is used.
 
-    Raises FileError for results that are missing, broken or foreign, and for a folder that holds something else;
-    PotionError for a negative number of samples.
+    Returns:
+        What was made: the page, the number of rows, the names of tables and figures, why others were not drawn, and the
+        number of warnings.
+
+    Raises:
+        FileError: results that are missing, broken or foreign, or a folder that holds something else.
+        PotionError: a negative number of samples.
     """
     if samples < 0:
         raise PotionError(f"samples must be at least 0, not {samples}")
@@ -56,41 +61,32 @@ def report_sweep(
     except OSError as error:
         raise FileError(f"cannot make the folder {target.path} of a report: {error}") from error
 
-    made = first(rows, folder / "models", samples)
-    second = exam(rows) if has_pawelczyk_rows(rows) else Exam()
+    papers = [pawelczyk_report(rows), potion_report(rows, folder / "models", samples)]
+    potion_first = papers[::-1]
     files = ["results.csv", "index.html", MANIFEST]
     write_csv(target / "results.csv", rows)
-    for table in made.tables:
-        texts = {"md": markdown(table), "tex": latex(table), "csv": tidy(table)}
-        files += _write(target, table.name, texts)
-    if made.ablations:
-        texts = {"md": ablation_markdown(made.ablations), "tex": ablation_latex(made.ablations)}
-        files += _write(target, "ablations", {**texts, "csv": ablation_tidy(made.ablations)})
-    sheets = [sheet for sheet in second.sheets if not sheet.missing]
-    for sheet in sheets:
-        files += _write(target, sheet.name, sheet_texts(sheet))
-    drawn = [picture for picture in (*made.pictures, *second.pictures) if picture.figure is not None]
+    tables = [table for paper in potion_first for table in paper.tables if not table.missing]
+    for table in tables:
+        files += _write(target, table.name, {"md": to_markdown(table), "csv": to_csv(table)})
+    drawn = [picture for paper in potion_first for picture in paper.pictures if picture.figure is not None]
     for picture in drawn:
         files += [f"figures/{name}" for name in save(picture, target / "figures")]
-    content = Content(
+    content = Page(
         title=f"Sweep {folder.resolve().name}",
         facts=_facts(rows, folder),
-        tables=made.tables,
-        ablations=made.ablations,
-        pictures=made.pictures,
+        sections=[section for paper in papers for section in paper.sections],
         warnings=warnings_of(rows),
         commands=list(dict.fromkeys(row.command for row in rows if row.command)),
-        others=sections(second),
     )
-    target.write_text("index.html", page(content))
+    target.write_text("index.html", page_html(content))
     for name in sorted(set(earlier) - set(files)):
         (target / name).unlink(missing_ok=True)
-    left_out = {picture.name: picture.missing for picture in made.pictures if picture.figure is None} | second.missing
+    left_out = {name: why for paper in potion_first for name, why in paper.missing.items()}
     target.write_json(MANIFEST, {"rows": len(rows), "files": sorted(files), "not drawn": left_out})
     return {
         "page": str(target / "index.html"),
         "rows": len(rows),
-        "tables": [table.name for table in made.tables] + [sheet.name for sheet in sheets],
+        "tables": [table.name for table in tables],
         "figures": [picture.name for picture in drawn],
         "not_drawn": left_out,
         "warnings": len(content.warnings),
@@ -127,7 +123,7 @@ def _ours(name: str) -> bool:
     folder, slash, rest = name.rpartition("/")
     if slash and not folder:
         return False  # of the root
-    ends = {"": ("csv", "html", "json"), "tables": ("md", "tex", "csv"), "figures": FORMATS}
+    ends = {"": ("csv", "html", "json"), "tables": (*FORMS, "tex"), "figures": FORMATS}
     return folder in ends and rest.rpartition(".")[2] in ends[folder] and not rest.startswith(".")
 
 

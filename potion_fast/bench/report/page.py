@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 
-from .formats import ABLATION_HEADER, ABLATION_NOTES, ABLATION_TITLE, COMPARED, LEGEND, ablation_cells, cells, header
-from .potion.tables import MEASURES, Ablation, Table
 from .style import Picture
+from .table import Table
 
 STYLE = """
 :root { --ink: #222; --muted: #5f5f5f; --line: #ddd; --teal: #1b7f79; --red: #c8553d; }
@@ -36,7 +35,13 @@ nav a { display: inline-block; margin-right: 1rem; }
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a heading, to which the top of the page leads; `parts` are HTML."""
+    """A part of the page under a heading, to which the top of the page leads.
+
+    Attributes:
+        name: of the link to it.
+        title: its heading.
+        parts: HTML; a section without any is not shown.
+    """
 
     name: str
     title: str
@@ -44,41 +49,56 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Content:
-    """What the page shows; tables, ablations and figures that there are none of get no section.
+class PaperReport:
+    """What a report has of one paper.
 
-    facts     lines about the sweep as a whole: (name, text)
-    others    sections that stand before all
-    warnings  (sentence, how often, the first rows it stands in)
-    commands  of the sweep
+    Attributes:
+        tables: made or not.
+        pictures: drawn or not.
+        sections: of the page, with both.
+    """
+
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+    sections: Sequence[Section] = ()
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Why a table or figure is not there, by name."""
+        pictures = {picture.name: picture.missing for picture in self.pictures if picture.figure is None}
+        return {**{table.name: table.missing for table in self.tables if table.missing}, **pictures}
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page shows.
+
+    Attributes:
+        title: its heading.
+        facts: lines about the sweep as a whole: (name, text).
+        sections: of the papers.
+        warnings: (sentence, how often, the first rows it stands in).
+        commands: of the sweep.
     """
 
     title: str
     facts: Sequence[tuple[str, str]]
-    tables: Sequence[Table]
-    ablations: Sequence[Ablation]
-    pictures: Sequence[Picture]
+    sections: Sequence[Section]
     warnings: Sequence[tuple[str, int, Sequence[str]]]
     commands: Sequence[str]
-    others: Sequence[Section] = field(default=())
 
 
-def page(content: Content) -> str:
+def page_html(content: Page) -> str:
     """The whole HTML text."""
-    first = "First exam: " if content.others else ""
-    tables = [f"<p>{escape(LEGEND)}</p>", *(_table(table) for table in content.tables)] if content.tables else []
     sections = [
-        *content.others,
-        Section("tables", f"{first}Tables", tables),
-        Section("ablations", ABLATION_TITLE, [_ablations(content.ablations)] if content.ablations else []),
-        Section("figures", f"{first}Figures", [picture_html(picture) for picture in content.pictures]),
+        *content.sections,
         Section("warnings", "Warnings", [_warnings(content.warnings)]),
         Section("commands", "Commands", [_commands(content.commands)]),
     ]
-    shown = [one for one in sections if one.parts]
-    links = "".join(f'<a href="#{one.name}">{escape(one.title)}</a>' for one in shown)
+    shown = [section for section in sections if section.parts]
+    links = "".join(f'<a href="#{section.name}">{escape(section.title)}</a>' for section in shown)
     facts = "".join(f"<li><b>{escape(name)}</b>: {escape(text)}</li>" for name, text in content.facts)
-    body = [f'<h2 id="{one.name}">{escape(one.title)}</h2>\n' + "\n".join(one.parts) for one in shown]
+    body = [f'<h2 id="{section.name}">{escape(section.title)}</h2>\n' + "\n".join(section.parts) for section in shown]
     return "\n".join(
         [
             "<!doctype html>",
@@ -89,7 +109,7 @@ def page(content: Content) -> str:
             f"<h1>{escape(content.title)}</h1>",
             f"<nav>{links}</nav>",
             f"<ul>{facts}</ul>",
-            '<p>Every row: <a href="results.csv">results.csv</a>. Tables as Markdown, LaTeX and CSV: tables/. '
+            '<p>Every row: <a href="results.csv">results.csv</a>. Tables as Markdown and CSV: tables/. '
             "Figures as PNG and SVG: figures/.</p>",
             *body,
             "</body></html>",
@@ -98,85 +118,8 @@ def page(content: Content) -> str:
     )
 
 
-def _table(table: Table) -> str:
-    """The parts as headings within the table, so that the first column stays narrow."""
-    names = header(table)[1:]
-    papers = {place for place, name in enumerate(names) if name == "paper"}
-    texts = names.index("method") + 1
-    head = "".join(
-        f"<th{_class('text' if place < texts else 'paper' if place in papers else '')}>{escape(name)}</th>"
-        for place, name in enumerate(names)
-    )
-    body, section = [], None
-    for line in table.lines:
-        if line.section != section:
-            section = line.section
-            body.append(f'<tr class="part"><th colspan="{len(names)}">{escape(section)}</th></tr>')
-        row = []
-        for place, text in enumerate(cells(table, line)[1:]):
-            healed = place == names.index(_healed())
-            kind = (
-                "text"
-                if place < texts
-                else "paper"
-                if place in papers
-                else "missing"
-                if healed and line.missing
-                else ""
-            )
-            row.append(f"<td{_class(kind)}>{escape(text)}</td>")
-        body.append(f"<tr>{''.join(row)}</tr>")
-    notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
-    links = ", ".join(f'<a href="tables/{table.name}.{end}">{end}</a>' for end in ("md", "tex", "csv"))
-    return (
-        f'<h3 id="{escape(table.name)}">{escape(table.title)}</h3>\n<div class="wide"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>\n{notes}<p>{links}</p>{_made_by(table)}"
-    )
-
-
-def _healed() -> str:
-    title, unit, _, _ = MEASURES[COMPARED[0]]
-    return f"{title}, {unit}"
-
-
-def _class(name: str) -> str:
-    return f' class="{name}"' if name else ""
-
-
-def _made_by(table: Table) -> str:
-    """The commands behind each line, folded away."""
-    parts = []
-    for line in table.lines:
-        if line.commands:
-            step = "" if line.s_step is None else f", step {line.s_step:g}"
-            said = escape("\n".join(line.commands))
-            name = escape(f"{line.method}, {line.section}{step} ({len(line.rows)} rows)")
-            parts.append(f"<p>{name}</p><pre>{said}</pre>")
-    return f"<details><summary>the commands behind each line</summary>{''.join(parts)}</details>" if parts else ""
-
-
-def _ablations(made: Sequence[Ablation]) -> str:
-    head = "".join(
-        f"<th{_class('' if place else 'text')}>{escape(name)}</th>" for place, name in enumerate(ABLATION_HEADER)
-    )
-    body = ""
-    for one in made:
-        texts = ablation_cells(one)
-        row = "".join(
-            f"<td{_class('paper' if ABLATION_HEADER[place] == 'paper' else '' if place else 'text wrap')}>"
-            f"{escape(text)}</td>"
-            for place, text in enumerate(texts)
-        )
-        body += f"<tr>{row}</tr>"
-    notes = "".join(f"<p>{escape(note)}</p>" for note in ABLATION_NOTES)
-    return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n{notes}'
-        '<p><a href="tables/ablations.md">md</a>, <a href="tables/ablations.tex">tex</a>, '
-        '<a href="tables/ablations.csv">csv</a></p>'
-    )
-
-
 def picture_html(picture: Picture) -> str:
+    """A part of the page: a picture, or why it is not drawn."""
     title = f'<h3 id="{escape(picture.name)}">{escape(picture.title)}</h3>'
     if picture.figure is None:
         return f'{title}\n<p class="none">Not drawn: {escape(picture.missing)}.</p>'

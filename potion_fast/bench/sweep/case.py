@@ -64,6 +64,7 @@ class UnlearningCase:
             more: other fields of `Row`.
         """
         subject, unit, config = self.subject, self.unit, self.subject.scenario.config
+        assert config.model is not None  # resolved
         start = time.perf_counter()
         after = subject.evaluate(model, edited)
         found_accuracy = accuracy_on(model, subject.forget_loader(self.found, augment=False))

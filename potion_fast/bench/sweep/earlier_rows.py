@@ -65,8 +65,9 @@ def current_row(row: Mapping[str, Any], attacks: Mapping[tuple[str, str], str], 
     for when in WHEN:
         flat = [content.pop(f"{when}{field}", None) for field in FLAT]
         named = dict(zip(("clean_accuracy", *kind.score_names), flat, strict=True))
-        if not content.get(f"{when}scores"):
-            content[f"{when}scores"] = {field: value for field, value in named.items() if value is not None}
+        known = {field: value for field, value in named.items() if value is not None}
+        scores = content.get(f"{when}scores") or {}
+        content[f"{when}scores"] = {**known, **scores} if isinstance(scores, dict) else scores
     for field in ("settings", "seconds", "warnings"):
         if content.get(field) is None:
             content.pop(field, None)

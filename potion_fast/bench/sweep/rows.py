@@ -140,8 +140,9 @@ class Row(BaseModel):
             raise ValueError(f"found {self.found!r}, which is out of range")
         for scores in (self.scores, self.before_scores, self.reference_scores):
             for name, value in scores.items():
-                known = value is not None and not math.isnan(value)
-                if known and name.endswith(("_accuracy", "_rate")) and not 0 <= value <= 1:
+                if value is None or math.isnan(value) or not name.endswith(("_accuracy", "_rate")):
+                    continue
+                if not 0 <= value <= 1:
                     raise ValueError(f"{name} {value!r}, which is out of range")
         return self
 

@@ -23,17 +23,19 @@ from matplotlib.text import Text
 from helpers.sweep_rows import file_text, many, row, write
 from potion_fast.bench.report import report_sweep
 from potion_fast.bench.report.averages import average
-from potion_fast.bench.report.formats import escaped, latex, markdown, tidy
 from potion_fast.bench.report.methods import variant_label, variants
 from potion_fast.bench.report.potion import by_forget_size as found
 from potion_fast.bench.report.potion import curves, sensitivity, times
+from potion_fast.bench.report.potion.ablations import ablations, recomputed
 from potion_fast.bench.report.potion.curves import objectives, points
 from potion_fast.bench.report.potion.make import in_order
 from potion_fast.bench.report.potion.measured_models import trained_runs
 from potion_fast.bench.report.potion.norm_toy import EXPONENTS, scaled, tails, toy
 from potion_fast.bench.report.potion.paper_values import of_paper, printed
-from potion_fast.bench.report.potion.tables import Line, Table, ablations, recomputed, tables
+from potion_fast.bench.report.potion.printed_tables import printed_table
+from potion_fast.bench.report.potion.tables import PaperLine, PaperTable, tables
 from potion_fast.bench.report.style import Picture
+from potion_fast.bench.report.table import to_csv, to_markdown
 from potion_fast.bench.runs import TrainConfig, train_run
 from potion_fast.bench.sweep.rows import Row, read_rows
 from potion_fast.cli import main as cli
@@ -46,12 +48,12 @@ def rows_of(tmp_path: Path, *told: dict[str, Any]) -> list[Row]:
     return read_rows(write(tmp_path, told) / "results")
 
 
-def line(table: Table, method: str, section: str = "") -> Line:
+def line(table: PaperTable, method: str, section: str = "") -> PaperLine:
     (found,) = (one for one in table.lines if one.method == method and section in one.section)
     return found
 
 
-def table(made: list[Table], name: str) -> Table:
+def table(made: list[PaperTable], name: str) -> PaperTable:
     return next(one for one in made if one.name == name)
 
 
@@ -92,7 +94,7 @@ def test_table_1_holds_the_mean_the_papers_value_and_raw_accuracies(tmp_path: Pa
     told = [row(found=f, poison_healed=h, model_damage=-d) for f, h, d in ((10, 90, 1), (50, 94, 2), (1, 60, 3))]
     made = table(tables(rows_of(tmp_path, *told)), "table1")
     one = line(made, "PTN-XLF", "of S_m")
-    text = markdown(made)
+    text = to_markdown(printed_table(made))
     assert (
         "| 10 to 50 % of S_m found | PTN-XLF | 92.00 ± 2.83 (–) | 93.72 ± 1.99 | −1.50 ± 0.71 (–) | −1.41 ± 0.92 |"
         in text
@@ -111,15 +113,15 @@ def test_a_cell_without_rows_says_so_next_to_the_papers_value(tmp_path: Path) ->
     assert line(made, "PTN-XLF", "of S_m").missing == "no rows at ρ = 0.2, step 1.1"
     missing = line(made, "PTN-LF", "of S_m")
     assert missing.missing == "no rows"
-    assert f"| {missing.section} | PTN-LF | no rows | 92.49 ± 3.58 |" in markdown(made)
+    assert f"| {missing.section} | PTN-LF | no rows | 92.49 ± 3.58 |" in to_markdown(printed_table(made))
     for name in ("table2", "table7"):
         assert all("the sweep has no row of" in one.missing for one in table(tables(rows_of(tmp_path)), name).lines)
 
 
 def test_measures_that_no_row_has_are_not_taken_for_zero(tmp_path: Path) -> None:
     made = table(tables(rows_of(tmp_path, row(poison_healed=None, reference_attacked_accuracy=None))), "table1")
-    assert "| PTN-XLF | not measured | 93.72" in markdown(made)
-    assert "There is no reference model" in markdown(made)
+    assert "| PTN-XLF | not measured | 93.72" in to_markdown(printed_table(made))
+    assert "There is no reference model" in to_markdown(printed_table(made))
 
 
 def test_a_table_marks_where_the_attack_had_not_been_learnt(tmp_path: Path) -> None:
@@ -172,7 +174,6 @@ def test_unknown_methods_and_attacks_still_appear(tmp_path: Path) -> None:
     made = tables(rows_of(tmp_path, *told[:1])) + tables(read_rows(write(tmp_path / "b", told[1:]) / "results"))
     assert line(made[0], "magic_&_more", "of S_m").rows
     assert [one.name for one in made if one.name.endswith("cifar10")] == ["-odd-attack-cifar10"]
-    assert r"magic\_\&\_more" in latex(made[0])
 
 
 def test_an_attack_is_the_registered_one_and_printed_as_the_sweep_calls_it_unless_that_is_short_for_it(
@@ -236,7 +237,7 @@ def test_rows_of_an_earlier_version_take_their_attack_from_the_sweeps_configurat
         "triggered_accuracy": 0.2,
         "attack_success_rate": 0.9,
     }
-    assert gaussian.scores == {"clean_accuracy": 0.9, "gus": 7.5}
+    assert gaussian.scores == {"clean_accuracy": 0.9, "base_accuracy": 0.8, "gus": 7.5}
     assert gaussian.score("attack_success_rate") is None
     assert swap.seconds == {"training": 1.0}
 
@@ -264,7 +265,7 @@ def test_tidy_tables_keep_every_digit_and_the_commands(tmp_path: Path) -> None:
     made = table(
         tables(rows_of(tmp_path, row(poison_healed=90.123456789), row(found=20, poison_healed=91.0))), "table1"
     )
-    lines = list(csv.DictReader(tidy(made).splitlines(keepends=True)))
+    lines = list(csv.DictReader(to_csv(printed_table(made)).splitlines(keepends=True)))
     (one,) = (
         each for each in lines if (each["method"], each["measure"], each["rows"]) == ("PTN-XLF", "poison_healed", "2")
     )
@@ -272,23 +273,7 @@ def test_tidy_tables_keep_every_digit_and_the_commands(tmp_path: Path) -> None:
     assert one["commands"].count("potion-fast sweep") == 2
 
 
-# --- LaTeX and the paper's numbers
-
-
-def test_latex_finds_nothing_to_interpret() -> None:
-    assert escaped("50 % of S_m & #1 {x} ~^$ \\") == (
-        r"50 \% of S\_m \& \#1 \{x\} \textasciitilde{}\textasciicircum{}\$ \textbackslash{}"
-    )
-    assert escaped("−1.5 ± 2 (–) ρ × |S|") == r"$-$1.5 $\pm$ 2 (--) $\rho$ $\times$ $|$S$|$"
-
-
-def test_every_latex_line_has_as_many_cells_as_columns(tmp_path: Path) -> None:
-    for made in tables(rows_of(tmp_path, *many(attacks=("badnet",), shares=(0, 1.0)))):
-        text = latex(made)
-        (columns,) = re.findall(r"\\begin{tabular}{(l+)}", text)
-        body = [each for each in text.splitlines() if each.endswith(r"\\")]
-        assert {len(re.findall(r"(?<!\\)&", each)) + 1 for each in body} == {len(columns)}
-        assert text.isascii() or not set(text) & set("±–−ρ×")
+# --- the paper's numbers
 
 
 def test_printed_numbers_are_the_papers() -> None:
@@ -481,9 +466,9 @@ def test_every_table_and_figure_is_made_from_a_trial_sweep(sweep: Path, made: di
         png = (sweep / "report" / "figures" / f"{name}.png").read_bytes()
         assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", png[16:20])[0] == 1800
         assert (sweep / "report" / "figures" / f"{name}.svg").read_text().rstrip().endswith("</svg>")
-    assert made["tables"] == [*(f"table{number}" for number in range(1, 10)), "random-swap-digits"]
-    for name in (*made["tables"], "ablations"):
-        assert all((sweep / "report" / "tables" / f"{name}.{end}").stat().st_size for end in ("md", "tex", "csv"))
+    assert made["tables"] == [*(f"table{number}" for number in range(1, 10)), "random-swap-digits", "ablations"]
+    for name in made["tables"]:
+        assert all((sweep / "report" / "tables" / f"{name}.{end}").stat().st_size for end in ("md", "csv"))
 
 
 def test_the_page_is_whole_and_needs_no_network(sweep: Path, made: dict[str, Any]) -> None:

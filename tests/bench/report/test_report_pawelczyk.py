@@ -1,11 +1,10 @@
-"""The second exam's tables and figures from rows that are known, and what a report has of which exam."""
+"""Tables and figures of Pawelczyk et al. from rows that are known, and what a report has of which paper."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
@@ -20,21 +19,22 @@ from test_report import Links, texts_outside
 
 from helpers.sweep_rows import file_text, with_scores
 from potion_fast.bench.report import report_sweep
+from potion_fast.bench.report.page import PaperReport
 from potion_fast.bench.report.papers import has_pawelczyk_rows
-from potion_fast.bench.report.pawelczyk import Exam, exam, sections, sheet_texts
 from potion_fast.bench.report.pawelczyk.bars import bar_pictures
 from potion_fast.bench.report.pawelczyk.by_budget import along_pictures
 from potion_fast.bench.report.pawelczyk.heatmap import COLORS, heatmap
-from potion_fast.bench.report.pawelczyk.matrix import ABSENT, NOTHING, UNMEASURED, matrices, sheet
+from potion_fast.bench.report.pawelczyk.make import pawelczyk_report
+from potion_fast.bench.report.pawelczyk.matrix import ABSENT, NOTHING, UNMEASURED, matrices, matrix_table
 from potion_fast.bench.report.pawelczyk.noise import noise_pictures
 from potion_fast.bench.report.pawelczyk.paper_values import of_paper, printed
 from potion_fast.bench.report.pawelczyk.scope import comparable, groups, size_of_paper
-from potion_fast.bench.report.pawelczyk.score_tables import scored
-from potion_fast.bench.report.pawelczyk.sheet import Sheet
+from potion_fast.bench.report.pawelczyk.score_tables import score_tables
 from potion_fast.bench.report.pawelczyk.table2 import tables2
 from potion_fast.bench.report.pawelczyk.values import labelled
-from potion_fast.bench.report.potion.make import first
+from potion_fast.bench.report.potion.make import potion_report
 from potion_fast.bench.report.style import Picture
+from potion_fast.bench.report.table import Table, to_csv, to_markdown
 from potion_fast.bench.report.warning_table import warnings_of
 from potion_fast.bench.sweep.rows import Row, read_rows
 
@@ -126,7 +126,7 @@ def whole(
     methods: Sequence[str] = (*METHODS, "ptn-xlf", "ptn-lf", "ptn-ssd"),
     **told: Any,
 ) -> Iterator[dict[str, Any]]:
-    """A sweep of the second exam: methods of paper B with budgets, Potion's without."""
+    """A sweep with methods of Pawelczyk et al. at budgets, and Potion's without."""
     for attack in attacks:
         for size in sizes if KINDS[attack] in ("gaussian", "indiscriminate") else sizes[:1]:
             for seed in seeds:
@@ -198,10 +198,10 @@ def rows_of(folder: Path, *told: dict[str, Any]) -> list[Row]:
     return read_rows(write(folder, told) / "results")
 
 
-def cell(sheet: Sheet, method: str, column: str, section: str = "") -> str:
+def cell(table: Table, method: str, column: str, section: str = "") -> str:
     """The text of a cell; of columns of one name the first."""
-    (entry,) = (one for one in sheet.entries if one.cells[0] == method and section in one.section)
-    return entry.cells[list(sheet.header).index(column)]
+    (line,) = (one for one in table.lines if one.cells[0] == method and section in one.section)
+    return line.cells[[each.title for each in table.columns].index(column)]
 
 
 def named(pictures: Sequence[Picture], name: str) -> Figure:
@@ -229,18 +229,18 @@ def test_table_2_holds_our_values_over_the_seeds_and_the_papers(tmp_path: Path) 
     rows = rows_of(tmp_path, *(row(**told, seed=seed, clean_accuracy=value) for seed, value in enumerate(values)))
     (made,) = tables2(rows)
     assert cell(made, "GD", "6 %") == f"{fmean([81, 83, 86]):.2f} ± {stdev([81, 83, 86]):.2f}"
-    place = list(made.header).index("6 %")
-    (entry,) = (one for one in made.entries if one.cells[0] == "GD")
+    place = [each.title for each in made.columns].index("6 %")
+    (entry,) = (one for one in made.lines if one.cells[0] == "GD")
     assert entry.cells[place + 1] == "86.88" and entry.cells[place + 2] == "–" and entry.section.startswith("2 %")
     assert cell(made, "CFk", "6 %") == "–" and cell(made, "no unlearning", "no budget").startswith("70.00")
     assert len(entry.commands) == 3 and "indiscriminate-gd-0.06-2" in entry.commands[2]
-    text = sheet_texts(made)["md"]
+    text = to_markdown(made)
     assert "--only indiscriminate-gd-0.06-0` and 2 more" in text and "NGP" in text
 
 
 def test_table_2_in_full_precision_names_every_command(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, row(attack="indiscriminate", clean_accuracy=0.7654321))
-    lines = list(csv.DictReader(sheet_texts(tables2(rows)[0])["csv"].splitlines(keepends=True)))
+    lines = list(csv.DictReader(to_csv(tables2(rows)[0]).splitlines(keepends=True)))
     (ours,) = (one for one in lines if one["method"] == "GD" and one["rows"])
     assert float(ours["test_accuracy"]) == 100 * 0.7654321 and ours["paper"] == "87.71" and ours["budget"] == "0.1"
     assert ours["commands"] == rows[0].command and ours["over_seeds"] == ""
@@ -272,9 +272,9 @@ def test_rows_with_most_of_s_m_found_are_taken_and_searches_at_the_default(tmp_p
 def test_two_attacks_of_a_kind_are_kept_apart(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, *(row(attack=name) for name in ("gaussian", "gaussian")), row(attack="gaussian", width=8))
     made = groups(rows, "gaussian")
-    assert [(len(one.rows), one.named("exam-x")) for one in made] == [
-        (2, "exam-x"),
-        (1, "exam-x-gaussian-cifar10-resnet18-8"),
+    assert [(len(one.rows), one.named("pawelczyk-x")) for one in made] == [
+        (2, "pawelczyk-x"),
+        (1, "pawelczyk-x-gaussian-cifar10-resnet18-8"),
     ]
 
 
@@ -297,9 +297,9 @@ def test_a_cell_of_the_matrix_is_of_the_largest_budget_and_all_seeds(tmp_path: P
     assert one.removed is not None and one.damage is not None
     assert (one.removed.mean, one.removed.over_seeds) == (45.0, pytest.approx(stdev([40, 50])))
     assert one.damage.mean == -0.5 and one.compute == 10.0 and not one.missing and not one.mark
-    table = sheet(made)
+    table = matrix_table(made)
     assert cell(table, "GD", "Gaussian noise: removed, %") == "45.0 ± 7.1"
-    assert table.entries[0].cells[-1] == "10 %" and len(table.entries[0].commands) == 2
+    assert table.lines[0].cells[-1] == "10 %" and len(table.lines[0].commands) == 2
 
 
 def test_a_cell_without_a_value_says_why(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_cell_without_a_value_says_why(tmp_path: Path) -> None:
     assert made.attacks == ["badnet", "sine-wave", "targeted"]
     assert [made.cells["GD", attack].missing for attack in made.attacks] == [UNMEASURED, "", NOTHING]
     assert [made.cells["GA", attack].missing for attack in made.attacks] == [ABSENT, "", ABSENT]
-    assert cell(sheet(made), "GD", "targeted: removed, %") == NOTHING
+    assert cell(matrix_table(made), "GD", "targeted: removed, %") == NOTHING
 
 
 def test_the_gus_is_compared_with_that_of_noise_that_was_never_seen(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_an_attack_that_hardly_took_is_marked(
     (made,) = matrices(rows_of(tmp_path, row(attack=attack, **before)))
     (one,) = made.cells.values()
     assert bool(one.mark) == marked
-    assert any("in 1 of 1 rows the attack had hardly taken" in note for note in sheet(made).notes) == marked
+    assert any("in 1 of 1 rows the attack had hardly taken" in note for note in matrix_table(made).notes) == marked
 
 
 def test_the_heat_map_writes_removal_damage_and_compute_and_hatches_the_rest(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_scores_before_after_and_of_the_reference_stand_in_lines_of_their_own(tm
     told = [row(seed=seed, scores=scores("gaussian", 0.5, 0.9, noise)) for seed, noise in ((0, 0.0), (1, 0.1))]
     for one in told:
         one |= {"before_scores": scores("gaussian", 1, 0.92, 0), "reference_scores": scores("gaussian", 0, 0.93, 0)}
-    gaussian, targeted = scored(rows_of(tmp_path, *told))
+    gaussian, targeted = score_tables(rows_of(tmp_path, *told))
     assert cell(gaussian, "GD", "GUS") == "0.85 ± 0.07" and cell(gaussian, "GD", "budget") == "10 %"
     assert cell(gaussian, "no unlearning", "GUS") == "1.60 ± 0.00"
     assert cell(gaussian, "trained without the poison", "TPR at FPR 0.01, %") == "1.00 ± 0.00"
@@ -406,7 +406,7 @@ def gaussian_rows(folder: Path) -> list[Row]:
 
 
 def test_the_trade_off_curve_is_one_sided_and_the_tpr_two_sided(tmp_path: Path) -> None:
-    left, right = named(noise_pictures(gaussian_rows(tmp_path)), "exam-figure07").axes
+    left, right = named(noise_pictures(gaussian_rows(tmp_path)), "pawelczyk-figure07").axes
     _, _, measured, analytic, *_ = left.lines
     at = [float(np.interp(0.01, *map(np.asarray, line.get_data()))) for line in (measured, analytic)]
     assert at == pytest.approx([1 - 0.0924, 1 - 0.0924], abs=2e-3)
@@ -417,7 +417,7 @@ def test_the_trade_off_curve_is_one_sided_and_the_tpr_two_sided(tmp_path: Path) 
 
 
 def test_figure_6_fits_the_mean_and_draws_fresh_noise_as_its_quantiles(tmp_path: Path) -> None:
-    fresh, before, after = named(noise_pictures(gaussian_rows(tmp_path)), "exam-figure06").axes
+    fresh, before, after = named(noise_pictures(gaussian_rows(tmp_path)), "pawelczyk-figure06").axes
     assert "1.50" in before.get_title() and "1.00" in after.get_title() and "NGD" in after.get_title()
     (dashed,) = (line for line in after.lines if line.get_linestyle() == "--")
     x, y = map(np.asarray, dashed.get_data())
@@ -427,7 +427,7 @@ def test_figure_6_fits_the_mean_and_draws_fresh_noise_as_its_quantiles(tmp_path:
 
 def test_figure_2a_draws_bars_with_the_references_of_both_panels(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, *whole(attacks=("gaussian",), methods=("gd", "ptn-xlf")))
-    figure = named(bar_pictures(rows), "exam-figure02a")
+    figure = named(bar_pictures(rows), "pawelczyk-figure02a")
     left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["PTN-XLF", "GD"]
     upright = [float(np.asarray(line.get_xdata())[0]) for line in left.lines if line.get_linestyle() in (":", "-")]
@@ -458,84 +458,80 @@ def test_figures_8_and_9_need_several_budgets_and_sizes(tmp_path: Path) -> None:
     assert not texts_outside(budgets) and not texts_outside(sizes)
 
 
-# --- which exam a report is of
+# --- which paper a report is of
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("exam")
+    folder = tmp_path_factory.mktemp("pawelczyk")
     attacks = ("badnet", "targeted", "indiscriminate", "gaussian")
     rows = whole(attacks, sizes=(750, 1250), budgets=(0.04, 0.1), methods=("gd", "ngd", "ptn-xlf"))
     return folder, report_sweep(write(folder, list(rows)), samples=0)
 
 
-def test_a_report_of_the_second_exam_has_all_of_it_and_of_the_first_what_has_rows(
+def test_a_report_has_all_of_pawelczyk_and_of_potion_what_has_rows(
     made: tuple[Path, dict[str, Any]],
 ) -> None:
     folder, content = made
-    figures = ["exam-heatmap", *(f"exam-figure{name}" for name in ("02a", "03", "06", "07", "08", "09"))]
+    figures = ["pawelczyk-heatmap", *(f"pawelczyk-figure{name}" for name in ("02a", "03", "06", "07", "08", "09"))]
     assert content["figures"] == figures and content["not_drawn"] == {}
-    assert content["tables"] == ["table9", "exam-matrix", "exam-gaussian", "exam-targeted", "exam-table2"]
+    assert content["tables"] == [
+        "table9",
+        "pawelczyk-matrix",
+        "pawelczyk-gaussian",
+        "pawelczyk-targeted",
+        "pawelczyk-table2",
+    ]
     page = Links()
     text = (folder / "report" / "index.html").read_text(encoding="utf-8")
     page.feed(text)
     assert not page.open and "script" not in page.tags and "http" not in text
     for link in page.links:
         assert link.startswith("#") or (folder / "report" / link).is_file(), link
-    assert text.index("Second exam: tables") < text.index("First exam: Tables") and 'id="ablations"' not in text
+    assert text.index("Pawelczyk et al.: tables") < text.index("Potion: Tables") and 'id="ablations"' not in text
     assert not (folder / "report" / "tables" / "ablations.md").exists()
     listed = json.loads((folder / "report" / "report.json").read_text())["files"]
     there = {str(path.relative_to(folder / "report")) for path in (folder / "report").rglob("*") if path.is_file()}
     assert there == set(listed)
 
 
-def test_latex_of_the_second_exam_has_as_many_cells_as_columns_and_plain_letters(
-    made: tuple[Path, dict[str, Any]],
-) -> None:
-    for name in ("matrix", "gaussian", "targeted", "table2"):
-        text = (made[0] / "report" / "tables" / f"exam-{name}.tex").read_text(encoding="utf-8")
-        (columns,) = re.findall(r"\\begin{tabular}{(l+)}", text)
-        body = [each for each in text.splitlines() if each.endswith(r"\\")]
-        assert {len(re.findall(r"(?<!\\)&", each)) + 1 for each in body} == {len(columns)}
-        assert text.isascii(), set(text) - set(map(chr, range(128)))
-
-
 def test_tables_and_figures_of_pawelczyk_that_cannot_be_made_say_why(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, row(attack="badnet", method="ngd"))
     assert has_pawelczyk_rows(rows)
-    missing = exam(rows).missing
+    report = pawelczyk_report(rows)
+    missing = report.missing
     assert set(missing) == {
-        *("exam-gaussian", "exam-targeted", "exam-table2"),
-        *(f"exam-figure{name}" for name in ("02a", "03", "06", "07", "08", "09")),
+        *("pawelczyk-gaussian", "pawelczyk-targeted", "pawelczyk-table2"),
+        *(f"pawelczyk-figure{name}" for name in ("02a", "03", "06", "07", "08", "09")),
     }
-    assert missing["exam-table2"] == "the sweep has no row of an indiscriminate poison"
-    page = "".join(part for section in sections(exam(rows)) for part in section.parts)
+    assert missing["pawelczyk-table2"] == "the sweep has no row of an indiscriminate poison"
+    page = "".join(part for section in report.sections for part in section.parts)
     assert all(why in page for why in missing.values()) and "Not made: " in page and "Not drawn: " in page
 
 
-def test_a_sweep_of_the_first_exam_has_nothing_of_the_second(tmp_path: Path) -> None:
+def test_a_sweep_of_potion_has_nothing_of_pawelczyk(tmp_path: Path) -> None:
     old = {"budget": None, "preset": "mine"}
     rows = rows_of(tmp_path, row(attack="badnet", method="ptn-xlf", **old), row(attack="sine", method="eu", **old))
-    assert not has_pawelczyk_rows(rows) and sections(Exam()) == []
-    made = first(rows, tmp_path / "models", 0)
-    assert len(made.tables) == 10 and len(made.ablations) == 4
+    assert not has_pawelczyk_rows(rows) and pawelczyk_report(rows) == PaperReport()
+    made = potion_report(rows, tmp_path / "models", 0)
+    assert len(made.tables) == 11 and len(made.tables[-1].lines) == 4
     assert [one.name for one in made.pictures if one.figure is not None][:2] == ["figure04", "figure05"]
 
 
-def test_a_preset_of_the_first_exam_among_rows_of_the_second_keeps_its_models_figures(tmp_path: Path) -> None:
+def test_a_preset_of_potion_among_rows_of_pawelczyk_keeps_its_models_figures(tmp_path: Path) -> None:
     told = [row(), row(attack="badnet", method="ptn-xlf", budget=None, rho=0.2, s_step=1.1, preset="potion/table1")]
-    names = [one.name for one in first(rows_of(tmp_path / "a", *told), tmp_path / "models", 0).pictures]
+    names = [one.name for one in potion_report(rows_of(tmp_path / "a", *told), tmp_path / "models", 0).pictures]
     assert names[:2] == ["figure04", "figure05"]
     told[1]["preset"] = "exam/matrix"
-    assert first(rows_of(tmp_path / "b", *told), tmp_path / "models", 0).pictures == []
+    assert potion_report(rows_of(tmp_path / "b", *told), tmp_path / "models", 0).pictures == []
 
 
 def test_a_sweep_with_pawelczyk_rows_replaces_no_table_of_potion(tmp_path: Path) -> None:
     told: dict[str, Any] = {"attack": "badnet", "data": "digits", "model": "small_cnn", "method": "ptn-xlf"}
     alone = rows_of(tmp_path / "a", row(**told, budget=None, rho=0.2, s_step=1.1))
-    assert [one.name for one in first(alone, tmp_path, 0).tables][0] == "table1"
+    assert [one.name for one in potion_report(alone, tmp_path, 0).tables][0] == "table1"
     both = rows_of(tmp_path / "b", row(**told, budget=None, rho=0.2, s_step=1.1), row(data="digits"))
-    assert [one.name for one in first(both, tmp_path, 0).tables] == ["badnet-digits"]
+    assert [one.name for one in potion_report(both, tmp_path, 0).tables] == ["badnet-digits"]
 
 
 # --- warnings

@@ -1,4 +1,4 @@
-"""Figures 2a and 3 of paper B: what is left of a poison and test accuracy, a bar per method."""
+"""Figures 2a and 3 of Pawelczyk et al.: what is left of a poison and test accuracy, a bar per method."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ STYLES = {BEFORE: "-", IDEAL: ":", RETRAINED: "--"}
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A figure: the score that the left bars show, its axis and the least end of that, and its ideal, in %.
+class BarFigureSpec:
+    """A figure of bars.
 
-    ideal  None: what the retrained model has
+    Attributes:
+        name: of its files.
+        number: in the paper.
+        score: that the left bars show.
+        axis: its label.
+        least: where that axis ends at least, in percent.
+        ideal: of the score, in percent; None: what the retrained model has.
     """
 
     name: str
@@ -36,40 +42,42 @@ class Layout:
     ideal: float | None = None
 
 
-LAYOUTS = {
-    "gaussian": Layout("exam-figure02a", "2a", "tpr", "TPR at FPR 0.01, %", 2.0, 1.0),
-    "targeted": Layout("exam-figure03", "3", "target_success", "targets given the intended label, %", 100.0),
+FIGURES = {
+    "gaussian": BarFigureSpec("pawelczyk-figure02a", "2a", "tpr", "TPR at FPR 0.01, %", 2.0, 1.0),
+    "targeted": BarFigureSpec(
+        "pawelczyk-figure03", "3", "target_success", "targets given the intended label, %", 100.0
+    ),
 }
 
 
 def bar_pictures(rows: Sequence[Row]) -> list[Picture]:
     """A picture per kind and per attack, data and model."""
     pictures = []
-    for kind, layout in LAYOUTS.items():
-        title = f"Figure {layout.number}: {PERTURBATIONS[kind]}, by method"
-        missing = Picture(layout.name, title, missing=f"the sweep has no row of a {PERTURBATIONS[kind]}")
-        pictures += [_picture(group, layout, title) for group in groups(rows, kind)] or [missing]
+    for kind, spec in FIGURES.items():
+        title = f"Figure {spec.number}: {PERTURBATIONS[kind]}, by method"
+        missing = Picture(spec.name, title, missing=f"the sweep has no row of a {PERTURBATIONS[kind]}")
+        pictures += [_picture(group, spec, title) for group in groups(rows, kind)] or [missing]
     return pictures
 
 
-def _picture(group: Group, layout: Layout, title: str) -> Picture:
+def _picture(group: Group, spec: BarFigureSpec, title: str) -> Picture:
     title = title.replace("2a", "2b") if group.of_text else title
-    name, title = group.named(layout.name), f"{title}; {group.where}"
+    name, title = group.named(spec.name), f"{title}; {group.where}"
     mine = group.of_size(group.size)
     lines = [
         (text, kept)
         for text, _, some in apart([row for row in mine if row.method != UNTOUCHED])
-        if average(kept := largest(some), score(layout.score)) is not None
+        if average(kept := largest(some), score(spec.score)) is not None
     ]
     if not lines:
-        return Picture(name, title, missing=f"no row of a method has {layout.axis.removesuffix(', %')}")
+        return Picture(name, title, missing=f"no row of a method has {spec.axis.removesuffix(', %')}")
     figure, grid = canvas(1, 2, HEAD + LINE * len(lines), sharey=True)
     left, right = grid[0]
-    shown = _panel(left, lines, score(layout.score, scale=100), TRIGGERED, _references(mine, layout), layout.least)
+    shown = _panel(left, lines, score(spec.score, scale=100), TRIGGERED, _references(mine, spec), spec.least)
     shown |= _panel(right, lines, clean_percent(), CLEAN, _accuracies(mine), 50.0)
     left.set_yticks(range(len(lines)), [text for text, _ in lines], fontsize=SMALL)
     left.invert_yaxis()
-    left.set_xlabel(layout.axis, fontsize=LARGE)
+    left.set_xlabel(spec.axis, fontsize=LARGE)
     right.set_xlabel(group.words("test images right, %"), fontsize=LARGE)
     legend(figure, shown, 3)
     caption = (
@@ -81,12 +89,12 @@ def _picture(group: Group, layout: Layout, title: str) -> Picture:
     return Picture(name, title, caption, figure)
 
 
-def _references(rows: Sequence[Row], layout: Layout) -> dict[str, float | None]:
+def _references(rows: Sequence[Row], spec: BarFigureSpec) -> dict[str, float | None]:
     """What the score was before, and what it should be."""
-    found = {BEFORE: mean_of(rows, score(layout.score, "before", 100))}
-    if layout.ideal is not None:
-        return {**found, IDEAL: layout.ideal}
-    return {**found, RETRAINED: mean_of(rows, score(layout.score, "reference", 100))}
+    found = {BEFORE: mean_of(rows, score(spec.score, "before", 100))}
+    if spec.ideal is not None:
+        return {**found, IDEAL: spec.ideal}
+    return {**found, RETRAINED: mean_of(rows, score(spec.score, "reference", 100))}
 
 
 def _accuracies(rows: Sequence[Row]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Figures 8 and 9 of paper B: what is left of a Gaussian poison and test accuracy, by budget and by poison size."""
+"""Figures 8 and 9 of Pawelczyk et al.: a Gaussian poison and test accuracy by budget and size."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PANELS: tuple[tuple[str, Callable[[When], Measure], float | None], ...] = (
 )
 TICKS = 6  # at most where the rows are; else where they are even
 TITLES = {
-    "exam-figure08": "Figure 8: Gaussian poison, by budget",
-    "exam-figure09": "Figure 9: Gaussian poison, by its size",
+    "pawelczyk-figure08": "Figure 8: Gaussian poison, by budget",
+    "pawelczyk-figure09": "Figure 9: Gaussian poison, by its size",
 }
 
 
@@ -37,7 +37,7 @@ def along_pictures(rows: Sequence[Row]) -> list[Picture]:
 
 def _by_budget(group: Group) -> Picture:
     """A line per method with several budgets; the others are points at their compute, where that is known."""
-    plain = "exam-figure08"
+    plain = "pawelczyk-figure08"
     name, title = group.named(plain), f"{TITLES[plain]}; {group.where}"
     mine = [row for row in group.of_size(group.size) if row.method != UNTOUCHED and row.scores]
     if len({row.budget for row in mine if row.budget is not None}) < 2:
@@ -55,7 +55,7 @@ def _by_budget(group: Group) -> Picture:
 
 
 def _by_size(group: Group) -> Picture:
-    plain = "exam-figure09"
+    plain = "pawelczyk-figure09"
     figure = TITLES[plain].replace("Figure 9", "Figure 10") if group.of_text else TITLES[plain]
     name, title = group.named(plain), f"{figure}; {group.where}"
     mine = [row for row in group.rows if row.method != UNTOUCHED and row.scores]

@@ -13,7 +13,7 @@ from ..methods import attack_label
 from ..style import LARGE, SMALL, Picture, canvas
 from .matrix import TITLE, Matrix, in_cell
 
-NAME = "exam-heatmap"
+NAME = "pawelczyk-heatmap"
 COLORS = ("#f4f8f7", "#8cc4bf", "#1b7f79", "#0a3532")  # from light to dark, so that it reads without colours
 UNDER = "#ecc9bf"  # below 0: the attack's effect grew
 LINE, HEAD = 0.52, 1.75  # inches of a method's line, and of all the rest
@@ -22,7 +22,10 @@ LONGEST, HEADS = 10, 70  # letters in a line above a column, and points of all o
 
 def heatmap(matrix: Matrix) -> Picture:
     """Methods from top to bottom, attacks from left to right; cells without a value are hatched and say why."""
-    title, name = f"{TITLE}: poison removed and damage, {matrix.where}", matrix.name.replace("exam-matrix", NAME, 1)
+    title, name = (
+        f"{TITLE}: poison removed and damage, {matrix.where}",
+        matrix.name.replace("pawelczyk-matrix", NAME, 1),
+    )
     measured = any(cell.removed is not None for cell in matrix.cells.values())
     if not measured:
         return Picture(name, title, missing="no row says how much of the poison is removed")

@@ -1,56 +1,37 @@
-"""All tables and figures of the second exam, and their sections of the page."""
+"""What a report has of Pawelczyk et al.: tables, figures and the matrix, and their sections of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ...sweep.rows import Row
-from ..page import Section, picture_html
-from ..style import Picture
+from ..page import PaperReport, Section, picture_html
+from ..papers import has_pawelczyk_rows
+from ..table import to_html
 from .bars import bar_pictures
 from .by_budget import along_pictures
 from .heatmap import heatmap
-from .matrix import matrices, sheet
+from .matrix import matrices, matrix_table
 from .noise import noise_pictures
-from .score_tables import scored
-from .sheet import Sheet, html
+from .score_tables import score_tables
 from .table2 import tables2
 
 LEGEND = (
-    "Paper B: Machine Unlearning Fails to Remove Data Poisoning Attacks. Mean ± standard deviation over the seeds; "
-    "all of S_m is unlearnt where the sweep has such rows, else the largest share of it; searches at ρ = 0.2, step "
-    "1.1. Its figures 4 and 5 are made by a command of their own."
+    "Pawelczyk et al.: Machine Unlearning Fails to Remove Data Poisoning Attacks. Mean ± standard deviation over the "
+    "seeds; all of S_m is unlearnt where the sweep has such rows, else the largest share of it; searches at ρ = 0.2, "
+    "step 1.1. Its figures 4 and 5 are made by a command of their own."
 )
 
 
-@dataclass(frozen=True)
-class Exam:
-    """What the second exam adds to a report."""
-
-    sheets: Sequence[Sheet] = ()
-    pictures: Sequence[Picture] = ()
-
-    @property
-    def missing(self) -> dict[str, str]:
-        """Why a table or figure is not there, by name."""
-        pictures = {one.name: one.missing for one in self.pictures if one.figure is None}
-        return {one.name: one.missing for one in self.sheets if one.missing} | pictures
-
-
-def exam(rows: Sequence[Row]) -> Exam:
-    """In the paper's order; the matrix, which it does not have, comes first."""
+def pawelczyk_report(rows: Sequence[Row]) -> PaperReport:
+    """All of it, in the paper's order, the matrix first, which the paper does not have; nothing without its rows."""
+    if not has_pawelczyk_rows(rows):
+        return PaperReport()
     made = matrices(rows)
-    sheets = [*(sheet(one) for one in made), *scored(rows), *tables2(rows)]
-    pictures = [*(heatmap(one) for one in made), *bar_pictures(rows), *noise_pictures(rows), *along_pictures(rows)]
-    return Exam(sheets, pictures)
-
-
-def sections(made: Exam) -> list[Section]:
-    """Of the page; none where there is no such exam."""
-    if made == Exam():
-        return []
-    return [
-        Section("exam-tables", "Second exam: tables", [f"<p>{LEGEND}</p>", *(html(one) for one in made.sheets)]),
-        Section("exam-figures", "Second exam: figures", [picture_html(one) for one in made.pictures]),
+    tables = [*map(matrix_table, made), *score_tables(rows), *tables2(rows)]
+    pictures = [*map(heatmap, made), *bar_pictures(rows), *noise_pictures(rows), *along_pictures(rows)]
+    sections = [
+        Section("pawelczyk-tables", "Pawelczyk et al.: tables", [f"<p>{LEGEND}</p>", *map(to_html, tables)]),
+        Section("pawelczyk-figures", "Pawelczyk et al.: figures", [picture_html(picture) for picture in pictures]),
     ]
+    return PaperReport(tables, pictures, sections)

@@ -10,20 +10,19 @@ from ...metrics.scores import EFFECT
 from ...runs.stages import LEARNT
 from ...sweep.rows import UNTOUCHED, Row
 from ..averages import Average, average
-from ..formats import number
 from ..methods import ATTACKS, attack_label, file_name, setting_label
+from ..table import Column, Table, TableLine, format_number
 from .scope import comparable, compute, largest
-from .sheet import Entry, Sheet
-from .values import apart, seeds_note, settings_note, told
+from .values import apart, format_average, seeds_note, settings_note
 
-NAME, TITLE = "exam-matrix", "Every unlearner on every attack"
+NAME, TITLE = "pawelczyk-matrix", "Every unlearner on every attack"
 ORDER = ("trigger", "swap", "targeted", "indiscriminate", "gaussian", "")  # of kinds, from left to right
 FOUND = 2.576  # |z| of the GUS from which the noise is in the model: two-sided at 1 %
 ABSENT, NOTHING, UNMEASURED = "no row", "the attack did nothing", "not measured"
 
 
 @dataclass(frozen=True)
-class Cell:
+class MatrixCell:
     """One method on one attack.
 
     removed  percent of the attack's effect; damage: points of clean accuracy; compute: percent of the training's
@@ -52,7 +51,7 @@ class Matrix:
     where: str
     attacks: list[str]
     methods: list[str]
-    cells: dict[tuple[str, str], Cell]
+    cells: dict[tuple[str, str], MatrixCell]
     rows: list[Row]
 
     def compute_label(self, method: str) -> str:
@@ -90,7 +89,7 @@ def _matrix(rows: list[Row], first: bool) -> Matrix:
     return Matrix(name, setting_label(rows[0].setting), attacks, methods, cells, kept)
 
 
-def _cell(rows: Sequence[Row]) -> Cell:
+def _cell(rows: Sequence[Row]) -> MatrixCell:
     removed, damage = average(rows, "poison_removed"), average(rows, "model_damage")
     spent = [value for row in rows if (value := compute(row)) is not None]
     missing = ""
@@ -98,7 +97,9 @@ def _cell(rows: Sequence[Row]) -> Cell:
         known = [effect(row) for row in rows]
         idle = known and all(value is not None and abs(value) < EFFECT for value in known)
         missing = NOTHING if idle else UNMEASURED if rows else ABSENT
-    return Cell(rows, removed, damage, fmean(spent) if spent else None, missing, sum(not took(row) for row in rows))
+    return MatrixCell(
+        rows, removed, damage, fmean(spent) if spent else None, missing, sum(not took(row) for row in rows)
+    )
 
 
 def effect(row: Row) -> float | None:
@@ -120,25 +121,26 @@ def took(row: Row) -> bool:
     return value is None or value >= (0.5 if kind == "targeted" else EFFECT)
 
 
-def sheet(matrix: Matrix) -> Sheet:
+def matrix_table(matrix: Matrix) -> Table:
     """The matrix as a table: of each attack what is removed and the damage, and the compute of each method."""
-    header = ["method"]
+    columns = [Column("method", "text")]
     for attack in matrix.attacks:
-        header += [f"{attack_label(attack)}: removed, %", "damage, points"]
-    entries, records = [], []
+        columns += [Column(f"{attack_label(attack)}: removed, %"), Column("damage, points")]
+    columns.append(Column("compute, % of the training's gradient steps"))
+    lines, records = [], []
     for method in matrix.methods:
         texts = [method]
         for attack in matrix.attacks:
             cell = matrix.cells[method, attack]
-            texts.append(cell.missing or told(cell.removed, 1) + cell.mark)
-            texts.append("" if cell.damage is None else told(cell.damage))
+            texts.append(cell.missing or format_average(cell.removed, 1) + cell.mark)
+            texts.append("" if cell.damage is None else format_average(cell.damage))
             records.append(_record(matrix.name, method, attack, cell))
         mine = [row for attack in matrix.attacks for row in matrix.cells[method, attack].rows]
         commands = list(dict.fromkeys(row.command for row in mine if row.command))
-        entries.append(Entry(matrix.where, [*texts, matrix.compute_label(method)], commands))
+        texts.append(matrix.compute_label(method))
+        lines.append(TableLine(f"{method}, {matrix.where}", texts, matrix.where, commands))
     title = f"{TITLE}, {matrix.where}"
-    header.append("compute, % of the training's gradient steps")
-    return Sheet(matrix.name, title, "setting", header, entries, notes(matrix), records)
+    return Table(matrix.name, title, columns, lines, "setting", notes(matrix), records=records)
 
 
 def notes(matrix: Matrix) -> list[str]:
@@ -158,7 +160,7 @@ def notes(matrix: Matrix) -> list[str]:
     return [said, *([settings_note(rows)] if settings_note(rows) else [])]
 
 
-def _record(name: str, method: str, attack: str, cell: Cell) -> dict[str, object]:
+def _record(name: str, method: str, attack: str, cell: MatrixCell) -> dict[str, object]:
     record: dict[str, object] = {"table": name, "method": method, "attack": attack}
     for key, one in (("poison_removed", cell.removed), ("model_damage", cell.damage)):
         record[key] = one.mean if one else ""
@@ -170,11 +172,13 @@ def _record(name: str, method: str, attack: str, cell: Cell) -> dict[str, object
     return {**record, "commands": "\n".join(dict.fromkeys(row.command for row in cell.rows if row.command))}
 
 
-def in_cell(cell: Cell) -> str:
+def in_cell(cell: MatrixCell) -> str:
     """The texts of a cell of the heat map."""
     if cell.missing:
         words = {ABSENT: "no row", NOTHING: "the attack\ndid nothing", UNMEASURED: "not\nmeasured"}
         return words[cell.missing]
     assert cell.removed is not None
-    damage = "" if cell.damage is None else f"\n{'+' if cell.damage.mean > 0 else ''}{number(cell.damage.mean, 1)}"
-    return f"{number(cell.removed.mean, 0)} %{cell.mark}{damage}"
+    damage = (
+        "" if cell.damage is None else f"\n{'+' if cell.damage.mean > 0 else ''}{format_number(cell.damage.mean, 1)}"
+    )
+    return f"{format_number(cell.removed.mean, 0)} %{cell.mark}{damage}"

@@ -1,4 +1,4 @@
-"""Figures 6 and 7 of paper B: how I_z is distributed before and after unlearning, and what a test makes of it."""
+"""Figures 6 and 7 of Pawelczyk et al.: distributions of I_z, and what a test makes of them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .scope import Group, groups, largest, size_label
 from .values import labelled
 
 TITLES = {
-    "exam-figure06": "Figure 6: the dependence I_z of the model on the noise",
-    "exam-figure07": "Figure 7: trade-off curves of a test for the noise",
+    "pawelczyk-figure06": "Figure 6: the dependence I_z of the model on the noise",
+    "pawelczyk-figure07": "Figure 7: trade-off curves of a test for the noise",
 }
 SHOWN = ("ngd", "ptn-xlf")  # the paper's method, and ours; else the first that there are
 MISSING = "the sweep has no row of a Gaussian poison"

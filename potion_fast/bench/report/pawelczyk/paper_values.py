@@ -1,4 +1,4 @@
-"""The numbers that paper B prints, from paper_values.csv."""
+"""The numbers that Pawelczyk et al. print, from paper_values.csv."""
 
 from __future__ import annotations
 

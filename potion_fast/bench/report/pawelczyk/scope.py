@@ -1,4 +1,4 @@
-"""What of a sweep the second exam is made from: attacks by perturbation, and the methods of paper B."""
+"""The rows that tables and figures of Pawelczyk et al. are made from, in groups."""
 
 from __future__ import annotations
 

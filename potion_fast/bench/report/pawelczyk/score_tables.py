@@ -7,77 +7,91 @@ from dataclasses import dataclass
 
 from ...sweep.rows import UNTOUCHED, Row, When
 from ..averages import average
+from ..table import Column, Table, TableLine
 from .scope import Group, by_budget, groups, size_label
-from .sheet import Entry, Sheet
-from .values import Measure, clean_percent, labelled, score, seeds_note, settings_note, told, word_note
+from .values import Measure, clean_percent, format_average, labelled, score, seeds_note, settings_note, word_note
 
 
 @dataclass(frozen=True)
-class Score:
-    """A column: a metric of the poison's evaluation, by its name, in print and with its unit."""
+class ScoreColumn:
+    """A column of scores.
+
+    Attributes:
+        name: of the metric.
+        title: in print, with its unit.
+        scale: that it is multiplied by.
+    """
 
     name: str
     title: str
     scale: float = 1
 
     def of(self, when: When) -> Measure:
+        """Reads it from a row."""
         return score(self.name, when, self.scale)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What the table of a kind of poison holds; notes say what the scores are."""
+class ScoreTableSpec:
+    """The table of a kind of poison.
+
+    Attributes:
+        name: of its files.
+        title: its heading.
+        scores: its columns.
+        note: what these are.
+    """
 
     name: str
     title: str
-    scores: tuple[Score, ...]
+    scores: tuple[ScoreColumn, ...]
     note: str
 
 
-LAYOUTS = {
-    "gaussian": Layout(
-        "exam-gaussian",
+TABLES = {
+    "gaussian": ScoreTableSpec(
+        "pawelczyk-gaussian",
         "Gaussian poison: what is left in the model",
         (
-            Score("gus", "GUS"),
-            Score("gus_z", "z"),
-            Score("tpr", "TPR at FPR 0.01, %", 100),
-            Score("tpr_fresh", "TPR, fresh noises, %", 100),
-            Score("base_accuracy", "base images right, %", 100),
+            ScoreColumn("gus", "GUS"),
+            ScoreColumn("gus_z", "z"),
+            ScoreColumn("tpr", "TPR at FPR 0.01, %", 100),
+            ScoreColumn("tpr_fresh", "TPR, fresh noises, %", 100),
+            ScoreColumn("base_accuracy", "base images right, %", 100),
         ),
         "GUS: mean of I_z over the poisoned samples, of N(0, 1) for a model that knows nothing of the noise; z: GUS in "
         "units of its standard error 1 / √P. TPR: two-sided, of |I_z| above 2.576, and above the threshold that fresh "
         "noises give; 1 % is ideal.",
     ),
-    "targeted": Layout(
-        "exam-targeted",
+    "targeted": ScoreTableSpec(
+        "pawelczyk-targeted",
         "Targeted poison: what is left in the model",
         (
-            Score("target_success", "targets given the intended label, %", 100),
-            Score("target_accuracy", "targets right, %", 100),
+            ScoreColumn("target_success", "targets given the intended label, %", 100),
+            ScoreColumn("target_accuracy", "targets right, %", 100),
         ),
         "With one target a run counts 0 or 100 %.",
     ),
 }
 
 
-def scored(rows: Sequence[Row]) -> list[Sheet]:
+def score_tables(rows: Sequence[Row]) -> list[Table]:
     """A table per kind and per attack, data and model."""
     made = []
-    for kind, layout in LAYOUTS.items():
+    for kind, spec in TABLES.items():
         missing = f"the sweep has no row of a {'Gaussian' if kind == 'gaussian' else kind} poison"
         found = groups(rows, kind)
-        made += [_sheet(group, layout) for group in found] or [Sheet(layout.name, layout.title, missing=missing)]
+        made += [_table(group, spec) for group in found] or [Table(spec.name, spec.title, missing=missing)]
     return made
 
 
-def _sheet(group: Group, layout: Layout) -> Sheet:
-    entries: list[Entry] = []
+def _table(group: Group, spec: ScoreTableSpec) -> Table:
+    lines: list[TableLine] = []
     records: list[dict[str, object]] = []
     for size in group.sizes:
         rows = group.of_size(size)
         untouched = [row for row in rows if row.method == UNTOUCHED] or rows
-        lines: list[tuple[str, float | None, list[Row], When]] = [
+        parts: list[tuple[str, float | None, list[Row], When]] = [
             ("no unlearning", None, untouched, "before"),
             ("trained without the poison", None, untouched, "reference"),
         ]
@@ -85,37 +99,43 @@ def _sheet(group: Group, layout: Layout) -> Sheet:
             if key[0] == UNTOUCHED:
                 continue
             for budget, mine in by_budget(some).items():
-                lines.append((name, budget, mine, "after"))
-        for name, budget, some, when in lines:
-            entry, record = _line(layout, size_label(rows), name, budget, some, when)
-            entries.append(entry)
+                parts.append((name, budget, mine, "after"))
+        for name, budget, some, when in parts:
+            line, record = _line(spec, size_label(rows), name, budget, some, when)
+            lines.append(line)
             records.append(record)
-    scores = (group.words(each.title) for each in layout.scores)
-    header = ["method", "budget", *scores, group.words("test images right, %"), "poison removed, %"]
+    scores = (group.words(each.title) for each in spec.scores)
+    columns = [Column("method", "text"), Column("budget", "text"), *map(Column, scores)]
+    columns += [Column(group.words("test images right, %")), Column("poison removed, %")]
     notes = [
-        f"{group.where}. {seeds_note(group.rows)}. {layout.note}",
+        f"{group.where}. {seeds_note(group.rows)}. {spec.note}",
         word_note(group.rows),
         settings_note(group.rows),
     ]
-    title = f"{layout.title}; {group.where}"
+    title = f"{spec.title}; {group.where}"
     notes = [note for note in notes if note]
-    return Sheet(group.named(layout.name), title, "poisoned", header, entries, notes, records, texts=2)
+    return Table(group.named(spec.name), title, columns, lines, "poisoned", notes, records=records)
 
 
 def _line(
-    layout: Layout, section: str, name: str, budget: float | None, rows: Sequence[Row], when: When
-) -> tuple[Entry, dict[str, object]]:
+    spec: ScoreTableSpec, section: str, name: str, budget: float | None, rows: Sequence[Row], when: When
+) -> tuple[TableLine, dict[str, object]]:
     """Of the models after unlearning, or of those before it, or of the reference."""
-    measures = {each.name: average(rows, each.of(when)) for each in layout.scores}
+    measures = {each.name: average(rows, each.of(when)) for each in spec.scores}
     measures["test_accuracy"] = average(rows, clean_percent(when))
     removed = average(rows, "poison_removed") if when == "after" else None
     commands = [] if when != "after" else list(dict.fromkeys(row.command for row in rows if row.command))
     share = "" if budget is None else f"{100 * budget:g} %"
-    texts = [name, share, *(told(one) for one in measures.values()), told(removed, 1) if when == "after" else ""]
-    record: dict[str, object] = {"table": layout.name, "poisoned": section, "method": name}
+    texts = [
+        name,
+        share,
+        *(format_average(one) for one in measures.values()),
+        format_average(removed, 1) if when == "after" else "",
+    ]
+    record: dict[str, object] = {"table": spec.name, "poisoned": section, "method": name}
     record["budget"] = "" if budget is None else budget
     for key, one in {**measures, "poison_removed": removed}.items():
         record[key] = one.mean if one else ""
         record[f"{key}_over_seeds"] = one.over_seeds if one and one.over_seeds is not None else ""
     record |= {"rows": len(rows), "commands": "\n".join(commands)}
-    return Entry(section, texts, commands), record
+    return TableLine(f"{name}, {section}", texts, section, commands), record

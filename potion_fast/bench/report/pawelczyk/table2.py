@@ -1,4 +1,4 @@
-"""Table 2 of paper B: test accuracy after the unlearning of an indiscriminate poison, by budget, method and size."""
+"""Table 2 of Pawelczyk et al.: test accuracy by budget, method and size of an indiscriminate poison."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 from ...sweep.rows import UNTOUCHED, Row
 from ..averages import Average, average
-from ..formats import number
 from ..methods import label
 from ..papers import PAWELCZYK_METHODS
+from ..table import PAPER, Column, Table, TableLine, format_number
 from .paper_values import of_paper, printed
 from .scope import BUDGETS, Group, by_budget, groups, size_label, size_of_paper
-from .sheet import PAPER, Entry, Sheet
-from .values import clean_percent, labelled, seeds_note, settings_note, told
+from .values import clean_percent, format_average, labelled, seeds_note, settings_note
 
-NAME, TITLE = "exam-table2", "Table 2: test accuracy by budget, indiscriminate poison"
+NAME, TITLE = "pawelczyk-table2", "Table 2: test accuracy by budget, indiscriminate poison"
 NONE = "–"  # no row
 WHOLE = "no budget"
 NOTES = (
@@ -26,42 +25,51 @@ NOTES = (
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A method at one budget: our rows and their mean, and the paper's value, in percent."""
+class BudgetCell:
+    """A method at one budget.
+
+    Attributes:
+        rows: ours.
+        ours: their mean, in percent.
+        paper: the paper's value, in percent.
+    """
 
     rows: Sequence[Row] = ()
     ours: Average | None = None
     paper: float | None = None
 
     @property
-    def said(self) -> bool:
+    def filled(self) -> bool:
+        """Whether it holds anything."""
         return bool(self.rows) or self.paper is not None
 
     @property
     def commands(self) -> list[str]:
+        """Of all rows, each once."""
         return list(dict.fromkeys(row.command for row in self.rows if row.command))
 
 
-def tables2(rows: Sequence[Row]) -> list[Sheet]:
+def tables2(rows: Sequence[Row]) -> list[Table]:
     """One per attack, data and model."""
     found = groups(rows, "indiscriminate")
     return [_table(group) for group in found] or [
-        Sheet(NAME, TITLE, missing="the sweep has no row of an indiscriminate poison")
+        Table(NAME, TITLE, missing="the sweep has no row of an indiscriminate poison")
     ]
 
 
-def _table(group: Group) -> Sheet:
+def _table(group: Group) -> Table:
     budgets = [None, *sorted({*BUDGETS, *(row.budget for row in group.rows if row.budget is not None)})]
-    entries, records = [], []
+    lines, records = [], []
     for size in group.sizes:
         rows = group.of_size(size)
         for name, cells in _lines(rows, budgets):
             commands = [command for cell in cells.values() for command in cell.commands]
-            entries.append(Entry(size_label(rows), _texts(name, cells), commands))
-            records += [_record(size_label(rows), name, budget, cell) for budget, cell in cells.items() if cell.said]
-    header = ["method"]
+            section = size_label(rows)
+            lines.append(TableLine(f"{name}, {section}", _texts(name, cells), section, commands))
+            records += [_record(section, name, budget, cell) for budget, cell in cells.items() if cell.filled]
+    columns = [Column("method", "text")]
     for budget in budgets:
-        header += [WHOLE if budget is None else f"{100 * budget:g} %", PAPER]
+        columns += [Column(WHOLE if budget is None else f"{100 * budget:g} %"), PAPER]
     notes = [
         f"{group.where}. Clean test images right, in %. {seeds_note(group.rows)}. The paper: CIFAR-10, ResNet-18, "
         f"100 epochs, means over 8 runs. {NONE}: the sweep has no such row.",
@@ -69,19 +77,20 @@ def _table(group: Group) -> Sheet:
         settings_note(group.rows),
     ]
     title = f"{TITLE}; {group.where}"
-    return Sheet(group.named(NAME), title, "poisoned", header, entries, [note for note in notes if note], records)
+    notes = [note for note in notes if note]
+    return Table(group.named(NAME), title, columns, lines, "poisoned", notes, records=records)
 
 
-def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[str, dict[float | None, Cell]]]:
+def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[str, dict[float | None, BudgetCell]]]:
     """Of one poison size, by budget: the models without unlearning, then the methods, the paper's in any case where
     the size is one of its own.
     """
     size = size_of_paper(rows[0])
     untouched = [row for row in rows if row.method == UNTOUCHED] or rows
-    before = Cell(untouched, average(untouched, clean_percent("before")), _paper(UNTOUCHED, size, None))
-    clean = Cell(untouched, average(untouched, clean_percent("reference")))
+    before = BudgetCell(untouched, average(untouched, clean_percent("before")), _paper(UNTOUCHED, size, None))
+    clean = BudgetCell(untouched, average(untouched, clean_percent("reference")))
     ends = (("no unlearning", before), ("trained without the poison", clean))
-    lines = [(name, {budget: Cell() if budget else cell for budget in budgets}) for name, cell in ends]
+    lines = [(name, {budget: BudgetCell() if budget else cell for budget in budgets}) for name, cell in ends]
     found = {(name, key[0]): by_budget(some) for name, key, some in labelled(rows)}
     methods = dict.fromkeys(each.method for each in printed() if size is not None)
     found |= {(label(each), each): {} for each in methods if each not in {method for _, method in found}}
@@ -97,8 +106,8 @@ def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[s
     return lines
 
 
-def _cell(rows: Sequence[Row], method: str, size: float | None, budget: float | None) -> Cell:
-    return Cell(rows, average(rows, clean_percent()), _paper(method, size, budget))
+def _cell(rows: Sequence[Row], method: str, size: float | None, budget: float | None) -> BudgetCell:
+    return BudgetCell(rows, average(rows, clean_percent()), _paper(method, size, budget))
 
 
 def _paper(method: str, size: float | None, budget: float | None) -> float | None:
@@ -107,14 +116,17 @@ def _paper(method: str, size: float | None, budget: float | None) -> float | Non
     return None if found is None else found.mean
 
 
-def _texts(name: str, cells: Mapping[float | None, Cell]) -> list[str]:
+def _texts(name: str, cells: Mapping[float | None, BudgetCell]) -> list[str]:
     texts = [name]
     for cell in cells.values():
-        texts += [told(cell.ours) if cell.rows else NONE, "" if cell.paper is None else number(cell.paper)]
+        texts += [
+            format_average(cell.ours) if cell.rows else NONE,
+            "" if cell.paper is None else format_number(cell.paper),
+        ]
     return texts
 
 
-def _record(section: str, name: str, budget: float | None, cell: Cell) -> dict[str, object]:
+def _record(section: str, name: str, budget: float | None, cell: BudgetCell) -> dict[str, object]:
     one = cell.ours
     return {
         "table": NAME,

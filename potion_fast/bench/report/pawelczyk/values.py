@@ -1,4 +1,4 @@
-"""What is read from rows, averaged and put in words, for the tables and figures of the second exam."""
+"""Measures of rows, lines of methods and texts, for the tables and figures of Pawelczyk et al."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ...sweep.rows import Row, When
 from ..averages import Average, average
-from ..formats import number
 from ..methods import Variant, label, variants
+from ..table import format_number
 
 Measure = Callable[[Row], float | None]
 
@@ -27,11 +27,11 @@ def clean_percent(when: When = "after") -> Measure:
     return score("clean_accuracy", when, 100)
 
 
-def told(one: Average | None, digits: int = 2) -> str:
+def format_average(one: Average | None, digits: int = 2) -> str:
     """mean ± standard deviation over the seeds; the mean alone where there is one seed."""
     if one is None:
         return "not measured"
-    mean = number(one.mean, digits)
+    mean = format_number(one.mean, digits)
     return mean if one.over_seeds is None else f"{mean} ± {one.over_seeds:.{digits}f}"
 
 

@@ -21,7 +21,7 @@ EVEN = 0.5  # w_f of equation 5: Goel et al. weigh both changes equally
 
 
 @dataclass(frozen=True)
-class Point:
+class SearchPoint:
     """A step of a search. Accuracies in [0, 1]; clean and triggered are None where they were not measured."""
 
     dampened: int
@@ -31,15 +31,15 @@ class Point:
     triggered: float | None
 
 
-def points(row: Row) -> list[Point]:
+def points(row: Row) -> list[SearchPoint]:
     """The untouched model, where its accuracies are known, then the steps of the trace, fewest weights first."""
     made = [
-        Point(step.dampened, step.alpha, step.found_accuracy, step.clean_accuracy, step.attacked_accuracy)
+        SearchPoint(step.dampened, step.alpha, step.found_accuracy, step.clean_accuracy, step.attacked_accuracy)
         for step in row.trace or ()
     ]
     start = before(row)
     if start is not None and not any(point.dampened == 0 for point in made):
-        made.append(Point(0, None, start, row.clean_accuracy("before"), row.attacked_accuracy("before")))
+        made.append(SearchPoint(0, None, start, row.clean_accuracy("before"), row.attacked_accuracy("before")))
     return sorted(made, key=lambda point: point.dampened)
 
 
@@ -131,12 +131,12 @@ class Objectives:
     six   |Acc_Sf(∞) · ρ − Acc_Sf(α)|, to be made smallest
     """
 
-    points: list[Point]
+    points: list[SearchPoint]
     five: list[float]
     six: list[float]
 
     @property
-    def best(self) -> tuple[Point, Point]:
+    def best(self) -> tuple[SearchPoint, SearchPoint]:
         """What each would choose; of equals, the one that dampens fewest weights."""
         return self.points[self.five.index(max(self.five))], self.points[self.six.index(min(self.six))]
 

@@ -15,7 +15,7 @@ from ...figures.pictures import CLEAN, FORGET, MUTED, TRIGGERED, show
 from ..methods import attack_label
 from ..style import LARGE, ORDER, SMALL, Picture, canvas, legend
 from .curves import dampened_axis
-from .measured_models import Measured, examples, measure, trained_runs
+from .measured_models import MeasuredModel, examples, measure, trained_runs
 from .norm_toy import CLASSES, SAMPLES, scaled, tails, toy
 
 NAMES = {0.5: "w = ½", 1.0: "w = 1 (XLF)", 2.0: "w = 2 (LF)", 3.0: "w = 3"}
@@ -54,11 +54,11 @@ def _name(number: int) -> str:
     return f"figure{number:02}"
 
 
-def _of(measured: Measured) -> str:
+def _of(measured: MeasuredModel) -> str:
     return f"the model {measured.name}, {measured.samples} clean training images, group size 1"
 
 
-def _ratios(measured: Measured | None, missing: str) -> Picture:
+def _ratios(measured: MeasuredModel | None, missing: str) -> Picture:
     """Figure 3: how importances to the retain set are distributed, and what small ones do to the ratios."""
     if measured is None:
         return Picture(_name(3), TITLES[3], missing=missing)
@@ -97,7 +97,7 @@ def _ratios(measured: Measured | None, missing: str) -> Picture:
     return Picture(_name(3), TITLES[3], caption, figure)
 
 
-def _decades(measured: Measured) -> tuple[float, float]:
+def _decades(measured: MeasuredModel) -> tuple[float, float]:
     """Where log₁₀ Ω / median lies, but for the smallest thousandth."""
     ends = []
     for w in (1.0, 2.0):
@@ -107,7 +107,7 @@ def _decades(measured: Measured) -> tuple[float, float]:
     return min(low for low, _ in ends), max(high for _, high in ends)
 
 
-def _powers(number: int, exponents: Sequence[float], measured: Measured | None, missing: str) -> Picture:
+def _powers(number: int, exponents: Sequence[float], measured: MeasuredModel | None, missing: str) -> Picture:
     """Figures 4 and 5: min-max scaled ‖f‖^w and importances, of uniform outputs and of a model."""
     figure, grid = canvas(1 if measured is None else 2, 2, 4.6 if measured is None else 8.2)
     lines: dict[str, Any] = {}
@@ -160,7 +160,7 @@ def _histogram(axes: Axes, values: np.ndarray, w: float, log: bool = False) -> A
     return axes.plot([], [], color=COLORS[w], lw=2)[0]
 
 
-def _contaminated(measured: Measured | None, missing: str) -> Picture:
+def _contaminated(measured: MeasuredModel | None, missing: str) -> Picture:
     """Figure 7: what unlearning does to accuracies that are measured with the training data's own labels."""
     if measured is None or len(measured.contaminated) < 2:
         return Picture(_name(7), TITLES[7], missing=missing if measured is None else "no weight could be dampened")

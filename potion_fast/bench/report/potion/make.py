@@ -1,60 +1,64 @@
-"""The first exam, of the paper *Potion*: its tables, ablations and figures from the rows of a sweep."""
+"""What a report has of the paper *Potion*: its tables, ablations and figures, and their sections of the page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from ...sweep.rows import Row
+from ..page import PaperReport, Section, picture_html
 from ..papers import has_pawelczyk_rows
 from ..style import Picture
+from ..table import to_html
+from .ablations import TITLE, ablation_table, ablations
 from .by_forget_size import found_pictures
 from .curves import objectives_picture, search_picture
 from .distributions import distribution_pictures
+from .printed_tables import LEGEND, printed_table
 from .sensitivity import rho_pictures, step_picture
-from .tables import Ablation, Table, ablations, tables
+from .tables import PaperTable, tables
 from .times import time_pictures
 
 
-@dataclass(frozen=True)
-class First:
-    """What the report of a sweep has of it."""
+def potion_report(rows: Sequence[Row], models: Path, samples: int) -> PaperReport:
+    """All of it; of a sweep with rows of Pawelczyk et al. only what there are rows for.
 
-    tables: list[Table]
-    ablations: list[Ablation]
-    pictures: list[Picture]
+    Such a sweep's models are not measured, unless a preset of Potion's trained some of them.
 
-
-def first(rows: Sequence[Row], models: Path, samples: int) -> First:
-    """All of it; of a sweep that sits the second exam only what there are rows for.
-
-    Such a sweep's models are not looked into, unless a preset of this exam trained some of them.
-
-    models   folder of the trained models
-    samples  training images that one is measured on, 0: none
+    Args:
+        rows: of the sweep.
+        models: folder of the trained models.
+        samples: training images that one is measured on, 0: none.
     """
-    second = has_pawelczyk_rows(rows)
+    both = has_pawelczyk_rows(rows)
     pictures = [search_picture(rows), objectives_picture(rows), *rho_pictures(rows), *time_pictures(rows)]
-    if not second or len({row.share for row in rows}) > 1:
+    if not both or len({row.share for row in rows}) > 1:
         pictures += found_pictures(rows)
     pictures.append(step_picture(rows))
-    if not second or any((row.preset or "").startswith("potion/") for row in rows):
+    if not both or any((row.preset or "").startswith("potion/") for row in rows):
         pictures += distribution_pictures(models, samples)
-    made = First(tables(rows), ablations(rows), in_order(pictures))
-    if not second:
-        return made
-    return First(
-        _of_own(made.tables),
-        [one for one in made.ablations if one.pairs],
-        [picture for picture in made.pictures if picture.figure is not None],
-    )
+    pictures, numbers, compared = in_order(pictures), tables(rows), ablations(rows)
+    if both:
+        numbers = _with_rows(numbers)
+        compared = [one for one in compared if one.pairs]
+        pictures = [picture for picture in pictures if picture.figure is not None]
+    printed = [printed_table(table) for table in numbers]
+    last = [ablation_table(compared)] if compared else []
+    paper = "Potion: " if both else ""
+    html = [f"<p>{escape(LEGEND)}</p>", *map(to_html, printed)] if printed else []
+    sections = [
+        Section("tables", f"{paper}Tables", html),
+        Section("ablations", TITLE, [to_html(table, heading=False) for table in last]),
+        Section("figures", f"{paper}Figures", [picture_html(picture) for picture in pictures]),
+    ]
+    return PaperReport([*printed, *last], pictures, sections)
 
 
-def _of_own(tables: Sequence[Table]) -> list[Table]:
+def _with_rows(made: Sequence[PaperTable]) -> list[PaperTable]:
     """Those with rows, each set of rows once: a later table of the same is the narrower one, but for that by step."""
-    kept: dict[frozenset[int], Table] = {}
-    for table in tables:
+    kept: dict[frozenset[int], PaperTable] = {}
+    for table in made:
         rows = [row for line in table.lines for row in line.rows]
         if rows and not (table.over_steps and len({row.s_step for row in rows} - {None}) < 2):
             kept[frozenset(map(id, rows))] = table

@@ -44,7 +44,7 @@ class Contaminated:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredModel:
     """One trained model.
 
     name          of its run
@@ -90,7 +90,7 @@ def load(run: Path) -> tuple[Scenario, nn.Module]:
     return scenario, load_weights(RunFolder.open(run), scenario, config.device)[0]
 
 
-def measure(run: Path, samples: int) -> Measured:
+def measure(run: Path, samples: int) -> MeasuredModel:
     """Two passes for importances, and one evaluation per candidate of figure 7. Raises PotionError."""
     scenario, model = load(run)
     found = scenario.poisoned[::FOUND]
@@ -101,7 +101,7 @@ def measure(run: Path, samples: int) -> Measured:
     logits, _ = predict(model, _loader(scenario, some))
     rest = sorted(set(scenario.poisoned) - set(found))
     xlf = EXPONENTS.index(1.0)
-    return Measured(
+    return MeasuredModel(
         name=run.name,
         samples=len(some),
         found=len(found),

@@ -1,4 +1,4 @@
-"""The numbers that paper A prints, from paper_values.csv."""
+"""The numbers that *Potion* prints, from paper_values.csv."""
 
 from __future__ import annotations
 

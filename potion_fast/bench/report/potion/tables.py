@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ...runs.stages import LEARNT
 from ...sweep.rows import Row
-from ..averages import Average, average, common
+from ..averages import Average, average
 from ..methods import (
     METHODS,
     PAPERS,
@@ -16,7 +16,6 @@ from ..methods import (
     attack_label,
     data_label,
     file_name,
-    plain,
     setting_label,
     variant_label,
     variants,
@@ -31,47 +30,74 @@ PARTS: dict[str, Callable[[Row], bool]] = {
     ONE_SHOT: lambda row: row.one_shot,
     ALL_FOUND: lambda row: row.found == row.poisoned,
 }
-MEASURES: dict[str, tuple[str, str, float, Callable[[Row], float | None]]] = {  # -> (in print, unit, factor, of a row)
-    "poison_healed": ("poison healed", "%", 1, lambda row: row.poison_healed),
-    "model_damage": ("model damage", "points", 1, lambda row: row.model_damage),
-    "attacked_accuracy": ("attacked images right", "%", 100, Row.attacked_accuracy),
-    "attack_score": ("attack succeeds", "%", 100, Row.attack_score),
-    "clean_accuracy": ("clean images right", "%", 100, Row.clean_accuracy),
-}
 STEPS = (1.01, 1.1, 2.0)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A table of the paper: what it is made from, its parts, and whether it goes over step sizes."""
+class Measure:
+    """What a table has a column of.
+
+    Attributes:
+        title, unit: in print.
+        factor: that a row's value is multiplied by.
+        read: a row's value; None where it has none.
+    """
+
+    title: str
+    unit: str
+    factor: float
+    read: Callable[[Row], float | None]
+
+
+MEASURES = {
+    "poison_healed": Measure("poison healed", "%", 1, lambda row: row.poison_healed),
+    "model_damage": Measure("model damage", "points", 1, lambda row: row.model_damage),
+    "attacked_accuracy": Measure("attacked images right", "%", 100, Row.attacked_accuracy),
+    "attack_score": Measure("attack succeeds", "%", 100, Row.attack_score),
+    "clean_accuracy": Measure("clean images right", "%", 100, Row.clean_accuracy),
+}
+
+
+@dataclass(frozen=True)
+class PaperTableSpec:
+    """A table of the paper.
+
+    Attributes:
+        scope: the rows that it is made from.
+        parts: what of them its sections hold, see `PARTS`.
+        s_steps: step sizes, where it goes over several.
+    """
 
     scope: Scope
     parts: tuple[str, ...] = (FOUND, ONE_SHOT)
     s_steps: tuple[float, ...] = (S_STEP,)
 
 
-LAYOUTS = {
-    1: Layout(Scope("badnet", CIFAR, "potion/table1")),
-    2: Layout(Scope("badnet", ("imagenette",), "potion/table2")),
-    3: Layout(Scope("sine-wave", ("imagenette",), "potion/table3")),
-    4: Layout(Scope("moving-trigger", ("imagenette",), "potion/table4"), (FOUND,)),
-    5: Layout(Scope("badnet", ("imagenet",), "potion/table5")),
-    6: Layout(Scope("sine-wave", ("imagenet",), "potion/table6")),
-    7: Layout(Scope("moving-trigger", ("imagenet",), "potion/table7"), (FOUND,)),
-    8: Layout(Scope("badnet", CIFAR, "potion/table8"), s_steps=STEPS),
-    9: Layout(Scope("badnet", CIFAR, "potion/table9"), (ALL_FOUND,)),
+TABLES = {
+    1: PaperTableSpec(Scope("badnet", CIFAR, "potion/table1")),
+    2: PaperTableSpec(Scope("badnet", ("imagenette",), "potion/table2")),
+    3: PaperTableSpec(Scope("sine-wave", ("imagenette",), "potion/table3")),
+    4: PaperTableSpec(Scope("moving-trigger", ("imagenette",), "potion/table4"), (FOUND,)),
+    5: PaperTableSpec(Scope("badnet", ("imagenet",), "potion/table5")),
+    6: PaperTableSpec(Scope("sine-wave", ("imagenet",), "potion/table6")),
+    7: PaperTableSpec(Scope("moving-trigger", ("imagenet",), "potion/table7"), (FOUND,)),
+    8: PaperTableSpec(Scope("badnet", CIFAR, "potion/table8"), s_steps=STEPS),
+    9: PaperTableSpec(Scope("badnet", CIFAR, "potion/table9"), (ALL_FOUND,)),
 }
 
 
 @dataclass(frozen=True)
-class Line:
+class PaperLine:
     """A line of a table: one method's averages over the rows of one part.
 
-    section   the part, and the setting where there are several
-    s_step    in tables that go over step sizes
-    averages  by measure, in the units of MEASURES
-    printed   the paper's value by measure
-    rows      what was averaged; missing: why there is nothing
+    Attributes:
+        section: the part, and the setting where there are several.
+        method: in print.
+        averages: by measure, in the units of `MEASURES`.
+        printed: the paper's value by measure.
+        rows: what was averaged.
+        s_step: in tables that go over step sizes.
+        missing: why there is nothing.
     """
 
     section: str
@@ -84,38 +110,47 @@ class Line:
 
     @property
     def commands(self) -> list[str]:
+        """Of all rows, each once."""
         return list(dict.fromkeys(row.command for row in self.rows if row.command))
 
 
 @dataclass(frozen=True)
-class Table:
-    """name is its file's; notes are sentences that stand below it."""
+class PaperTable:
+    """A table in numbers.
+
+    Attributes:
+        name: of its files.
+        title: its heading.
+        lines: from top to bottom.
+        notes: sentences that stand below it.
+        over_steps: whether it goes over step sizes.
+    """
 
     name: str
     title: str
-    lines: list[Line]
+    lines: list[PaperLine]
     notes: list[str]
     over_steps: bool = False
 
 
-def tables(rows: Sequence[Row]) -> list[Table]:
+def tables(rows: Sequence[Row]) -> list[PaperTable]:
     """Tables 1 to 9, then one for every attack and data that no table of the paper has, but for perturbations."""
-    chosen = {number: choose(rows, layout.scope) for number, layout in LAYOUTS.items()}
-    made = [_paper_table(number, LAYOUTS[number], of_one) for number, of_one in chosen.items()]
+    chosen = {number: choose(rows, spec.scope) for number, spec in TABLES.items()}
+    made = [_paper_table(number, TABLES[number], of_one) for number, of_one in chosen.items()]
     used = {id(row) for of_one in chosen.values() for row in of_one.rows}
     rest = [row for row in rows if id(row) not in used and not perturbed(row)]
     for attack, data in dict.fromkeys((row.attack_name, row.data) for row in rest):
         mine = [row for row in rest if (row.attack_name, row.data) == (attack, data)]
         lines = _sections(mine, (FOUND, ONE_SHOT), (S_STEP,), "")
         title = f"{attack_label(attack)} on {data_label(data)}, which the paper has no table of"
-        made.append(Table(file_name(f"{attack}-{data}"), title, lines, _notes(mine)))
+        made.append(PaperTable(file_name(f"{attack}-{data}"), title, lines, _notes(mine)))
     return made
 
 
-def _paper_table(number: int, layout: Layout, chosen: Chosen) -> Table:
+def _paper_table(number: int, spec: PaperTableSpec, chosen: Chosen) -> PaperTable:
     where = f"table {number}"
-    lines = _sections(chosen.rows, layout.parts, layout.s_steps, where, chosen.missing)
-    title = f"Table {number}: {layout.scope}"
+    lines = _sections(chosen.rows, spec.parts, spec.s_steps, where, chosen.missing)
+    title = f"Table {number}: {spec.scope}"
     if number == 8:
         title += ", by step size"
     if number == 9:
@@ -124,19 +159,19 @@ def _paper_table(number: int, layout: Layout, chosen: Chosen) -> Table:
     if chosen.stand_in:
         title += f" (here: {chosen.stand_in})"
         notes.insert(0, f"The sweep is on {chosen.stand_in}: the paper's values are of other data and models.")
-    lacking = [data for data in layout.scope.data if data not in {row.data for row in chosen.rows}]
-    if chosen.rows and lacking and not chosen.stand_in and len(layout.scope.data) > 1:
+    lacking = [data for data in spec.scope.data if data not in {row.data for row in chosen.rows}]
+    if chosen.rows and lacking and not chosen.stand_in and len(spec.scope.data) > 1:
         names = " and ".join(map(data_label, lacking))
         notes.insert(0, f"The paper's values average {names} in, which the sweep has no row of.")
-    return Table(f"table{number}", title, lines, notes, over_steps=len(layout.s_steps) > 1)
+    return PaperTable(f"table{number}", title, lines, notes, over_steps=len(spec.s_steps) > 1)
 
 
 def _sections(
     rows: Sequence[Row], parts: Sequence[str], s_steps: Sequence[float], where: str, missing: str = ""
-) -> list[Line]:
+) -> list[PaperLine]:
     """Every part over all settings beside the paper's values, then, where there are several, over each of them."""
     settings = sorted({row.setting for row in rows}, key=str)
-    lines: list[Line] = []
+    lines: list[PaperLine] = []
     for part in parts:
         mine = [row for row in rows if PARTS[part](row)]
         lines += _lines(mine, part, s_steps, where, f"{_part_label(part, mine)}", missing)
@@ -149,7 +184,7 @@ def _sections(
 
 def _lines(
     rows: Sequence[Row], part: str, s_steps: Sequence[float], where: str, section: str, missing: str
-) -> list[Line]:
+) -> list[PaperLine]:
     """A line per variant and step size; the paper's methods have one even without a row."""
     by_variant = variants(rows)
     wanted: list[Variant] = list(by_variant)
@@ -171,8 +206,10 @@ def _lines(
             paper = {
                 name: of_paper(where, part, key[0], name, step) for name in ("poison_healed", "model_damage") if where
             }
-            averages = {name: scaled(average(chosen, read), factor) for name, (_, _, factor, read) in MEASURES.items()}
-            lines.append(Line(section, variant_label(key), averages, paper, chosen, step, why))
+            averages = {
+                name: scaled(average(chosen, measure.read), measure.factor) for name, measure in MEASURES.items()
+            }
+            lines.append(PaperLine(section, variant_label(key), averages, paper, chosen, step, why))
     return lines
 
 
@@ -232,64 +269,3 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if shared := sorted({row.retain_from for row in rows if row.retain_from and row.retain_from != "pass"}):
         notes.append(f"Importances of the retain set, of some rows or all: {'; '.join(shared)}.")
     return notes
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """Method `ours` against `other`: relative gain in poison healed, and its damage as a share of the other's, in %.
-
-    None where a method has no rows, or nothing to divide by.
-    """
-
-    question: str
-    ours: str
-    other: str
-    healed_gain: float | None
-    damage_share: float | None
-    pairs: int
-
-
-ABLATIONS = (
-    ("PTN search instead of a grid of settings, both on SSD's importances", "ptn-ssd", "ssd-goel"),
-    ("XLF instead of LF, both with PTN search", "ptn-xlf", "ptn-lf"),
-    ("PTN-LF instead of the grid on SSD", "ptn-lf", "ssd-goel"),
-    ("both together: PTN-XLF instead of the grid on SSD", "ptn-xlf", "ssd-goel"),
-)
-
-
-def ablations(rows: Sequence[Row]) -> list[Ablation]:
-    """Over table 1's rows with more than one sample found, at the scenarios and seeds that both methods have."""
-    chosen = [row for row in plain(choose(rows, LAYOUTS[1].scope).rows) if row.at(RHO, S_STEP) and not row.one_shot]
-    made = []
-    for question, ours, other in ABLATIONS:
-        mine, theirs = common(*([row for row in chosen if row.method == name] for name in (ours, other)))
-        healed = [average(each, "poison_healed") for each in (mine, theirs)]
-        damage = [average(each, "model_damage") for each in (mine, theirs)]
-        made.append(Ablation(question, ours, other, _gain(*healed), _share(*damage), len(mine)))
-    return made
-
-
-def printed_ablation(ours: str, other: str) -> tuple[float | None, float | None]:
-    """What the paper's text prints."""
-    found = {each.measure: each.mean for each in printed() if each.method == f"{ours}/{other}"}
-    return found.get("healed_gain"), found.get("damage_share")
-
-
-def recomputed(ours: str, other: str) -> tuple[float, float]:
-    """The same from the values of the paper's table 1."""
-    healed, damage = ([_of_table_1(name, measure) for name in (ours, other)] for measure in list(MEASURES)[:2])
-    return 100 * (healed[0] / healed[1] - 1), 100 * damage[0] / damage[1]
-
-
-def _of_table_1(method: str, measure: str) -> float:
-    value = of_paper("table 1", FOUND, method, measure)
-    assert value is not None  # paper_values.csv is this package's own
-    return value.mean
-
-
-def _gain(mine: Average | None, theirs: Average | None) -> float | None:
-    return None if mine is None or theirs is None or theirs.mean == 0 else 100 * (mine.mean / theirs.mean - 1)
-
-
-def _share(mine: Average | None, theirs: Average | None) -> float | None:
-    return None if mine is None or theirs is None or theirs.mean == 0 else 100 * mine.mean / theirs.mean
