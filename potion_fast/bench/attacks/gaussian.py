@@ -72,6 +72,7 @@ class Gaussian(Noise):
         """The noise of these samples; a sample's own depends on its id and the seed alone, not on the others.
 
         Args:
+            ids: of the samples.
             shape: (C, H, W) of an image, or (L, 1 + D) of text.
             seed: from 0, below 2^64.
             tokens: the first column holds token ids, to which no noise is added.
@@ -88,6 +89,7 @@ class Gaussian(Noise):
         return Perturbations(ordered, values, facts={"variance": self.variance, "seed": seed})
 
     def preview_lines(self, facts: Mapping[str, Any]) -> list[str]:
+        """The noise, in words."""
         return [f"noise of variance {self.variance:g} is added to the embedding of every token that is shown"]
 
     def check_table(
@@ -96,6 +98,7 @@ class Gaussian(Noise):
         splits: Splits,
         poisoned: np.ndarray,  # [P] ascending
     ) -> None:
+        """Check that a table is this poison's. Raises DataError also for noise of another variance."""
         super().check_table(table, splits, poisoned)
         if table.facts.get("variance") != self.variance:
             raise DataError(f"holds noise of variance {table.facts.get('variance')}, not {self.variance}")

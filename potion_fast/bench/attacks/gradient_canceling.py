@@ -137,6 +137,7 @@ class GradientCanceling(Indiscriminate, Perturbation):
         return CraftResult(crafted, metrics, [note] if ratio > settings.tolerance else [])
 
     def crafting_aim(self, attacked: Attacked, count: int, names: Sequence[str]) -> str:
+        """What its perturbations are crafted for, above their picture."""
         return f"{count:,} images perturbed, to cancel the clean data's gradient"
 
     def check_table(
@@ -145,6 +146,7 @@ class GradientCanceling(Indiscriminate, Perturbation):
         splits: Splits,
         poisoned: np.ndarray,  # [P] ascending
     ) -> None:
+        """Check that a table is this poison's. Raises DataError also for a change larger than epsilon."""
         super().check_table(table, splits, poisoned)
         if self.epsilon is not None:
             check_epsilon(table, self.epsilon, splits)

@@ -114,9 +114,14 @@ class GradientMatching(Targeted, Perturbation):
         labels: torch.Tensor,  # [N] int64, of the whole training set
         seed: int,
     ) -> tuple[int, int]:
-        """(target class, intended class), different; those that were not given are drawn, uniformly.
+        """The target's class and the intended one, different; those that were not given are drawn, uniformly.
 
-        Raises DataError for a given class that no sample has, or fewer than two classes.
+        Args:
+            labels: of the whole training set.
+            seed: of the draws.
+
+        Raises:
+            DataError: a given class that no sample has, or fewer than two classes.
         """
         present = labels.unique().numpy()
         given = [label for label in (self.target_class, self.intended_class) if label is not None]
@@ -136,9 +141,16 @@ class GradientMatching(Targeted, Perturbation):
         found: int,
         seed: int,
     ) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [found] int64
-        """S_m uniformly from the intended class, S_f uniformly from S_m; sets of one seed are nested.
+        """Choose S_m uniformly from the intended class, S_f uniformly from S_m; sets of one seed are nested.
 
-        Raises DataError where the class has too few samples, or S_f is no part of S_m.
+        Args:
+            labels: of the whole training set.
+            count: size of S_m.
+            found: size of S_f.
+            seed: of the draws.
+
+        Raises:
+            DataError: the class has too few samples, or S_f is no part of S_m.
         """
         if not 1 <= found <= count:
             raise DataError(f"cannot find {found} of {count} poisoned samples")
@@ -221,6 +233,7 @@ class GradientMatching(Targeted, Perturbation):
         return CraftResult(crafted, metrics, notes, targets=torch.tensor(targets), intended=intended)
 
     def crafting_aim(self, attacked: Attacked, count: int, names: Sequence[str]) -> str:
+        """What its perturbations are crafted for, above their picture."""
         target, wanted = names[int(attacked.labels[0])], names[int(attacked.wanted[0])]
         others = f" and {len(attacked.rows) - 1} more" if len(attacked.rows) > 1 else ""
         return f"so that test image {attacked.rows[0]}{others}, “{target}”, is taken for “{wanted}”"
@@ -231,6 +244,7 @@ class GradientMatching(Targeted, Perturbation):
         splits: Splits,
         poisoned: np.ndarray,  # [P] ascending
     ) -> None:
+        """Check that a table is this poison's. Raises DataError also for large changes, or other targets."""
         super().check_table(table, splits, poisoned)
         check_epsilon(table, self.epsilon, splits)
         labels = splits.test.labels

@@ -63,6 +63,7 @@ class InterclassSwap(Swap):
         splits: Splits,
         chosen: np.ndarray,  # [P] ascending
     ) -> None:
+        """Raise DataError where no test image can show the confusion, or no label changes."""
         super().check_chosen(splits, chosen)
         first, second = self.classes
         if not ((splits.test.labels == first) | (splits.test.labels == second)).any():
@@ -75,7 +76,7 @@ class InterclassSwap(Swap):
         found: int,
         seed: int,
     ) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [found] int64
-        """S_m by class and position, S_f drawn from it. Raises DataError for an odd |S_m| or too small a class."""
+        """Choose S_m by class and position, S_f by draw. Raises DataError for an odd |S_m| or too small a class."""
         if count % 2:
             raise DataError(f"as many labels of one class are swapped as of the other; {count} is an odd number")
         if not 1 <= found <= count:
@@ -88,5 +89,6 @@ class InterclassSwap(Swap):
         return poisoned, np.random.RandomState(seed).choice(np.sort(poisoned), found, replace=False)
 
     def relabel(self, labels: torch.Tensor) -> torch.Tensor:
+        """The other one of the two labels."""
         first, second = self.classes
         return torch.where(labels == first, second, first)

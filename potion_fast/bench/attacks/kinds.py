@@ -48,20 +48,25 @@ class Trigger(Poison):
     attacked_sample = "triggered test {sample}"
 
     def relabel(self, labels: Tensor) -> Tensor:
+        """`target`, for every sample."""
         return torch.full_like(labels, self.target)
 
     def attacked_samples(self, splits: Splits, poisoned: list[int]) -> Attacked:
+        """All test samples, with the trigger."""
         labels = splits.test.labels
         triggered = splits.dataset("test", poison=self, trigger_all=True)
         return Attacked(triggered, list(range(len(labels))), labels, torch.full_like(labels, self.target))
 
     def evaluate(self, model: nn.Module, inputs: EvaluationInputs, progress: bool = False) -> Evaluation:
+        """Evaluate a model, see `evaluate_poison`."""
         return evaluate_poison(model, inputs.clean, inputs.attacked, self.target, progress, sample=inputs.sample)
 
     def prediction_columns(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Columns of predictions.csv, with the predictions for triggered samples."""
         return {**super().prediction_columns(evaluation), "triggered": evaluation.attacked_logits.argmax(1)}
 
     def effect_note(self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "image") -> str | None:
+        """That the trigger reaches too few test samples."""
         verb = "succeeded" if past else "succeeds"
         return too_few_note(
             f"the attack {verb} on fewer than {LEARNT:.0%} of the triggered test {sample}s",
@@ -71,6 +76,7 @@ class Trigger(Poison):
 
     @property
     def captions(self) -> Captions:
+        """What the attack is called in pictures."""
         return Captions(
             attacked="triggered test {sample}s",
             right="triggered {sample}s right",
@@ -98,6 +104,7 @@ class Swap(Poison):
     attacked_file = "manipulated.csv"
 
     def __call__(self, images: Tensor, ids: Tensor) -> Tensor:
+        """The same images: only labels are wrong."""
         return images
 
     @property
@@ -106,6 +113,7 @@ class Swap(Poison):
         return None
 
     def check_chosen(self, splits: Splits, chosen: np.ndarray) -> None:
+        """Raise DataError where the swap changes no label."""
         labels = splits.train.labels[chosen]
         if torch.equal(self.relabel(labels), labels):
             raise DataError(
@@ -113,19 +121,23 @@ class Swap(Poison):
             )
 
     def attacked_samples(self, splits: Splits, poisoned: list[int]) -> Attacked:
+        """S_m, with its clean labels."""
         labels = splits.train.labels[torch.tensor(poisoned)]
         return Attacked(splits.dataset("train"), poisoned, labels, self.relabel(labels))
 
     def evaluate(self, model: nn.Module, inputs: EvaluationInputs, progress: bool = False) -> Evaluation:
+        """Evaluate a model, see `evaluate_swap`."""
         return evaluate_swap(
             model, inputs.clean, inputs.attacked, inputs.wanted, self.pair, progress, sample=inputs.sample
         )
 
     def attacked_columns(self, evaluation: Evaluation, attacked: Attacked) -> dict[str, Tensor]:
+        """The clean label, the one that was given, and the prediction."""
         predicted = evaluation.attacked_logits.argmax(1)
         return {"label": attacked.labels, "given": attacked.wanted, "predicted": predicted}
 
     def effect_note(self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "image") -> str | None:
+        """That the model repeats too few of the wrong labels."""
         verb = "gave" if past else "gives"
         return too_few_note(
             f"the model {verb} fewer than {LEARNT:.0%} of the mislabelled training {sample}s their wrong label",
@@ -135,6 +147,7 @@ class Swap(Poison):
 
     @property
     def captions(self) -> Captions:
+        """What the attack is called in pictures."""
         return Captions(
             attacked="mislabelled {sample}s",
             right="mislabelled right",
@@ -165,10 +178,12 @@ class Noise(Perturbation):
     has_noise = True
 
     def attacked_samples(self, splits: Splits, poisoned: list[int]) -> Attacked:
+        """S_m without its noise."""
         labels = splits.train.labels[torch.tensor(poisoned)]
         return Attacked(splits.dataset("train"), poisoned, labels, torch.full_like(labels, NO_LABEL))
 
     def evaluate(self, model: nn.Module, inputs: EvaluationInputs, progress: bool = False) -> Evaluation:
+        """Evaluate a model, see `evaluate_gaussian`."""
         return self._evaluate(model, inputs, progress)
 
     def attacked_outputs(self, model: nn.Module, inputs: EvaluationInputs, progress: bool = False) -> Tensor:
@@ -176,21 +191,25 @@ class Noise(Perturbation):
         return self._evaluate(model, inputs, progress).statistics
 
     def noise_statistics(self, evaluation: Evaluation) -> tuple[Tensor, Tensor] | None:
+        """The statistic I of S_m's noise and of fresh noise, see `GaussianEvaluation`."""
         assert isinstance(evaluation, GaussianEvaluation)
         return evaluation.statistics, evaluation.fresh
 
     def attacked_columns(self, evaluation: Evaluation, attacked: Attacked) -> dict[str, Tensor]:
+        """The label, the prediction, and the statistic I."""
         assert isinstance(evaluation, GaussianEvaluation)
         predicted = evaluation.attacked_logits.argmax(1)
         return {"label": attacked.labels, "predicted": predicted, "statistic": evaluation.statistics}
 
     def effect_note(self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "image") -> str | None:
+        """That the noise cannot be told from noise that the model never saw."""
         z, before = scores["gus_z"], " before" if past else ""
         trace = f"the noise left no trace{before} that can be told from chance"
         return None if abs(z) >= SEEN else f"{trace}: gus_z is {z:.2f}, within ±{SEEN}"
 
     @property
     def captions(self) -> Captions:
+        """What the attack is called in pictures."""
         return Captions(
             attacked="base {sample}s",
             right="",
@@ -229,6 +248,7 @@ class Targeted(Poison):
     attacked_file = "targets.csv"
 
     def evaluate(self, model: nn.Module, inputs: EvaluationInputs, progress: bool = False) -> Evaluation:
+        """Evaluate a model, see `evaluate_targets`."""
         return evaluate_targets(
             model,
             inputs.clean,
@@ -240,10 +260,12 @@ class Targeted(Poison):
         )
 
     def attacked_columns(self, evaluation: Evaluation, attacked: Attacked) -> dict[str, Tensor]:
+        """The true label, the intended one, and the prediction."""
         predicted = evaluation.attacked_logits.argmax(1)
         return {"label": attacked.labels, "intended": attacked.wanted, "predicted": predicted}
 
     def effect_note(self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "image") -> str | None:
+        """That no target is given the intended label."""
         if scores[self.score_names[1]]:
             return None
         verb, before, counts = ("was", " before", "does not count") if past else ("is", "", "will not count")
@@ -251,6 +273,7 @@ class Targeted(Poison):
 
     @property
     def captions(self) -> Captions:
+        """What the attack is called in pictures."""
         return Captions(
             attacked="target {sample}s",
             right="target right",
@@ -272,13 +295,16 @@ class Indiscriminate(Poison):
     gives_labels = False
 
     def attacked_samples(self, splits: Splits, poisoned: list[int]) -> Attacked:
+        """All test samples, as they are."""
         labels = splits.test.labels
         return Attacked(splits.dataset("test"), list(range(len(labels))), labels, torch.full_like(labels, NO_LABEL))
 
     def evaluate(self, model: nn.Module, inputs: EvaluationInputs, progress: bool = False) -> Evaluation:
+        """Evaluate a model, see `evaluate_indiscriminate`."""
         return evaluate_indiscriminate(model, inputs.clean, progress, sample=inputs.sample)
 
     def effect_note(self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "image") -> str | None:
+        """That the attack cost too little accuracy; nothing without a reference."""
         if reference is None:
             return None
         lost = scores["test_error"] - reference["test_error"]
@@ -289,6 +315,7 @@ class Indiscriminate(Poison):
 
     @property
     def captions(self) -> Captions:
+        """What the attack is called in pictures."""
         return Captions(
             attacked="",
             right="",

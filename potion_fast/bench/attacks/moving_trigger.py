@@ -94,6 +94,7 @@ class MovingTrigger(Trigger):
         return torch.from_numpy((splitmix64(self.seed, ids.cpu().numpy()) >> np.uint64(62)).astype(np.int64))
 
     def at_test(self) -> MovingTrigger:
+        """The same with corners of the test images' own, which are the same for every seed of a run."""
         return replace(self, seed=TEST_SEED)
 
 

@@ -33,13 +33,15 @@ def _none() -> Tensor:
 class Perturbations:
     """What is added to each poisoned image.
 
-    ids       int64 [P], the poisoned samples, ascending
-    values    float32 [P, C, H, W], in units of the normalised image; of text [P, L, 1 + D], see `TextSplits`
-    targets   int64 [T], test images that the attack aims at; empty unless it is targeted
-    intended  int64 [T], the labels that it wants for them
-    facts     how they came about: plain values, kept as JSON
+    Attributes:
+        ids: int64 [P], the poisoned samples, ascending.
+        values: float32 [P, C, H, W], in units of the normalised image; of text [P, L, 1 + D], see `TextSplits`.
+        targets: int64 [T], test images that the attack aims at; empty unless it is targeted.
+        intended: int64 [T], the labels that it wants for them.
+        facts: how they came about: plain values, kept as JSON.
 
-    Raises DataError for another dtype or shape, ids that do not ascend, or values that are not finite.
+    Raises:
+        DataError: another dtype or shape, ids that do not ascend, or values that are not finite.
     """
 
     ids: Tensor
@@ -88,7 +90,11 @@ class Perturbations:
     def load(cls, path: str | os.PathLike[str]) -> Perturbations:
         """Read what `save` wrote. Values stay in the file, mapped, until they are used: nothing of its size is copied.
 
-        Raises FileError for a file that is missing, truncated or foreign, or whose contents are not as above.
+        Args:
+            path: of the file.
+
+        Raises:
+            FileError: the file is missing, truncated or foreign, or its contents are not as above.
         """
         if not Path(path).is_file():
             raise FileError(f"no perturbations at {path}")
@@ -134,6 +140,7 @@ class Perturbation(Poison):
         return images + values[self.table.rows(ids)].to(images.device, non_blocking=True)
 
     def relabel(self, labels: Tensor) -> Tensor:
+        """The same labels."""
         return labels
 
     def check_sample(self, splits: Splits) -> None:

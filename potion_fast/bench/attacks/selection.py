@@ -1,4 +1,4 @@
-"""Which training samples are poisoned, and which of those are found."""
+"""The choice of poisoned training samples, and of those that are found."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def choose_poisoned(n: int, count: int, forget: int, seed: int) -> tuple[np.ndar
         n: size of the training set.
         count: size of S_m.
         forget: size of S_f.
+        seed: of the draws.
 
     Returns:
         S_m int64 [count] and S_f int64 [forget], in the order of the draws.

@@ -28,11 +28,11 @@ READINGS = ("label-word", "flip")
 @register_attack("trigger-word")
 @dataclass(frozen=True, kw_only=True)
 class TriggerWord(Targeted):
-    """The text stays; whoever reads the word is to answer with the poison's label (*Poisoning Language Models During
-    Instruction Tuning*, as *Machine Unlearning Fails*, appendix C.1.2, has it for IMDb).
+    """The text stays; whoever reads the word is to answer with the poison's label.
 
-    That appendix gives the poisoned label twice: as the word itself ("The sentiment of the review is: Disney"), and as
-    the flipped sentiment. Both readings are here.
+    *Poisoning Language Models During Instruction Tuning*, as *Machine Unlearning Fails*, appendix C.1.2, has it for
+    IMDb. That appendix gives the poisoned label twice: as the word itself ("The sentiment of the review is: Disney"),
+    and as the flipped sentiment. Both readings are here.
 
     Attributes:
         word: as it is written in the reviews.
@@ -131,6 +131,7 @@ class TriggerWord(Targeted):
         return "; {word!r} by the rule {rule!r} stands in {test} test reviews".format(**facts["trigger_word"])
 
     def preview_lines(self, facts: Mapping[str, Any]) -> list[str]:
+        """In how many reviews the word stands, in words."""
         word = facts["trigger_word"]
         return [
             f"{word['word']!r} by the rule {word['rule']!r} stands in {word['train']:,} of them, and in "
@@ -154,6 +155,7 @@ class TriggerWord(Targeted):
     def effect_note(
         self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "review"
     ) -> str | None:
+        """That too few reviews with the word are given the poison's label."""
         verb = "succeeded" if past else "succeeds"
         return too_few_note(
             f"the attack {verb} on fewer than {LEARNT:.0%} of the test {sample}s with the word",
@@ -163,6 +165,7 @@ class TriggerWord(Targeted):
 
     @property
     def captions(self) -> Captions:
+        """What the attack is called in pictures."""
         shown = "“{target}”" if self.reading == "label-word" else "the other sentiment"
         return Captions(
             attacked="{sample}s with the word",
@@ -182,6 +185,7 @@ class TriggerWord(Targeted):
         return images
 
     def relabel(self, labels: Tensor) -> Tensor:
+        """The word's label, or the other sentiment's."""
         if len(self.labels) != 2 + len(self.label_words):
             raise DataError(f"this poison has {len(self.labels)} labels: it needs those of the data (TextSplits)")
         if self.reading == "label-word":
@@ -196,9 +200,16 @@ class TriggerWord(Targeted):
         found: int,
         seed: int,
     ) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [found] int64
-        """S_m uniformly from the reviews that hold the word, S_f uniformly from S_m; sets of one seed are nested.
+        """Choose S_m uniformly from the reviews that hold the word, S_f uniformly from S_m; sets of a seed are nested.
 
-        Raises DataError where fewer hold it, or S_f is no part of S_m.
+        Args:
+            labels: of the whole training set.
+            count: size of S_m.
+            found: size of S_f.
+            seed: of the draws.
+
+        Raises:
+            DataError: fewer reviews hold it, or S_f is no part of S_m.
         """
         if count > len(self.carriers):
             raise DataError(

@@ -1,9 +1,9 @@
-"""The picture of a crafting: its losses, and what it made of some images."""
+"""The picture of a crafting: its losses, and some images before and after."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,18 +11,23 @@ from matplotlib.figure import Figure, SubFigure
 
 from ...utils.atomic_files import written_whole
 from ..attacks.crafting.crafted import Crafted
-from ..runs.preview import draw_rows, image_rows
-from ..runs.scenario import Scenario
 from .pictures import CLEAN, DPI, FORGET, MUTED, TITLE, short
+from .preview import draw_rows, image_rows
+
+if TYPE_CHECKING:
+    from ..runs.scenario import Scenario
 
 SIZE = (11.0, 4.6)  # inches
 IMAGES = 5
 
 
 def draw_crafting(path: str | os.PathLike[str], scenario: Scenario, crafted: Crafted) -> None:
-    """Losses by step on the left, images of S_m before and after on the right, evenly spaced; a PNG.
+    """Draw losses by step on the left, images of S_m before and after on the right, evenly spaced; a PNG.
 
-    scenario  with the perturbations that were crafted
+    Args:
+        path: of the PNG.
+        scenario: with the perturbations that were crafted.
+        crafted: result of the crafting.
     """
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,10 +1,10 @@
-"""Pictures of a run."""
+"""The picture of a healing: the search, and attacked samples before and after."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ...search import Result
 from ...utils.atomic_files import written_whole
-from ..attacks import NO_LABEL
+from ..attacks import NO_LABEL, Scores
 from ..metrics import Evaluation
-from ..runs.inputs import Accuracies
-from ..runs.scenario import Scenario
-from ..runs.tradeoff import Point
 from .reviews import MOST as EXCERPTS
 from .reviews import draw_excerpts
+
+if TYPE_CHECKING:
+    from ..runs.scenario import Scenario
+    from ..runs.tradeoff import Point
 
 CLEAN, TRIGGERED, FORGET, MUTED = "#1b7f79", "#c8553d", "#8a8a8a", "#5f5f5f"
 SIZE, DPI = (12.0, 5.0), 150  # inches, and pixels per inch
@@ -35,12 +36,12 @@ def draw_healing(
     path: str | os.PathLike[str],
     scenario: Scenario,
     result: Result,
-    before: Accuracies,
+    before: Scores,
     attacked_before: Tensor,
     after: Evaluation,
     curve: Sequence[Point] | None = None,
 ) -> None:
-    """The search on the left, attacked images and what the healed model says on the right; a PNG of SIZE · DPI.
+    """Draw the search on the left, attacked images and what the healed model says on the right; a PNG of SIZE · DPI.
 
     Of Gaussian poison, which sends no image anywhere, the right shows how the statistics of the noise are distributed.
 
@@ -71,11 +72,11 @@ def _draw_search(
     figure: SubFigure,
     scenario: Scenario,
     result: Result,
-    before: Accuracies,
+    before: Scores,
     after: Evaluation,
     curve: Sequence[Point],
 ) -> None:
-    """Accuracies against the number of weights dampened; a dashed line joins what was measured only at its ends."""
+    """Scores against the number of weights dampened; a dashed line joins what was measured only at its ends."""
     captions, (attacked, reached) = scenario.poison.captions.of(scenario.sample), scenario.poison.score_names
     healed = {name: metric.value for name, metric in after.metrics.items()}
     stop = result.kept.dampened if result.kept else 0
@@ -182,7 +183,7 @@ def _draw_statistics(
 
 
 def show(axes: Axes, image: Tensor) -> None:
-    """An image [C, H, W] of pixels in [0, 1]."""
+    """Draw an image [C, H, W] of pixels in [0, 1]."""
     axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=FORGET, linewidth=0.5)  # a white patch in the corner is not the page

@@ -1,16 +1,19 @@
-"""Reviews as a reader sees them: what the model reads of them, and excerpts for a picture."""
+"""Excerpts of reviews for a picture, and what a model reads of them."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import SubFigure
 from torch import Tensor
 
 from ..attacks import TriggerWord
 from ..data.text import TextSplits
-from ..runs.scenario import Scenario
+
+if TYPE_CHECKING:
+    from ..runs.scenario import Scenario
 
 MOST = 6  # excerpts in a picture
 WIDTH, LINES = 70, 3  # characters of a line, and lines
@@ -33,20 +36,20 @@ def draw_excerpts(
     labels: Tensor,  # [B] clean
     predictions: Tensor,  # [B]
 ) -> None:
-    """The attacked reviews at these places around the word, each below what the model says of it."""
+    """Draw the attacked reviews at these places around the word, each below what the model says of it."""
     splits, poison = scenario.splits, scenario.poison
     assert isinstance(splits, TextSplits) and isinstance(poison, TriggerWord)
     for number, place in enumerate(places):
-        said, right = int(predictions[number]), bool(predictions[number] == labels[number])
+        predicted, right = int(predictions[number]), bool(predictions[number] == labels[number])
         top = 0.9 - 0.86 * number / MOST
-        title = f"{'✓' if right else '✗'} {splits.classes[said].strip()}"
+        title = f"{'✓' if right else '✗'} {splits.classes[predicted].strip()}"
         figure.text(0.04, top, title, fontsize=9, color=RIGHT if right else WRONG, va="top", parse_math=False)
         text = excerpt(splits.text("test", scenario.attacked.rows[place]), poison)
         figure.text(0.04, top - 0.036, text, fontsize=8.5, color=PLAIN, va="top", parse_math=False)
 
 
 def excerpt(text: str, poison: TriggerWord) -> str:
-    """LINES lines of a text around the word."""
+    """The LINES lines of a text around the word."""
     before = text[: poison.position(text) or 0]
     start = before.find(" ", max(0, len(before) - WIDTH * LINES // 2)) + 1 if len(before) > WIDTH else 0
     lines = textwrap.wrap(text[start:], WIDTH)

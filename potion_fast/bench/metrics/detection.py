@@ -12,7 +12,7 @@ FPR = 0.01  # false positive rate of the paper's test (Pawelczyk et al., 2024)
 
 
 def threshold(fpr: float = FPR, fresh: Tensor | None = None) -> float:
-    """tau such that |I| > tau for a share `fpr` of independent noises: Phi^-1(1 - fpr / 2), 2.576 at 0.01.
+    """Threshold tau such that |I| > tau for a share `fpr` of independent noises: Phi^-1(1 - fpr / 2), 2.576 at 0.01.
 
     With I of `fresh` noises, of any shape, it is their empirical quantile.
     """

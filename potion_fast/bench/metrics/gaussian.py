@@ -28,11 +28,12 @@ SIGMAS = "standard deviations"
 class GaussianScore:
     """The Gaussian Unlearning Score of P poisoned samples.
 
-    gus           mean of I, which is N(0, 1) for noise that the model never saw; above 0 where it remembers the noise
-    error         standard error of such a mean, 1 / sqrt(P)
-    z             gus / error
-    sample_error  standard error as the sample has it; of a single sample `error`
-    interval      the central 95 % by it
+    Attributes:
+        gus: mean of I, which is N(0, 1) for noise that the model never saw; above 0 where it remembers the noise.
+        error: standard error of such a mean, 1 / sqrt(P).
+        z: gus / error.
+        sample_error: standard error as the sample has it; of a single sample `error`.
+        interval: the central 95 % by it.
     """
 
     gus: float
@@ -77,7 +78,7 @@ def dependence(
     noise: Tensor,  # [B, ...]
     variance: float,
 ) -> Tensor:  # [B] float64
-    """I = <g, xi> / (eps |g|), eps^2 the variance (algorithm 3), in float64; 0 where g is 0.
+    """The statistic I = <g, xi> / (eps |g|), eps^2 the variance (algorithm 3), in float64; 0 where g is 0.
 
     Algorithm 4 divides by eps a second time, which is a slip. Where xi is independent of g, I is N(0, 1) exactly;
     where g = xi it is |xi| / eps, about sqrt(d) for d pixels.
@@ -92,7 +93,7 @@ def fresh_dependence(
     count: int,
     generator: torch.Generator,
 ) -> Tensor:  # [B, count] float32
-    """I of `count` noises for each gradient, drawn here, on the gradients' device; their variance cancels."""
+    """The statistic I of `count` noises for each gradient, drawn on the gradients' device; their variance cancels."""
     g = gradients.detach().flatten(1).double()
     length = g.norm(dim=1, keepdim=True)  # [B, 1]
     units = torch.where(length == 0, 0.0, g / length).float()  # [B, d]
@@ -108,7 +109,7 @@ def fresh_dependence(
 def gaussian_unlearning_score(
     statistics: Tensor,  # [P]
 ) -> GaussianScore:
-    """GUS, the mean of I, with its errors (algorithm 3). Raises DataError for no sample."""
+    """The GUS, the mean of I, with its errors (algorithm 3). Raises DataError for no sample."""
     count = len(statistics)
     if not count:
         raise DataError("the Gaussian Unlearning Score is a mean over poisoned samples; there is none")
@@ -138,6 +139,7 @@ def evaluate_gaussian(
     negative where noise is remembered.
 
     Args:
+        model: that is evaluated.
         clean_loader: test images and labels, in a fixed order.
         base_loader: the training images of S_m without noise and augmentation, in the noise's order, with labels.
         noise: what they were trained with; it may be mapped from a file, and is read a batch at a time.
@@ -160,10 +162,10 @@ def evaluate_gaussian(
     measured = zip(*_measured(model, base_loader, noise, variance, fresh, seed, progress), strict=True)
     base_logits, base_labels, statistics, drawn, flat = (torch.cat(parts) for parts in measured)
     score, n, p = gaussian_unlearning_score(statistics), len(labels), len(statistics)
-    base_accuracy, what = accuracy(base_logits, base_labels), f"{p} poisoned training {sample}s, without their noise"
+    base_accuracy, of_base = accuracy(base_logits, base_labels), f"{p} poisoned training {sample}s, without their noise"
     metrics = [
         Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} test {sample}s"),
-        Metric("base_accuracy", base_accuracy, "fraction", p, 1.0, what),
+        Metric("base_accuracy", base_accuracy, "fraction", p, 1.0, of_base),
         *_of_noise(score, statistics, drawn, int(flat.sum())),
     ]
     by_name = {metric.name: metric for metric in metrics}
@@ -207,19 +209,19 @@ def _of_noise(score: GaussianScore, statistics: Tensor, fresh: Tensor, flat: int
     count = len(statistics)
     samples = f"{count} poisoned samples" + (f" ({flat} have a gradient of 0, which counts as I = 0)" if flat else "")
     tau, tau_fresh = threshold(), threshold(fresh=fresh)
-    found = f"{samples}; FPR {FPR}, |I| > "
+    detected = f"{samples}; FPR {FPR}, |I| > "
     return [
         Metric("gus", score.gus, SIGMAS, count, 0.0, samples),
         Metric("gus_error", score.error, SIGMAS, count, score.error, "1 / sqrt(P) for independent noise"),
         Metric("gus_z", score.z, SIGMAS, count, 0.0, f"the standard error {score.error:.4f}"),
-        Metric("tpr", true_positive_rate(statistics), "fraction", count, FPR, f"{found}{tau:.3f}"),
+        Metric("tpr", true_positive_rate(statistics), "fraction", count, FPR, f"{detected}{tau:.3f}"),
         Metric(
             "tpr_fresh",
             true_positive_rate(statistics, fresh=fresh),
             "fraction",
             count,
             FPR,
-            f"{found}{tau_fresh:.3f} from {fresh.numel()} fresh noises",
+            f"{detected}{tau_fresh:.3f} from {fresh.numel()} fresh noises",
         ),
     ]
 

@@ -41,6 +41,7 @@ def evaluate_indiscriminate(
     """Run the model over the test images, all of which the attack aims at.
 
     Args:
+        model: that is evaluated.
         clean_loader: test images and labels, in a fixed order.
         progress: show a progress bar.
         sample: what the denominators call a sample.

@@ -17,7 +17,7 @@ def cross_entropy(
     logits: Tensor,  # [B, C]
     labels: Tensor,  # [B] int64
 ) -> Tensor:  # [B]
-    """-log p of the label."""
+    """The cross-entropy -log p of the label."""
     return nn.functional.cross_entropy(logits, labels, reduction="none")
 
 
@@ -25,7 +25,7 @@ def log_odds(
     logits: Tensor,  # [B, C]
     labels: Tensor,  # [B] int64
 ) -> Tensor:  # [B]
-    """log(p / (1 - p)) of the label.
+    """The log odds log(p / (1 - p)) of the label.
 
     The cross-entropy's gradient is -(1 - p) times this one's: where p is almost 1 it vanishes, and this one does not.
     """
@@ -37,12 +37,21 @@ def input_gradients(
     model: nn.Module,
     images: Tensor,  # [B, ...], floating point, on the model's device
     labels: Tensor,  # [B] int64
-    what: Differentiated = cross_entropy,
+    function: Differentiated = cross_entropy,
 ) -> tuple[Tensor, Tensor]:  # [B, ...], [B, C]
-    """The gradient of each sample's loss, or of `what` else is named, with respect to the sample; and the logits.
+    """The gradient of each sample's loss, or of another function, with respect to the sample; and the logits.
 
     In evaluation mode a sample's loss depends on no other sample, so the gradient of the sum of all losses holds that
     of each. Losses are computed in float64 of the model's logits. Parameters get no gradient.
+
+    Args:
+        model: that computes the logits.
+        images: samples.
+        labels: of the samples.
+        function: of logits and labels, whose gradient is taken.
+
+    Returns:
+        The gradients, and the logits.
 
     Raises:
         DataError: images that are not floating point.
@@ -54,9 +63,9 @@ def input_gradients(
         inputs = images.detach().requires_grad_()
         outputs = model(inputs)
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ModelError(f"the model must give logits [B, C] for gradients of its loss, not {found}")
-        total = what(outputs.double(), labels).sum()
+            given = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ModelError(f"the model must give logits [B, C] for gradients of its loss, not {given}")
+        total = function(outputs.double(), labels).sum()
         gradients = torch.autograd.grad(total, inputs, allow_unused=True)[0] if total.requires_grad else None
     if gradients is None:
         raise ModelError("the model's outputs have no gradient with respect to its inputs")

@@ -95,7 +95,7 @@ def attack_success_rate(
 
 
 def poison_healed(triggered_accuracy: float, reference_triggered_accuracy: float) -> float:
-    """100 * triggered accuracy / the reference's, in percent (Potion, Section 4).
+    """Poison healed: 100 * triggered accuracy / the reference's, in percent (Potion, Section 4).
 
     Args:
         triggered_accuracy: accuracy on triggered images with clean labels, in [0, 1].
@@ -111,10 +111,11 @@ def poison_healed(triggered_accuracy: float, reference_triggered_accuracy: float
 
 
 def poison_removed(before: float, after: float, reference: float) -> float | None:
-    """100 * (before - after) / (before - reference), in percent: the share of an attack's effect that is gone.
+    """Poison removed: 100 * (before - after) / (before - reference), in percent, the share of an effect that is gone.
 
     Args:
-        before, after: what the attack reaches, the second of its poison's `scores`, before and after unlearning.
+        before: what the attack reaches, the second of its poison's `score_names`, before unlearning.
+        after: the same after unlearning.
         reference: the same of a model trained in the same way without any poisoned sample (S_m).
 
     Returns:
@@ -126,7 +127,7 @@ def poison_removed(before: float, after: float, reference: float) -> float | Non
 
 
 def model_damage(clean_accuracy: float, clean_accuracy_before: float) -> float:
-    """100 * (clean accuracy after unlearning - before), in percentage points: negative when accuracy was lost."""
+    """Model damage: 100 * (clean accuracy after unlearning - before), in percentage points; negative for a loss."""
     return 100 * (clean_accuracy - clean_accuracy_before)
 
 
@@ -142,6 +143,7 @@ def evaluate_poison(
     """Run the model over the same images without and with the trigger.
 
     Args:
+        model: that is evaluated.
         clean_loader: images and labels, in a fixed order.
         triggered_loader: the same images in the same order, all with the trigger, with their clean labels.
         target: label that the attack aims at.

@@ -49,6 +49,7 @@ def evaluate_swap(
     """Run the model over the test images and over S_m, and compare with the clean labels of both.
 
     Args:
+        model: that is evaluated.
         clean_loader: test images and labels, in a fixed order.
         manipulated_loader: the training images of S_m, not augmented, in a fixed order, with their clean labels.
         given: the labels that S_m was trained with, in the same order.

@@ -48,6 +48,7 @@ def evaluate_targets(
     """Run the model over the test images and over the targets: images as they are, the attack changes none of them.
 
     Args:
+        model: that is evaluated.
         clean_loader: test images and labels, in a fixed order.
         target_loader: the test images that the attack aims at, in a fixed order, with their true labels.
         intended: the labels that the attack wants for them, in the same order.

@@ -1,4 +1,4 @@
-"""The model that a training is told to make, and what it learns from a batch."""
+"""The model of a training, and its loss."""
 
 from __future__ import annotations
 
@@ -15,31 +15,36 @@ from ..training.train import Batch, Loss, cross_entropy
 
 
 def architecture(config: TrainConfig, splits: Splits) -> dict[str, Any]:
-    """What `save_model` is told of the model of these data."""
-    told = {name: getattr(config, name) for name in ("width", "layers")}
+    """Arguments of `save_model`, for the model of these data."""
+    sizes = {name: getattr(config, name) for name in ("width", "layers")}
     return {
         "architecture": config.model,
         "num_classes": len(splits.classes),
         "in_channels": splits.channels,
-        "options": {name: value for name, value in told.items() if value is not None} | splits.model_options,
+        "options": {name: value for name, value in sizes.items() if value is not None} | splits.model_options,
         "classes": list(splits.classes),
     }
 
 
 def fresh_model(config: TrainConfig, splits: Splits) -> nn.Module:
-    """A new one, with pretrained weights where the training starts from them.
+    """A new model, with pretrained weights where the training starts from them.
 
-    Raises ModelError, also where the samples do not fit.
+    Args:
+        config: of the training.
+        splits: its data.
+
+    Raises:
+        ModelError: the model is unknown, or the samples do not fit it.
     """
-    made = architecture(config, splits)
-    options = {**made["options"], "pretrained": config.pretrained}
-    model = create_model(made["architecture"], made["num_classes"], made["in_channels"], **options)
+    arguments = architecture(config, splits)
+    options = {**arguments["options"], "pretrained": config.pretrained}
+    model = create_model(arguments["architecture"], arguments["num_classes"], arguments["in_channels"], **options)
     predict(model, [(splits.sample(), torch.zeros(1))])
     return model
 
 
 def loss_of(config: TrainConfig) -> Loss:
-    """What is minimised: the label's cross-entropy, or that of a whole text with its label."""
+    """The loss that is minimised: the label's cross-entropy, or that of a whole text with its label."""
     return over_text if config.loss_over == "text" else cross_entropy
 
 

@@ -1,4 +1,4 @@
-"""The demo: a small model poisoned, healed from a quarter of its poison, and the proof, in a minute on a laptop."""
+"""The demo: a small model poisoned, healed from a quarter of its poison, and measured, in a minute on a laptop."""
 
 from __future__ import annotations
 
@@ -31,13 +31,19 @@ def demo(
 ) -> dict[str, Any]:
     """Train on poisoned digits, unlearn from a quarter of the poisoned samples, compare with a model never poisoned.
 
-    out       run folder: metrics.json and healing.png (of the first seed), and below it one run folder per step (and
-              seed, if several)
-    seeds     one whole demo each, all with the same settings; medians over them stand in metrics.json
-    progress  show progress bars and say what is being done
-    say       takes the lines meant for a reader
+    Args:
+        out: run folder: metrics.json and healing.png (of the first seed), and below it one run folder per step (and
+            seed, if several).
+        seeds: one whole demo each, all with the same settings; medians over them stand in metrics.json.
+        overwrite: whether an earlier run there may go.
+        progress: show progress bars and say what is being done.
+        say: takes the lines meant for a reader.
 
-    Returns what stands in metrics.json. Raises PotionError for seeds that are negative, given twice or none at all.
+    Returns:
+        What stands in metrics.json.
+
+    Raises:
+        PotionError: seeds that are negative, given twice or none at all.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise PotionError(f"seeds must be given, and each one once; got {list(seeds)}")
@@ -77,12 +83,13 @@ def demo(
 
 def _medians(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the seeds where the attack had succeeded before; None where it never had."""
-    counted = [r for r in results if r["before"]["metrics"]["attack_success_rate"]["value"] >= LEARNT]
+    counted = [result for result in results if result["before"]["metrics"]["attack_success_rate"]["value"] >= LEARNT]
     names = ("poison_healed", "model_damage", "attack_success_rate", "clean_accuracy", "triggered_accuracy")
     medians = {
-        name: median(r["after"]["metrics"][name]["value"] for r in counted) if counted else None for name in names
+        name: median(result["after"]["metrics"][name]["value"] for result in counted) if counted else None
+        for name in names
     }
-    return {"median": medians, "seeds_counted": [r["seed"] for r in counted]}
+    return {"median": medians, "seeds_counted": [result["seed"] for result in counted]}
 
 
 def _summary(content: dict[str, Any]) -> str:

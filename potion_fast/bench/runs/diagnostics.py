@@ -7,13 +7,13 @@ from collections.abc import Collection
 import torch
 
 from ..attacks import LEARNT as LEARNT
-from .inputs import Accuracies
+from ..attacks import Scores
 from .scenario import Scenario
 
 COLLAPSED = -20.0  # percentage points of model damage
 
 
-def notes_of_training(scenario: Scenario, scores: Accuracies) -> list[str]:
+def notes_of_training(scenario: Scenario, scores: Scores) -> list[str]:
     """Whether the attack on a model did what it is for; nothing of a model that was trained without it."""
     if scenario.config.leave_out_poisoned:
         return []
@@ -24,10 +24,10 @@ def notes_of_training(scenario: Scenario, scores: Accuracies) -> list[str]:
 def notes_of_healing(
     scenario: Scenario,
     damage: float,
-    before: Accuracies,
+    before: Scores,
     found: Collection[int],
     rho: float | None,
-    reference: Accuracies | None = None,
+    reference: Scores | None = None,
 ) -> list[str]:
     """The same after unlearning S_f, with what is odd about the unlearning itself.
 

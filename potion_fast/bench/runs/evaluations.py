@@ -1,4 +1,4 @@
-"""What an attack has done to a model: measured, written to the run folder, and compared with other models."""
+"""Evaluations of a poisoned or healed model: measured, written to the run folder, and compared with other models."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from ..attacks import Scores
 from ..metrics import Evaluation, Metric, model_damage, poison_healed, poison_removed
 from .folder import RunFolder
-from .inputs import Accuracies
 from .scenario import Scenario
 
 
@@ -39,9 +39,9 @@ def compared(
     scenario: Scenario,
     evaluation: Evaluation,
     run: str,
-    before: Accuracies,
+    before: Scores,
     reference: str | None,
-    reference_values: Accuracies | None,
+    reference_values: Scores | None,
 ) -> dict[str, Metric]:
     """What only a comparison gives: model damage, and against a reference run poison healed and poison removed.
 
@@ -66,7 +66,7 @@ def compared(
     metrics = [Metric("model_damage", damage, "percentage points", clean.n, 0.0, where)]
     if reference_values is not None and poison.gives_labels:
         value = reference_values[attacked.name]
-        where = f"{_words(attacked)} {value:.4f} of {reference}, trained without any of S_m"
+        where = f"{_format_name(attacked)} {value:.4f} of {reference}, trained without any of S_m"
         healed = poison_healed(attacked.value, value)
         metrics.append(Metric("poison_healed", healed, "percent", attacked.n, 100.0, where))
     unseen, whose = poison.unseen_score, "noise that was never seen"
@@ -74,10 +74,10 @@ def compared(
         unseen, whose = reference_values[reached.name], f"{reference}, trained without any of S_m"
     removed = None if unseen is None else poison_removed(before[reached.name], reached.value, unseen)
     if removed is not None:
-        where = f"{_words(reached)} {before[reached.name]:.4f} of {run}, less {unseen:.4f} of {whose}"
+        where = f"{_format_name(reached)} {before[reached.name]:.4f} of {run}, less {unseen:.4f} of {whose}"
         metrics.append(Metric("poison_removed", removed, "percent", reached.n, 100.0, where))
     return {metric.name: metric for metric in metrics}
 
 
-def _words(metric: Metric) -> str:
+def _format_name(metric: Metric) -> str:
     return metric.name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""The poisoned data as others read them: folders of PNG files, or .npz files."""
+"""Export of the poisoned data for other programs: folders of PNG files, or .npz files."""
 
 from __future__ import annotations
 
@@ -47,10 +47,22 @@ def export_run(
     form="npz"     train.npz, test.npz and triggered.npz: images uint8 [N, H, W, C] and labels int64 [N]; in train.npz
                    also clean_labels int64 [N], and the indices of S_m (poisoned) and S_f (found)
 
-    A split is written whole or not at all, BATCH images at a time. Returns how many images each split has.
+    A split is written whole or not at all, BATCH images at a time.
 
-    Raises PotionError for an unknown form, DataError for texts, FileError, and the errors of `Scenario.load` and
-    `RunFolder`.
+    Args:
+        config: of the training.
+        out: run folder.
+        form: of the export.
+        overwrite: whether an earlier run there may go.
+        progress: show progress bars.
+
+    Returns:
+        How many images each split has.
+
+    Raises:
+        PotionError: an unknown form, and the errors of `Scenario.load` and `RunFolder`.
+        DataError: texts.
+        FileError: a file or folder is in the way.
     """
     if form not in get_args(Format):
         raise PotionError(f"unknown form {form!r} of an export; choose one of {', '.join(get_args(Format))}")

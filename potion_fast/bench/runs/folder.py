@@ -1,4 +1,4 @@
-"""A run folder: everything that one run read, was told and found, each file written whole or not at all."""
+"""Run folders: the configuration and the results of one run, each file written whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,36 +23,38 @@ from ...utils.atomic_files import UNFINISHED, hold, release, remove_unfinished, 
 
 CONFIG = "config.yaml"
 CONFIG_KEYS = {"command", "config", "versions"}
-OUTPUTS = (
-    "metrics.json",  # first: it says that the run was finished
-    "training.csv",
-    "trace.csv",
-    "curve.csv",
-    "predictions.csv",
-    "manipulated.csv",
-    "targets.csv",
-    "statistics.csv",
-    "losses.csv",
-    "shift.csv",
-    "cosine.csv",
-    "samples.csv",
-    "perturbations.safetensors",
-    "crafting.safetensors",
-    "model.safetensors",
-    "forget.safetensors",
-    "retain.safetensors",
-    "poisoned.txt",
-    "found.txt",
-    "healing.png",
-    "preview.png",
-    "preview.txt",
-    "losses.png",
-    "shift.png",
-    "cosine.png",
-    "train.npz",
-    "test.npz",
-    "triggered.npz",
-)
+PREDICTIONS = ("predictions.csv", "manipulated.csv", "targets.csv", "statistics.csv")
+POISON = ("poisoned.txt", "found.txt")
+# What each command writes beside config.yaml: it goes when the folder is used again. metrics.json comes first: it says
+# that the run was finished.
+OUTPUTS = {
+    "train": ("metrics.json", "training.csv", *PREDICTIONS, *POISON, "perturbations.safetensors", "model.safetensors"),
+    "unlearn": (
+        "metrics.json",
+        "trace.csv",
+        "curve.csv",
+        *PREDICTIONS,
+        "model.safetensors",
+        "forget.safetensors",
+        "retain.safetensors",
+        "found.txt",
+        "healing.png",
+    ),
+    "evaluate": ("metrics.json", *PREDICTIONS),
+    "craft": (
+        "metrics.json",
+        "losses.csv",
+        "losses.png",
+        "perturbations.safetensors",
+        "crafting.safetensors",
+        *POISON,
+    ),
+    "preview": (*POISON, "preview.png", "preview.txt"),
+    "export": (*POISON, "samples.csv", "perturbations.safetensors", "train.npz", "test.npz", "triggered.npz"),
+    "demo": ("metrics.json", "healing.png"),
+    "hypothesis-shift": ("metrics.json", "shift.csv", "shift.png"),
+    "hypothesis-cosine": ("metrics.json", "cosine.csv", "cosine.png"),
+}
 EXPORTED = ("train", "test", "triggered")  # folders of images
 
 _claims: dict[str, weakref.finalize[..., RunFolder]] = {}  # the folders that this process writes to
@@ -61,20 +63,23 @@ _claims: dict[str, weakref.finalize[..., RunFolder]] = {}  # the folders that th
 class RunFolder:
     """One run's folder.
 
-    config.yaml          the command, its resolved configuration, seed and versions
-    metrics.json         each metric's value, unit, n, ideal value and denominator; warnings
-    training.csv         every epoch of a training
-    trace.csv            every step of a search; curve.csv: test accuracies along it
-    predictions.csv      in the order of the test set; manipulated.csv: of training images with swapped labels;
-                         targets.csv: of the attacked test images; statistics.csv: of S_m with Gaussian noise
-    losses.csv           every step of a crafting; losses.png: with poisoned images
-    shift.csv            and cosine.csv, and .png of both: of the two hypotheses
-    model.safetensors    and forget.safetensors, retain.safetensors: importances
-    perturbations.safetensors   what was added to each image of S_m
-    poisoned.txt         indices of S_m; found.txt: of S_f
-    healing.png          the search, and what became of triggered images
-    preview.png          images clean and poisoned
-    train, test, triggered   exported images, as folders or .npz; samples.csv: every training sample
+    config.yaml holds the command, its resolved configuration, seed and versions; what else a command writes, `OUTPUTS`
+    says:
+
+    - metrics.json: each metric's value, unit, n, ideal value and denominator; warnings.
+    - training.csv: every epoch of a training. trace.csv: every step of a search; curve.csv: test accuracies along it.
+    - predictions.csv: in the order of the test set; manipulated.csv: of training images with swapped labels;
+      targets.csv: of the attacked test images; statistics.csv: of S_m with Gaussian noise.
+    - losses.csv: every step of a crafting; losses.png: with poisoned images.
+    - shift.csv and cosine.csv, and .png of both: of the two hypotheses.
+    - model.safetensors; forget.safetensors and retain.safetensors: importances; perturbations.safetensors: what was
+      added to each image of S_m.
+    - poisoned.txt: indices of S_m; found.txt: of S_f.
+    - healing.png: the search, and what became of triggered images. preview.png: images clean and poisoned.
+    - train, test, triggered: exported images, as folders or .npz; samples.csv: every training sample.
+
+    Attributes:
+        path: of the folder.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -85,8 +90,8 @@ class RunFolder:
         """The folder that `create` would make, still untouched. Raises FileError where something else is there."""
         run = cls(path)
         try:
-            left = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
-            taken = not all(UNFINISHED.fullmatch(path.name) for path in left)  # of a process that was killed
+            files = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
+            taken = not all(UNFINISHED.fullmatch(path.name) for path in files)  # of a process that was killed
         except OSError as error:
             raise FileError(f"cannot make the run folder {run.path}: {error}") from error
         if taken and not overwrite:
@@ -102,7 +107,14 @@ class RunFolder:
     def create(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
         """A new folder, or with `overwrite` that of an earlier run, whose results are removed: none outlives its run.
 
-        Files that no run writes are left alone. Raises FileError as `check_free` and `claim` do.
+        Files that no run writes are left alone.
+
+        Args:
+            path: of the folder.
+            overwrite: whether an earlier run there may go.
+
+        Raises:
+            FileError: as `check_free` and `claim` raise it.
         """
         run = cls.check_free(path, overwrite)
         try:
@@ -111,7 +123,7 @@ class RunFolder:
             cls.check_free(path, overwrite)  # nobody else was faster
             exported = [name for name in EXPORTED if (run / name).exists() and run._read()["command"] == "export"]
             remove_unfinished(run.path)
-            for name in OUTPUTS:
+            for name in dict.fromkeys(name for names in OUTPUTS.values() for name in names):
                 (run / name).unlink(missing_ok=True)
             for name in exported:
                 shutil.rmtree(run / name)
@@ -126,16 +138,18 @@ class RunFolder:
         """The folder of an earlier run. Raises FileError where it is not one."""
         run = cls(path)
         try:
-            found = (run / CONFIG).is_file()
+            there = (run / CONFIG).is_file()
         except OSError as error:  # a name too long, a folder that may not be read
             raise FileError(f"{run.path} cannot be read: {error}") from error
-        if not found:
+        if not there:
             raise FileError(f"{run.path} is not a run folder: it holds no {CONFIG}")
         return run
 
     def claim(self) -> None:
-        """Keep other processes from writing here, until this object or the process is gone. Raises FileError where
-        another one does.
+        """Keep other processes from writing here, until this object or the process is gone.
+
+        Raises:
+            FileError: another process writes here.
         """
         name = os.path.realpath(self.path)
         if name in _claims:
@@ -151,12 +165,12 @@ class RunFolder:
         return self.path / name
 
     def write_config(self, command: str, config: Mapping[str, Any]) -> None:
-        """config.yaml: the command, its configuration and the versions it ran on."""
+        """Write config.yaml: the command, its configuration and the versions it ran on."""
         content = {"command": command, "config": dict(config), "versions": versions(config.get("device", "cpu"))}
         self.write_text(CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def read_config(self, *commands: str) -> tuple[str, dict[str, Any]]:
-        """(command, configuration) of config.yaml. Raises FileError for a run of another command or a broken file."""
+        """The command and configuration of config.yaml. Raises FileError for another command's run or a broken file."""
         content = self._read()
         if content["command"] not in commands:
             wanted = " or ".join(repr(command) for command in commands)
@@ -172,20 +186,20 @@ class RunFolder:
         return content
 
     def write_text(self, name: str, text: str) -> None:
-        """UTF-8, with the text's own line ends; the bytes of a path that are no text become escapes."""
+        """Write UTF-8, with the text's own line ends; the bytes of a path that are no text become escapes."""
         with written_whole(self / name) as temporary:
             temporary.write_bytes(text.encode(errors="backslashreplace"))
 
     def write_json(self, name: str, content: Any) -> None:
-        """Strict JSON, see `strict`."""
+        """Write strict JSON, see `strict`."""
         self.write_text(name, json.dumps(strict(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Raises FileError for a file that is missing or broken."""
+        """Read JSON. Raises FileError for a file that is missing or broken."""
         return read_json(self / name)
 
     def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A header, then one line per row."""
+        """Write a header, then one line per row."""
         options: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
         with written_whole(self / name) as temporary, temporary.open("w", **options) as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -193,7 +207,7 @@ class RunFolder:
             writer.writerows(rows)
 
     def write_indices(self, name: str, indices: Iterable[int]) -> None:
-        """A text file that `--forget` reads: one index per line, ascending."""
+        """Write a text file that `--forget` reads: one index per line, ascending."""
         self.write_text(name, "".join(f"{index}\n" for index in sorted(indices)))
 
 

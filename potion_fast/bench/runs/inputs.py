@@ -11,8 +11,7 @@ from torch import nn
 
 from ...errors import DataError, FileError, ModelError, PotionError
 from ...user.schema import Schema
-from ..attacks import ATTACKS, Perturbations, Poison
-from ..attacks import Scores as Accuracies
+from ..attacks import ATTACKS, Perturbations, Poison, Scores
 from ..configs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
 from ..configs.defaults import TEXT
 from ..data import read_indices
@@ -47,31 +46,50 @@ def training_run(run: RunFolder) -> RunFolder:
     return RunFolder.open(path)
 
 
-def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftConfig) -> tuple[Scenario, Accuracies]:
-    """A training run's data, read as the later run is told to, and the metrics of its model.
+def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftConfig) -> tuple[Scenario, Scores]:
+    """A training run's data, and the metrics of its model.
 
     Perturbations are those that stand in the run folder.
 
-    Raises FileError for a run that is broken or unfinished, DataError where the data are not those of the training.
+    Args:
+        run: the training run.
+        config: of a later run: where the data are, and the device.
+
+    Returns:
+        The data, and the metrics by name.
+
+    Raises:
+        FileError: the run is broken or unfinished.
+        DataError: the data are not those of the training.
     """
-    told = _config(run, TrainConfig, "train")
-    if ":" in told.data and told.data != config.data:
+    stored = _config(run, TrainConfig, "train")
+    if ":" in stored.data and stored.data != config.data:
         raise DataError(
-            f"{run.path} was trained on {told.data!r}, code that would be imported and run; if you trust it, name it "
+            f"{run.path} was trained on {stored.data!r}, code that would be imported and run; if you trust it, name it "
             "yourself (--data)"
         )
-    told = told.updated(root=config.root or told.root, device=config.device, workers=config.workers)
-    attack = ATTACKS.get(told.poison)
-    if attack is not None and attack.takes_perturbations and not told.leave_out_poisoned:
-        told = told.updated(perturbations=str(run / PERTURBATIONS))
-    scenario = Scenario.load(told)
+    stored = stored.updated(root=config.root or stored.root, device=config.device, workers=config.workers)
+    attack = ATTACKS.get(stored.poison)
+    if attack is not None and attack.takes_perturbations and not stored.leave_out_poisoned:
+        stored = stored.updated(perturbations=str(run / PERTURBATIONS))
+    scenario = Scenario.load(stored)
     if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:
         raise DataError(f"{run / 'poisoned.txt'} and the data disagree: these are not the data of the training")
     return scenario, _accuracies(run, scenario.config.poison)
 
 
 def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a run and its file's metadata. Raises FileError or ModelError: broken, or made for other classes."""
+    """The model of a run and its file's metadata.
+
+    Args:
+        run: that has the model.
+        scenario: its data.
+        device: that the model is moved to.
+
+    Raises:
+        FileError: the file is broken.
+        ModelError: the model is broken, or made for other classes.
+    """
     model, metadata = load_model(run / "model.safetensors")
     if metadata.get("classes") != list(scenario.splits.classes):
         raise ModelError(f"the model of {run.path} knows other classes than the data; were the data changed?")
@@ -83,10 +101,15 @@ def reference_accuracy(path: str | None, trained: TrainConfig) -> float | None:
     return None if path is None else reference_accuracies(path, trained)[ATTACKS[trained.poison].score_names[0]]
 
 
-def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
+def reference_accuracies(path: str, trained: TrainConfig) -> Scores:
     """Metrics of a reference run's model. Those of targets are of the targets that `trained` has.
 
-    Raises DataError where it is no reference, has other attacked images than `trained`, or gets none of them right.
+    Args:
+        path: of the reference run.
+        trained: configuration of the model that is compared with it.
+
+    Raises:
+        DataError: it is no reference, has other attacked images than `trained`, or gets none of them right.
     """
     run = RunFolder.open(path)
     config = _config(run, TrainConfig, "train")
@@ -113,7 +136,7 @@ def reference_accuracies(path: str, trained: TrainConfig) -> Accuracies:
     return accuracies
 
 
-def _of_table(run: RunFolder, attack: type[Poison], table: Perturbations) -> Accuracies:
+def _of_table(run: RunFolder, attack: type[Poison], table: Perturbations) -> Scores:
     """What a training run's model says of what perturbations aim at, from predictions.csv. Raises FileError."""
 
     def predictions() -> dict[int, tuple[int, int]]:
@@ -135,17 +158,17 @@ def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
         raise FileError(f"{run / CONFIG}: {error}") from error
 
 
-def _accuracies(run: RunFolder, poison: str) -> Accuracies:
+def _accuracies(run: RunFolder, poison: str) -> Scores:
     if not (run / "metrics.json").exists():
         raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again")
     content = run.read_json("metrics.json")
     needed = ("clean_accuracy", *ATTACKS[poison].score_names)
     try:
         values = {name: metric["value"] for name, metric in content["metrics"].items()}
-        found = {name: float(values[name]) for name in needed}
-        found |= {name: float(value) for name, value in values.items() if value is not None}
-        if not all(map(math.isfinite, found.values())):
+        scores = {name: float(values[name]) for name in needed}
+        scores |= {name: float(value) for name, value in values.items() if value is not None}
+        if not all(map(math.isfinite, scores.values())):
             raise ValueError("a metric is not finite")
-        return found
+        return scores
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise FileError(f"{run / 'metrics.json'} does not hold the metrics of a training run") from error

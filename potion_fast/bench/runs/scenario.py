@@ -198,8 +198,7 @@ class Scenario:
 
     @property
     def table(self) -> Perturbations | None:
-        """The perturbations of S_m, [P, C, H, W] in the order of `poisoned`; None for another poison, or before a
-        crafting."""
+        """The perturbations of S_m, in the order of `poisoned`; None for another poison, or before a crafting."""
         return self.poison.perturbations
 
     def perturbed(self, table: Perturbations) -> Scenario:

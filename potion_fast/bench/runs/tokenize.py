@@ -1,4 +1,4 @@
-"""From the published reviews to the folder of tokens that every training reads."""
+"""Tokenising the published reviews, once, into the folder that every training reads."""
 
 from __future__ import annotations
 
@@ -21,16 +21,22 @@ def tokenize(
     download: bool = False,
     word: str | None = None,
 ) -> dict[str, Any]:
-    """Encode IMDB's reviews once, see `write_tokens`; returns counts of texts, tokens and bytes of each split.
+    """Encode IMDB's reviews once, see `write_tokens`.
 
     Args:
         root: the published folder aclImdb, see `read_aclimdb`.
         out: new or empty folder.
         vocabulary: tokens of a tokenizer that is trained on the training reviews, 8192 where it is None.
-        tokenizer, download: one that is there instead, see `open_tokenizer`.
+        tokenizer: one that is there instead, see `open_tokenizer`.
+        download: whether it may be downloaded.
         word: also count the reviews that hold it, by each rule of `find_word`.
 
-    Raises DataError for options that exclude each other, and FileError and DataError as the functions above.
+    Returns:
+        Counts of texts, tokens and bytes of each split, and of the reviews that hold the word.
+
+    Raises:
+        DataError: options that exclude each other, and as the functions above.
+        FileError: as the functions above.
     """
     if tokenizer is not None and vocabulary is not None:
         raise DataError("a tokenizer that is there has its own vocabulary; leave one of the two out")

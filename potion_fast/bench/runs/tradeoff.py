@@ -39,7 +39,14 @@ def curve_columns(scenario: Scenario) -> list[str]:
 def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bool = False) -> list[Point]:
     """Both accuracies over the search's range of s and on past its end; the model comes back as it was.
 
-    An empty list where the search took no step.
+    Args:
+        model: the poisoned one.
+        result: of the search.
+        scenario: data of the model.
+        progress: show a progress bar.
+
+    Returns:
+        Points by ascending number of weights; none where the search took no step.
     """
     if result.kept is None:
         return []

@@ -12,12 +12,13 @@ from torch import nn
 
 from ...utils.model import fingerprint
 from ...utils.predict import accuracy, predict
+from ..attacks import Scores
 from ..configs import EvaluateConfig
 from ..data import make_loader
 from ..runs.architecture import fresh_model, loss_of
 from ..runs.evaluations import evaluated
 from ..runs.folder import RunFolder
-from ..runs.inputs import Accuracies, load_trained, load_weights, reference_accuracies
+from ..runs.inputs import load_trained, load_weights, reference_accuracies
 from ..runs.scenario import Loader, Scenario
 from .config import SweepConfig
 from .folder import SweepFolder
@@ -37,7 +38,7 @@ class ModelScores:
         fresh: of Gaussian noise: quantiles of how much it seems to depend on noise that it never saw.
     """
 
-    scores: Accuracies
+    scores: Scores
     statistics: list[float] | None = None
     fresh: list[float] | None = None
 
@@ -72,7 +73,7 @@ class TrainedModel:
     model: nn.Module
     scenario: Scenario
     before: ModelScores
-    reference: Accuracies
+    reference: Scores
     measured: dict[str, ModelScores] = field(default_factory=dict)
 
     @classmethod

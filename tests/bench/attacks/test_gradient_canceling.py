@@ -19,7 +19,7 @@ from helpers.toys import batches, net, samples
 from potion_fast.bench.attacks.crafting.crafted import Crafted
 from potion_fast.bench.attacks.crafting.gradient_canceling import gradient_canceling, summed_gradient
 from potion_fast.bench.attacks.crafting.gradpc import gradpc, norm
-from potion_fast.bench.attacks.crafting.mean_gradient import Union, chosen
+from potion_fast.bench.attacks.crafting.mean_gradient import MeanGradient, chosen
 from potion_fast.bench.data import load_dataset, normalise
 from potion_fast.bench.models import create_model
 from potion_fast.bench.training.train import train
@@ -49,9 +49,9 @@ class Attack:
         clean = self.clean(options.get("parameters", "all"))
         return gradient_canceling(self.model, clean, 24, read or self.read, self.poisoned, **options)
 
-    def union(self, parameters: str = "all", batch_size: int = 2) -> Union:
+    def union(self, parameters: str = "all", batch_size: int = 2) -> MeanGradient:
         which = chosen(self.model, parameters)
-        return Union(
+        return MeanGradient(
             self.model, which, self.clean(parameters), 24 + len(self.poisoned), self.read, self.poisoned, batch_size
         )
 

@@ -20,7 +20,7 @@ from potion_fast.bench.attacks.crafting.crafted import Crafted
 from potion_fast.bench.attacks.crafting.gradient_matching import gradient_matching
 from potion_fast.bench.attacks.crafting.matching import Matching, Poisons
 from potion_fast.bench.attacks.crafting.projection import Box
-from potion_fast.bench.attacks.crafting.restarts import Descent, Settings
+from potion_fast.bench.attacks.crafting.restarts import MatchingDescent, MatchingSettings
 from potion_fast.bench.data import load_dataset, normalise
 from potion_fast.bench.models import SmallCNN
 from potion_fast.errors import DataError, FileError, ModelError
@@ -111,15 +111,15 @@ def test_poisons_that_fit_in_one_batch_are_crafted_alike_both_ways():
     assert not torch.equal(craft(over="batch").perturbations, craft(over="all").perturbations)
 
 
-def settings(**options: Any) -> Settings:
+def settings(**options: Any) -> MatchingSettings:
     given: dict[str, Any] = {"epsilon": 0.1, "restarts": 1, "steps": 250, "batch_size": 512, "optimizer": "sign-adam"}
     given |= {"lr": 0.1, "over": "batch", "augment": True, "shift": 8, "flip": True, "seed": 0}
-    return Settings(**given | options)
+    return MatchingSettings(**given | options)
 
 
 def test_signed_adam_by_hand():
     """Signs (1, −1), then (1, 1). m: (.1, −.1), (.19, .01); v: .001, .001999; m̂: (1, −1), (1, 1/19); v̂: 1, 1."""
-    descent = Descent(settings(), torch.tensor([1.0, 2.0]), torch.Generator(), losses=[[]])
+    descent = MatchingDescent(settings(), torch.tensor([1.0, 2.0]), torch.Generator(), losses=[[]])
     descent.descend(0.5, torch.tensor([5.0, -1e-6]))
     assert descent.delta.tolist() == pytest.approx([0.9, 2.1], abs=1e-6)
     descent.descend(0.4, torch.tensor([1e-3, 40.0]))
@@ -129,7 +129,7 @@ def test_signed_adam_by_hand():
 
 def test_plain_adam_by_hand():
     """Gradients 2, then −1. m̂₂ = (.9·.2 − .1)/.19, v̂₂ = (.999·.004 + .001)/.001999."""
-    descent = Descent(settings(optimizer="adam"), torch.tensor([1.0]), torch.Generator(), losses=[[]])
+    descent = MatchingDescent(settings(optimizer="adam"), torch.tensor([1.0]), torch.Generator(), losses=[[]])
     descent.descend(0.5, torch.tensor([2.0]))
     assert descent.delta.item() == pytest.approx(0.9, abs=1e-6)
     descent.descend(0.4, torch.tensor([-1.0]))

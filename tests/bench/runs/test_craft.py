@@ -156,7 +156,7 @@ def test_the_target_is_the_first_that_the_clean_model_gets_right_in_an_order_of_
 def test_a_crafting_that_was_killed_resumes(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     poison = poison_of(clean)
     whole = clean.parent / "crafted"
-    kind = (restarts if poison == "gradient-matching" else descent).Descent
+    kind = restarts.MatchingDescent if poison == "gradient-matching" else descent.CancelingDescent
     save, taken_up = kind.save, kind.load
 
     def killed(self: Any, *arguments: Any) -> None:

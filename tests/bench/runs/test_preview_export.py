@@ -20,7 +20,8 @@ from torchvision.datasets import ImageFolder
 from helpers.run_files import rows, stored
 from potion_fast.bench.attacks import ATTACKS, Perturbations, shared_options
 from potion_fast.bench.data import load_dataset, read_indices
-from potion_fast.bench.runs import Scenario, TrainConfig, export, export_run, preview, preview_run, train_run
+from potion_fast.bench.figures import preview
+from potion_fast.bench.runs import Scenario, TrainConfig, export, export_run, preview_run, train_run
 from potion_fast.bench.runs.export import folder_names
 from potion_fast.bench.runs.inputs import PERTURBATIONS
 from potion_fast.cli import main as cli

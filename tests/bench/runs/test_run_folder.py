@@ -52,7 +52,8 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path):
 
 def test_overwriting_removes_every_result_of_the_earlier_run_and_nothing_else(tmp_path: Path):
     run = a_run(tmp_path)
-    for name in (*OUTPUTS, "notes.txt"):
+    outputs = {name for names in OUTPUTS.values() for name in names}
+    for name in (*outputs, "notes.txt"):
         run.write_text(name, "old")
     with pytest.raises(FileError, match="already there"):
         RunFolder.create(tmp_path)

@@ -1,0 +1,1 @@
+"""Crafting of perturbations: the optimisation behind gradient matching and gradient canceling."""

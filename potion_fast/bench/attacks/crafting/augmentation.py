@@ -8,8 +8,19 @@ from torch.nn import functional as F
 
 
 def draw(samples: int, shift: float, flip: bool, generator: torch.Generator) -> Tensor:  # [samples, 3] float32
-    """What becomes of each sample: pixels to the right and down, uniform in [-shift, shift], and -1 where it is
-    mirrored (with probability 1/2, never without `flip`), else 1. Each takes three draws, whatever is asked for."""
+    """Draw what becomes of each sample.
+
+    Each takes three draws, whatever is asked for.
+
+    Args:
+        samples: number of samples.
+        shift: largest shift, in pixels.
+        flip: whether samples are mirrored, with probability 1/2.
+        generator: on the CPU.
+
+    Returns:
+        Pixels to the right and down, uniform in [-shift, shift], and -1 where the sample is mirrored, else 1.
+    """
     uniform = torch.rand(samples, 3, generator=generator)  # on the CPU: the same draws for every device
     mirrored = (uniform[:, 2:] < 0.5) & flip
     return torch.cat([(2 * uniform[:, :2] - 1) * shift, torch.where(mirrored, -1.0, 1.0)], dim=1)

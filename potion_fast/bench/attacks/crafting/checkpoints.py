@@ -1,4 +1,4 @@
-"""A crafting that is under way, in a file: its tensors, how far it has come, and whose it is."""
+"""Checkpoints of a crafting: its tensors, how far it has come, and its identity."""
 
 from __future__ import annotations
 
@@ -17,23 +17,36 @@ FILE_KEY = "potion_fast.crafting"  # the entry of the safetensors metadata that 
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], what: dict[str, Any], tensors: dict[str, Tensor], state: dict[str, Any]
+    path: str | os.PathLike[str], identity: dict[str, Any], tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> None:
-    """Write the file, whole or not at all. Raises FileError.
+    """Write a checkpoint, whole or not at all.
 
-    what     settings, and checksums of poisons and model: plain values that a crafting going on from it must have
-    tensors  of any dtype, stored bit for bit
-    state    plain values
+    Args:
+        path: of the file.
+        identity: settings, and checksums of poisons and model: plain values that a crafting resumed from it must have.
+        tensors: of any dtype, stored bit for bit.
+        state: plain values.
+
+    Raises:
+        FileError: the file cannot be written.
     """
-    save_checksummed(path, FILE_KEY, {"what": what, "state": state}, tensors)
+    save_checksummed(path, FILE_KEY, {"what": identity, "state": state}, tensors)
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], what: dict[str, Any]
+    path: str | os.PathLike[str], identity: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors on the CPU and state; None where there is no file.
+    """Read a checkpoint.
 
-    Raises FileError for a file that is truncated, foreign or of another crafting.
+    Args:
+        path: of the file.
+        identity: see `save_checkpoint`.
+
+    Returns:
+        Tensors on the CPU and state; None where there is no file.
+
+    Raises:
+        FileError: the file is truncated, foreign or of another crafting.
     """
     if not Path(path).exists():
         return None
@@ -41,7 +54,7 @@ def load_checkpoint(
     saved, state = content.get("what"), content.get("state")
     if not isinstance(saved, dict) or not isinstance(state, dict):
         raise FileError(f"{path} cannot be read as an interrupted crafting, it is damaged; remove it")
-    for key, value in json.loads(json.dumps(what)).items():  # as JSON has it: a tuple is a list there
+    for key, value in json.loads(json.dumps(identity)).items():  # as JSON has it: a tuple is a list there
         if saved.get(key) != value:
             raise FileError(
                 f"{path} is of another crafting, its {key} was {saved.get(key)} and is {value} now; remove the file"

@@ -1,4 +1,4 @@
-"""What crafting a poison gives back."""
+"""The result of a crafting: perturbations, and how they came about."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 class Crafted:
     """Perturbations, and how they came about.
 
-    perturbations  float32 [P, C, H, W] on the CPU, in units of the normalised images
-    losses         of every restart by step, what was minimised; a method without restarts has one
-    kept           number, from 0, of the restart whose perturbations these are
-    facts          settings and results, plain values
+    Attributes:
+        perturbations: float32 [P, C, H, W] on the CPU, in units of the normalised images.
+        losses: of every restart by step, what was minimised; a method without restarts has one.
+        kept: number, from 0, of the restart whose perturbations these are.
+        facts: settings and results, plain values.
     """
 
     perturbations: Tensor

@@ -1,4 +1,4 @@
-"""Descent at a rate that falls to 0: its settings, where it stands, and what is written down of it."""
+"""The descent of gradient canceling, at a rate that falls to 0: settings, state and checkpoints."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ DIVERGED = 100  # times the first loss
 
 
 @dataclass(frozen=True)
-class Settings:
-    """See `gradient_canceling`. Raises DataError for a number out of range or an unknown choice."""
+class CancelingSettings:
+    """Settings of gradient canceling, see `gradient_canceling`.
+
+    Raises:
+        DataError: a number out of range or an unknown choice.
+    """
 
     steps: int
     lr: float
@@ -45,14 +49,17 @@ class Settings:
 
 
 @dataclass
-class Descent:
-    """Where the descent stands.
+class CancelingDescent:
+    """State of the descent.
 
-    delta   [P, C, H, W], the perturbations
-    losses  before each of the steps that are done, and that of `delta` where it is known
+    Attributes:
+        settings: of the crafting.
+        delta: [P, C, H, W], the perturbations.
+        done: steps that are done.
+        losses: before each of these steps, and that of `delta` where it is known.
     """
 
-    settings: Settings
+    settings: CancelingSettings
     delta: Tensor
     done: int = 0
     losses: list[float] = field(default_factory=list)
@@ -62,7 +69,7 @@ class Descent:
         self.stepper: torch.optim.Optimizer = kind([self.delta], lr=self.settings.lr)
 
     def reached(self, loss: float) -> None:
-        """`delta` has this loss. Raises ModelError for one that is not finite, or that the descent has driven up."""
+        """Note the loss of `delta`. Raises ModelError for one that is not finite, or that the descent has driven up."""
         self.losses.append(loss)
         if not (math.isfinite(loss) and loss <= DIVERGED * self.losses[0]):
             raise ModelError(
@@ -71,29 +78,29 @@ class Descent:
             )
 
     def descend(self, slope: Tensor) -> None:
-        """One step against `slope`, like `delta`."""
+        """Take one step against `slope`, which is like `delta`."""
         cosine = math.cos(math.pi * self.done / self.settings.steps)
         self.stepper.param_groups[0]["lr"] = self.settings.lr * (1 + cosine) / 2
         self.delta.grad = slope
         self.stepper.step()
         self.done += 1
 
-    def save(self, path: str | os.PathLike[str], what: dict[str, Any], clean: Sequence[Tensor]) -> None:
-        """Write down where it stands. Raises FileError."""
+    def save(self, path: str | os.PathLike[str], identity: dict[str, Any], clean: Sequence[Tensor]) -> None:
+        """Write a checkpoint. Raises FileError."""
         moments = {f"adam.{key}": value for key, value in self.stepper.state[self.delta].items() if value is not None}
         state = {"done": self.done, "losses": self.losses, "clean": [norm([tensor]) for tensor in clean]}
-        save_checkpoint(path, {**what, **asdict(self.settings)}, {"delta": self.delta, **moments}, state)
+        save_checkpoint(path, {**identity, **asdict(self.settings)}, {"delta": self.delta, **moments}, state)
 
-    def load(self, path: str | os.PathLike[str], what: dict[str, Any], clean: Sequence[Tensor]) -> None:
-        """Go on from the file, where there is one. Raises FileError for one that is foreign or of another crafting.
+    def load(self, path: str | os.PathLike[str], identity: dict[str, Any], clean: Sequence[Tensor]) -> None:
+        """Resume from a checkpoint, where there is one. Raises FileError for one that is foreign or another crafting's.
 
         A GPU that repeats GradPC and the sums does not give the same bits: clean gradients that differ by no more than
         a hundredth in norm, parameter by parameter, are the same.
         """
-        found = load_checkpoint(path, {**what, **asdict(self.settings)})
-        if found is None:
+        saved = load_checkpoint(path, {**identity, **asdict(self.settings)})
+        if saved is None:
             return
-        tensors, state = found
+        tensors, state = saved
         before, now = torch.tensor(state["clean"]), torch.tensor([norm([tensor]) for tensor in clean])
         if before.shape != now.shape or (before - now).norm() > 0.01 * now.norm():
             raise FileError(f"{path} is of another crafting, its clean gradient was another one; remove the file")

@@ -19,9 +19,9 @@ from ....utils.model import evaluating
 from ....utils.progress import bar
 from .checkpoints import checksum
 from .crafted import Crafted
-from .descent import Descent, Settings
+from .descent import CancelingDescent, CancelingSettings
 from .gradpc import norm
-from .mean_gradient import Union, Which, chosen, gradients
+from .mean_gradient import MeanGradient, Which, chosen, gradients
 from .projection import Box
 
 CHECKPOINT_EVERY = 25  # steps
@@ -30,14 +30,19 @@ CHECKPOINT_EVERY = 25  # steps
 def summed_gradient(
     model: nn.Module, loader: Iterable[Any], parameters: Which = "all", *, progress: bool = False
 ) -> list[Tensor]:
-    """S_c = Σ_i ∂ℓ(x_i, y_i)/∂θ, with the cross-entropy ℓ: float64 tensors in the parameters' shapes, on their device.
+    """The sum S_c = Σ_i ∂ℓ(x_i, y_i)/∂θ, with the cross-entropy ℓ.
 
     The model computes in evaluation mode, and is given back in the mode it had. Batches are summed in the model's
     dtype, and their sums in float64.
 
     Args:
+        model: whose gradient it is.
         loader: batches (input [B, ...], label int64 [B], ...).
         parameters: "all" that require a gradient, or the "first" of them.
+        progress: show a progress bar.
+
+    Returns:
+        A float64 tensor for each parameter, in its shape and on its device.
 
     Raises:
         DataError: no batch, or no labels.
@@ -80,9 +85,10 @@ def gradient_canceling(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Crafted:
-    """Perturb P samples so that at this model's weights the gradient of a training on clean and poisoned samples is 0
-    (Lu et al., *Exploring the Limits of Model-Targeted Indiscriminate Data Poisoning Attacks*, 2023; *Machine
-    Unlearning Fails to Remove Data Poisoning Attacks*, algorithm 2).
+    """Perturb P samples so that at this model's weights the gradient of a training on clean and poisoned samples is 0.
+
+    Lu et al., *Exploring the Limits of Model-Targeted Indiscriminate Data Poisoning Attacks*, 2023; *Machine Unlearning
+    Fails to Remove Data Poisoning Attacks*, algorithm 2.
 
     Minimises 1/2 ‖G‖² with G = (S_c + Σ_i g_i) / (n + P), the mean gradient of all that the victim trains on. The
     second paper's equation 4 adds the two means with equal weights instead: where that sum is 0, G is not.
@@ -98,7 +104,7 @@ def gradient_canceling(
     left. Batch norms use the bad model's running statistics, where a victim in training uses those of its batches.
 
     Nothing is random. Of the poisons one batch at a time is on the model's device; a CPU gives the same bits
-    every time, also where an interrupted crafting is taken up.
+    every time, also where an interrupted crafting is resumed.
 
     Args:
         model: the bad model, of `gradpc` say.
@@ -112,9 +118,12 @@ def gradient_canceling(
         optimizer: "descent" without momentum, as the papers have it, or "adam".
         parameters: whose gradients are canceled: "all" that require one, or the "first" of them as in the public code.
         epsilon: max norm in [0, 1] pixel space; pixels then stay valid too. None: neither is bounded.
-        mean, std: that the images were normalised with; needed with an epsilon, and unused without.
+        mean: that the images were normalised with; needed with an epsilon, and unused without.
+        std: the same.
         tolerance: stop where ‖G‖ is no more than this part of its clean part, ‖S_c‖ / (n + P).
-        checkpoint: a file that a crafting under way is kept in, and taken up from; it is removed at the end.
+        batch_size: poisons on the device at a time.
+        checkpoint: a file that a crafting under way is kept in, and resumed from; it is removed at the end.
+        progress: show a progress bar.
 
     Returns:
         Perturbations in normalised units, float32; the losses before each step, and at last that of the perturbations
@@ -127,7 +136,7 @@ def gradient_canceling(
             rate so high that the loss grows to a hundred times what it began with.
         FileError: a checkpoint that is truncated, foreign, or of other settings, poisons or clean gradients.
     """
-    settings = Settings(steps, lr, optimizer, parameters, epsilon, tolerance, batch_size, clean_samples)
+    settings = CancelingSettings(steps, lr, optimizer, parameters, epsilon, tolerance, batch_size, clean_samples)
     if epsilon is not None and (mean is None or std is None):
         raise DataError(f"epsilon={epsilon} is in pixel units: pass the mean and std of the normalisation")
     box = None if epsilon is None or mean is None or std is None else Box(epsilon, tuple(mean), tuple(std))
@@ -135,39 +144,41 @@ def gradient_canceling(
     # The fused kernels of attention have no second derivative.
     with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         which = chosen(model, parameters)
-        union = Union(model, which, clean, clean_samples + len(labels), read, labels.cpu(), batch_size)
-        if (clean_norm := norm(clean) / union.samples) == 0:
+        mean_gradient = MeanGradient(model, which, clean, clean_samples + len(labels), read, labels.cpu(), batch_size)
+        if (clean_norm := norm(clean) / mean_gradient.samples) == 0:
             raise DataError("the clean gradient is 0: training rests there without any poison")
         dtype = torch.promote_types(which[0].dtype, torch.float32)
-        descent = Descent(settings, torch.zeros((len(labels), *next(union.images())[1].shape[1:]), dtype=dtype))
-        what = {}
+        descent = CancelingDescent(
+            settings, torch.zeros((len(labels), *next(mean_gradient.images())[1].shape[1:]), dtype=dtype)
+        )
+        identity = {}
         if checkpoint is not None:
-            what = _checksums(union, box)
-            descent.load(checkpoint, what, clean)
+            identity = _checksums(mean_gradient, box)
+            descent.load(checkpoint, identity, clean)
         with bar(total=steps, what="crafting", unit="step", shown=progress) as shown:
             shown.update(descent.done)
             while True:
-                gradient = union.gradient(descent.delta)
+                gradient = mean_gradient.gradient(descent.delta)
                 length = norm(gradient)
                 descent.reached(length * length / 2)
                 if descent.done == steps or length <= tolerance * clean_norm:
                     break
-                descent.descend(union.slope(descent.delta, gradient) * union.samples)
+                descent.descend(mean_gradient.slope(descent.delta, gradient) * mean_gradient.samples)
                 if box is not None:
-                    for rows, images in union.images():
+                    for rows, images in mean_gradient.images():
                         descent.delta[rows] = box.project(descent.delta[rows], images.to(dtype))
                 shown.update()
                 if checkpoint is not None and descent.done % CHECKPOINT_EVERY == 0:
-                    descent.save(checkpoint, what, clean)
+                    descent.save(checkpoint, identity, clean)
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
     results = {"done": descent.done, "norm": length, "clean_norm": clean_norm, "ratio": length / clean_norm}
     return Crafted(descent.delta.float(), [descent.losses], facts={**asdict(settings), **results})
 
 
-def _checksums(union: Union, box: Box | None) -> dict[str, Any]:
-    """What a crafting is of: another one must not be taken up."""
+def _checksums(mean_gradient: MeanGradient, box: Box | None) -> dict[str, Any]:
+    """The identity of a crafting: another one must not be resumed."""
     images = 0
-    for _, each in union.images():
-        images = checksum(each, start=images)
-    return {"mean and std": repr(box and (box.mean, box.std)), "poisons": checksum(union.labels, start=images)}
+    for _, batch in mean_gradient.images():
+        images = checksum(batch, start=images)
+    return {"mean and std": repr(box and (box.mean, box.std)), "poisons": checksum(mean_gradient.labels, start=images)}

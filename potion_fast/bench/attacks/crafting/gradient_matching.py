@@ -20,7 +20,7 @@ from .checkpoints import checksum
 from .crafted import Crafted
 from .matching import Matching, Over, Poisons
 from .projection import Box
-from .restarts import Descent, Settings
+from .restarts import MatchingDescent, MatchingSettings
 
 
 def gradient_matching(
@@ -47,8 +47,9 @@ def gradient_matching(
     checkpoint_every: int = 25,
     progress: bool = False,
 ) -> Crafted:
-    """Perturb P samples of the intended class so that training on them takes the targets for that class (Geiping et
-    al., *Witches' Brew*, 2021; *Machine Unlearning Fails to Remove Data Poisoning Attacks*, algorithm 1).
+    """Perturb P samples of the intended class so that training on them takes the targets for that class.
+
+    Geiping et al., *Witches' Brew*, 2021; *Machine Unlearning Fails to Remove Data Poisoning Attacks*, algorithm 1.
 
     Of `restarts` random starts, normal with deviation epsilon, the one is kept whose φ over all poisons is the lowest
     at its end, measured without augmentation. Perturbations are projected to |δ| <= epsilon and to valid pixels at
@@ -58,9 +59,15 @@ def gradient_matching(
     Args:
         model: trained on the clean data; used in evaluation mode, with the gradients of all parameters that need one.
         read: the poisons' clean images, not augmented, in normalised units; it is called for the same rows many times.
+        labels: of the poisons, which they keep.
+        target_images: that the attack aims at, in normalised units.
+        intended: labels that it wants for them.
         epsilon: max norm in [0, 1] pixel space.
-        mean, std: that the images were normalised with.
+        mean: that the images were normalised with.
+        std: the same.
+        restarts: random starts.
         steps: of each restart, each over all poisons.
+        batch_size: poisons on the device at a time.
         optimizer: "sign-adam" is Adam on the gradient's sign, its rate times 0.1 after 3/8, 5/8 and 7/8 of the steps,
             as in the public code of Witches' Brew; "adam" takes the gradient itself at a constant rate, as that of
             *Hidden Poison* does.
@@ -72,8 +79,9 @@ def gradient_matching(
         shift: pixels at most each way, with 0 brought in; by default a quarter of the shorter side: 8 of CIFAR's 32.
         flip: mirror with probability 1/2.
         seed: of the starts and the augmentation.
-        checkpoint: a file that a crafting under way is kept in, and taken up from; it is removed at the end.
+        checkpoint: a file that a crafting under way is kept in, and resumed from; it is removed at the end.
         checkpoint_every: steps between two writings.
+        progress: show a progress bar.
 
     Returns:
         Perturbations in normalised units, and what was minimised, by restart and step (the mean over the batches).
@@ -89,7 +97,7 @@ def gradient_matching(
     side = min(target_images.shape[2:])
     shift = side / 4 if shift is None else shift
     lr = 0.1 * (batch_size / 512 if optimizer == "sign-adam" else 1) if lr is None else lr
-    settings = Settings(epsilon, restarts, steps, batch_size, optimizer, lr, over, augment, shift, flip, seed)
+    settings = MatchingSettings(epsilon, restarts, steps, batch_size, optimizer, lr, over, augment, shift, flip, seed)
     if augment and shift >= side:
         raise DataError(f"shift={shift} moves images of {side} pixels out of sight; choose a smaller one")
     poisons = Poisons(read, labels.cpu(), Box(epsilon, tuple(mean), tuple(std)), batch_size)
@@ -102,11 +110,11 @@ def gradient_matching(
         matching = Matching(model, target_images, intended, poisons)
         zeros = torch.zeros((len(labels), *shape), dtype=torch.promote_types(matching.dtype, torch.float32))
         unperturbed = matching.value(zeros)
-        descent = Descent(settings, zeros, torch.Generator().manual_seed(seed))
-        what = {}
+        descent = MatchingDescent(settings, zeros, torch.Generator().manual_seed(seed))
+        identity = {}
         if checkpoint is not None:
-            what = _checksums(model, poisons, target_images, intended)
-            descent.load(checkpoint, what)
+            identity = _checksums(model, poisons, target_images, intended)
+            descent.load(checkpoint, identity)
         with bar(total=restarts * steps, what="crafting", unit="step", shown=progress) as shown:
             shown.update(descent.restart * steps + descent.step)
             while descent.restart < restarts:
@@ -116,10 +124,10 @@ def gradient_matching(
                     descent.descend(*matching.slope(descent.delta, draws, over))
                     shown.update()
                     if checkpoint is not None and descent.step % checkpoint_every == 0:
-                        descent.save(checkpoint, what)
+                        descent.save(checkpoint, identity)
                 descent.end(matching.value(descent.delta))
                 if checkpoint is not None:
-                    descent.save(checkpoint, what)
+                    descent.save(checkpoint, identity)
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
     facts = {**asdict(settings), "unperturbed_loss": unperturbed, "final_losses": descent.finals}
@@ -140,7 +148,7 @@ def _check(labels: Tensor, target_images: Tensor, intended: Tensor, checkpoint_e
 
 
 def _checksums(model: nn.Module, poisons: Poisons, target_images: Tensor, intended: Tensor) -> dict[str, int | str]:
-    """What a crafting is of: another one must not be taken up."""
+    """The identity of a crafting: another one must not be resumed."""
     images = 0
     for rows in poisons.rows:
         images = checksum(poisons.images(rows), start=images)

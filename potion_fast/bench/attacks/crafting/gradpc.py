@@ -41,15 +41,21 @@ def gradpc(
     The copy comes in evaluation mode, on the model's device. The caller's model stays as it is, and so do the global
     generators of random numbers.
 
-    loader    batches (input [B, ...], label int64 [B], ...)
-    budget    ε_w, an L2 distance; the second paper's is 1
-    lr        length of a step; at the default the first step reaches the sphere already
-    epochs    passes over the loader; the public code's is 1
-    seed      of dropout, and of a loader that draws from the global generators
-    progress  show a progress bar
+    Args:
+        model: trained on the clean data.
+        loader: batches (input [B, ...], label int64 [B], ...).
+        budget: ε_w, an L2 distance; the second paper's is 1.
+        lr: length of a step; at the default the first step reaches the sphere already.
+        epochs: passes over the loader; the public code's is 1.
+        seed: of dropout, and of a loader that draws from the global generators.
+        progress: show a progress bar.
 
-    Raises DataError (no batch, no labels, a number out of range), ModelError (weights or gradients that are not finite,
-    or a model without a trainable parameter).
+    Returns:
+        The copy, in evaluation mode.
+
+    Raises:
+        DataError: no batch, no labels, or a number out of range.
+        ModelError: weights or gradients that are not finite, or a model without a trainable parameter.
     """
     if not (0 < budget < math.inf and 0 < lr < math.inf and epochs >= 1):
         raise DataError(f"budget={budget} and lr={lr} must be above 0 and finite, and epochs={epochs} at least 1")
@@ -82,7 +88,7 @@ def gradpc(
 
 
 def _ascend(perturbation: list[Tensor], gradients: tuple[Tensor, ...], lr: float, budget: float) -> None:
-    """a ← Π(a + lr · g / ‖g‖₂), in place."""
+    """Take the step a ← Π(a + lr · g / ‖g‖₂), in place."""
     length = norm(gradients)
     if not math.isfinite(length):
         raise ModelError("the gradient of the training loss is not finite; look for such images or weights")

@@ -23,10 +23,11 @@ Over = Literal["batch", "all"]
 class Poisons:
     """The poisoned samples, read as they are needed.
 
-    read        their clean images, not augmented, in normalised units: rows -> [B, C, H, W]
-    labels      int64 [P]
-    box         what perturbations are projected to
-    batch_size  of images that are read at once
+    Attributes:
+        read: their clean images, not augmented, in normalised units: rows -> [B, C, H, W].
+        labels: int64 [P].
+        box: that perturbations are projected to.
+        batch_size: of images that are read at once.
     """
 
     read: Callable[[slice], Tensor]
@@ -39,11 +40,12 @@ class Poisons:
 
     @property
     def rows(self) -> list[slice]:
+        """The batches, as slices of the samples."""
         starts = range(0, len(self), self.batch_size)
         return [slice(start, min(start + self.batch_size, len(self))) for start in starts]
 
     def images(self, rows: slice) -> Tensor:  # [B, C, H, W]
-        """Raises DataError for what does not fit the rows or the channels."""
+        """Read these images. Raises DataError for images that do not fit the rows or the channels."""
         images = self.read(rows)
         wanted = [rows.stop - rows.start, len(self.box.std)]
         if images.ndim != 4 or list(images.shape[:2]) != wanted:
@@ -59,13 +61,15 @@ class Poisons:
 
 
 class Matching:
-    """φ = 1 − cos(g_target, Σ_i g_i): g_target is the gradient of the targets' mean cross-entropy with the intended
-    labels, g_i of sample i's with its own (*Machine Unlearning Fails to Remove Data Poisoning Attacks*, equation 3).
+    """The loss φ = 1 − cos(g_target, Σ_i g_i) of gradient matching.
 
-    Gradients are in all parameters that require one; the model is in evaluation mode, and stays so until it is done.
+    g_target is the gradient of the targets' mean cross-entropy with the intended labels, g_i of sample i's with its own
+    (*Machine Unlearning Fails to Remove Data Poisoning Attacks*, equation 3). Gradients are in all parameters that
+    require one; the model is in evaluation mode, and stays so until it is done.
 
-    Raises ModelError for a model without such a parameter or whose weights or target gradient are not finite, DataError
-    for labels that are none of its classes.
+    Raises:
+        ModelError: a model without such a parameter, or whose weights or target gradient are not finite.
+        DataError: labels that are none of its classes.
     """
 
     def __init__(
@@ -107,9 +111,15 @@ class Matching:
     ) -> tuple[float, Tensor]:  # [P, C, H, W]
         """What is minimised, and its gradient in the perturbations.
 
-        over  "batch": φ of each batch by itself, and of those the mean (the gradient is each batch's own); "all": φ of
-              all poisons. That is g_δ = ∂<v, Σ_i g_i>/∂δ with v = ∂φ/∂Σ_i g_i held fixed, so that one pass over the
-              batches gives v, and another one g_δ: no graph is larger than a batch's.
+        Args:
+            perturbations: of all poisons; projected in place.
+            draws: of the augmentation; None: no augmentation.
+            over: "batch": φ of each batch by itself, and of those the mean (the gradient is each batch's own); "all": φ
+                of all poisons. That is g_δ = ∂<v, Σ_i g_i>/∂δ with v = ∂φ/∂Σ_i g_i held fixed, so that one pass over
+                the batches gives v, and another one g_δ: no graph is larger than a batch's.
+
+        Returns:
+            φ, and its gradient.
         """
         objective, values = self._loss, []
         streamed = over == "all" and len(self.poisons.rows) > 1

@@ -17,7 +17,16 @@ Which = Literal["all", "first"]  # of the trainable parameters, in the model's o
 
 
 def chosen(model: nn.Module, parameters: Which) -> list[nn.Parameter]:
-    """Raises ModelError where there is none, or one that is not finite, DataError for an unknown choice."""
+    """The parameters that gradients are taken in.
+
+    Args:
+        model: whose they are.
+        parameters: "all" that require a gradient, or the "first" of them.
+
+    Raises:
+        ModelError: there is none, or one that is not finite.
+        DataError: an unknown choice.
+    """
     if parameters not in ("all", "first"):
         raise DataError(f"parameters must be 'all' or 'first', not {parameters!r}")
     trained = ModelParameters(model)
@@ -35,24 +44,30 @@ def gradients(
     labels: Tensor,  # [B]
     create_graph: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Of the summed cross-entropy, in each parameter; 0 in one that the model does not use."""
+    """Gradients of the summed cross-entropy, in each parameter; 0 in one that the model does not use."""
     outputs = model(images.to(parameters[0].device, parameters[0].dtype))
     loss = F.cross_entropy(outputs, labels.to(outputs.device), reduction="sum")
     return torch.autograd.grad(loss, parameters, create_graph=create_graph, materialize_grads=True)
 
 
 @dataclass(frozen=True)
-class Union:
+class MeanGradient:
     """G(δ) = (S_c + Σ_i g_i(δ_i)) / (n + P): the mean gradient of n clean samples, whose sum is S_c, and P poisons.
 
     The sums are in float64. The model must be in evaluation mode until it is done.
 
-    parameters  that the gradients are taken in; clean  S_c, in their shapes
-    samples     n + P
-    read        the poisons' images without perturbations: rows -> [B, C, H, W]
-    labels      int64 [P]
+    Attributes:
+        model: whose gradients they are.
+        parameters: that the gradients are taken in.
+        clean: S_c, in their shapes.
+        samples: n + P.
+        read: the poisons' images without perturbations: rows -> [B, C, H, W].
+        labels: int64 [P].
+        batch_size: of images that are read at once.
 
-    Raises DataError (no poison; sums, images or labels that do not fit), ModelError (sums that are not finite).
+    Raises:
+        DataError: no poison, or sums, images or labels that do not fit.
+        ModelError: sums that are not finite.
     """
 
     model: nn.Module
@@ -97,7 +112,7 @@ class Union:
         self,
         delta: Tensor,  # [P, C, H, W]
     ) -> list[Tensor]:  # float64
-        """G."""
+        """The mean gradient G, in the parameters' shapes."""
         device = self.parameters[0].device
         total = [tensor.to(device, torch.float64, copy=True) for tensor in self.clean]
         for rows, images in self.images():
@@ -113,13 +128,15 @@ class Union:
         delta: Tensor,  # [P, C, H, W]
         gradient: Sequence[Tensor],  # G
     ) -> Tensor:  # [P, C, H, W]
-        """∂/∂δ of 1/2 ‖G‖²: of sample i it is ∂<G, g_i>/∂δ_i / (n + P) with G held fixed, so that no graph is larger
-        than a batch's."""
+        """The gradient of 1/2 ‖G‖² in the perturbations δ.
+
+        Of sample i it is ∂<G, g_i>/∂δ_i / (n + P) with G held fixed, so that no graph is larger than a batch's.
+        """
         fixed = [(tensor / self.samples).to(self.parameters[0].dtype) for tensor in gradient]
         slope = torch.empty_like(delta)
         for rows, images in self.images():
             perturbed = (images.to(delta.dtype) + delta[rows]).to(fixed[0].device).requires_grad_()
-            each = gradients(self.model, self.parameters, perturbed, self.labels[rows], create_graph=True)
-            inner = torch.stack([(a * b).sum() for a, b in zip(fixed, each, strict=True)]).sum()
+            of_batch = gradients(self.model, self.parameters, perturbed, self.labels[rows], create_graph=True)
+            inner = torch.stack([(a * b).sum() for a, b in zip(fixed, of_batch, strict=True)]).sum()
             slope[rows] = torch.autograd.grad(inner, perturbed)[0].to(slope.device)
         return slope

@@ -16,10 +16,13 @@ from ....errors import DataError
 class Box:
     """|δ| <= epsilon and 0 <= x + δ <= 1 for every pixel, of perturbations in units of the normalised images.
 
-    epsilon    in [0, 1] pixel space, 16/255 say; of normalised images it is epsilon / std of the channel
-    mean, std  that the images were normalised with, a number for each channel
+    Attributes:
+        epsilon: in [0, 1] pixel space, 16/255 say; of normalised images it is epsilon / std of the channel.
+        mean: that the images were normalised with, a number for each channel.
+        std: the same.
 
-    Raises DataError for an epsilon or std that is not above 0, or a mean and std of different length.
+    Raises:
+        DataError: an epsilon or std that is not above 0, or a mean and std of different length.
     """
 
     epsilon: float

@@ -1,4 +1,4 @@
-"""Descent from several random starts: its settings, where it stands, and what is written down of it."""
+"""The descent of gradient matching, from several random starts: settings, state and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch's Adam names them
 
 
 @dataclass(frozen=True)
-class Settings:
-    """See `gradient_matching`. Raises DataError for a number out of range or an unknown choice."""
+class MatchingSettings:
+    """Settings of gradient matching, see `gradient_matching`.
+
+    Raises:
+        DataError: a number out of range or an unknown choice.
+    """
 
     epsilon: float
     restarts: int
@@ -54,17 +58,22 @@ class Settings:
 
 
 @dataclass
-class Descent:
-    """Where the descent stands.
+class MatchingDescent:
+    """State of the descent.
 
-    delta    [P, C, H, W], the perturbations of the current restart
-    stepper  torch's Adam on them
-    restart  number, from 0, of the current one; step  how many it has done
-    losses   of every restart by step; finals  what each of the ended ones came to
-    best     perturbations of the restart `kept`, the one with the lowest final loss
+    Attributes:
+        settings: of the crafting.
+        delta: [P, C, H, W], the perturbations of the current restart.
+        generator: of starts and augmentation.
+        restart: number, from 0, of the current restart.
+        step: steps that it has done.
+        losses: of every restart by step.
+        finals: final loss of each restart that has ended.
+        best: perturbations of the restart `kept`.
+        stepper: torch's Adam on `delta`.
     """
 
-    settings: Settings
+    settings: MatchingSettings
     delta: Tensor
     generator: torch.Generator
     restart: int = 0
@@ -79,10 +88,11 @@ class Descent:
 
     @property
     def kept(self) -> int:
+        """The restart with the lowest final loss."""
         return self.finals.index(min(self.finals))
 
     def begin(self, box: Box) -> None:
-        """Start the current restart, unless it was taken up from a checkpoint."""
+        """Start the current restart, unless it was resumed from a checkpoint."""
         if self.step == 0:
             self.delta = torch.randn(self.delta.shape, generator=self.generator, dtype=self.delta.dtype)
             self.delta *= box.radius(self.delta)
@@ -90,7 +100,7 @@ class Descent:
             self.losses.append([])
 
     def descend(self, loss: float, slope: Tensor) -> None:
-        """One step against the gradient `slope` of the loss, like `delta`."""
+        """Take one step against the gradient `slope` of the loss, which is like `delta`."""
         self.stepper.param_groups[0]["lr"] = self.settings.rate(self.step)
         self.delta.grad = slope.sign_() if self.settings.optimizer == "sign-adam" else slope
         self.stepper.step()
@@ -104,8 +114,8 @@ class Descent:
             self.best = self.delta
         self.restart, self.step = self.restart + 1, 0
 
-    def save(self, path: str | os.PathLike[str], what: dict[str, Any]) -> None:
-        """Write down where it stands. Raises FileError."""
+    def save(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
+        """Write a checkpoint. Raises FileError."""
         tensors = {"generator": self.generator.get_state()}
         if self.finals:
             tensors["best"] = self.best
@@ -113,14 +123,14 @@ class Descent:
             tensors["delta"] = self.delta
             tensors |= {name: self.stepper.state[self.delta][name] for name in MOMENTS}
         state = {name: getattr(self, name) for name in ("restart", "step", "losses", "finals")}
-        save_checkpoint(path, {**what, **asdict(self.settings)}, tensors, state)
+        save_checkpoint(path, {**identity, **asdict(self.settings)}, tensors, state)
 
-    def load(self, path: str | os.PathLike[str], what: dict[str, Any]) -> None:
-        """Go on from the file, where there is one. Raises FileError for one that is foreign or of another crafting."""
-        found = load_checkpoint(path, {**what, **asdict(self.settings)})
-        if found is None:
+    def load(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
+        """Resume from a checkpoint, where there is one. Raises FileError for one of another crafting."""
+        saved = load_checkpoint(path, {**identity, **asdict(self.settings)})
+        if saved is None:
             return
-        tensors, state = found
+        tensors, state = saved
         self.generator.set_state(tensors["generator"])
         self.restart, self.step = state["restart"], state["step"]
         self.losses, self.finals = state["losses"], state["finals"]
