@@ -9,6 +9,8 @@ from itertools import islice
 from numbers import Real
 from typing import TypedDict
 
+from typing_extensions import Unpack
+
 from ..errors import SearchError
 from ..modes import mode_named
 from ..percentiles import schedule
@@ -84,14 +86,18 @@ class SearchOptions:
                 )
 
     @classmethod
-    def of(cls, settings: object) -> SearchOptions:
-        """The options that are attributes of an object with other settings too; the defaults of the others.
+    def of(cls, settings: object, **keywords: Unpack[SearchKeywords]) -> SearchOptions:
+        """The options that are attributes of an object with other settings too.
+
+        Args:
+            settings: The object; what it has no attribute for is left at its default.
+            **keywords: Options in place of the object's.
 
         Raises:
             SearchError: See the class.
         """
         names = [field.name for field in fields(cls) if hasattr(settings, field.name)]
-        return cls(**{name: getattr(settings, name) for name in names})
+        return cls(**{**{name: getattr(settings, name) for name in names}, **keywords})
 
     def resolved(self) -> SearchOptions:
         """The same with the mode's defaults filled in; the options of steps stay None for a strategy without them."""

@@ -1,4 +1,4 @@
-"""Where a search would have stopped for a ρ, read off the trace of a search for a smaller one."""
+"""Early stops: the end of a search for one ρ, read off the trace of a search for a smaller one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ MAX_STEPS = 500  # of the public code, at its step of 1.1
 class EarlyStop:
     """The end of a search for ρ.
 
-    kept     the step whose model it gives; None where the model is left alone
-    steps    how many it takes to get there
-    seconds  of the search, without the steps past its end
+    Attributes:
+        rho: ρ.
+        kept: The step whose model it gives; None where the model is left alone.
+        steps: Number of steps up to there.
+        reason: Why it ended, see `Result`.
+        seconds: Of the search, without the steps past its end.
+        notes: What deserves a second look, as sentences.
     """
 
     rho: float
@@ -31,12 +35,18 @@ class EarlyStop:
 
 
 def steps_for(s_step: float) -> int:
-    """As many steps as go as far as the public code's 500 of 1.1, and no fewer."""
+    """How many steps of this factor go as far as the public code's 500 of 1.1; no fewer than those."""
     return max(MAX_STEPS, math.ceil(MAX_STEPS * math.log(S_STEP) / math.log(s_step)))
 
 
 def stop_at(result: Result, rho: float, strict: bool) -> EarlyStop:
-    """The end of the same search for ρ ≥ the result's own. Its steps are the same up to there."""
+    """The end of the same search for another ρ.
+
+    Args:
+        result: Of a strategy that tries every step.
+        rho: Not below the result's own, so that the steps are the same up to there.
+        strict: Stop below ρ · acc₀ and not at it.
+    """
     threshold = rho * result.initial_accuracy
     kept, steps, reason = result.kept, len(result.trace), result.reason
     if result.kept is not None:
@@ -50,21 +60,21 @@ def stop_at(result: Result, rho: float, strict: bool) -> EarlyStop:
 
 def stop_of(result: Result) -> EarlyStop:
     """The end of the search itself."""
-    told = notes(result, result.rho, result.kept, result.reason)
-    return EarlyStop(result.rho, result.kept, len(result.trace), result.reason, result.seconds["search"], told)
+    sentences = notes(result, result.rho, result.kept, result.reason)
+    return EarlyStop(result.rho, result.kept, len(result.trace), result.reason, result.seconds["search"], sentences)
 
 
 def notes(result: Result, rho: float, kept: Step | None, reason: str) -> list[str]:
-    """What deserves a second look, as sentences."""
-    found = []
+    """Diagnostics of a search that ends at a step of the result, as sentences."""
+    sentences = []
     if result.initial_accuracy == 0:
-        found.append("the model gives no sample of the forget set its label: the trigger was not learnt on them")
+        sentences.append("the model gives no sample of the forget set its label: the trigger was not learnt on them")
     if reason in (SATURATED, OUT_OF_STEPS):
         goal = f"the accuracy on S_f fell to {rho:g} of {result.initial_accuracy:.4g}"
-        found.append(f"the search ended {reason} before {goal}")
+        sentences.append(f"the search ended {reason} before {goal}")
     if reason == SATURATED and (kept is None or not kept.dampened):
-        found.append("no weight has a ratio of importances above 1: there is nothing to dampen")
-    return found
+        sentences.append("no weight has a ratio of importances above 1: there is nothing to dampen")
+    return sentences
 
 
 def spread(trace: Sequence[Step], points: int) -> list[Step]:

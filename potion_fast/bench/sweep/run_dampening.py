@@ -1,4 +1,4 @@
-"""Unlearning by methods that edit weights by their importances: what ρ, s_step and methods can share, they do."""
+"""Rows of the methods that edit weights by their importances; ρ, s_step and methods share what they can."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ RHO = 0.2  # the paper's; rows at it, and at the step of 1.1, hold the trace
 
 @dataclass(frozen=True)
 class ImportancePair:
-    """Importances of S_f and of S_tr without it, and the seconds that the two passes took."""
+    """Importances of S_f and of the training data.
+
+    Attributes:
+        forget: Of S_f.
+        retain: Of S_tr, without S_f unless the method takes them over all of it.
+        seconds: Wall-clock time of the two passes, by phase.
+    """
 
     forget: Importance
     retain: Importance
@@ -40,27 +46,32 @@ class ImportancePair:
 def dampened_rows(
     case: UnlearningCase, unlearner: Dampening, folder: SweepFolder, retain_pass: RetainPass
 ) -> Iterator[Row]:
-    """A row, or of a search one for every ρ and s_step. Raises the errors of the method."""
+    """A row, or of a search one for every ρ and s_step.
+
+    Raises:
+        PotionError: Those of the method.
+    """
     subject, config = case.subject, case.config
     pair = _pair(case, unlearner, folder, retain_pass)
-    batches = sum(-(-each.samples // subject.batch_size) for each in (pair.forget, pair.retain))
-    told: dict[str, Any] = {"gradient_steps": batches, "retain_from": SHARED if retain_pass.shared else OWN}
+    batches = sum(-(-part.samples // subject.batch_size) for part in (pair.forget, pair.retain))
+    shared: dict[str, Any] = {"gradient_steps": batches, "retain_from": SHARED if retain_pass.shared else OWN}
     if unlearner.holds_forget:
         pair = ImportancePair(pair.forget, pair.retain.merge(pair.forget), pair.seconds)
     loader = subject.forget_loader(case.found, mode_named(config.mode).augmented_forget)
     if isinstance(unlearner, PTN):
-        yield from _searched(case, unlearner, pair, loader, told)
+        yield from _searched(case, unlearner, pair, loader, shared)
         return
     chooses = isinstance(unlearner, SSDGoel)
     loaders = Loaders(loader, (), validation=subject.validation_loader() if chooses else None)
-    done = unlearner.edit(subject.model, pair.forget, pair.retain, loaders, case.progress)
-    notes = list(done.warnings)
+    unlearned = unlearner.edit(subject.model, pair.forget, pair.retain, loaders, case.progress)
+    notes = list(unlearned.warnings)
     if chooses and not subject.scenario.validation:
         notes.append("the setting was chosen by the test set, as there is no validation set")
-    more: dict[str, Any] = {name: getattr(done.kept, name, None) for name in ("alpha", "dampened")}
-    more["evaluations"] = len(done.trace) if done.report is None else done.report.evaluations
-    seconds = {**pair.seconds, "search": sum(done.seconds.values())}
-    yield case.row(done.model, edited=True, seconds=seconds, notes=notes, **more, **told)
+    chosen: dict[str, Any] = {name: getattr(unlearned.kept, name, None) for name in ("alpha", "dampened")}
+    report = unlearned.report
+    chosen["evaluations"] = len(unlearned.trace) if report is None else report.evaluations
+    seconds = {**pair.seconds, "search": sum(unlearned.seconds.values())}
+    yield case.row(unlearned.model, edited=True, seconds=seconds, notes=notes, **chosen, **shared)
 
 
 def _pair(case: UnlearningCase, unlearner: Dampening, folder: SweepFolder, retain_pass: RetainPass) -> ImportancePair:
@@ -75,7 +86,7 @@ def _pair(case: UnlearningCase, unlearner: Dampening, folder: SweepFolder, retai
 
 
 def _searched(
-    case: UnlearningCase, unlearner: PTN, pair: ImportancePair, loader: Loader, told: dict[str, Any]
+    case: UnlearningCase, unlearner: PTN, pair: ImportancePair, loader: Loader, shared: dict[str, Any]
 ) -> Iterator[Row]:
     """A row for every ρ and s_step."""
     rhos, s_steps = axes(case.config, case.unit.method)
@@ -83,17 +94,17 @@ def _searched(
         traced = None
         if s_step == (S_STEP if S_STEP in s_steps else s_steps[0]):
             traced = RHO if RHO in rhos else rhos[0]
-        more = {**told, "s_step": s_step, "strategy": unlearner.strategy}
+        fields = {**shared, "s_step": s_step, "strategy": unlearner.strategy}
         if STRATEGIES[unlearner.strategy].tries_every_step:  # all ρ from the trace of the smallest
             result = _search(case, unlearner, pair, loader, min(rhos), s_step)
             stops = [stop_at(result, rho, _strict(unlearner)) for rho in rhos]
-            started = {**more, "before_found_accuracy": result.initial_accuracy}
+            started = {**fields, "before_found_accuracy": result.initial_accuracy}
             yield from _reapplied(case, pair, result, stops, traced, started)
             continue
         for rho in rhos:
             result = _search(case, unlearner, pair, loader, rho, s_step)
             trace = [_point(step) for step in result.trace] if rho == traced else None
-            started = {**more, "before_found_accuracy": result.initial_accuracy, "trace": trace}
+            started = {**fields, "before_found_accuracy": result.initial_accuracy, "trace": trace}
             yield _row(case, result.model, pair, stop_of(result), started)
 
 
@@ -114,9 +125,9 @@ def _reapplied(
     result: Result,
     stops: Sequence[EarlyStop],
     traced: float | None,
-    more: dict[str, Any],
+    fields: dict[str, Any],
 ) -> Iterator[Row]:
-    """The rows of several ρ: each one's step applied again to the poisoned model, which comes back as it was."""
+    """The rows of several ρ: the step of each applied again to the poisoned model, which comes back as it was."""
     model = case.subject.model
     curve = spread(result.trace, case.config.curve) if traced is not None else []
     steps = {step.step: step for step in [*curve, *(stop.kept for stop in stops if stop.kept is not None)]}
@@ -132,22 +143,22 @@ def _reapplied(
             trace = None
             if stop.rho == traced:
                 names = ("clean_accuracy", case.subject.scenario.poison.score_names[0])
-                tests = {number: [of.scores[name] for name in names] for number, of in scores.items()}
+                tests = {number: [evaluation.scores[name] for name in names] for number, evaluation in scores.items()}
                 trace = [_point(step, tests.get(step.step)) for step in result.trace]
-            yield _row(case, model, pair, stop, {**more, "trace": trace})
+            yield _row(case, model, pair, stop, {**fields, "trace": trace})
     finally:
         plan.reset()
 
 
-def _row(case: UnlearningCase, model: nn.Module, pair: ImportancePair, stop: EarlyStop, more: dict[str, Any]) -> Row:
+def _row(case: UnlearningCase, model: nn.Module, pair: ImportancePair, stop: EarlyStop, fields: dict[str, Any]) -> Row:
     kept = {name: getattr(stop.kept, name, None) for name in ("alpha", "dampened")}
     kept |= {"steps": stop.steps, "evaluations": 1 + stop.steps, "reason": stop.reason}
     seconds = {**pair.seconds, "search": stop.seconds}
-    return case.row(model, edited=True, seconds=seconds, notes=stop.notes, rho=stop.rho, **kept, **more)
+    return case.row(model, edited=True, seconds=seconds, notes=stop.notes, rho=stop.rho, **kept, **fields)
 
 
 def _point(step: Step, tests: Sequence[float] | None = None) -> TracePoint:
-    """Of a trace, with the test set's accuracies where they were taken."""
+    """A step for a row's trace, with the test set's accuracies where they were taken."""
     clean, attacked = tests or (None, None)
     return TracePoint(step.step, step.s, step.percentile, step.alpha, step.accuracy, step.dampened, clean, attacked)
 

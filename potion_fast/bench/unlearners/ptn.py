@@ -35,7 +35,7 @@ class PTN(Dampening):
         Raises:
             SearchError: A setting is out of range or has no effect with this strategy.
         """
-        options = replace(SearchOptions.of(self), retain_holds_forget=None)
+        options = SearchOptions.of(self, retain_holds_forget=None)
         if STRATEGIES[options.strategy].uses_grid:
             options = replace(options, retain_holds_forget=self.holds_forget)
         return options

@@ -103,6 +103,11 @@ def test_in_mode_paper_the_forget_sets_importances_are_added_to_the_retain_sets(
     assert [step.percentile for step in done.trace] == [step.percentile for step in want.trace]
 
 
+def test_a_search_without_steps_may_take_importances_over_all_training_data(blobs: Blobs):
+    done = run("ptn-xlf", blobs, strategy="minimal", retain_holds_forget=True, group_size=1)
+    assert done.report.retain.samples == 200 and done.report.reason == "threshold passed"
+
+
 def test_importances_can_be_shared(blobs: Blobs):
     forget = pf.importance(blobs.model, blobs.forget(), "ssd", group_size=10)
     retain = pf.importance(blobs.model, blobs.retain(), "ssd", group_size=10)
