@@ -55,7 +55,7 @@ from potion_fast.bench.costs import (
     network_named,
     samples,
 )
-from potion_fast.bench.costs.words import BYTES, TIMES, amount
+from potion_fast.bench.costs.format import BYTES, TIMES, amount
 from potion_fast.bench.runs.folder import versions
 from potion_fast.distributed import ShareSampler
 from potion_fast.utils.memory import peak_of

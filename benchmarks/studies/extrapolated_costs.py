@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Iterator
 
 from potion_fast.bench.costs import Network, Rates, Work, costs, fitting_shards, network_named, shards_needed
-from potion_fast.bench.costs.words import BYTES, PHASES, TIMES, amount
+from potion_fast.bench.costs.format import BYTES, PHASES, TIMES, amount
 
 RATES = Rates(pass_flops=4e14, forward_flops=4e14, plan=5e11, edit=1e11, links={2: 5e10})  # assumed, of one GPU
 MEMORY = 141e9  # bytes of a GPU

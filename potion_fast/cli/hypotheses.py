@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from ..bench.hypotheses import CosineConfig, ShiftConfig, cosine_in_words, cosine_run, shift_in_words, shift_run
+from ..bench.hypotheses import CosineConfig, ShiftConfig, cosine_run, format_cosine, format_shift, shift_run
 from ..user.flags import add_flags
 from ..user.schema import Schema
 from .output import DONE, EXIT_CODES, Options, add_run_flags, print_json, print_text, run_options
@@ -17,13 +17,13 @@ HYPOTHESES: dict[str, tuple[str, type[Schema], Callable[..., Content], Callable[
         "how far a linear classifier moves without its poison, or without clean samples",
         ShiftConfig,
         shift_run,
-        shift_in_words,
+        format_shift,
     ),
     "cosine": (
         "whether gradients of clean samples point to where poison has to be undone",
         CosineConfig,
         cosine_run,
-        cosine_in_words,
+        format_cosine,
     ),
 }
 

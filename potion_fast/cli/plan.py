@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..bench.costs.command import add_plan_flags, plan_costs
-from ..bench.costs.words import costs_in_words
+from ..bench.costs.format import format_costs
 from .output import DONE, Options, add_json, print_json, print_text
 
 
@@ -21,5 +21,5 @@ def run_plan(options: Options) -> int:
     if options["json"]:
         print_json(content)
     else:
-        print_text("\n".join(costs_in_words(content)))
+        print_text("\n".join(format_costs(content)))
     return DONE

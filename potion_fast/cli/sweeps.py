@@ -38,7 +38,7 @@ def run_sweep(options: Options) -> int:
         if options["json"]:
             print_json(content)
         else:
-            print_text("\n".join(sweep.in_words(content["name"], content)))
+            print_text("\n".join(sweep.format_estimate(content["name"], content)))
         return DONE
     content = sweep.run_sweep(
         options["sweep"], options["out"], processes=options["processes"], progress=not options["quiet"], **choice

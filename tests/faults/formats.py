@@ -24,10 +24,10 @@ from potion_fast.bench.report.results_csv import write_csv
 from potion_fast.bench.runs import TrainConfig, UnlearnConfig
 from potion_fast.bench.runs import inputs as earlier
 from potion_fast.bench.runs.folder import RunFolder
-from potion_fast.bench.sweep import load_sweep, plan
+from potion_fast.bench.sweep import load_sweep, make_plan
 from potion_fast.bench.sweep.config import SweepConfig
-from potion_fast.bench.sweep.folder import SweepFolder
 from potion_fast.bench.sweep.rows import read_rows
+from potion_fast.bench.sweep.sweep_folder import SweepFolder
 from potion_fast.importances.checkpoints import PassCheckpoint, Position
 
 IDENTITY = {"objectives": [["xlf"]], "group size": 1}
@@ -162,7 +162,7 @@ def _sweeps(folder: Path) -> list[bytes]:
 
 
 def _read_sweep(folder: Path) -> None:
-    whole = plan(load_sweep(folder / "x.yaml"))
+    whole = make_plan(load_sweep(folder / "x.yaml"))
     assert whole.tasks
 
 

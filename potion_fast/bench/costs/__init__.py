@@ -1,7 +1,7 @@
 """What it costs: a pass over the data, a plan of edits and a search, on one device and on many."""
 
 from .calibration import calibrate, link_rates
-from .model import Costs, Network, Rates, Work, costs, edited, fitting_shards, memory, ring, shards_needed
+from .cost_model import Costs, Network, Rates, Work, costs, edited, fitting_shards, memory, ring, shards_needed
 from .network import made, network_named, network_of, samples
 
 __all__ = [

@@ -24,7 +24,7 @@ from ...percentiles import schedule
 from ...search import BLOCK, S_STEP
 from ...search.evaluation import Evaluation
 from ...utils.model import fingerprint, trainable
-from .model import EDIT, NUMBER, PLAN_READ, Network, Rates, Work, ring
+from .cost_model import EDIT, NUMBER, PLAN_READ, Network, Rates, Work, ring
 
 SECONDS = 2.0
 LEAST = 3  # times that anything is timed

@@ -14,9 +14,9 @@ from ...search import BLOCK
 from ..configs import resolved_device
 from ..runs.folder import versions
 from .calibration import calibrate
-from .files import load_rates, save_rates
-from .model import Network, Rates, Work, costs, fitting_shards, shards_needed
+from .cost_model import Network, Rates, Work, costs, fitting_shards, shards_needed
 from .network import made, network_named, samples
+from .rates_file import load_rates, save_rates
 
 ASSUMPTIONS = (
     "each process has a device of its own, as fast as the one that was measured",

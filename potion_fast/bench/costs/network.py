@@ -13,7 +13,7 @@ from ...errors import ModelError
 from ...utils.memory import peak_of
 from ...utils.model import trainable
 from ..models import create_model
-from .model import Network
+from .cost_model import Network
 
 
 def made(name: str, classes: int, shape: Sequence[int], options: Mapping[str, Any]) -> nn.Module:

@@ -15,10 +15,10 @@ from ...user.schema import Integers, Schema, setting
 from ...utils.progress import bar
 from ..runs.folder import RunFolder, strict
 from ..runs.inputs import check_out
-from .descents import KINDS, Descent, Removal, descend, equalising, left_out, summary
-from .linear import Array, Normal, Synthetic, cancel, corrupted
-from .pictures import draw_cosine
-from .settings import check_seeds, seeds_field
+from .bounds import check_seeds, seeds_field
+from .descents import KINDS, DescentStep, Removal, descend, equalising, left_out, summary
+from .linear_regression import Array, NormalEquations, SyntheticSet, cancel, corrupted
+from .plots import draw_cosine
 
 DATA, POISON, RANDOM, DESCENT = range(4)  # streams of a seed's random numbers
 
@@ -63,8 +63,8 @@ def cosine_run(
     _check(config)
     check_out(out, overwrite)
     start = time.perf_counter()
-    data = Synthetic.draw(config.samples, config.dimension, config.informative, _stream(config.seeds[0], DATA))
-    clean = Normal.of(data.inputs, data.labels)
+    data = SyntheticSet.draw(config.samples, config.dimension, config.informative, _stream(config.seeds[0], DATA))
+    clean = NormalEquations.of(data.inputs, data.labels)
     theta = clean.minimiser(config.weight_decay)
 
     run = RunFolder.create(out, overwrite)
@@ -77,7 +77,7 @@ def cosine_run(
     for removal in (*poison, *clean_ones):
         rng = _stream(removal.seed, DESCENT)
         rows += descend(data, removal, config.weight_decay, config.steps, config.lr, config.batch_size, rng)
-    run.write_csv("cosine.csv", [field.name for field in fields(Descent)], map(astuple, rows))
+    run.write_csv("cosine.csv", [field.name for field in fields(DescentStep)], map(astuple, rows))
 
     content: dict[str, Any] = strict(
         {
@@ -95,7 +95,7 @@ def cosine_run(
     return content
 
 
-def cosine_in_words(content: dict[str, Any]) -> list[str]:
+def format_cosine(content: dict[str, Any]) -> list[str]:
     """What a reader wants of `cosine_run`'s result, as lines."""
     shown = {"shift, L1": "shift_l1", "cosine, batches": "batch_cosine", "cosine, all": "full_cosine"}
     lines = [
@@ -134,23 +134,25 @@ def _stream(seed: int, of: int) -> np.random.Generator:
     return np.random.default_rng([seed, of])
 
 
-def _poison(config: CosineConfig, data: Synthetic, clean: Normal, theta: Array, seed: int) -> Removal:
+def _poison(config: CosineConfig, data: SyntheticSet, clean: NormalEquations, theta: Array, seed: int) -> Removal:
     """Poisons appended to all samples, and their unlearning. `theta` is θ of the clean samples."""
     rng = _stream(seed, POISON)
     rows = rng.choice(len(data.labels), config.poisons, replace=False)
     low = corrupted(data, theta, config.budget, rng)
     inputs, left = cancel(data, clean, rows, low, config.weight_decay, config.cancel_steps, config.cancel_lr)
-    start = (clean + Normal.of(inputs, data.labels[rows])).minimiser(config.weight_decay)
+    start = (clean + NormalEquations.of(inputs, data.labels[rows])).minimiser(config.weight_decay)
     facts = {"gradient_left": left, "largest_change": float(np.abs(inputs - data.inputs[rows]).max())}
     return Removal(seed, "poison", np.arange(len(data.labels)), clean, start, theta, facts)
 
 
-def _left_out(config: CosineConfig, data: Synthetic, clean: Normal, theta: Array, removed: int, seed: int) -> Removal:
+def _left_out(
+    config: CosineConfig, data: SyntheticSet, clean: NormalEquations, theta: Array, removed: int, seed: int
+) -> Removal:
     return left_out(data, clean, theta, removed, config.weight_decay, seed, _stream(seed, RANDOM))
 
 
 def _removed(
-    config: CosineConfig, data: Synthetic, clean: Normal, theta: Array, poison: list[Removal]
+    config: CosineConfig, data: SyntheticSet, clean: NormalEquations, theta: Array, poison: list[Removal]
 ) -> tuple[int, list[str]]:
     """How many clean samples to leave out, and what deserves a second look. Found with the first seed's subset."""
     if config.removed is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .linear import Array, Normal, Synthetic, cosine
+from .linear_regression import Array, NormalEquations, SyntheticSet, cosine
 
 KINDS = ("poison", "random")
 
@@ -29,7 +29,7 @@ class Removal:
     seed: int
     kind: str
     kept: NDArray[np.int64]
-    rest: Normal
+    rest: NormalEquations
     start: Array
     end: Array
     facts: dict[str, Any]
@@ -45,7 +45,7 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Descent:
+class DescentStep:
     """A step of the descent from θ(S_corr), a mini-batch of the samples that stay.
 
     batch_cosine  of v and the gradient of the batch's loss, g_t
@@ -60,8 +60,8 @@ class Descent:
 
 
 def left_out(
-    data: Synthetic,
-    clean: Normal,
+    data: SyntheticSet,
+    clean: NormalEquations,
     theta: Array,  # [d], of all samples
     removed: int,
     weight_decay: float,
@@ -70,7 +70,7 @@ def left_out(
 ) -> Removal:
     """S_rand: so many samples of the second half; of one generator's, the first are among any larger number of them."""
     rows = data.half + rng.permutation(len(data.labels) - data.half)[:removed]
-    rest = clean - Normal.of(data.inputs[rows], data.labels[rows])
+    rest = clean - NormalEquations.of(data.inputs[rows], data.labels[rows])
     kept = np.setdiff1d(np.arange(len(data.labels)), rows)
     return Removal(seed, "random", kept, rest, theta, rest.minimiser(weight_decay), {})
 
@@ -85,30 +85,30 @@ def equalising(shift: Callable[[int], float], aim: float, most: int) -> int:
 
 
 def descend(
-    data: Synthetic,
+    data: SyntheticSet,
     removal: Removal,
     weight_decay: float,
     steps: int,
     lr: float,
     batch_size: int,
     rng: np.random.Generator,
-) -> list[Descent]:
+) -> list[DescentStep]:
     """Gradient descent on the loss of mini-batches, drawn without replacement within a step, and the decay."""
     theta, v, found = removal.start, removal.shift, []
     for step in range(steps):
         rows = rng.choice(removal.kept, batch_size, replace=False)
         gradient = data.inputs[rows].T @ (data.inputs[rows] @ theta - data.labels[rows]) / batch_size
         cosines = cosine(v, gradient), cosine(v, removal.rest.gradient(theta))
-        found.append(Descent(removal.seed, removal.kind, step, *cosines))
+        found.append(DescentStep(removal.seed, removal.kind, step, *cosines))
         theta = theta - lr * (gradient + weight_decay * theta)
     return found
 
 
-def summary(removals: Sequence[Removal], rows: Sequence[Descent]) -> dict[str, dict[str, float]]:
+def summary(removals: Sequence[Removal], rows: Sequence[DescentStep]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over the seeds of one kind's removals.
 
     shift_l1, shift_l2         norms of v
-    batch_cosine, full_cosine  see `Descent`; of a seed the mean over all its steps
+    batch_cosine, full_cosine  see `DescentStep`; of a seed the mean over all its steps
     first_cosine               the full cosine at θ(S_corr), before the first step
     """
     values: dict[str, list[float]] = {}

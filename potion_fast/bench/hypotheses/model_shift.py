@@ -16,11 +16,11 @@ from ..configs import EvaluateConfig, resolved_device
 from ..configs.shared import device_field, workers_field
 from ..runs.folder import RunFolder, strict
 from ..runs.inputs import check_out
+from .bounds import check_seeds, seeds_field
 from .feature_poisons import Poisoned, indiscriminate, random_clean, targeted
 from .features import Features
 from .logistic import Array, Minimiser, minimiser, predicted
-from .pictures import draw_shift
-from .settings import check_seeds, seeds_field
+from .plots import draw_shift
 from .shifts import KINDS, SHARES, Shift, corrupted, curves, notes, ratios, shifts
 
 PAPERS_SHARE = 384 / 50_000  # poisons of training samples, appendix E.1
@@ -121,7 +121,7 @@ def shift_run(
     return content
 
 
-def shift_in_words(content: dict[str, Any]) -> list[str]:
+def format_shift(content: dict[str, Any]) -> list[str]:
     """What a reader wants of `shift_run`'s result, as lines."""
     lines = [f"{content['poisons']} of {content['samples']} samples; model shift in the L1 norm, mean and deviation:"]
     lines.append(f"{'removed':16}" + "".join(f"{share:>15} %" for share in SHARES))

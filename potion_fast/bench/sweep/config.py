@@ -42,7 +42,7 @@ class SweepConfig(Schema):
     name: str = setting(..., "of the preset or the file")
     poisoned: list[Annotated[int, Field(ge=1)]] = setting(..., "|S_m|")
     found: list[Size] = setting(..., "|S_f|: whole numbers are samples, others shares of S_m")
-    methods: list[Any] = setting(..., "unlearners, see `Method`")
+    methods: list[Any] = setting(..., "unlearners, see `MethodSpec`")
     train: dict[str, Any] = setting({}, "fields of `TrainConfig` for every training")
     data: dict[str, dict[str, Any]] = setting(
         {"digits": {"data": "digits"}}, "more of them by name: data sets with their models"

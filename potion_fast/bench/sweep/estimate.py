@@ -9,11 +9,11 @@ from typing import Any
 
 from ..runs.folder import RunFolder
 from .config import SweepConfig
-from .folder import SweepFolder
-from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning, axes
+from .plan import Crafting, RetainPass, SweepPlan, Task, Training, Unlearning, axes
+from .sweep_folder import SweepFolder
 
 
-def estimate(config: SweepConfig, plan: Plan, out: str | os.PathLike[str]) -> dict[str, Any]:
+def estimate(config: SweepConfig, plan: SweepPlan, out: str | os.PathLike[str]) -> dict[str, Any]:
     """Counts of all work and of what is left; nothing is made.
 
     seconds       of what is left, by one process, as far as work of the same kind is done already
@@ -40,7 +40,7 @@ def estimate(config: SweepConfig, plan: Plan, out: str | os.PathLike[str]) -> di
     }
 
 
-def in_words(name: str, estimated: dict[str, Any]) -> list[str]:
+def format_estimate(name: str, estimated: dict[str, Any]) -> list[str]:
     """Lines for a terminal; what a sweep has none of is not named."""
     named = [each for each, count in estimated["all"].items() if count]
     lines = [f"{name}: {_listed(estimated['all'], named)}", f"left: {_listed(estimated['left'], named)}"]
@@ -57,13 +57,13 @@ def _counts(tasks: list[Task]) -> dict[str, int]:
     return {name: sum(isinstance(task, kind) for task in tasks) for name, kind in kinds.items()}
 
 
-def _rows(config: SweepConfig, plan: Plan, key: str) -> int:
+def _rows(config: SweepConfig, plan: SweepPlan, key: str) -> int:
     method = plan.unlearnings[key].method
     rhos, s_steps = axes(config, method)
     return len(rhos) * len(s_steps) if method.searches else 1
 
 
-def _kind(plan: Plan, task: Task) -> str:
+def _kind(plan: SweepPlan, task: Task) -> str:
     """Work that takes about as long."""
     if isinstance(task, Training):
         return f"{task.data} training"

@@ -18,12 +18,12 @@ from ..unlearners import make_unlearner
 from ..unlearners.dampening import Dampening
 from .case import UnlearningCase
 from .config import SweepConfig
-from .folder import SweepFolder
-from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
-from .retain import Retain, shared_retain
+from .plan import Crafting, RetainPass, SweepPlan, Task, Training, Unlearning
+from .retain import RetainImportances, shared_retain
 from .rows import Row
 from .run_dampening import dampened_rows
 from .run_finetuning import finetuned_row
+from .sweep_folder import SweepFolder
 from .trained_model import TrainedModel
 
 
@@ -34,7 +34,12 @@ class Executor:
     """
 
     def __init__(
-        self, config: SweepConfig, plan: Plan, folder: SweepFolder, arguments: Sequence[str], progress: bool = False
+        self,
+        config: SweepConfig,
+        plan: SweepPlan,
+        folder: SweepFolder,
+        arguments: Sequence[str],
+        progress: bool = False,
     ) -> None:
         self.config, self.plan, self.folder, self.progress = config, plan, folder, progress
         self.arguments = list(arguments)
@@ -100,7 +105,7 @@ class Executor:
                 )
         self.folder.write_retain(task, done, time.perf_counter() - start)
 
-    def _own_pass(self, subject: TrainedModel, task: RetainPass, found: list[int]) -> Retain:
+    def _own_pass(self, subject: TrainedModel, task: RetainPass, found: list[int]) -> RetainImportances:
         """Of one S_f alone: shuffled, and augmented where the sweep asks for it."""
         loader, start = subject.retain_loader(found, self.config.augmented), time.perf_counter()
         settings: dict[str, Any] = {"group_size": task.group_size, "progress": self.progress}

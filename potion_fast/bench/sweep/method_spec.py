@@ -15,7 +15,7 @@ from .config import Size, listed
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodSpec:
     """An unlearner with its settings, and the scenarios that it is used in.
 
     budget           gradient steps, as a share of the training's iterations; None: what the settings say
@@ -29,7 +29,7 @@ class Method:
     found: tuple[Size, ...] | None = None
 
     @classmethod
-    def each(cls, entry: object) -> list[Method]:
+    def each(cls, entry: object) -> list[MethodSpec]:
         """From a name, or a mapping with the name as `method` beside the settings: one for every share in `budget`.
 
         Raises PotionError.

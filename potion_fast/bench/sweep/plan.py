@@ -14,7 +14,7 @@ from ...search import STRATEGIES, SearchOptions
 from ..attacks import attack_named
 from ..configs import CraftConfig, TrainConfig
 from .config import Size, SweepConfig, checked_size
-from .method_spec import Method
+from .method_spec import MethodSpec
 
 TOGETHER = (("xlf", "lf"), ("ssd",))  # objectives that share a backward pass share a pass over the data
 LONGEST = 200  # letters of a name
@@ -73,7 +73,7 @@ class Unlearning:
     key: str
     model: str
     found: int
-    method: Method
+    method: MethodSpec
     group_size: GroupSize | None
 
 
@@ -81,7 +81,7 @@ Task = Training | Crafting | RetainPass | Unlearning
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """All the work of a sweep, in an order in which it can be done."""
 
     trainings: dict[str, Training]
@@ -118,10 +118,10 @@ class Plan:
             yield from self.all_needs(need)
             yield need
 
-    def part(self, units: Mapping[str, Unlearning]) -> Plan:
+    def part(self, units: Mapping[str, Unlearning]) -> SweepPlan:
         """What these unlearnings need."""
         needed = {task.key for unit in units.values() for task in self.all_needs(unit)}
-        return Plan(
+        return SweepPlan(
             {key: each for key, each in self.trainings.items() if key in needed},
             {key: each for key, each in self.craftings.items() if key in needed},
             {key: each for key, each in self.passes.items() if key in needed},
@@ -149,9 +149,9 @@ class Plan:
         }
 
 
-def plan(config: SweepConfig) -> Plan:
+def make_plan(config: SweepConfig) -> SweepPlan:
     """Raises PotionError for settings that are wrong, or a scenario that does not fit its training."""
-    methods = [method for entry in config.methods for method in Method.each(entry)]
+    methods = [method for entry in config.methods for method in MethodSpec.each(entry)]
     trainings: dict[str, Training] = {}
     craftings: dict[str, Crafting] = {}
     unlearnings: dict[str, Unlearning] = {}
@@ -178,7 +178,7 @@ def plan(config: SweepConfig) -> Plan:
                 raise PotionError(f"the name {unit.key!r} is too long for a file; give that method fewer settings")
             unlearnings[unit.key] = unit
     passes = {each.key: each for each in _passes(list(unlearnings.values()), shared=not config.augmented)}
-    return Plan(trainings, craftings, passes, unlearnings)
+    return SweepPlan(trainings, craftings, passes, unlearnings)
 
 
 def reference_of(model: str) -> str:
@@ -199,7 +199,7 @@ def samples(size: Size, poisoned: int) -> int:
     return int(found)
 
 
-def axes(config: SweepConfig, method: Method) -> tuple[list[float], list[float | None]]:
+def axes(config: SweepConfig, method: MethodSpec) -> tuple[list[float], list[float | None]]:
     """ρ and s_step of a method that searches: its own, where it has any. A search without steps has no s_step."""
     settings = method.settings
     rhos = [settings["rho"]] if "rho" in settings else config.rho
@@ -225,7 +225,7 @@ def _is_crafted(attack: str, training: TrainConfig, craft: object) -> bool:
 
 
 def _unlearnings(
-    config: SweepConfig, methods: Sequence[Method], model: str, poisoned: int, founds: Sequence[int]
+    config: SweepConfig, methods: Sequence[MethodSpec], model: str, poisoned: int, founds: Sequence[int]
 ) -> Iterator[Unlearning]:
     for found, method in product(sorted(set(founds)), methods):
         if method.poisoned is not None and poisoned not in method.poisoned:

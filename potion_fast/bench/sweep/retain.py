@@ -20,7 +20,7 @@ from ...errors import PotionWarning
 from ...importances import Importance, importance
 from ..data import PoisonedDataset, make_loader
 
-Retain = tuple[list[Importance], float]  # one per objective, and the seconds of their pass
+RetainImportances = tuple[list[Importance], float]  # one per objective, and the seconds of their pass
 
 
 def shared_retain(
@@ -35,7 +35,7 @@ def shared_retain(
     seed: int,
     workers: int = 0,
     progress: bool = False,
-) -> dict[int, Retain]:
+) -> dict[int, RetainImportances]:
     """Importances over `trained_on` without each S_f, by the keys of `founds`.
 
     dataset  without random augmentation: every visit of a sample must give the same
@@ -44,7 +44,7 @@ def shared_retain(
     """
     order = np.random.default_rng(seed).permutation(trained_on).tolist()
     orders = {key: arranged(order, found) for key, found in founds.items()}
-    results: dict[int, Retain] = {}
+    results: dict[int, RetainImportances] = {}
     parts = shared_groups(orders, group_size)
     # A part that is one order's alone comes last, as it may end with a smaller group.
     for owners in sorted(parts, key=len, reverse=True):

@@ -17,8 +17,8 @@ from ...errors import PotionError
 from .config import SweepConfig, load_sweep
 from .estimate import estimate
 from .executor import Executor
-from .folder import SweepFolder
-from .plan import Plan, Task, plan
+from .plan import SweepPlan, Task, make_plan
+from .sweep_folder import SweepFolder
 
 WAIT = 0.2  # seconds between looks at what other processes do
 
@@ -46,7 +46,7 @@ def run_sweep(
     if processes < 1:
         raise PotionError(f"processes must be at least 1, not {processes}")
     config = configured(source, overrides, root)
-    wanted = chosen(plan(config), only)
+    wanted = chosen(make_plan(config), only)
     SweepFolder.begin(out, config)
     arguments = [os.path.basename(source) if str(source).endswith((".yaml", ".yml")) else str(source), *overrides]
     if processes == 1:
@@ -68,7 +68,7 @@ def plan_sweep(
 ) -> dict[str, Any]:
     """What `run_sweep` would do, and how long it would take; see `estimate`. Nothing is made."""
     config = configured(source, overrides, root)
-    return {"name": config.name, **estimate(config, chosen(plan(config), only), out)}
+    return {"name": config.name, **estimate(config, chosen(make_plan(config), only), out)}
 
 
 def configured(source: str | os.PathLike[str], overrides: Sequence[str], root: str | None) -> SweepConfig:
@@ -77,7 +77,7 @@ def configured(source: str | os.PathLike[str], overrides: Sequence[str], root: s
     return load_sweep(source, [*overrides, *given])
 
 
-def chosen(whole: Plan, only: str) -> Plan:
+def chosen(whole: SweepPlan, only: str) -> SweepPlan:
     """The part of a plan that the unlearnings of these keys need. Raises PotionError where there is none."""
     units = {key: unit for key, unit in whole.unlearnings.items() if fnmatchcase(key, only)}
     if not units:
@@ -98,7 +98,7 @@ def work(
 
     bars, lines  show progress bars; name each task when it is done
     """
-    whole, folder = plan(config), SweepFolder(out)
+    whole, folder = make_plan(config), SweepFolder(out)
     executor, failed = Executor(config, whole, folder, arguments, bars), set[str]()
     tasks = [task for task in chosen(whole, only).tasks if not folder.done(task, whole)]
     for each in whole.passes.values():

@@ -20,9 +20,9 @@ from ..unlearners.ptn import PTN
 from ..unlearners.ssd_goel import SSDGoel
 from .case import UnlearningCase
 from .early_stops import EarlyStop, spread, steps_for, stop_at, stop_of
-from .folder import SweepFolder
 from .plan import RetainPass, axes
 from .rows import Row, TracePoint
+from .sweep_folder import SweepFolder
 
 SHARED, OWN = "shared: whole groups of one pass over S_tr", "pass"
 RHO = 0.2  # the paper's; rows at it, and at the step of 1.1, hold the trace

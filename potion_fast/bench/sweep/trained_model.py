@@ -21,8 +21,8 @@ from ..runs.folder import RunFolder
 from ..runs.inputs import load_trained, load_weights, reference_accuracies
 from ..runs.scenario import Loader, Scenario
 from .config import SweepConfig
-from .folder import SweepFolder
 from .plan import Training, reference_of
+from .sweep_folder import SweepFolder
 
 QUANTILES = (np.arange(100) + 0.5) / 100  # of what fresh noise gives
 DIGITS = 5  # decimals of a statistic, whose standard deviation is 1

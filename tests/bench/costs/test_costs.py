@@ -36,7 +36,7 @@ from potion_fast.bench.costs import (
     ring,
     shards_needed,
 )
-from potion_fast.bench.costs.files import load_rates, save_rates
+from potion_fast.bench.costs.rates_file import load_rates, save_rates
 from potion_fast.bench.models import create_model
 from potion_fast.cli import main as cli
 from potion_fast.cli import output

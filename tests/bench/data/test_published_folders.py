@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from potion_fast.bench.sweep import load_sweep, run_sweep
-from potion_fast.bench.sweep.plan import plan
+from potion_fast.bench.sweep.plan import make_plan
 
 CLASSES = ("n01440764", "n02102040")
 SMALL = ["train.model=timm:vit_tiny_patch16_224", "train.pretrained=false", "train.device=cpu", "train.patch_size=21"]
@@ -56,6 +56,6 @@ def test_a_preset_goes_from_photographs_to_a_row(
 
 @pytest.mark.parametrize("preset", ["potion/table3", "potion/table5"])
 def test_a_preset_fine_tunes_the_papers_model_as_the_paper_says(preset: str):
-    config = next(iter(plan(load_sweep(preset)).trainings.values())).config.resolved()
+    config = next(iter(make_plan(load_sweep(preset)).trainings.values())).config.resolved()
     assert config.model == "timm:vit_base_patch16_224.augreg_in21k_ft_in1k" and config.pretrained
     assert (config.optimizer, config.lr, config.to_dict().get("patch_size", 21)) == ("adamw", 2.5e-4, 21)

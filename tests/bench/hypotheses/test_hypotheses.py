@@ -16,15 +16,15 @@ from potion_fast.bench.configs import EvaluateConfig
 from potion_fast.bench.hypotheses import (
     CosineConfig,
     ShiftConfig,
-    cosine_in_words,
     cosine_run,
-    shift_in_words,
+    format_cosine,
+    format_shift,
     shift_run,
 )
 from potion_fast.bench.hypotheses.descents import descend, equalising, left_out
 from potion_fast.bench.hypotheses.feature_poisons import indiscriminate, random_clean, targeted
 from potion_fast.bench.hypotheses.features import Features, last_inputs
-from potion_fast.bench.hypotheses.linear import Normal, Synthetic, cancel, corrupted, cosine
+from potion_fast.bench.hypotheses.linear_regression import NormalEquations, SyntheticSet, cancel, corrupted, cosine
 from potion_fast.bench.hypotheses.logistic import minimiser, predicted
 from potion_fast.bench.hypotheses.shifts import KINDS, SHARES, shifts
 from potion_fast.errors import DataError, FileError, ModelError, PotionError
@@ -168,7 +168,7 @@ def test_features_that_cannot_be_classified_are_refused(features: Features):
 
 
 def test_the_synthetic_set_is_that_of_the_paper():
-    data = Synthetic.draw(10_000, 120, 50, generator())
+    data = SyntheticSet.draw(10_000, 120, 50, generator())
     assert data.inputs.shape == (10_000, 120) and data.labels.shape == (10_000,) and data.half == 5000
     np.testing.assert_allclose(data.weights @ data.weights.T, np.eye(2), atol=1e-12)
     assert not data.weights[:, 50:].any() and data.weights[:, :50].all()
@@ -182,32 +182,34 @@ def test_the_synthetic_set_is_that_of_the_paper():
 
 
 @pytest.fixture(scope="module")
-def data() -> Synthetic:
-    return Synthetic.draw(400, 30, 6, generator())
+def data() -> SyntheticSet:
+    return SyntheticSet.draw(400, 30, 6, generator())
 
 
-def test_the_closed_form_is_the_minimiser(data: Synthetic):
-    normal = Normal.of(data.inputs, data.labels)
+def test_the_closed_form_is_the_minimiser(data: SyntheticSet):
+    normal = NormalEquations.of(data.inputs, data.labels)
     for decay in (0.0, 0.03):
         theta = normal.minimiser(decay)
         residuals = data.inputs @ theta - data.labels
         assert np.linalg.norm(data.inputs.T @ residuals / 400 + decay * theta) < 1e-12
-    part = Normal.of(data.inputs[:100], data.labels[:100])
+    part = NormalEquations.of(data.inputs[:100], data.labels[:100])
     np.testing.assert_allclose(
-        (normal - part).minimiser(0.03), Normal.of(data.inputs[100:], data.labels[100:]).minimiser(0.03), atol=1e-10
+        (normal - part).minimiser(0.03),
+        NormalEquations.of(data.inputs[100:], data.labels[100:]).minimiser(0.03),
+        atol=1e-10,
     )
     assert (normal - part + part).samples == 400
 
 
-def test_bad_weights_lie_on_the_sphere_and_are_bad(data: Synthetic):
-    theta = Normal.of(data.inputs, data.labels).minimiser(0.03)
+def test_bad_weights_lie_on_the_sphere_and_are_bad(data: SyntheticSet):
+    theta = NormalEquations.of(data.inputs, data.labels).minimiser(0.03)
     low = corrupted(data, theta, 0.5, generator())
     losses = [float(((data.inputs @ weights - data.labels) ** 2).mean()) for weights in (theta, low)]
     assert np.linalg.norm(low - theta) == pytest.approx(0.5) and losses[1] > losses[0] + 0.2
 
 
-def test_canceling_descends_the_gradient_of_its_own_loss(data: Synthetic):
-    clean = Normal.of(data.inputs, data.labels)
+def test_canceling_descends_the_gradient_of_its_own_loss(data: SyntheticSet):
+    clean = NormalEquations.of(data.inputs, data.labels)
     low = corrupted(data, clean.minimiser(0.03), 0.5, generator())
     rows, lr = np.array([3, 250, 77]), 1e-3
     moved, left = cancel(data, clean, rows, low, 0.03, 1, lr)
@@ -225,14 +227,14 @@ def test_canceling_descends_the_gradient_of_its_own_loss(data: Synthetic):
         cancel(data, clean, rows, low, 0.03, 200, 1000.0)
 
 
-def test_the_cosine_is_1_on_the_way_and_0_across_it(data: Synthetic):
+def test_the_cosine_is_1_on_the_way_and_0_across_it(data: SyntheticSet):
     direction = generator().standard_normal(30)
     assert cosine(direction, 3 * direction) == pytest.approx(1) == -cosine(direction, -direction)
     assert cosine(direction, np.eye(30)[0] * direction[1] - np.eye(30)[1] * direction[0]) == pytest.approx(0)
 
 
-def test_the_descent_takes_the_gradients_of_those_that_stay(data: Synthetic):
-    clean = Normal.of(data.inputs, data.labels)
+def test_the_descent_takes_the_gradients_of_those_that_stay(data: SyntheticSet):
+    clean = NormalEquations.of(data.inputs, data.labels)
     removal = left_out(data, clean, clean.minimiser(0.0), 150, 0.0, 0, generator())
     assert len(removal.kept) == 250 == removal.rest.samples and (np.setdiff1d(range(200), removal.kept).size) == 0
     np.testing.assert_allclose(removal.rest.gradient(removal.end), 0, atol=1e-12)
@@ -298,7 +300,7 @@ def test_a_run_of_hypothesis_1(tmp_path: Path):
     }
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["command"] == "hypothesis-shift" and config["config"]["poisons"] == 20
-    words = "\n".join(shift_in_words(content))
+    words = "\n".join(format_shift(content))
     assert "clean samples" in words and "seed 1, targeted: " in words and "seed 3, indiscriminate: " in words
 
     first = (tmp_path / "run" / "shift.csv").read_bytes()
@@ -315,7 +317,7 @@ def test_a_run_of_hypothesis_1_on_a_trained_models_features(clean: Path, tmp_pat
     assert content["samples"] == 500 and content["poisons"] == 4  # the paper's share of them
     assert "choose a smaller tolerance" in content["warnings"][0]
     assert content["ratio"]["targeted"] == {"mean": None, "lowest": None}  # the solver did not leave its start
-    assert not any("times" in line for line in shift_in_words(content))
+    assert not any("times" in line for line in format_shift(content))
     with pytest.raises(FileError, match="read by this run"):
         shift_run(SHIFT.updated(run=str(clean)), clean, overwrite=True)
 
@@ -337,7 +339,7 @@ def test_a_run_of_hypothesis_2(tmp_path: Path):
         begun = [float(row["full_cosine"]) for row in table if row["kind"] == kind and row["step"] == "0"]
         assert values["first_cosine"]["mean"] == pytest.approx(np.mean(begun))
     assert all(attack["gradient_left"] < 1 for attack in content["attacks"])
-    assert any("cosine" in line for line in cosine_in_words(content))
+    assert any("cosine" in line for line in format_cosine(content))
 
     first = (tmp_path / "run" / "cosine.csv").read_bytes()
     cosine_run(COSINE, tmp_path / "run", overwrite=True)

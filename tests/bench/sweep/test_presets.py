@@ -10,8 +10,8 @@ import yaml
 
 from helpers.unlearned import PAPERS
 from potion_fast.bench.attacks import ATTACKS
-from potion_fast.bench.sweep import load_sweep, plan, presets, run_sweep
-from potion_fast.bench.sweep.method_spec import Method
+from potion_fast.bench.sweep import load_sweep, make_plan, presets, run_sweep
+from potion_fast.bench.sweep.method_spec import MethodSpec
 from potion_fast.bench.unlearners import UNLEARNERS
 
 TABLES = [f"potion/table{number}" for number in range(2, 10)]
@@ -50,7 +50,7 @@ def test_there_is_a_preset_for_every_table():
 
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_has_a_plan(name: str):
-    whole = plan(load_sweep(name))
+    whole = make_plan(load_sweep(name))
     assert whole.unlearnings
     assert {training.config.leave_out_poisoned for training in whole.trainings.values()} == {True, False}
     methods = {unit.method.name for unit in whole.unlearnings.values()}
@@ -58,7 +58,7 @@ def test_every_preset_has_a_plan(name: str):
 
 
 def test_the_grid_of_table_1_is_the_papers():
-    whole = plan(load_sweep("potion/table1/cifar10"))
+    whole = make_plan(load_sweep("potion/table1/cifar10"))
     searches = {
         (whole.trainings[unit.model].config.poisoned, unit.found)
         for unit in whole.unlearnings.values()
@@ -72,7 +72,7 @@ def test_the_grid_of_table_1_is_the_papers():
 
 @pytest.mark.parametrize("name", KEYS)
 def test_the_names_of_a_sweeps_tasks_stay(name: str):
-    keys = sorted(task.key for task in plan(load_sweep(name)).tasks)
+    keys = sorted(task.key for task in make_plan(load_sweep(name)).tasks)
     assert (len(keys), hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]) == KEYS[name]
 
 
@@ -80,7 +80,7 @@ def test_between_them_the_smoke_presets_have_every_attack_and_every_method_of_th
     configs = [load_sweep(name) for name in SMOKE]
     attacks = {attack["poison"] for config in configs for attack in config.attacks.values()}
     assert PAPERS_ATTACKS <= attacks <= set(ATTACKS)
-    methods = {method.name for config in configs for entry in config.methods for method in Method.each(entry)}
+    methods = {method.name for config in configs for entry in config.methods for method in MethodSpec.each(entry)}
     assert set(PAPERS) <= methods <= set(UNLEARNERS)
 
 
@@ -106,7 +106,7 @@ def test_smoke_runs_every_method_on_its_attacks(name: str, skipped: tuple[str, .
     smaller += [f"attacks={yaml.safe_dump(chosen)}"]
     assert run_sweep(name, tmp_path / "out", overrides=smaller)["undone"] == []
     rows = [row for path in (tmp_path / "out" / "results").iterdir() for row in json.loads(path.read_text())["rows"]]
-    wanted = {each.name for entry in methods for each in Method.each(entry)}
+    wanted = {each.name for entry in methods for each in MethodSpec.each(entry)}
     for attack in chosen:
         assert {row["method"] for row in rows if row["attack_key"] == attack} == wanted
 

@@ -20,11 +20,11 @@ import potion_fast as pf
 from potion_fast.bench.data import make_loader
 from potion_fast.bench.runs.diagnostics import notes_of_healing
 from potion_fast.bench.runs.scenario import Scenario
-from potion_fast.bench.sweep import load_sweep, plan, plan_sweep, run_sweep
+from potion_fast.bench.sweep import load_sweep, make_plan, plan_sweep, run_sweep
 from potion_fast.bench.sweep.early_stops import MAX_STEPS, spread, steps_for, stop_at
-from potion_fast.bench.sweep.folder import SweepFolder
-from potion_fast.bench.sweep.plan import Plan, reference_of
+from potion_fast.bench.sweep.plan import SweepPlan, reference_of
 from potion_fast.bench.sweep.retain import arranged, shared_retain
+from potion_fast.bench.sweep.sweep_folder import SweepFolder
 from potion_fast.bench.sweep.trained_model import TrainedModel
 from potion_fast.cli.main import main
 from potion_fast.errors import FileError, PotionError
@@ -82,8 +82,8 @@ def timeless(out: Path) -> dict[str, Any]:
     return content
 
 
-def planned(**changes: Any) -> Plan:
-    return plan(load_from({**TINY, **changes}))
+def planned(**changes: Any) -> SweepPlan:
+    return make_plan(load_from({**TINY, **changes}))
 
 
 def load_from(content: dict[str, Any]) -> Any:
@@ -94,7 +94,7 @@ def load_from(content: dict[str, Any]) -> Any:
 
 def subject_of(out: Path, tiny_file: Path) -> TrainedModel:
     config = load_sweep(tiny_file)
-    training = next(iter(plan(config).trainings.values()))
+    training = next(iter(make_plan(config).trainings.values()))
     return TrainedModel.load(config, SweepFolder(out), training)
 
 
@@ -219,7 +219,7 @@ def test_a_sweep_killed_and_started_again_ends_with_the_same_numbers(swept: Path
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     before = {path.name: path.read_bytes() for path in (out / "results").glob("*.json")}
-    assert 2 <= len(before) < len(plan(load_sweep(tiny_file)).unlearnings)
+    assert 2 <= len(before) < len(make_plan(load_sweep(tiny_file)).unlearnings)
     assert run_sweep(tiny_file, out)["undone"] == []
     assert timeless(out) == timeless(swept)
     assert all((out / "results" / name).read_bytes() == content for name, content in before.items())

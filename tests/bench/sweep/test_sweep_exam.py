@@ -21,12 +21,12 @@ from potion_fast.bench.metrics import poison_removed
 from potion_fast.bench.runs.craft import CHECKPOINT
 from potion_fast.bench.runs.folder import strict
 from potion_fast.bench.sweep import executor as work
-from potion_fast.bench.sweep import load_sweep, plan, plan_sweep, run_sweep
+from potion_fast.bench.sweep import load_sweep, make_plan, plan_sweep, run_sweep
 from potion_fast.bench.sweep.config import SweepConfig
-from potion_fast.bench.sweep.folder import SweepFolder
-from potion_fast.bench.sweep.method_spec import Method
-from potion_fast.bench.sweep.plan import Plan, crafted_for, reference_of
+from potion_fast.bench.sweep.method_spec import MethodSpec
+from potion_fast.bench.sweep.plan import SweepPlan, crafted_for, reference_of
 from potion_fast.bench.sweep.rows import file_content, read_rows
+from potion_fast.bench.sweep.sweep_folder import SweepFolder
 from potion_fast.bench.sweep.trained_model import TrainedModel
 from potion_fast.cli.main import main
 from potion_fast.errors import FileError, PotionError
@@ -68,8 +68,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory, exam_file: Path) -> Path:
     return out
 
 
-def planned(**changes: Any) -> Plan:
-    return plan(SweepConfig.from_dict({"name": "tiny", **TINY, **changes}))
+def planned(**changes: Any) -> SweepPlan:
+    return make_plan(SweepConfig.from_dict({"name": "tiny", **TINY, **changes}))
 
 
 def rows_of(out: Path, **wanted: Any) -> list[dict[str, Any]]:
@@ -130,15 +130,15 @@ def test_a_budget_is_kept_to_the_step_and_is_in_key_and_row(swept: Path):
 
 
 def test_a_budget_is_a_share_of_the_iterations_in_whole_steps():
-    methods = Method.each({"method": "gd", "budget": [0.29, 0.1, 1]})
+    methods = MethodSpec.each({"method": "gd", "budget": [0.29, 0.1, 1]})
     assert [method.limits(100)["budget"] for method in methods] == [29, 10, 100]  # 0.29 * 100 is 28.999... in binary
     assert [method.limits(7)["budget"] for method in methods] == [2, 1, 7]
     assert methods[1].label == "gd-budget=0.1"
-    assert Method.each("gd")[0].limits(100) == {}
+    assert MethodSpec.each("gd")[0].limits(100) == {}
 
 
 def test_the_victim_is_trained_on_what_was_crafted_and_from_other_weights(swept: Path, exam_file: Path):
-    whole = plan(load_sweep(exam_file))
+    whole = make_plan(load_sweep(exam_file))
     for attack in ("targeted", "indiscriminate"):
         key = f"digits_{attack}_16_seed0"
         crafted = Perturbations.load(swept / "crafted" / crafted_for(key) / "perturbations.safetensors")
@@ -167,7 +167,7 @@ def test_a_crafting_runs_between_the_clean_and_the_poisoned_training():
 
 def test_found_samples_of_appended_poison_are_the_copies(swept: Path, exam_file: Path):
     config = load_sweep(exam_file)
-    training = plan(config).trainings["digits_indiscriminate_16_seed0"]
+    training = make_plan(config).trainings["digits_indiscriminate_16_seed0"]
     subject = TrainedModel.load(config, SweepFolder(swept), training)
     assert subject.scenario.poisoned == list(range(500, 516))
     assert set(subject.found(8)) < set(subject.scenario.poisoned)

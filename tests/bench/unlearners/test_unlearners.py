@@ -27,7 +27,7 @@ from helpers.unlearned import (
     settings,
     validation,
 )
-from potion_fast.bench.sweep.method_spec import Method
+from potion_fast.bench.sweep.method_spec import MethodSpec
 from potion_fast.bench.unlearners import UNLEARNERS, Loaders, make_unlearner, register_unlearner
 from potion_fast.errors import DataError, ModelError, PotionError, SearchError
 
@@ -77,7 +77,7 @@ def test_an_unlearner_of_the_users_own_by_its_module(
     assert done.method == "my_unlearners:Mine" and done.trace[-1].iterations == 2
     assert type(make_unlearner("my_unlearners:Mine")) is type(mine)
     assert make_unlearner("my_unlearners:Named").name == make_unlearner("mine").name == "mine"
-    (method,) = Method.each({"method": "my_unlearners:Mine", "iterations": 2})  # as a sweep's configuration has it
+    (method,) = MethodSpec.each({"method": "my_unlearners:Mine", "iterations": 2})  # as a sweep's configuration has it
     assert (method.objective, method.label) == (None, "my_unlearners-Mine-iterations=2")
     with pytest.raises(PotionError, match="no unlearner: derive its class"):
         make_unlearner("my_unlearners:function")

@@ -11,7 +11,7 @@ PRINTED = Path(__file__).with_name("paper_values.csv")
 
 
 @dataclass(frozen=True)
-class Printed:
+class PawelczykValue:
     """A test accuracy of the paper's table 2, in percent.
 
     row     as the paper names it; "no unlearning" stands in the caption
@@ -28,11 +28,11 @@ class Printed:
 
 
 @cache
-def printed() -> tuple[Printed, ...]:
+def printed() -> tuple[PawelczykValue, ...]:
     """All of them, in the paper's order."""
     with PRINTED.open(newline="", encoding="utf-8") as file:
         return tuple(
-            Printed(
+            PawelczykValue(
                 **{name: line[name] for name in ("row", "method")},
                 size=float(line["size"]) if line["size"] else None,
                 budget=float(line["budget"]) if line["budget"] else None,
@@ -42,7 +42,7 @@ def printed() -> tuple[Printed, ...]:
         )
 
 
-def of_paper(method: str, size: float | None, budget: float | None) -> Printed | None:
+def of_paper(method: str, size: float | None, budget: float | None) -> PawelczykValue | None:
     """One of table 2; None where the paper prints none."""
     for each in printed():
         if each.method == method and each.budget == budget and each.size in (None, size):

@@ -11,7 +11,7 @@ PRINTED = Path(__file__).with_name("paper_values.csv")
 
 
 @dataclass(frozen=True)
-class Printed:
+class PotionValue:
     """A number of the paper.
 
     where    "table 1" or "section 5.3"
@@ -35,11 +35,11 @@ class Printed:
 
 
 @cache
-def printed() -> tuple[Printed, ...]:
+def printed() -> tuple[PotionValue, ...]:
     """All of them, in the paper's order."""
     with PRINTED.open(newline="", encoding="utf-8") as file:
         return tuple(
-            Printed(
+            PotionValue(
                 **{name: line[name] for name in ("where", "part", "row", "method", "measure")},
                 s_step=float(line["s_step"]) if line["s_step"] else None,
                 mean=float(line["mean"]),
@@ -49,7 +49,7 @@ def printed() -> tuple[Printed, ...]:
         )
 
 
-def of_paper(where: str, part: str, method: str, measure: str, s_step: float | None = None) -> Printed | None:
+def of_paper(where: str, part: str, method: str, measure: str, s_step: float | None = None) -> PotionValue | None:
     """One of them; None where the paper prints none. `s_step` is asked of table 8 alone."""
     for each in printed():
         if (each.where, each.part, each.method, each.measure) != (where, part, method, measure):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...attacks.kinds import Trigger
 from ..averages import Average
 from ..table import PAPER, Column, Table, TableLine, format_number
-from .paper_values import Printed
+from .paper_values import PotionValue
 from .tables import MEASURES, PaperLine, PaperTable
 
 COMPARED = ("poison_healed", "model_damage")  # with the paper's values beside them
@@ -69,7 +69,7 @@ def format_spreads(average: Average | None) -> str:
     return f"{format_number(average.mean)} ± {scenarios} ({seeds})"
 
 
-def _of_paper(value: Printed | None) -> str:
+def _of_paper(value: PotionValue | None) -> str:
     return "" if value is None else f"{format_number(value.mean)} ± {value.spread:.2f}"
 
 

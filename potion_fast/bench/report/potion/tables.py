@@ -21,7 +21,7 @@ from ..methods import (
     variants,
 )
 from ..papers import RHO, S_STEP, perturbed
-from .paper_values import Printed, of_paper, printed
+from .paper_values import PotionValue, of_paper, printed
 from .scope import CIFAR, Chosen, Scope, choose
 
 FOUND, ONE_SHOT, ALL_FOUND = "found", "one-shot", "all found"  # parts of the tables
@@ -103,7 +103,7 @@ class PaperLine:
     section: str
     method: str
     averages: dict[str, Average | None]
-    printed: dict[str, Printed | None] = field(default_factory=dict)
+    printed: dict[str, PotionValue | None] = field(default_factory=dict)
     rows: Sequence[Row] = ()
     s_step: float | None = None
     missing: str = ""

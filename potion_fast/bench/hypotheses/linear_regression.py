@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Synthetic:
+class SyntheticSet:
     """Samples whose labels depend on the first coordinates only, half by one weight vector and half by another.
 
     inputs   float64 [N, d], the first k coordinates ~ N(0, 1), the others ~ N(0, 1e-4)
@@ -34,7 +34,7 @@ class Synthetic:
         return len(self.labels) // 2
 
     @classmethod
-    def draw(cls, samples: int, dimension: int, informative: int, rng: np.random.Generator) -> Synthetic:
+    def draw(cls, samples: int, dimension: int, informative: int, rng: np.random.Generator) -> SyntheticSet:
         """`informative` is k, at least 2."""
         inputs = rng.standard_normal((samples, dimension))
         inputs[:, informative:] *= VARIANCE**0.5
@@ -46,7 +46,7 @@ class Synthetic:
 
 
 @dataclass(frozen=True)
-class Normal:
+class NormalEquations:
     """The normal equations of some samples: all that least squares needs of them.
 
     gram     Σ x xᵀ [d, d]
@@ -59,14 +59,14 @@ class Normal:
     samples: int
 
     @classmethod
-    def of(cls, inputs: Array, labels: Array) -> Normal:
+    def of(cls, inputs: Array, labels: Array) -> NormalEquations:
         return cls(inputs.T @ inputs, inputs.T @ labels, len(labels))
 
-    def __add__(self, other: Normal) -> Normal:
-        return Normal(self.gram + other.gram, self.moments + other.moments, self.samples + other.samples)
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        return NormalEquations(self.gram + other.gram, self.moments + other.moments, self.samples + other.samples)
 
-    def __sub__(self, other: Normal) -> Normal:
-        return Normal(self.gram - other.gram, self.moments - other.moments, self.samples - other.samples)
+    def __sub__(self, other: NormalEquations) -> NormalEquations:
+        return NormalEquations(self.gram - other.gram, self.moments - other.moments, self.samples - other.samples)
 
     def gradient(self, theta: Array) -> Array:  # [d]
         """Of the mean of ½ (<θ, x> - y)² over the samples."""
@@ -78,7 +78,7 @@ class Normal:
         return np.asarray(np.linalg.solve(decayed, self.moments / self.samples), dtype=np.float64)
 
 
-def corrupted(data: Synthetic, theta: Array, budget: float, rng: np.random.Generator) -> Array:  # [d]
+def corrupted(data: SyntheticSet, theta: Array, budget: float, rng: np.random.Generator) -> Array:  # [d]
     """GradPC: θ_low = θ + a. The squared loss is ascended in a step of length 1 per batch, within ‖a‖₂ <= budget."""
     low = theta
     order = rng.permutation(len(data.labels))
@@ -91,8 +91,8 @@ def corrupted(data: Synthetic, theta: Array, budget: float, rng: np.random.Gener
 
 
 def cancel(
-    data: Synthetic,
-    clean: Normal,
+    data: SyntheticSet,
+    clean: NormalEquations,
     rows: NDArray[np.int64],  # [P]
     low: Array,  # [d]
     weight_decay: float,

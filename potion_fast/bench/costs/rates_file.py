@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import FileError, PotionError
 from ...utils.atomic_files import written_whole
-from .model import Rates
+from .cost_model import Rates
 
 FILE_KEY = "potion_fast.rates"  # the entry that marks a file as ours
 

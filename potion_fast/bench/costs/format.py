@@ -10,7 +10,7 @@ TIMES = (("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0), ("days", 86400.
 PHASES = ("retain pass", "forget pass", "all-reduce", "plan", "edits", "evaluation")
 
 
-def costs_in_words(content: dict[str, Any]) -> list[str]:
+def format_costs(content: dict[str, Any]) -> list[str]:
     """Lines for what `plan_costs` gives."""
     network, work, rates, measured = (content[name] for name in ("network", "work", "rates", "measured"))
     each = {name: network[name] for name in ("flops", "forward_flops")}

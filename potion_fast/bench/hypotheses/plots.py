@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from ...utils.atomic_files import written_whole
 from ..figures.pictures import CLEAN, TRIGGERED
 from ..report.style import LARGE, ORDER, canvas, ideal, legend, marked
-from .descents import KINDS, Descent
+from .descents import KINDS, DescentStep
 
 SHIFT_LOOKS = {  # kind -> its name in words, colour and mark
     "indiscriminate": ("indiscriminate poison", ORDER[3], "o"),
@@ -48,7 +48,7 @@ def draw_shift(path: str | os.PathLike[str], content: dict[str, Any], seeds: int
     _save(figure, path)
 
 
-def draw_cosine(path: str | os.PathLike[str], rows: Sequence[Descent]) -> None:
+def draw_cosine(path: str | os.PathLike[str], rows: Sequence[DescentStep]) -> None:
     """Figure 5: the cosine along the descent, of mini-batches and of all clean samples; a PNG."""
     figure, grid = canvas(1, 2, 5.4, sharey=True)
     lines = {}
@@ -64,7 +64,7 @@ def draw_cosine(path: str | os.PathLike[str], rows: Sequence[Descent]) -> None:
     _save(figure, path)
 
 
-def _draw_descents(axes: Axes, rows: Sequence[Descent], name: str, color: str) -> Line2D:
+def _draw_descents(axes: Axes, rows: Sequence[DescentStep], name: str, color: str) -> Line2D:
     """The mean over the seeds by step, and a band of one standard deviation around it."""
     values: dict[int, list[float]] = {}
     for row in rows:

@@ -15,8 +15,8 @@ from ...user.read_data import read_yaml
 from ...utils.atomic_files import UNFINISHED
 from ..runs.folder import RunFolder, versions
 from .config import SweepConfig, identity
-from .plan import Crafting, Plan, RetainPass, Task, Training, Unlearning
-from .retain import Retain
+from .plan import Crafting, RetainPass, SweepPlan, Task, Training, Unlearning
+from .retain import RetainImportances
 from .rows import Row, file_content
 
 
@@ -65,7 +65,7 @@ class SweepFolder:
             return self.path / "importances" / task.key
         return self.path / "results" / f"{task.key}.json"
 
-    def done(self, task: Task, plan: Plan) -> bool:
+    def done(self, task: Task, plan: SweepPlan) -> bool:
         """Whether there is nothing left to do for a task: a pass whose importances nobody needs any more is done."""
         if not isinstance(task, RetainPass):
             return self.place(task).exists()
@@ -76,7 +76,7 @@ class SweepFolder:
     def retain_file(self, task: RetainPass, found: int, objective: str) -> Path:
         return self.place(task) / f"found{found}-{objective}.safetensors"
 
-    def drop_unneeded(self, retain: RetainPass | None, plan: Plan) -> None:
+    def drop_unneeded(self, retain: RetainPass | None, plan: SweepPlan) -> None:
         """Remove the importances of a pass if all that need them are done."""
         if retain is not None and all(self.place(each).exists() for each in plan.readers(retain)):
             for path in self.place(retain).glob("*.safetensors"):
@@ -114,7 +114,7 @@ class SweepFolder:
             shutil.rmtree(place)
         os.replace(temporary, place)
 
-    def write_retain(self, task: RetainPass, done: Mapping[int, Retain], wall: float) -> None:
+    def write_retain(self, task: RetainPass, done: Mapping[int, RetainImportances], wall: float) -> None:
         """The importances of a pass by |S_f|, the seconds of what went into each, and of all."""
         with self.made(task) as place:
             place.mkdir()
