@@ -114,7 +114,7 @@ class ShardedPass(LocalPass):
     def accumulate(self, loader: Iterable[object], start: Position, checkpoint: PassCheckpoint | None) -> Position:
         position, source = Position(), chunks(loader, self.group_size)
         fill: Sample | None = None
-        with bar(what="importances", unit="sample", shown=self.options.progress) as samples_done:
+        with bar(label="importances", unit="sample", shown=self.options.progress) as samples_done:
             while True:
                 with self.ranks.raising_together():
                     chunk = self._next(source)

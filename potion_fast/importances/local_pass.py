@@ -171,7 +171,7 @@ class LocalPass:
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
         position, shown = Position(), self.options.progress
         with (
-            bar(total=total, what="importances", unit="sample", shown=shown) as samples_done,
+            bar(total=total, label="importances", unit="sample", shown=shown) as samples_done,
             saved_on_error(checkpoint),
         ):
             for chunk in chunks(loader, self.group_size):

@@ -259,7 +259,7 @@ def _ranked(subject: _Subject) -> Iterator[tuple[RankedPlan, list[Point]]]:
 
 def _try_candidates(search: _Search, order: Order, rounds: Iterable[tuple[Plan, list[Point]]], shown: bool) -> None:
     """Go through the candidates, round by round, until one passes or none is left."""
-    with bar(what="search", unit="evaluation", shown=shown) as done:
+    with bar(label="search", unit="evaluation", shown=shown) as done:
         for plan, points in rounds:
             search.plan = plan
             tried = []

@@ -155,7 +155,7 @@ def ssd_grid(
     plan: EditPlan | None = None
     try:
         plan = EditPlan(parameters, forget, retain, alphas, dampening=None)
-        with bar(what="grid", unit="setting", total=len(places), shown=progress) as done:
+        with bar(label="grid", unit="setting", total=len(places), shown=progress) as done:
             for k, dampening, begun in _applied(plan, places):
                 forgotten, validated = on_forget(), on_validation()
                 score = (before[0].accuracy - forgotten.accuracy + validated.accuracy - before[1].accuracy) / 2

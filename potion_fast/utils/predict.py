@@ -33,7 +33,7 @@ def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) 
     device = next(model.parameters()).device
     logits, labels = [], []
     with evaluating(model), torch.inference_mode():
-        for batch in bar(loader, what="predicting", unit="batch", shown=progress):
+        for batch in bar(loader, label="predicting", unit="batch", shown=progress):
             inputs, batch_labels = inputs_and_labels(batch)
             if batch_labels is None:
                 raise DataError("the loader gives no labels to compare the predictions with")

@@ -69,7 +69,7 @@ def cosine_run(
 
     run = RunFolder.create(out, overwrite)
     run.write_config("hypothesis-cosine", config.to_dict())
-    wanted = bar(config.seeds, what="gradient canceling", unit="seed", shown=progress)
+    wanted = bar(config.seeds, label="gradient canceling", unit="seed", shown=progress)
     poison = [_poison(config, data, clean, theta, seed) for seed in wanted]
     removed, notes = _removed(config, data, clean, theta, poison)
     clean_ones = [_left_out(config, data, clean, theta, removed, seed) for seed in config.seeds]

@@ -81,7 +81,7 @@ def _read(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Features [N, d] and labels [N] of a loader's images, in its order."""
     features, labels = [], []
-    for batch in bar(loader, what="features", unit="batch", shown=progress):
+    for batch in bar(loader, label="features", unit="batch", shown=progress):
         images, given = inputs_and_labels(batch)
         assert given is not None
         inputs = images if model is None else last_inputs(model, images, classes)

@@ -92,7 +92,7 @@ def shift_run(
     rows: list[Shift] = []
     attacks = []
     wanted = [(seed, kind) for seed in config.seeds for kind in KINDS]
-    for seed, kind in bar(wanted, what="hypothesis 1", unit="curve", shown=progress):
+    for seed, kind in bar(wanted, label="hypothesis 1", unit="curve", shown=progress):
         poisoned = _poisoned(config, features, clean, kind, seed)
         whole = clean  # θ(S_corr): clean samples corrupt nothing
         if kind != "random":

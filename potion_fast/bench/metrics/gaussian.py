@@ -187,7 +187,7 @@ def _measured(
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     seen = 0
-    for batch in bar(base_loader, what="input gradients", unit="batch", shown=progress):
+    for batch in bar(base_loader, label="input gradients", unit="batch", shown=progress):
         inputs, labels = inputs_and_labels(batch)
         if labels is None:
             raise DataError("the loader of base images gives no labels to take gradients with")

@@ -83,7 +83,7 @@ def export_run(
     if scenario.table is not None:
         scenario.table.save(run / PERTURBATIONS)
     for name, dataset in splits.items():
-        batches = bar(range(0, len(dataset), BATCH), what=name, unit="batch", shown=progress)
+        batches = bar(range(0, len(dataset), BATCH), label=name, unit="batch", shown=progress)
         images = (_batch(scenario, dataset, start) for start in batches)
         if form == "folder":
             _write_folder(run / name, images, dataset.labels, folder_names(scenario.splits.classes))

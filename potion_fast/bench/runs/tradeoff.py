@@ -54,7 +54,7 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
     plan, wanted = _step_by_step(model, result) if uses_grid else _weight_by_weight(model, result)
     points: list[Point] = []
     try:
-        for k, s in bar(wanted, what="curve", unit="point", shown=progress):
+        for k, s in bar(wanted, label="curve", unit="point", shown=progress):
             if points and plan.dampened(k) == points[-1].dampened:
                 continue  # edits are nested: as many weights are the same weights
             plan.apply(k)

@@ -177,7 +177,7 @@ def train(
     started = time.perf_counter()
     with (
         _freeze_all_but(model, trained) as parameters,
-        bar(total=iterations, what="training", unit="it", shown=progress) as steps,
+        bar(total=iterations, label="training", unit="it", shown=progress) as steps,
     ):
         if not parameters:
             raise ModelError("there is nothing to train: no parameter requires a gradient")

@@ -52,7 +52,7 @@ def summed_gradient(
         which = chosen(model, parameters)
         sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in which]
         samples = 0
-        for batch in bar(loader, what="clean gradient", unit="batch", shown=progress):
+        for batch in bar(loader, label="clean gradient", unit="batch", shown=progress):
             inputs, labels = inputs_and_labels(batch)
             if labels is None:
                 raise DataError("the loader gives no labels; the clean gradient is that of the labelled samples")
@@ -155,7 +155,7 @@ def gradient_canceling(
         if checkpoint is not None:
             identity = _checksums(mean_gradient, box)
             descent.load(checkpoint, identity, clean)
-        with bar(total=steps, what="crafting", unit="step", shown=progress) as shown:
+        with bar(total=steps, label="crafting", unit="step", shown=progress) as shown:
             shown.update(descent.done)
             while True:
                 gradient = mean_gradient.gradient(descent.delta)

@@ -115,7 +115,7 @@ def gradient_matching(
         if checkpoint is not None:
             identity = _checksums(model, poisons, target_images, intended)
             descent.load(checkpoint, identity)
-        with bar(total=restarts * steps, what="crafting", unit="step", shown=progress) as shown:
+        with bar(total=restarts * steps, label="crafting", unit="step", shown=progress) as shown:
             shown.update(descent.restart * steps + descent.step)
             while descent.restart < restarts:
                 descent.begin(poisons.box)

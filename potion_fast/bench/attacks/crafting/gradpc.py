@@ -71,7 +71,7 @@ def gradpc(
     steps = 0
     with seeded(seed), torch.enable_grad():
         for _ in range(epochs):
-            for batch in bar(loader, what="corrupting parameters", unit="batch", shown=progress):
+            for batch in bar(loader, label="corrupting parameters", unit="batch", shown=progress):
                 inputs, labels = inputs_and_labels(batch)
                 if labels is None:
                     raise DataError("the loader gives no labels; GradPC ascends the loss of the true ones")
