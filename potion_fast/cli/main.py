@@ -14,17 +14,14 @@ from .. import __version__
 from ..errors import PotionError
 from .output import EXIT_CODES, FAILED, INTERRUPTED
 
-PACKAGES = {  # that an extra brings, by the modules that are imported
+PACKAGES = {  # that the extras cli and bench bring, by the modules that are imported
     "PIL": "Pillow",
     "matplotlib": "matplotlib",
     "pydantic": "pydantic",
     "timm": "timm",
-    "tokenizers": "tokenizers",
     "torchvision": "torchvision",
-    "transformers": "transformers",
     "yaml": "PyYAML",
 }
-TEXT = ("tokenizers", "transformers")  # those of the extra `text`
 
 
 class Command(NamedTuple):
@@ -84,10 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if name is None or package not in PACKAGES:
             raise
-        extra = "text" if package in TEXT else COMMANDS[name].extra
+        install = f"pip install 'potion-fast[{COMMANDS[name].extra}]'"
         print(
-            f"potion-fast {name}: error: this command needs {PACKAGES[package]}; "
-            f"install it with: pip install 'potion-fast[{extra}]'",
+            f"potion-fast {name}: error: this command needs {PACKAGES[package]}; install it with: {install}",
             file=sys.stderr,
         )
         return FAILED
