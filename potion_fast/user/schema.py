@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Union, get_args, get_origin
 
@@ -179,6 +179,8 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
         must = f"{words} {'2^32' if bound == SEEDS else format(bound, 'g')}, not {value}"
     elif kind == "finite_number":
         must = f"finite, not {value}"
+    elif kind == "too_short":
+        must = f"a list of at least {detail['ctx']['min_length']}, not {value!r}"
     else:
         must = f"{_in_words(wanted)}, not {value!r}"
     raise schema.error_type(f"{name} must be {must}") from None
@@ -194,8 +196,8 @@ def _in_words(annotation: Any) -> str:
     if origin is Literal:
         *others, last = map(repr, parts)
         return f"{', '.join(others)} or {last}" if others else last
-    if origin in (tuple, list):
-        return "a list of numbers"
+    if origin in (tuple, list, Sequence):
+        return "a list of texts" if str in parts else "a list of numbers"
     if origin is dict:
         return "a mapping"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

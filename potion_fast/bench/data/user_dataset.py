@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional
+from typing_extensions import override
 
 from ...errors import DataError
 from ...user.image_source import ImageSource
@@ -45,6 +46,7 @@ class UserSource(ImageSource):
             raise DataError(f"{what} has {count} samples and {len(labels)} labels")
         self.labels = torch.tensor([self._label(label, index) for index, label in enumerate(labels)])
 
+    @override
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         images = []
         for index in torch.as_tensor(indices, dtype=torch.int64).tolist():

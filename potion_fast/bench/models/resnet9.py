@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ...errors import ModelError
 from .initialisation import zero_biases
@@ -44,6 +45,7 @@ class ResNet9(nn.Module):
         self.classifier = nn.Linear(2 * width, num_classes, bias=False)
         zero_biases(self)  # weights keep PyTorch's default, Kaiming uniform with a = sqrt(5)
 
+    @override
     def forward(
         self,
         images: torch.Tensor,  # [B, C, H, W]
@@ -66,6 +68,7 @@ class Residual(nn.Module):
             conv_block(channels, channels, 3, padding=1),
         )
 
+    @override
     def forward(
         self,
         x: torch.Tensor,  # [B, channels, H, W]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ...errors import ModelError
 
@@ -30,6 +31,7 @@ class SmallCNN(nn.Module):
         self.pool = nn.AdaptiveMaxPool2d(2)  # 2 x 2 cells: where a stroke lies tells a 6 from a 9
         self.classifier = nn.Linear(4 * channels[-1], num_classes)
 
+    @override
     def forward(
         self,
         images: torch.Tensor,  # [B, C, H, W]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ...errors import ModelError
 from .initialisation import zero_biases
@@ -42,6 +43,7 @@ class WideResNet(nn.Module):
         self.classifier = nn.Linear(64 * width, num_classes)
         zero_biases(self)  # weights keep PyTorch's default, Kaiming uniform with a = sqrt(5)
 
+    @override
     def forward(
         self,
         images: torch.Tensor,  # [B, C, H, W]
@@ -66,6 +68,7 @@ class WideBlock(nn.Module):
         if stride != 1 or before != after:
             self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride), nn.BatchNorm2d(after))
 
+    @override
     def forward(
         self,
         x: torch.Tensor,  # [B, before, H, W]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -112,7 +112,7 @@ def _search(
     case: UnlearningCase, unlearner: PTN, pair: ImportancePair, loader: Loader, rho: float, s_step: float | None
 ) -> Result:
     cap = unlearner.max_steps if "max_steps" in case.unit.method.settings or s_step is None else steps_for(s_step)
-    searched = replace(unlearner, rho=rho, s_step=s_step, max_steps=cap)
+    searched = unlearner.updated(rho=rho, s_step=s_step, max_steps=cap)
     loaders = Loaders(loader, ())
     report = searched.edit(case.subject.model, pair.forget, pair.retain, loaders, case.progress).report
     assert isinstance(report, Result)

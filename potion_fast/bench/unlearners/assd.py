@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from dataclasses import dataclass
 
 from pydantic import PositiveFloat
 from torch import nn
+from typing_extensions import override
 
 from ...edits.plan import EditPlan
 from ...errors import PotionWarning
@@ -22,7 +22,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("assd")
-@dataclass(frozen=True, kw_only=True)
 class ASSD(Dampening):
     """One edit, without b_start and without a search.
 
@@ -36,6 +35,7 @@ class ASSD(Dampening):
 
     dampening: PositiveFloat = 1.0
 
+    @override
     def edit(
         self, model: nn.Module, forget: Importance, retain: Importance, loaders: Loaders, progress: bool = False
     ) -> Unlearned:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ...errors import DataError
 from ..training.train import Batch
@@ -20,7 +20,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("badt")
-@dataclass(frozen=True, kw_only=True)
 class BadT(FreshStart):
     """Training on all of S_tr towards the outputs of two teachers.
 
@@ -29,6 +28,7 @@ class BadT(FreshStart):
     loss = KL(teacher ‖ student) averaged over the batch and, as the public code does, over the classes too.
     """
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         good, bad = frozen_copy(model), self.untrained(model).eval().requires_grad_(False)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from torch import nn
 
+from ...errors import PotionError
 from ...modes import mode_named
+from ...user.schema import Schema
 from ..training.train import seeded
-from .settings import check_settings
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,11 @@ class Unlearned:
     learning_rate: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unlearner(ABC):
+class Unlearner(Schema, ABC):
     """One method with its settings, which are fields; equal seeds and loaders give equal weights.
 
     A field's annotation holds its bounds, as `PositiveFloat` or `Annotated[float, Field(ge=0, le=1)]` of pydantic do,
-    and they are checked when the unlearner is made.
+    and they are checked when the unlearner is made. `updated` gives a copy with other settings.
 
     Attributes:
         mode: "default", "reference" (the public code) or "paper" (as printed): fills in what is left None.
@@ -88,12 +88,28 @@ class Unlearner(ABC):
     mode: str = "default"
     seed: int = 0
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
         cls.name = cls.__name__  # until it is registered
 
-    def __post_init__(self) -> None:
+    def __init__(self, /, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except PotionError as error:
+            raise type(error)(f"{self.name}: {error}") from None
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Check the settings together; a subclass that has more to check extends it.
+
+        Raises:
+            PotionError: they do not fit each other.
+        """
         mode_named(self.mode)
-        check_settings(self, self.name)
+
+    @classmethod
+    def refuse_key(cls, key: object) -> NoReturn:
+        """Raise for a setting that there is not."""
+        raise PotionError(f"there is no setting {key}; it has {', '.join(cls.keys())}")
 
     def __call__(self, model: nn.Module, loaders: Loaders, *, progress: bool = False) -> Unlearned:
         """Unlearn S_f. The caller's model is not changed.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydantic import PositiveInt
 from torch import nn
+from typing_extensions import override
 
 from ..models.last_layers import last_layers
 from .epochs import PawelczykFinetuning
@@ -15,7 +15,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("cfk-pawelczyk")
-@dataclass(frozen=True, kw_only=True)
 class CFkPawelczyk(PawelczykFinetuning):
     """The last k layers are trained further on the retain set; the others stay, batch norms in evaluation mode.
 
@@ -28,5 +27,6 @@ class CFkPawelczyk(PawelczykFinetuning):
 
     k: PositiveInt = 3
 
+    @override
     def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
         return copy.deepcopy(model), last_layers(model, self.k)

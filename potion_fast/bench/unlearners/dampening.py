@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,7 +19,6 @@ from .base import Loaders, Unlearned, Unlearner
 PRECISIONS = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@dataclass(frozen=True, kw_only=True)
 class Dampening(Unlearner):
     """An unlearner that edits weights by their importances.
 

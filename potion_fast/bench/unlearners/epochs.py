@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import PositiveFloat, PositiveInt
+from typing_extensions import override
 
 from ...errors import DataError
 from ..training.schedules import Schedule
 from .finetuning import Finetuning
 
 
-@dataclass(frozen=True, kw_only=True)
 class EpochFinetuning(Finetuning):
     """A training whose length is given in epochs.
 
@@ -25,6 +24,7 @@ class EpochFinetuning(Finetuning):
     iterations: PositiveInt | None = None  # type: ignore[assignment]  # None is allowed here, and read in `length`
     epochs: PositiveInt = 10
 
+    @override
     def length(self, loader: Iterable[Any]) -> int:
         if self.budget is None and self.iterations is None:
             return self.iterations_of_epochs(loader)
@@ -45,7 +45,6 @@ class EpochFinetuning(Finetuning):
         return self.epochs * count_batches(loader, self.name)
 
 
-@dataclass(frozen=True, kw_only=True)
 class PawelczykFinetuning(EpochFinetuning):
     """Paper B's settings (appendix C.2.1): SGD at a constant rate, for a tenth of a training's 100 epochs."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pydantic import PositiveInt
 from torch import nn
+from typing_extensions import override
 
 from ..training.train import Loss, cross_entropy
 from .base import Loaders, Unlearned
@@ -15,7 +15,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("eu")
-@dataclass(frozen=True, kw_only=True)
 class EU(FreshStart):
     """An untrained model, trained on the retain set with the settings of the training: the public code's defaults.
 
@@ -26,9 +25,11 @@ class EU(FreshStart):
     iterations: PositiveInt = 4000
     loss: Loss = cross_entropy
 
+    @override
     def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
         return self.untrained(model), None
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         model, only = self.prepare(model)
         return self.finetune(model, loaders.retain, loaders.validation, progress, loss=self.loss, only=only)

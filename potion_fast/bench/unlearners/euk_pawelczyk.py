@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import nn
+from typing_extensions import override
 
 from .cfk_pawelczyk import CFkPawelczyk
 from .finetuning import reinitialised
@@ -15,5 +16,6 @@ from .registry import register_unlearner
 class EUkPawelczyk(CFkPawelczyk):
     """The last k layers, as of CFk, are re-initialised and trained on the retain set."""
 
+    @override
     def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
         return reinitialised(*super().prepare(model))

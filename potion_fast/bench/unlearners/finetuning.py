@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
+from typing_extensions import override
 
 from ...errors import PotionError
 from ...modes import mode_named
@@ -21,7 +21,6 @@ from .base import Loaders, Unlearned, Unlearner
 from .lr_search import best_rate
 
 
-@dataclass(frozen=True, kw_only=True)
 class Finetuning(Unlearner):
     """An unlearner that trains the model, all of it on the retain set where a method says nothing else.
 
@@ -54,21 +53,21 @@ class Finetuning(Unlearner):
     rates: Annotated[Sequence[PositiveFloat], Field(min_length=1)] | None = None
     keep: Literal["last", "best"] | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
-            raise PotionError(f"{self.name}: nesterov must be false but for sgd with momentum")
+            raise PotionError("nesterov must be false but for sgd with momentum")
         if self.budget is not None and self.budget < self.cost:
-            raise PotionError(
-                f"{self.name}: budget must be at least {self.cost}, an iteration's gradient steps, not {self.budget}"
-            )
+            raise PotionError(f"budget must be at least {self.cost}, an iteration's gradient steps, not {self.budget}")
 
+    @override
     def __call__(self, model: nn.Module, loaders: Loaders, *, progress: bool = False) -> Unlearned:
         if self.rates is None:
             return super().__call__(model, loaders, progress=progress)
 
         def unlearn_at(rate: float) -> Unlearned:
-            return replace(self, lr=rate, rates=None)(model, loaders, progress=progress)
+            return self.updated(lr=rate, rates=None)(model, loaders, progress=progress)
 
         return best_rate(self.name, self.rates, unlearn_at, loaders, cost=self.cost)
 
@@ -154,7 +153,6 @@ class Finetuning(Unlearner):
         return self.iterations if self.budget is None else self.budget // self.cost
 
 
-@dataclass(frozen=True, kw_only=True)
 class LastLayersFinetuning(Finetuning):
     """A training of the last k layers; the others stay as they are, batch norms in evaluation mode.
 
@@ -164,11 +162,11 @@ class LastLayersFinetuning(Finetuning):
 
     k: int | Sequence[str] | None = None
 
+    @override
     def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
         return copy.deepcopy(model), last_modules(model, self.k)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FreshStart(Finetuning):
     """A training that needs an untrained model.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 from pydantic import PositiveFloat
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..training.train import Batch, cross_entropy
 from .base import Loaders, Unlearned
@@ -15,7 +15,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("ga")
-@dataclass(frozen=True, kw_only=True)
 class GA(PawelczykFinetuning):
     """θ ← θ + η g, where g is the gradient of a batch of S_f; the retain set is not read, and epochs are those of S_f.
 
@@ -25,6 +24,7 @@ class GA(PawelczykFinetuning):
 
     lr: PositiveFloat = 1e-5
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         return self.finetune(copy.deepcopy(model), loaders.forget, loaders.validation, progress, loss=ascent)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ...errors import DataError
 from ..models import LanguageModel
@@ -19,7 +19,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("jit")
-@dataclass(frozen=True, kw_only=True)
 class JiT(EpochFinetuning):
     """Minimises the slope ‖f(x) − f(x + ε)‖₂ / ‖ε‖₂ on S_f, summed over a batch and averaged over noisy copies.
 
@@ -48,6 +47,7 @@ class JiT(EpochFinetuning):
     copies: PositiveInt = 25
     sigma: PositiveFloat = 0.5
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             return slope(model.eval(), batch[0], self.copies, self.sigma)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..training.train import Batch, cross_entropy
 from .base import Loaders, Unlearned
@@ -17,7 +17,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("neggrad-plus")
-@dataclass(frozen=True, kw_only=True)
 class NegGradPlus(PawelczykFinetuning):
     """Minimises β · CE(retain) − (1 − β) · CE(S_f) over pairs of batches, each a mean over its batch.
 
@@ -34,6 +33,7 @@ class NegGradPlus(PawelczykFinetuning):
 
     beta: Annotated[float, Field(ge=0, le=1)] = 0.999
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             retain, forget = cross_entropy(model, batch[:2]), cross_entropy(model, batch[2:])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import nn
+from typing_extensions import override
 
 from .base import Loaders, Unlearned
 from .epochs import PawelczykFinetuning
@@ -16,7 +16,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("ngd")
-@dataclass(frozen=True, kw_only=True)
 class NGD(PawelczykFinetuning):
     """θ ← θ − η (g + ξ), ξ ~ N(0, σ²) anew for every weight and step; all else is GD's.
 
@@ -29,6 +28,7 @@ class NGD(PawelczykFinetuning):
 
     variance: NonNegativeFloat = 1e-7
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         def add_noise(parameters: Sequence[nn.Parameter]) -> None:
             for parameter in parameters:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 from torch import nn
+from typing_extensions import override
 
 from .base import Loaders, Unlearned, Unlearner
 from .registry import register_unlearner
 
 
 @register_unlearner("none")
-@dataclass(frozen=True, kw_only=True)
 class NoUnlearning(Unlearner):
     """The base model: the row "None" of paper A's tables.
 
@@ -20,5 +19,6 @@ class NoUnlearning(Unlearner):
     k = -1. What can be set here is what all unlearners share, and changes nothing.
     """
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         return Unlearned(copy.deepcopy(model).eval(), self.name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
+from typing_extensions import override
 
 from ...importances import Importance
 from ...search import STRATEGIES, SearchOptions
@@ -14,7 +16,6 @@ from .dampening import Dampening
 from .registry import register_unlearner
 
 
-@dataclass(frozen=True, kw_only=True)
 class PTN(Dampening):
     """The search of `ptn_search`; its settings are those of `SearchOptions`."""
 
@@ -25,8 +26,9 @@ class PTN(Dampening):
     max_steps: int = 500
     strict: bool | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         self.search_options()
 
     def search_options(self) -> SearchOptions:
@@ -40,6 +42,7 @@ class PTN(Dampening):
             options = replace(options, retain_holds_forget=self.holds_forget)
         return options
 
+    @override
     def edit(
         self, model: nn.Module, forget: Importance, retain: Importance, loaders: Loaders, progress: bool = False
     ) -> Unlearned:

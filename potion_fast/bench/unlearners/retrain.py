@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .epochs import EpochFinetuning
 from .eu import EU
 from .registry import register_unlearner
 
 
 @register_unlearner("retrain")
-@dataclass(frozen=True, kw_only=True)
-class Retrain(EpochFinetuning, EU):
+class Retrain(EpochFinetuning, EU):  # type: ignore[misc]  # `iterations` may be None, as of EpochFinetuning
     """EU with a budget: an untrained model, trained on the retain set for as long as the others may unlearn.
 
     The schedule of the learning rate is the training's, run through within the budget.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ..training.train import Batch
 from .base import Loaders, Unlearned
@@ -17,7 +17,6 @@ from .scrub import AlternatingPasses, divergence
 
 
 @register_unlearner("scrub-goel")
-@dataclass(frozen=True, kw_only=True)
 class ScrubGoel(Finetuning):
     """Epochs that minimise CE + α · KL_T on the retain set, and the first ones maximise it on S_f before.
 
@@ -40,6 +39,7 @@ class ScrubGoel(Finetuning):
     temperature: PositiveFloat = 4.0
     alpha: NonNegativeFloat = 0.001
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         teacher = frozen_copy(model)
         passes = AlternatingPasses(loaders.forget, loaders.retain, within=self.msteps)

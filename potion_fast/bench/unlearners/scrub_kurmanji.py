@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ..training.schedules import Schedule
 from ..training.train import Batch
@@ -21,7 +21,6 @@ from .scrub import AlternatingPasses, divergence
 
 
 @register_unlearner("scrub-kurmanji")
-@dataclass(frozen=True, kw_only=True)
 class ScrubKurmanji(EpochFinetuning):
     """Epochs that minimise γ · CE + α · KL_T on the retain set, and the first `msteps` −KL_T on S_f before.
 
@@ -47,6 +46,7 @@ class ScrubKurmanji(EpochFinetuning):
     gamma: NonNegativeFloat = 0.99
     alpha: NonNegativeFloat = 0.001
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         teacher = frozen_copy(model)
         passes = AlternatingPasses(loaders.forget, loaders.retain, forget_passes=self.msteps)
@@ -60,6 +60,7 @@ class ScrubKurmanji(EpochFinetuning):
 
         return self.finetune(copy.deepcopy(model), passes, loaders.validation, progress, loss=loss)
 
+    @override
     def iterations_of_epochs(self, loader: Iterable[Any]) -> int:
         assert isinstance(loader, AlternatingPasses)
         return loader.iterations(self.epochs)

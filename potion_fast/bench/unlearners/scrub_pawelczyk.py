@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ..training.train import Batch
 from .base import Loaders, Unlearned
@@ -20,7 +20,6 @@ from .scrub import divergence
 
 
 @register_unlearner("scrub-pawelczyk")
-@dataclass(frozen=True, kw_only=True)
 class ScrubPawelczyk(PawelczykFinetuning):
     """Minimises γ · CE(retain) + w · KL(retain) − w · KL(S_f), each a mean over its batch.
 
@@ -41,6 +40,7 @@ class ScrubPawelczyk(PawelczykFinetuning):
     gamma: NonNegativeFloat = 0.99
     kl_weight: NonNegativeFloat = 0.001
 
+    @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
         teacher = frozen_copy(model)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import nn
+from typing_extensions import override
 
 from ...errors import PotionError
 from ...importances import Importance
@@ -17,7 +17,6 @@ from .registry import register_unlearner
 
 
 @register_unlearner("ssd-goel")
-@dataclass(frozen=True, kw_only=True)
 class SSDGoel(Dampening):
     """The best of 50 settings, all from one pair of importances; see `ssd_grid`. It needs a validation loader.
 
@@ -31,10 +30,12 @@ class SSDGoel(Dampening):
     alphas: Sequence[float] = ALPHAS
     dampenings: Sequence[float] = DAMPENINGS
 
+    @override
     def check(self, loaders: Loaders) -> None:
         if loaders.validation is None:
             raise PotionError(f"{self.name} chooses by accuracy on validation data: pass a validation loader")
 
+    @override
     def edit(
         self, model: nn.Module, forget: Importance, retain: Importance, loaders: Loaders, progress: bool = False
     ) -> Unlearned:
