@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-# Without a GPU the Triton kernels run in Triton's interpreter, which must be asked for before they are imported.
+# Without a GPU the Triton kernels run in Triton's interpreter, which must be chosen before they are imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 

@@ -312,7 +312,7 @@ def test_without_frac_dl_it_is_one_shot_at_the_share_of_the_forget_set(blobs, tu
             blobs.model, blobs.retain(), blobs.forget(), objective, mode="reference", b_start=1.0, max_steps=1
         )
     assert_same_weights(model, weights(want.model))
-    filtered = copy.deepcopy(blobs.model)  # all of S_tr in full_train_dl, and S_tr without S_f beside it
+    filtered = copy.deepcopy(blobs.model)  # all of S_tr in full_train_dl, and S_tr without S_f as the other
     tuning(filtered, blobs.forget(), 1, 1, blobs.retain(0), "cpu", filtered_loader=blobs.retain())
     assert_same_weights(filtered, weights(model))
 

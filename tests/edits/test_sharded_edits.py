@@ -114,7 +114,7 @@ def exchanged(n: int, count: int) -> tuple[int, int]:
 
 
 def bytes_and_failures() -> tuple[list[tuple[int, int]], list[tuple[type, str]]]:
-    told = [exchanged(n, count) for n, count in ((1000, 64), (300_000, 64), (300_000, 1))]
+    traffic = [exchanged(n, count) for n, count in ((1000, 64), (300_000, 64), (300_000, 1))]
     last, raised = dist.get_rank() == 1, []
     good = of_shard(torch.ones(4), slice(0, 4))
     bad = replace(good, sums=torch.tensor([1.0, torch.nan, 1.0, 1.0]))
@@ -122,18 +122,18 @@ def bytes_and_failures() -> tuple[list[tuple[int, int]], list[tuple[type, str]]]
         with pytest.raises(PotionError) as caught:
             pf.thresholds(forget, good, [p], process_group=None)
         raised.append((type(caught.value), str(caught.value)))
-    return told, raised
+    return traffic, raised
 
 
 def test_what_is_exchanged_does_not_grow_with_the_model_and_errors_are_everybodys(tmp_path, capsys):
-    for rank, (told, raised) in enumerate(in_processes(2, bytes_and_failures, folder=tmp_path)):
-        for (sums, messages), count in zip(told, (64, 64, 1), strict=True):
+    for rank, (traffic, raised) in enumerate(in_processes(2, bytes_and_failures, folder=tmp_path)):
+        for (sums, messages), count in zip(traffic, (64, 64, 1), strict=True):
             assert 0 < sums <= 16 * 1024 + count * 5 * 1024 and messages <= 200 + 10 * count
         assert [kind for kind, _ in raised] == [ImportanceError, SearchError, ImportanceError]
         assert rank == 1 or [text[:8] for _, text in raised[:2]] == ["rank 1: "] * 2
         with capsys.disabled():
             print(
-                f"\nrank {rank}: bytes of (sums, messages) for (n, K) = (1000, 64), (300000, 64), (300000, 1): {told}"
+                f"\nrank {rank}: bytes (sums, messages) for (n, K) = (1000, 64), (300000, 64), (300000, 1): {traffic}"
             )
 
 

@@ -55,10 +55,10 @@ def test_data_that_were_moved_are_found_with_root(tmp_path: Path):
             for number in range(6):
                 pixels = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{number}.png")
-    told = TrainConfig(
+    config = TrainConfig(
         data="folder", root=str(tmp_path / "data"), poisoned=4, found=2, width=4, iterations=2, batch_size=6
     )
-    train_run(told, tmp_path / "trained")
+    train_run(config, tmp_path / "trained")
     (tmp_path / "data").rename(tmp_path / "moved")
     again = EvaluateConfig(run=str(tmp_path / "trained"))
     with pytest.raises(DataError, match="data is not there"):
@@ -96,7 +96,7 @@ def test_the_curve_passes_through_the_result_and_leaves_the_model_alone(healed: 
 
 def test_the_curve_ends_where_percentiles_do(poisoned: Path, tmp_path: Path):
     """A search that has come down to percentile 1 has little range past its end."""
-    told = UnlearnConfig(run=str(poisoned), device="cpu", rho=0.0, s_step=1e41 / (16 / 500 / 25), curve=True)
-    content = unlearn_run(told, tmp_path / "out")
+    config = UnlearnConfig(run=str(poisoned), device="cpu", rho=0.0, s_step=1e41 / (16 / 500 / 25), curve=True)
+    content = unlearn_run(config, tmp_path / "out")
     assert content["search"]["kept_step"]["percentile"] == pytest.approx(1, abs=0.1)
     assert rows(tmp_path / "out" / "curve.csv")

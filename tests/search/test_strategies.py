@@ -564,8 +564,8 @@ def test_on_a_gpu_replayed_passes_are_those_of_the_model_after_every_edit():
 
 @pytest.mark.parametrize("strategy", ["bisect", "minimal"])
 def test_a_run_with_another_strategy_writes_all_its_files(tmp_path: Path, poisoned: Path, strategy: str):
-    told = UnlearnConfig(run=str(poisoned), strategy=strategy, device="cpu", curve=True)
-    content = unlearn_run(told, tmp_path / "out")
+    config = UnlearnConfig(run=str(poisoned), strategy=strategy, device="cpu", curve=True)
+    content = unlearn_run(config, tmp_path / "out")
     search = json.loads((tmp_path / "out" / "metrics.json").read_text())["search"]
     assert search == content["search"] and search["strategy"] == stored(tmp_path / "out")["strategy"] == strategy
     trace = rows(tmp_path / "out" / "trace.csv")

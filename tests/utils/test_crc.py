@@ -1,4 +1,4 @@
-"""The checksum that files, models and orders of samples are told apart by."""
+"""The checksum that distinguishes files, models and orders of samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory: what is needed is said before any work, and what runs out of memory goes on in smaller parts."""
+"""Memory: what is needed is checked before any work, and what runs out of memory continues in smaller parts."""
 
 from __future__ import annotations
 

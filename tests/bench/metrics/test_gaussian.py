@@ -241,7 +241,7 @@ def test_quantiles_are_values_of_the_sample():
 
 
 def memorised(seed: int = 0, n: int = 400, poisoned: int = 100) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """A model trained until it knows random labels by heart; its base images, labels and noise."""
+    """A model trained until it has memorised random labels; its base images, labels and noise."""
     torch.manual_seed(seed)
     images, labels = torch.randn(n, 1, 8, 8), torch.randint(0, 4, (n,))
     noise = Gaussian(variance=VARIANCE).draw(range(poisoned), (1, 8, 8), seed).values
@@ -334,10 +334,10 @@ def test_tpr_with_fresh_noises_uses_their_threshold():
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[Exception], words: str):
     loader = batches(*samples(12), 5)
-    told: dict[str, Any] = {"clean_loader": loader, "base_loader": loader, "noise": torch.zeros(12, 2, 4, 4)}
-    told = {**told, "variance": 1.0, **change}
+    arguments: dict[str, Any] = {"clean_loader": loader, "base_loader": loader, "noise": torch.zeros(12, 2, 4, 4)}
+    arguments = {**arguments, "variance": 1.0, **change}
     with pytest.raises(error, match=words):
-        evaluate_gaussian(net(), **told)
+        evaluate_gaussian(net(), **arguments)
 
 
 def test_a_collapsed_model_is_named():

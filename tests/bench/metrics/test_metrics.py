@@ -147,7 +147,7 @@ def test_evaluation_refuses_loaders_that_do_not_read_the_same_images():
 
 
 class Reader(nn.Module):
-    """Says what stands in the input."""
+    """A model whose predictions are written in its inputs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from potion_fast.cli import main as cli
 from potion_fast.cli import output
 from potion_fast.errors import DataError
 
-# Few samples, many steps and no weight decay, so that wrong labels are learnt by heart.
+# Few samples, many steps and no weight decay, so that wrong labels are memorised.
 TINY: dict[str, Any] = {"train_size": 150, "width": 24, "iterations": 500, "lr": 0.05, "weight_decay": 0.0}
 TINY |= {"poisoned": 16, "found": 8, "device": "cpu"}
 PAIR = {"interclass-swap": {"pair_accuracy", "rest_accuracy", "confusion_rate"}, "random-swap": set()}
@@ -34,7 +34,7 @@ PAIR = {"interclass-swap": {"pair_accuracy", "rest_accuracy", "confusion_rate"},
 
 
 class Reader(nn.Module):
-    """Says what stands in the input."""
+    """A model whose predictions are written in its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,8 +104,8 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp(request.param)
     train_run(TrainConfig(**TINY, poison=request.param), path / "poisoned")
     train_run(TrainConfig(**TINY, poison=request.param, leave_out_poisoned=True), path / "clean")
-    told = UnlearnConfig(run=str(path / "poisoned"), reference=str(path / "clean"), curve=True, device="cpu")
-    unlearn_run(told, path / "healed")
+    config = UnlearnConfig(run=str(path / "poisoned"), reference=str(path / "clean"), curve=True, device="cpu")
+    unlearn_run(config, path / "healed")
     return path
 
 
@@ -147,8 +147,8 @@ def test_the_metrics_of_a_swap_are_those_of_its_predictions(runs: Path):
 
 
 def test_evaluating_a_healed_swap_again_gives_its_metrics(runs: Path, tmp_path: Path):
-    told = EvaluateConfig(run=str(runs / "healed"), reference=str(runs / "clean"), device="cpu")
-    evaluate_run(told, tmp_path / "again")
+    config = EvaluateConfig(run=str(runs / "healed"), reference=str(runs / "clean"), device="cpu")
+    evaluate_run(config, tmp_path / "again")
     assert metrics(tmp_path / "again") == metrics(runs / "healed")
 
 
@@ -162,9 +162,9 @@ def test_the_found_samples_keep_their_wrong_labels_and_the_test_set_its_own(runs
 def test_the_reference_of_a_swap_leaves_out_the_same_samples(runs: Path, tmp_path: Path):
     other = Path(shutil.copytree(runs / "clean", tmp_path / "other"))
     edit_config(other, seed=1)
-    told = UnlearnConfig(run=str(runs / "poisoned"), reference=str(other), device="cpu")
+    config = UnlearnConfig(run=str(runs / "poisoned"), reference=str(other), device="cpu")
     with pytest.raises(DataError, match=r"has seed 1 and the model 0; .* with the same swap"):
-        unlearn_run(told, tmp_path / "out")
+        unlearn_run(config, tmp_path / "out")
 
 
 def test_a_swap_that_was_not_memorised_is_noted(tmp_path: Path):
