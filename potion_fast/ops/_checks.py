@@ -67,6 +67,29 @@ def check_dampening(op: str, dampening: float) -> None:
         raise ImportanceError(f"{op}: λ = {dampening} is below 0; pass 0 for all weights that are selected.")
 
 
+def check_norm_layer(op: str, fits: bool, shapes: str, **tensors: Tensor) -> None:
+    """Check tensors of a norm layer: float32 or float64, all alike, dense, on one device, and of shapes that fit.
+
+    Args:
+        op: The operation, for the message.
+        fits: Whether the shapes fit.
+        shapes: The shapes that do, for the message.
+        **tensors: The tensors under their names.
+
+    Raises:
+        ImportanceError: They do not fit.
+    """
+    first = next(iter(tensors.values()))
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != first.dtype:
+            raise ImportanceError(f"{op}: {name} is {tensor.dtype}; pass all in float32 or in float64.")
+        if tensor.device != first.device or tensor.layout != torch.strided:
+            raise ImportanceError(f"{op}: {name} is {shape_or_layout(tensor)} on {tensor.device}; pass dense tensors.")
+    if not fits:
+        *others, last = (f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise ImportanceError(f"{op}: {', '.join(others)} and {last} do not fit {shapes}.")
+
+
 def check_memory(op: str, name: str, written: Tensor, read: Iterable[tuple[str, Tensor]]) -> None:
     """Check that `written` may be written in place: contiguous, not tracked by autograd, apart from all that is read.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import ImportanceError
 from . import reference
-from ._checks import shape_or_layout
+from ._checks import check_norm_layer
 from ._dispatch import kernel_for, register
 from .native import native
 
@@ -30,18 +29,9 @@ def channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tenso
 
 
 def _check(inputs: Tensor, gradients: Tensor, mean: Tensor) -> None:
-    for name, tensor in {"inputs": inputs, "gradients": gradients, "mean": mean}.items():
-        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != inputs.dtype:
-            raise ImportanceError(f"channel_sums: {name} is {tensor.dtype}; pass all in float32 or in float64.")
-        if tensor.device != inputs.device or tensor.layout != torch.strided:
-            raise ImportanceError(
-                f"channel_sums: {name} is {shape_or_layout(tensor)} on {tensor.device}; pass dense tensors."
-            )
-    if inputs.dim() < 2 or gradients.shape != inputs.shape or list(mean.shape) != [inputs.shape[1]]:
-        raise ImportanceError(
-            f"channel_sums: inputs {list(inputs.shape)}, gradients {list(gradients.shape)} and mean "
-            f"{list(mean.shape)} do not fit [B, C, *positions] twice and [C]."
-        )
+    fits = inputs.dim() >= 2 and gradients.shape == inputs.shape and list(mean.shape) == [inputs.shape[1]]
+    shapes = "[B, C, *positions] twice and [C]"
+    check_norm_layer("channel_sums", fits, shapes, inputs=inputs, gradients=gradients, mean=mean)
 
 
 def _channel_sums(inputs: Tensor, gradients: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

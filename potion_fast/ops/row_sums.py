@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import ImportanceError
 from . import reference
-from ._checks import shape_or_layout
+from ._checks import check_norm_layer
 from ._dispatch import kernel_for, register
 from .native import native
 
@@ -33,17 +32,8 @@ def row_sums(inputs: Tensor, gradients: Tensor, eps: float, centred: bool = True
 
 
 def _check(inputs: Tensor, gradients: Tensor) -> None:
-    for name, tensor in {"inputs": inputs, "gradients": gradients}.items():
-        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != inputs.dtype:
-            raise ImportanceError(f"row_sums: {name} is {tensor.dtype}; pass both in float32 or in float64.")
-        if tensor.device != inputs.device or tensor.layout != torch.strided:
-            raise ImportanceError(
-                f"row_sums: {name} is {shape_or_layout(tensor)} on {tensor.device}; pass dense tensors."
-            )
-    if inputs.dim() != 3 or gradients.shape != inputs.shape:
-        raise ImportanceError(
-            f"row_sums: inputs {list(inputs.shape)} and gradients {list(gradients.shape)} do not fit [N, T, d] twice."
-        )
+    fits = inputs.dim() == 3 and gradients.shape == inputs.shape
+    check_norm_layer("row_sums", fits, "[N, T, d] twice", inputs=inputs, gradients=gradients)
 
 
 def _row_sums(inputs: Tensor, gradients: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
