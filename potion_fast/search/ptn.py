@@ -122,22 +122,7 @@ def ptn_search(
             _try_candidates(search, order, _rounds(subject, grid), progress and ranks.rank == 0)
         if search.plan is not None and search.best is not None:
             search.plan.apply(search.best[0].k)
-        result = Result(
-            model=parameters.wrapped,
-            trace=search.trace,
-            kept=None if search.best is None else search.best[1],
-            reason=search.reason,
-            initial_accuracy=search.initial.accuracy,
-            strategy=settings.strategy,
-            rho=settings.rho,
-            mode=settings.mode,
-            group_size=forget.group_size,
-            objective=forget.objective,
-            warnings=[],
-            forget=forget,
-            retain=retain,
-        )
-        result.warnings = diagnose(result, search.initial.finite if search.best is None else search.best[0].finite)
+        result = search.result(parameters.wrapped, forget, retain)
         for note in result.warnings:
             warnings.warn(note, PotionWarning, stacklevel=2)  # may raise, where a caller makes warnings errors
     except BaseException:
@@ -168,6 +153,7 @@ class _Search:
         settings: Its options, resolved.
         initial: Score of the model before any edit.
         largest: Bytes of the largest output of a module, where the strategy evaluates several candidates at once.
+        reason: Why it ended; `OUT_OF_STEPS` until then.
         plan: The plan whose edits are in force.
         trace: Every candidate evaluated.
         best: The least edited candidate that passes, or else the most edited one, and its step.
@@ -206,6 +192,26 @@ class _Search:
         elif self.best is None or not self.best[0].alpha > 1 or ends_early:  # NaN too: no ratio was finite
             self.reason = SATURATED
         return self.reason != OUT_OF_STEPS
+
+    def result(self, model: nn.Module, forget: Importance, retain: Importance) -> Result:
+        """The result with its warnings, for a model that is at the best candidate."""
+        result = Result(
+            model=model,
+            trace=self.trace,
+            kept=None if self.best is None else self.best[1],
+            reason=self.reason,
+            initial_accuracy=self.initial.accuracy,
+            strategy=self.settings.strategy,
+            rho=self.settings.rho,
+            mode=self.settings.mode,
+            group_size=forget.group_size,
+            objective=forget.objective,
+            warnings=[],
+            forget=forget,
+            retain=retain,
+        )
+        result.warnings = diagnose(result, self.initial.finite if self.best is None else self.best[0].finite)
+        return result
 
 
 def _on_device(importance: Importance, device: torch.device) -> Importance:

@@ -130,7 +130,7 @@ def test_minimal_takes_twice_a_logarithm_of_its_answer_and_makes_no_more_candida
     assert len(plan.alphas) <= 2 * first + 1 + 100
 
 
-def test_several_at_once_touch_no_model_and_stop_with_the_lot_in_which_one_passes():
+def test_batches_touch_no_model_and_stop_with_the_one_in_which_a_candidate_passes():
     plan = Fake([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2])
     trials = tried("batched", plan)
     assert [trial.k for trial in trials] == [0, 1, 2, 3, 4, 5]
@@ -394,7 +394,7 @@ def test_stacked_weights_give_the_outputs_of_one_model_at_a_time(memory_format):
         assert scores[k] == Score(float((want.argmax(1) == labels).double().mean()), True)
 
 
-def test_attention_goes_side_by_side_too():
+def test_attention_can_be_batched():
     class Attends(nn.Module):
         def __init__(self):
             super().__init__()
@@ -416,7 +416,7 @@ def test_attention_goes_side_by_side_too():
         assert scores[k] == Score(float((logits.argmax(1) == labels).double().mean()), True)
 
 
-def test_so_many_go_side_by_side_as_memory_holds_and_half_as_many_where_it_runs_out(blobs, both, monkeypatch):
+def test_as_many_candidates_are_batched_as_memory_holds_and_half_as_many_where_it_runs_out(blobs, both, monkeypatch):
     size = sum(p.nbytes for p in blobs.model.parameters())
     want = pf.ptn_search(blobs.model, *both, blobs.forget())
     original, taken = evaluation.BatchedEvaluation._scores, []
