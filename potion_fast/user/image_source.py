@@ -1,4 +1,4 @@
-"""Where images come from: a tensor in memory, or files that are decoded when they are asked for."""
+"""Sources of images: a tensor in memory, or files that are decoded when they are asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import functional
+from typing_extensions import override
 
 from ..errors import DataError
 
@@ -34,14 +35,27 @@ class ImageSource(ABC):
 
     @abstractmethod
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """The images at these positions, in this order: uint8 [B, C, H, W]; of texts the tokens, int64 [B, L].
+        """Read the images at some positions.
+
+        Args:
+            indices: [B] positions.
+
+        Returns:
+            uint8 [B, C, H, W], in this order; of texts the tokens, int64 [B, L].
 
         Raises:
             DataError: a file cannot be decoded.
         """
 
     def augmented(self, indices: Sequence[int] | torch.Tensor, visit: int) -> torch.Tensor:
-        """A random crop of each image: uint8 [B, C, H, W]. It depends on the position and on `visit`, from 0, alone.
+        """Read a random crop of each image; it depends on the position and on the visit alone.
+
+        Args:
+            indices: [B] positions.
+            visit: how often they were visited before, from 0.
+
+        Returns:
+            uint8 [B, C, H, W], in this order.
 
         Raises:
             DataError: a file cannot be decoded.
@@ -50,7 +64,12 @@ class ImageSource(ABC):
 
 
 class PartSource(ImageSource):
-    """Some images of another source."""
+    """Some images of another source.
+
+    Args:
+        source: the other one.
+        keep: int64 [M], their positions in it.
+    """
 
     def __init__(
         self,
@@ -62,15 +81,21 @@ class PartSource(ImageSource):
         self.labels = source.labels[self.keep]
         self.crops = source.crops
 
+    @override
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         return self.source.images(self.keep[torch.as_tensor(indices, dtype=torch.int64)])
 
+    @override
     def augmented(self, indices: Sequence[int] | torch.Tensor, visit: int) -> torch.Tensor:
         return self.source.augmented(self.keep[torch.as_tensor(indices, dtype=torch.int64)], visit)
 
 
 class AppendedSource(PartSource):
     """All images of a source, and after its N copies of some of them: the data that poison is appended to.
+
+    Args:
+        source: of N images.
+        bases: [P], positions in it of those that are copied.
 
     Attributes:
         bases: int64 [P], positions in the source of the images that N..N+P-1 are copies of; one may be there twice.
@@ -92,7 +117,15 @@ class AppendedSource(PartSource):
 
 
 class MemorySource(ImageSource):
-    """Images held as one tensor."""
+    """Images held as one tensor.
+
+    Args:
+        pixels: uint8 [N, C, H, W].
+        labels: [N] class indices.
+
+    Raises:
+        DataError: another dtype or shape.
+    """
 
     def __init__(
         self,
@@ -107,6 +140,7 @@ class MemorySource(ImageSource):
         self.pixels = pixels
         self.labels = labels.to(torch.int64)
 
+    @override
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         return self.pixels[torch.as_tensor(indices, dtype=torch.int64)]
 
@@ -115,6 +149,8 @@ class FileSource(ImageSource):
     """Image files, decoded to RGB each time they are asked for.
 
     Args:
+        paths: [N], of the files.
+        labels: int64 [N], class indices.
         size: (H, W) of every image.
         resize: scale the shorter side to `size` and crop the centre; otherwise an image of another size is an error.
     """
@@ -131,6 +167,7 @@ class FileSource(ImageSource):
         self.size = size
         self.resize = resize
 
+    @override
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         paths = [self.paths[int(index)] for index in indices]
         pixels = np.empty((len(paths), 3, *self.size), dtype=np.uint8)
@@ -188,7 +225,17 @@ class FileSource(ImageSource):
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the header of an image file. Raises DataError when it is no image."""
+    """Read the header of an image file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        (height, width) in pixels.
+
+    Raises:
+        DataError: it is no image.
+    """
     try:
         with Image.open(path) as file:
             return file.height, file.width

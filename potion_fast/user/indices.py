@@ -1,4 +1,4 @@
-"""The found poisoned samples, read from a file that someone wrote by hand or exported."""
+"""Lists of found samples, read from files that someone wrote by hand or exported."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ Entry = tuple[int, str]  # (line in the file, or position in the list; what stan
 def read_indices(path: str | os.PathLike[str], n: int) -> list[int]:
     """Indices of samples, in the file's order.
 
-    The suffix decides the format: .txt, one integer a line, `#` starts a comment; .csv, a column `index` or a single
-    column; .json, a list of integers; .npy, a one-dimensional integer array.
-
     Args:
+        path: of the file, whose suffix decides the format: .txt, one integer a line, `#` starts a comment; .csv, a
+            column `index` or a single column; .json, a list of integers; .npy, a one-dimensional integer array.
         n: number of samples of the data set that is indexed.
+
+    Returns:
+        Different indices from 0 to n-1, one at least.
 
     Raises:
         DataError: naming file, line and what to do: missing, unreadable or empty file, unknown suffix, an entry that is

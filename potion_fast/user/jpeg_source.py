@@ -1,4 +1,4 @@
-"""Photographs of any size, as ImageNet's: files that are decoded, resized and cropped when they are asked for."""
+"""Photographs of any size, as ImageNet's, which are decoded, resized and cropped when they are asked for."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
+from typing_extensions import override
 
 from ..errors import DataError
 from .image_source import ImageSource
@@ -30,13 +31,16 @@ ATTEMPTS = 10
 class Preprocessing:
     """What becomes of a photograph before it is shown to a model; the defaults are torchvision's for ImageNet.
 
-    size           side of the square that the model sees, in pixels
-    mean, std      per channel, of pixels in [0, 1]
-    crop_pct       for evaluation, the share of the resized shorter side that the central crop keeps, in (0, 1]
-    interpolation  "bilinear" or "bicubic", both antialiased
-    crop_mode      "center" keeps the proportions, "squash" resizes to a square
+    Attributes:
+        size: side of the square that the model sees, in pixels.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        crop_pct: for evaluation, the share of the resized shorter side that the central crop keeps, in (0, 1].
+        interpolation: "bilinear" or "bicubic", both antialiased.
+        crop_mode: "center" keeps the proportions, "squash" resizes to a square.
 
-    Raises DataError for a value out of range.
+    Raises:
+        DataError: a value out of range.
     """
 
     size: int = 224
@@ -57,9 +61,13 @@ class Preprocessing:
 
     @classmethod
     def of_model(cls, name: str | None) -> Preprocessing:
-        """Of a model by name: for "timm:NAME" what timm.data.resolve_model_data_config gives, else the defaults.
+        """What a model by name was trained with.
 
-        Raises DataError for an unknown model of timm, or one whose preprocessing is not among those above.
+        Args:
+            name: for "timm:NAME" it is what timm.data.resolve_model_data_config gives, else the defaults.
+
+        Raises:
+            DataError: an unknown model of timm, or one whose preprocessing is not among those above.
         """
         if name is None or not name.startswith("timm:"):
             return cls()
@@ -68,18 +76,25 @@ class Preprocessing:
         config = timm.models.get_pretrained_cfg(name.removeprefix("timm:"))
         if config is None:
             raise DataError(f"timm has no model {name.removeprefix('timm:')!r}; timm.list_models() names them")
-        found = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
-        channels, height, width = found["input_size"]
+        settings = timm.data.resolve_data_config(pretrained_cfg=config.to_dict())
+        channels, height, width = settings["input_size"]
         if channels != 3 or height != width:
             raise DataError(f"{name} takes {channels}x{height}x{width} pixels; squares of three channels are read")
         keys = ("mean", "std", "crop_pct", "interpolation", "crop_mode")
-        return cls(size=height, **{key: found[key] for key in keys})
+        return cls(size=height, **{key: settings[key] for key in keys})
 
     def evaluated(
         self,
         image: Tensor,  # [3, H, W] uint8
     ) -> Tensor:  # [3, size, size] uint8
-        """As timm's transforms for evaluation: resized, the centre cropped."""
+        """Resize an image and crop its centre, as timm's transforms for evaluation do.
+
+        Args:
+            image: uint8 [3, H, W].
+
+        Returns:
+            uint8 [3, size, size].
+        """
         side = math.floor(self.size / self.crop_pct)
         resized = self._resized(image, [side, side] if self.crop_mode == "squash" else [side])
         return functional.center_crop(resized, [self.size, self.size])
@@ -89,7 +104,15 @@ class Preprocessing:
         image: Tensor,  # [3, H, W] uint8
         box: tuple[int, int, int, int],
     ) -> Tensor:  # [3, size, size] uint8
-        """The part of the image in a box (top, left, height, width), resized."""
+        """Resize a part of an image.
+
+        Args:
+            image: uint8 [3, H, W].
+            box: (top, left, height, width) of the part, in pixels.
+
+        Returns:
+            uint8 [3, size, size].
+        """
         return self._resized(functional.crop(image, *box), [self.size, self.size])
 
     def _resized(self, image: Tensor, size: list[int]) -> Tensor:
@@ -109,8 +132,9 @@ class JpegSource(ImageSource):
 
     Args:
         folder: where the files are.
-        names: of the files, relative to it.
-        labels: int64 [N].
+        names: [N], of the files, relative to it.
+        labels: int64 [N], class indices.
+        preprocessing: what becomes of an image before it is shown to a model.
     """
 
     crops = True
@@ -122,10 +146,12 @@ class JpegSource(ImageSource):
         self.labels = labels.to(torch.int64)
         self.preprocessing = preprocessing
 
+    @override
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """As evaluated: resized, the centre cropped."""
         return self._read(indices, None)
 
+    @override
     def augmented(self, indices: Sequence[int] | Tensor, visit: int) -> Tensor:
         """A random part of each image, resized, and mirrored left to right with probability 1/2."""
         return self._read(indices, visit)
@@ -156,7 +182,17 @@ class JpegSource(ImageSource):
 
 
 def decode(path: str) -> Tensor:  # [3, H, W] uint8
-    """An image file in RGB. Raises DataError where it is missing, truncated or no image."""
+    """Read an image file in RGB.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        uint8 [3, H, W].
+
+    Raises:
+        DataError: it is missing, truncated or no image.
+    """
     try:
         return jpeg(path)
     except (OSError, RuntimeError):
@@ -171,7 +207,18 @@ def decode(path: str) -> Tensor:  # [3, H, W] uint8
 
 
 def jpeg(path: str) -> Tensor:  # [3, H, W] uint8
-    """A JPEG in RGB or grey, with the values that Pillow gives. Raises OSError or RuntimeError for anything else."""
+    """Read a JPEG in RGB or grey, with the values that Pillow gives.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        uint8 [3, H, W].
+
+    Raises:
+        OSError: it cannot be read.
+        RuntimeError: it is something else, or this torchvision decodes no JPEG.
+    """
     if not hasattr(torch.ops.image, "decode_jpeg"):
         raise RuntimeError("this torchvision decodes no JPEG")
     image: Tensor = torch.ops.image.decode_jpeg(torch.from_numpy(np.fromfile(path, dtype=np.uint8)), 0, False)
@@ -181,10 +228,18 @@ def jpeg(path: str) -> Tensor:  # [3, H, W] uint8
 
 
 def crop_box(height: int, width: int, draw: random.Random) -> tuple[int, int, int, int]:
-    """A random part of an image: (top, left, height, width). The draws are those of timm's and torchvision's transform.
+    """Draw a part of an image, as timm's and torchvision's transforms do.
 
     Its area is uniform in 8 to 100 % of the image's, the logarithm of its width / height uniform between 3/4 and 4/3;
     where ten such boxes do not fit, the largest central one of a proportion within these bounds.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        draw: generator of the random numbers.
+
+    Returns:
+        (top, left, height, width) of the part, in pixels.
     """
     for _ in range(ATTEMPTS):
         area = draw.uniform(*AREA) * (width * height)

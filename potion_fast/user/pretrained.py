@@ -1,4 +1,4 @@
-"""Models of timm and torchvision by name, a user's own by "module:factory", and state dicts from elsewhere."""
+"""Models of timm and torchvision by name, a user's own by "module:factory", and state dicts of other sources."""
 
 from __future__ import annotations
 
@@ -19,8 +19,18 @@ from .user_code import find_user_code
 
 
 def timm_model(name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
-    """A model of timm. Pretrained weights are downloaded, and only by a name with its tag: the default tag of a name
-    changes between versions. Raises ModelError."""
+    """Make a model of timm.
+
+    Args:
+        name: of the model, with a tag behind a dot where it is pretrained: the default tag changes between versions.
+        num_classes: outputs.
+        in_channels: channels of the images.
+        pretrained: whether to download the weights, unless they are in the cache.
+        options: further arguments of timm.create_model.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be made like this.
+    """
     import timm  # takes seconds: only when needed
 
     base, _, tag = name.partition(".")
@@ -38,8 +48,18 @@ def timm_model(name: str, num_classes: int, in_channels: int, pretrained: bool, 
 def torchvision_model(
     name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]
 ) -> nn.Module:
-    """A classification model of torchvision. Pretrained weights are downloaded, by a name such as
-    "resnet18.IMAGENET1K_V1"; a head for another number of classes keeps its random weights. Raises ModelError."""
+    """Make a classification model of torchvision.
+
+    Args:
+        name: of the model, with a tag where it is pretrained, as in "resnet18.IMAGENET1K_V1".
+        num_classes: outputs; a head for another number of classes than the weights' keeps its random weights.
+        in_channels: channels of the images, three.
+        pretrained: whether to download the weights, unless they are in the cache.
+        options: further arguments of the model.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be made like this.
+    """
     from torchvision import models  # takes seconds: only when needed
 
     base, _, tag = name.partition(".")
@@ -65,11 +85,16 @@ def torchvision_model(
 
 
 def factory_model(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
-    """What the factory of a "module:factory" makes: code of the user's that is imported and run, so only names that the
-    user typed may come here. Modules are also looked for in the current directory.
+    """Make a model by code of the user's, which is imported and run: only names that the user typed may come here.
 
-    The factory gets num_classes and in_channels if it takes parameters of these names, and the options. Raises
-    ModelError where there is no such module or factory, or it makes something else than a model; its own errors pass.
+    Args:
+        name: "module:factory", see `find_user_code`.
+        num_classes: given to the factory if it takes a parameter of this name.
+        in_channels: given to the factory if it takes a parameter of this name.
+        options: given to the factory.
+
+    Raises:
+        ModelError: there is no such module or factory, or it makes something else than a model. Its own errors pass.
     """
     factory = find_user_code(name, ModelError)
     offered = {"num_classes": num_classes, "in_channels": in_channels}
@@ -83,10 +108,13 @@ def factory_model(name: str, num_classes: int, in_channels: int, options: dict[s
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load a state dict into a model, in place: safetensors, or what torch.save wrote of nothing but tensors.
 
-    path  *.safetensors, or any other file of torch.save: a state dict, or a dict that holds one under "state_dict"
+    Args:
+        model: whose weights are replaced; it stays as it was where that fails.
+        path: *.safetensors, or any other file of torch.save: a state dict, or a dict that holds one under "state_dict".
 
-    Raises FileError for a file that is missing, truncated or more than tensors (such files can run code and are not
-    read), ModelError where the weights do not fit the model; the model is then as it was.
+    Raises:
+        FileError: the file is missing, truncated, or holds more than tensors: such files can run code and are not read.
+        ModelError: the weights do not fit the model.
     """
     path = Path(path)
     tensors: Any
@@ -107,33 +135,40 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     load_tensors(model, tensors)
 
 
-def check_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Raise ModelError unless these are the names, shapes and dtypes of the model's parameters and buffers.
+def check_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Check that tensors have the names, shapes and dtypes of a model's parameters and buffers.
 
-    Of a tensor with several names (tied weights) the first one is enough; under the others it must be the same.
+    Args:
+        model: the model.
+        tensors: by name. Of a tensor with several names (tied weights) the first one is enough; under the others it
+            must be the same.
+        source: names them in errors.
+
+    Raises:
+        ModelError: they do not fit.
     """
     expected, first = model.state_dict(), _first_names(model)
     odd = sorted((set(first.values()) - set(tensors)) | (set(tensors) - set(expected)))
     if odd:
         shown = ", ".join(odd[:10]) + (f" and {len(odd) - 10} more" if len(odd) > 10 else "")
-        raise ModelError(f"{what} does not fit its architecture: {shown} in only one of them")
+        raise ModelError(f"{source} does not fit its architecture: {shown} in only one of them")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
             raise ModelError(
-                f"{what} does not fit its architecture: {name} is {tensor.dtype} {list(tensor.shape)}, "
+                f"{source} does not fit its architecture: {name} is {tensor.dtype} {list(tensor.shape)}, "
                 f"it should be {expected[name].dtype} {list(expected[name].shape)}"
             )
         if name != first[name] and not torch.equal(tensor, tensors[first[name]]):
-            raise ModelError(f"{what} does not fit its architecture: {name} and {first[name]} are one tensor there")
+            raise ModelError(f"{source} does not fit its architecture: {name} and {first[name]} are one tensor there")
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load what `check_tensors` has passed."""
+    """Load what `check_tensors` has passed into a model, in place."""
     model.load_state_dict(dict(tensors), strict=False)  # without what a file may have hung on its mapping
 
 
 def untied(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers, each by the first of its names."""
+    """The parameters and buffers of a model, each by the first of its names."""
     tensors = model.state_dict()
     return {name: tensors[name] for name in dict.fromkeys(_first_names(model).values())}
 

@@ -1,4 +1,4 @@
-"""Text files that hold plain data, YAML and JSON: read as data and nothing else, and no larger than they look."""
+"""YAML and JSON files, read as plain data and nothing else, and no larger than they look."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ MOST_NODES = 1_000_000  # of a YAML file, with what an alias stands for counted 
 
 
 def read_yaml(path: str | os.PathLike[str], loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """What a YAML file holds. Raises FileError for a file that is missing or broken, as `parse_yaml` has it."""
+    """Read a YAML file.
+
+    Args:
+        path: of the file.
+        loader: how scalars are read.
+
+    Returns:
+        What it holds: strings, numbers, dates, lists and mappings.
+
+    Raises:
+        FileError: the file is missing, or broken as `parse_yaml` has it.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -23,24 +34,33 @@ def read_yaml(path: str | os.PathLike[str], loader: type[yaml.SafeLoader] = yaml
     return parse_yaml(text, str(path), loader)
 
 
-def parse_yaml(text: str, what: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """What a YAML document holds: strings, numbers, dates, lists and mappings.
+def parse_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """Read a YAML document.
 
-    Raises FileError for what is broken, holds itself, or is a small text that stands for a huge one: a list of nine
-    aliases of a list of nine aliases, and so on.
+    Args:
+        text: of the document.
+        source: names it in errors.
+        loader: how scalars are read.
+
+    Returns:
+        What it holds: strings, numbers, dates, lists and mappings.
+
+    Raises:
+        FileError: the document is broken, holds itself, or is a small text that stands for a huge one: a list of nine
+            aliases of a list of nine aliases, and so on.
     """
-    made = None
+    document = None
     try:
-        made = loader(text)
-        node = made.get_single_node()
+        document = loader(text)
+        node = document.get_single_node()
         if node is not None and _nodes(node, {}) > MOST_NODES:
             raise ValueError(f"it stands for more than {MOST_NODES:,} values")
-        return None if node is None else made.construct_document(node)
+        return None if node is None else document.construct_document(node)
     except Exception as error:  # PyYAML lets IndexError, KeyError, AttributeError and others of odd scalars pass
-        raise FileError(f"{what} cannot be read as YAML: {_in_words(error)}") from error
+        raise FileError(f"{source} cannot be read as YAML: {_format_error(error)}") from error
     finally:
-        if made is not None:
-            made.dispose()
+        if document is not None:
+            document.dispose()
 
 
 def _nodes(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
@@ -51,21 +71,31 @@ def _nodes(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
     if not count:
         known[node] = None
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = (part for each in inner for part in (each if isinstance(each, tuple) else (each,)))
+        parts = (part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,)))
         count = 1 + sum(_nodes(part, known) for part in parts)
         known[node] = count
     return count
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds. Raises FileError for a file that is missing or broken."""
+    """Read a JSON file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        FileError: the file is missing or broken.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise FileError(f"{path} cannot be read, it may be truncated: {_in_words(error)}") from error
+        raise FileError(f"{path} cannot be read, it may be truncated: {_format_error(error)}") from error
 
 
-def _in_words(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__

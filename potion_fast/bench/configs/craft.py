@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import model_validator
 from pydantic.fields import FieldInfo
+from typing_extensions import override
 
 from ...errors import DataError, PotionError
 from ...user.schema import Schema, setting
@@ -50,16 +51,19 @@ class CraftConfig(Schema):
             own["settings"] = {**own.get("settings", {}), **settings}
         return own
 
+    @override
     @classmethod
     def flag_fields(cls) -> dict[str, FieldInfo]:
         """The fields of the command line: the settings of all attacks first."""
         return {**{name: flag_of(each) for name, each in shared_craft_options().items()}, **super().flag_fields()}
 
+    @override
     @classmethod
     def keys(cls) -> list[str]:
         """The keys that a file may have: fields, and the settings of all attacks."""
         return [name for name in cls.model_fields if name != "settings"] + list(shared_craft_options())
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML, the settings among them."""
         plain: dict[str, Any] = {}

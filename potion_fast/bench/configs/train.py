@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 from pydantic.fields import FieldInfo
+from typing_extensions import override
 
 from ...errors import DataError, PotionError
 from ...modes import mode_named
@@ -190,6 +191,7 @@ class TrainConfig(Schema):
             own["attack"] = attack.updated(**options)
         return own
 
+    @override
     @classmethod
     def flag_fields(cls) -> dict[str, FieldInfo]:
         """The fields of the command line: the options of all attacks stand behind the attack."""
@@ -200,11 +202,13 @@ class TrainConfig(Schema):
                 fields |= {key: flag_of(option, format_defaults(key)) for key, option in shared_options().items()}
         return fields
 
+    @override
     @classmethod
     def keys(cls) -> list[str]:
         """The keys that a file may have: fields, and the options of all attacks."""
         return [name for name in cls.model_fields if name != "attack"] + list(shared_options())
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML, the options of the attack behind its name."""
         plain: dict[str, Any] = {}
