@@ -1,0 +1,94 @@
+"""The trainable parameters of a model: unwrapped, named, checked, told apart."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+import torch
+from torch import nn
+
+from helpers.toys import net
+from potion_fast.distributed import Ranks
+from potion_fast.errors import ImportanceError, ModelError
+from potion_fast.utils.model import ModelParameters, evaluating, fingerprint, trainable
+
+
+def test_parameters_are_the_trainable_ones_tied_ones_once_in_the_models_order() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3), nn.Linear(3, 4))
+    model[2].weight = model[0].weight
+    model[1].bias.requires_grad_(False)
+    parameters = ModelParameters(model)
+    assert list(parameters.parameters) == ["0.weight", "0.bias", "1.weight", "2.bias"]
+    assert parameters.parameters["0.weight"] is model[0].weight
+    assert parameters.shapes == {"0.weight": (4, 3), "0.bias": (4,), "1.weight": (3, 4), "2.bias": (4,)}
+    assert parameters.numel == 12 + 4 + 12 + 4 and parameters.device == torch.device("cpu")
+    assert trainable(model).keys() == parameters.parameters.keys()
+
+
+def test_tensors_are_detached_and_in_the_models_memory() -> None:
+    model = nn.Linear(2, 2)
+    tensors = ModelParameters(model).tensors
+    assert not any(tensor.requires_grad for tensor in tensors.values())
+    tensors["weight"].fill_(3.0)
+    assert model.weight.eq(3).all()
+
+
+def test_a_compiled_model_is_unwrapped_for_hooks_and_called_as_it_is() -> None:
+    model = net()
+    wrapped = torch.compile(model, backend="eager")
+    parameters = ModelParameters(wrapped)
+    assert parameters.module is model and parameters.wrapped is wrapped
+    assert list(parameters.parameters) == list(trainable(model))
+    assert parameters.fingerprint() == fingerprint(model)
+
+
+def test_what_is_made_already_is_not_made_again() -> None:
+    parameters = ModelParameters(net())
+    assert ModelParameters.of(parameters) is parameters
+    assert ModelParameters.of(parameters.module).module is parameters.module
+
+
+def test_a_model_without_fsdp_is_held_by_this_process_alone() -> None:
+    parameters = ModelParameters(net())
+    assert not parameters.sharded and parameters.shard_ranks == Ranks()
+
+
+def test_the_fingerprint_is_of_the_names_and_bytes_as_they_are_now() -> None:
+    model = nn.Linear(2, 1)
+    parameters = ModelParameters(model)
+
+    def expected() -> str:
+        code = 0
+        for name, parameter in model.named_parameters():
+            code = zlib.crc32(parameter.detach().numpy().tobytes(), zlib.crc32(name.encode(), code))
+        return f"{code:08x}"
+
+    before = expected()
+    assert parameters.fingerprint() == before
+    with torch.no_grad():
+        model.bias += 1
+    assert parameters.fingerprint() == expected() != before
+
+
+def test_parameters_that_cannot_be_used_are_refused() -> None:
+    with pytest.raises(ImportanceError, match="no trainable parameter"):
+        ModelParameters(nn.ReLU()).check()
+    bad, half = nn.Linear(2, 2), nn.Linear(2, 2).half()
+    with torch.no_grad():
+        bad.bias[0] = torch.inf
+    with pytest.raises(ModelError, match="'bias' holds values that are not finite"):
+        ModelParameters(bad).check()
+    ModelParameters(half).check()
+    with pytest.raises(ModelError, match=r"torch\.float16; only float32"):
+        ModelParameters(half).check_dampenable()
+    ModelParameters(net()).check_dampenable()
+
+
+def test_eval_mode_is_left_again_where_it_was_not_before() -> None:
+    model = net()
+    model.norm.eval()
+    with pytest.raises(ValueError, match="within"), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise ValueError("within")
+    assert model.training and model.conv.training and not model.norm.training
