@@ -22,10 +22,7 @@ from .poison import Poison
 from .random_swap import RandomSwap
 from .registry import (
     ATTACKS,
-    POISONS,
     attack_named,
-    make_poison,
-    options_of,
     register_attack,
     shared_craft_options,
     shared_options,
@@ -40,7 +37,6 @@ for module in iter_modules(__path__):
 
 __all__ = [
     "ATTACKS",
-    "POISONS",
     "Attacked",
     "AttackOptions",
     "BadNet",
@@ -69,9 +65,7 @@ __all__ = [
     "TriggerWord",
     "attack_named",
     "choose_poisoned",
-    "make_poison",
     "option",
-    "options_of",
     "register_attack",
     "shared_craft_options",
     "shared_options",

@@ -14,7 +14,7 @@ configuration reads the options of whatever is registered, so that a new attack 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic.fields import FieldInfo
@@ -60,26 +60,6 @@ def attack_named(name: str) -> type[Poison]:
     if name not in ATTACKS:
         raise DataError(f"unknown poison {name!r}; known: {', '.join(ATTACKS)}")
     return ATTACKS[name]
-
-
-POISONS = ATTACKS  # until the configurations are read by this registry
-
-
-def options_of(name: str) -> list[str]:
-    """Names of the arguments of an attack's class. Raises DataError for an unknown attack."""
-    return [field.name for field in fields(attack_named(name))]  # type: ignore[arg-type]  # each one is a dataclass
-
-
-def make_poison(name: str, **arguments: Any) -> Poison:
-    """A poison by its registered name. Raises DataError for an unknown name, argument or value."""
-    known = options_of(name)
-    unknown = sorted(set(arguments) - set(known))
-    if unknown:
-        raise DataError(f"the poison {name!r} has no option {', '.join(unknown)}; it has {', '.join(known)}")
-    try:
-        return ATTACKS[name](**arguments)
-    except TypeError as error:
-        raise DataError(f"the poison {name!r} cannot be made with {arguments}: {error}") from error
 
 
 @dataclass(frozen=True)
