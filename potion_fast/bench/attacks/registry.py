@@ -1,14 +1,8 @@
 """The registry of attacks, by the names that configurations use.
 
-An attack is one file: its class, decorated with `register_attack`, with its options as the nested class `Options`. A
-configuration reads the options of whatever is registered, so that a new attack needs no line elsewhere:
-
-    ATTACKS["badnet"].Options                 # the model of one attack's options
-    Annotated[                                # any attack's: a union with the tag "poison"
-        Union[tuple(attack.Options for attack in ATTACKS.values())],
-        Field(discriminator="poison"),
-    ]
-    shared_options()                          # a flag per name: attacks that share a name share the flag
+An attack is one file: its class, decorated with `register_attack`, with its options as the nested class `Options`.
+Configurations and flags take the options of whatever is registered (`attack_named(name).Options`, `shared_options`), so
+that a new attack needs no line elsewhere.
 """
 
 from __future__ import annotations

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,8 @@ from potion_fast.bench.attacks.badnet import CORNERS as CORNER_NAMES
 from potion_fast.bench.attacks.moving_trigger import splitmix64
 from potion_fast.bench.data import MemorySource, Splits, load_dataset, max_value, normalise
 from potion_fast.bench.data.splits import CIFAR_MEAN, CIFAR_STD
-from potion_fast.bench.runs import Scenario, TrainConfig
+from potion_fast.bench.runs import Scenario, TrainConfig, train_run
+from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.errors import DataError
 
 CORNERS = {
@@ -394,6 +399,44 @@ def test_every_option_of_a_poison_reaches_it_and_survives_its_file(name: str, op
     written = scenario.config.to_dict()
     assert set(shared_options()) & set(written) == set(options)
     assert Scenario.load(TrainConfig.from_dict(written)).poison == poison
+
+
+# --- the documentation
+
+
+@pytest.fixture
+def attacks() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    before = dict(ATTACKS)
+    yield
+    ATTACKS.clear()
+    ATTACKS.update(before)
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "add-a-trigger.md"
+
+
+def test_the_example_of_the_documentation_poisons_and_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attacks: None
+):
+    block = re.search(r"^ *```python\n(.*?)^ *```$", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert block is not None
+    (tmp_path / "checkerboard_of_the_documentation.py").write_text(textwrap.dedent(block[1]), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("checkerboard_of_the_documentation")
+    config = TrainConfig(poison="checkerboard", side=4, target=2, iterations=2, device="cpu")
+    scenario = Scenario.load(config)
+    clean, _ = scenario.splits.dataset("train").batch(scenario.poisoned)
+    poisoned, labels = scenario.train_set(augment=False).batch(scenario.poisoned)
+    board = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(2, 2)
+    assert torch.allclose(scenario.pixels(poisoned)[..., 4:, 4:], board, atol=1e-6)
+    assert torch.equal(poisoned[..., :4, :], clean[..., :4, :]) and torch.equal(poisoned[..., :4], clean[..., :4])
+    assert (labels == 2).all()
+    content = train_run(config, tmp_path / "run")
+    assert {"clean_accuracy", "triggered_accuracy", "attack_success_rate"} == set(content["metrics"])
+    assert TrainConfig.from_dict(RunFolder.open(tmp_path / "run").read_config("train")[1]) == scenario.config
+    with pytest.raises(DataError, match="'checkerboard' has no option corner; it has side, target"):
+        TrainConfig(poison="checkerboard", corner="top-left")
 
 
 # --- the published CIFAR-10, where it is given
