@@ -1,13 +1,12 @@
-# What people type. Everything runs in .venv, which the first call makes and later calls keep while the build's inputs
-# stay the same:
+# Everything runs in .venv. The first call creates it; later calls reuse it until the inputs of the build change.
 #
 #   make demo            poison, train, heal and draw a small run, into runs/demo
 #   make test            the tests
-#   make faults          the fault campaign in full: processes killed, disks filled, 100,000 broken files of each kind
-#   make smoke           all attacks and methods at toy size, and the reports of them, into runs/{smoke,exam,text}
+#   make faults          the full fault injection: processes killed, disks filled, 100,000 broken files of each kind
+#   make smoke           all attacks and methods at toy size, with their reports, into runs/{smoke,exam,text}
 #   make lint            ruff and mypy
 #   make check-gpu-code  compile the CUDA and Triton kernels for every architecture; needs nvcc, no GPU
-#   make bench           benchmarks of the kernels against the reference
+#   make bench           benchmarks of the kernels, compared with the reference
 #   make clean           remove .venv
 
 PYTHON ?= python3
@@ -49,7 +48,7 @@ bench: $(READY)
 clean:
 	rm -rf $(VENV)
 
-# pip is quiet, but shows what failed. The version of pip in a new venv may be older than the build needs.
+# pip is quiet, but shows errors. The pip of a new venv may be older than the build needs.
 $(READY): $(BUILD_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "potion-fast needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
