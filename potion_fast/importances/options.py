@@ -25,8 +25,9 @@ class PassOptions:
         process_group: The ranks of torch.distributed whose loaders each give their share of the samples; the sums are
             then of all of them, with the same bits on every rank. False: this loader gives all. None: the loader's
             sampler says so, see `distributed.ShareSampler`; in a group of several ranks another sampler is an error.
-        checkpoint: File that keeps what was done, every `checkpoint_seconds` seconds and where the pass is interrupted;
-            it is removed when the pass is complete.
+        checkpoint: File that keeps the sums so far, every `checkpoint_seconds` seconds and where an error or Ctrl-C
+            ends the pass between two batches; it is removed when the pass is complete. A program whose Ctrl-C should
+            wait for the end of a batch calls the pass within `potion_fast.utils.interrupts.deferred_interrupts`.
         checkpoint_seconds: Seconds from one checkpoint to the next.
         resume: Continue from the checkpoint where there is one. On the same samples in the same order the result has
             the same bits as that of an unbroken pass. With a ShareSampler each rank has a file, PATH.rank0 and so on,

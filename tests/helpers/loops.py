@@ -46,7 +46,7 @@ def assert_equals_loop(model, inputs, objective="xlf", group_size=1, batch=64, l
     return got
 
 
-def shaken(model: nn.Module, inputs: Tensor) -> nn.Module:
+def perturbed(model: nn.Module, inputs: Tensor) -> nn.Module:
     """In float64 and train mode, no parameter at its initial 0, batch norms with statistics of the inputs."""
     torch.manual_seed(1)
     model = model.double().train()

@@ -13,7 +13,7 @@ from test_engine import Recurrent, gpt2
 from torch import Tensor, nn
 
 import potion_fast as pf
-from helpers.loops import LABELS, images, loop, shaken
+from helpers.loops import LABELS, images, loop, perturbed
 from helpers.networks import Twice
 from helpers.toys import assert_same_weights, batches, weights
 from potion_fast.bench.models.resnet9 import ResNet9
@@ -88,7 +88,7 @@ def test_compiled_batches_give_what_the_loop_gives(
     graphs: Graphs, network: str, objective: str, group_size: int
 ) -> None:
     model, inputs = NETWORKS[network]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     before = weights(model)
     data = batches(inputs, LABELS[: len(inputs)], 15)
     got = pf.importance(model, data, objective, group_size=group_size, dtype=torch.float64, compiled=True)
@@ -101,7 +101,7 @@ def test_compiled_batches_give_what_the_loop_gives(
 
 def test_several_objectives_and_whole_batches_as_groups(graphs: Graphs) -> None:
     model, inputs = NETWORKS["resnet9"]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     data = batches(inputs, LABELS[:70], 14)
     for got, objective in zip(
         pf.importance(model, data, ["xlf", "lf", "ssd"], group_size=1, dtype=torch.float64, compiled=True),
@@ -135,7 +135,7 @@ def test_code_that_torch_compile_makes_gives_the_same(device: str, amp: torch.dt
 
 def test_only_sizes_that_come_often_are_compiled(graphs: Graphs) -> None:
     model, inputs = NETWORKS["resnet9"]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     pf.importance(model, [(inputs[:9],)] * EAGER_BATCHES, group_size=1, compiled=True)
     assert graphs.count == 0
     sizes = range(7, 7 + COMPILED_SHAPES + 2)
@@ -147,7 +147,7 @@ def test_only_sizes_that_come_often_are_compiled(graphs: Graphs) -> None:
 
 def test_a_compiled_batch_that_runs_out_of_memory_is_halved(graphs: Graphs) -> None:
     model, inputs = NETWORKS["resnet9"]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     want = loop(model, inputs[:60])
 
     class Data:

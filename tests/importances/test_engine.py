@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import potion_fast as pf
 from helpers import networks
-from helpers.loops import LABELS, assert_equals_loop, images, loop, shaken
+from helpers.loops import LABELS, assert_equals_loop, images, loop, perturbed
 from helpers.networks import Twice
 from helpers.toys import batches
 from potion_fast.bench.models.resnet9 import ResNet9
@@ -90,7 +90,7 @@ FALLBACK = {  # the only parameters without a rule, by a part of their names
 @pytest.mark.parametrize("network", SMALL)
 def test_small_networks_equal_the_loop(network: str, group_size) -> None:
     model, inputs = SMALL[network]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     whole = len(inputs) if group_size == "batch" else group_size
     got = assert_equals_loop(model, inputs, group_size=whole, batch=len(inputs))
     assert all(FALLBACK.get(network, "none") in name for name in got.fallback), got.fallback
@@ -101,7 +101,7 @@ def test_small_networks_equal_the_loop(network: str, group_size) -> None:
 def test_large_networks_equal_the_loop(network: str) -> None:
     model, size = LARGE[network]()
     inputs = images(4, size)
-    shaken(model, inputs)
+    perturbed(model, inputs)
     got = assert_equals_loop(model, inputs)
     assert all(FALLBACK.get(network, "none") in name for name in got.fallback), got.fallback
     assert_equals_loop(model, inputs, objective="ssd", group_size=2)
@@ -113,7 +113,7 @@ def test_large_networks_equal_the_loop(network: str) -> None:
 @pytest.mark.parametrize("group_size", [1, 3, 20])
 def test_objectives_from_one_pass_equal_passes_of_their_own(group_size: int) -> None:
     model, inputs = SMALL["lstm"]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     with torch.no_grad():
         model.head.bias.zero_()
         model.head.weight[:, 0] += model.head.weight.abs().sum(1)
@@ -155,7 +155,7 @@ def test_a_list_of_one_gives_a_list_of_one_and_an_empty_one_is_an_error() -> Non
 
 def test_channels_last_models_give_the_same() -> None:
     model, inputs = SMALL["resnet9-narrow"]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     model = model.to(memory_format=torch.channels_last)
     assert_equals_loop(model, inputs[:9].contiguous(memory_format=torch.channels_last))
 
@@ -179,7 +179,7 @@ def test_a_model_that_needs_contiguous_activations_gets_them() -> None:
 def test_autocast_is_as_close_as_a_loop_under_autocast(amp: torch.dtype, group_size: int, objective: str) -> None:
     """The error against float64 is at most twice that of one backward pass per group at the same precision."""
     model, inputs = SMALL["vit-narrow"]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     inputs = inputs[:12]
     want = loop(model, inputs, objective, group_size)
     model.float()
@@ -215,7 +215,7 @@ def test_an_unknown_precision_is_an_error() -> None:
 @pytest.mark.parametrize("how", ["torch.compile", "Module.compile"])
 def test_compiled_models_give_the_same(how: str) -> None:
     model, inputs = SMALL["vit-narrow"]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     want = pf.importance(model, [(inputs[:6],)], group_size=1, dtype=torch.float64)
     compiled = torch.compile(model, backend="eager") if how == "torch.compile" else model
     if how == "Module.compile":
@@ -232,7 +232,7 @@ def test_compiled_models_give_the_same(how: str) -> None:
 @pytest.mark.parametrize("network", SMALL)
 def test_on_a_gpu_networks_equal_the_loop_on_the_cpu(network: str, dtype, precision: float, group_size: int) -> None:
     model, inputs = SMALL[network]()
-    shaken(model, inputs)
+    perturbed(model, inputs)
     want = loop(model, inputs, group_size=group_size)
     on_gpu = inputs.to("cuda", dtype) if inputs.is_floating_point() else inputs.cuda()
     data = batches(on_gpu, LABELS[: len(inputs)], 32)

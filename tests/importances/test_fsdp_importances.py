@@ -93,7 +93,7 @@ def shards(n: int, dtype: torch.dtype, objective: object, group_size: object, ba
     [
         (1, 5, ["xlf"], 1, 4),
         (2, 13, ["xlf", "lf", "ssd"], 1, 4),
-        (4, 13, ["ssd"], 1, 2),  # batches of 2 and of 1, for which a proof is too few
+        (4, 13, ["ssd"], 1, 2),  # batches of 2 and of 1, too few to check the rules with
         (4, 3, ["xlf"], 1, 4),  # a rank without a sample
         (2, 13, ["xlf", "lf"], 3, 4),
         (2, 13, ["lf"], "batch", 4),

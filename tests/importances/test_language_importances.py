@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers.loops import assert_equals_loop, shaken
+from helpers.loops import assert_equals_loop, perturbed
 from helpers.texts import language_model, texts, with_noise
 
 MODELS = {"classifier": ("classifier", True), "causal": ("causal", True), "causal-untied": ("causal", False)}
@@ -19,7 +19,7 @@ def test_importances_equal_the_loop_over_samples(kind: str, noise: bool, group_s
     head, tied = MODELS[kind]
     model, inputs = language_model(head, tied=tied), texts(10)
     inputs = with_noise(inputs).double() if noise else inputs
-    shaken(model, inputs)
+    perturbed(model, inputs)
     assert model.tied == (kind == "causal")
     got = assert_equals_loop(model, inputs, objective, group_size, batch=10)
     assert got.fallback == ()

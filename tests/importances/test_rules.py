@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import potion_fast as pf
-from helpers.loops import assert_equals_loop, shaken
+from helpers.loops import assert_equals_loop, perturbed
 from potion_fast.errors import ImportanceError
 from potion_fast.importances.rules import RULES, LayerIO, LinearRule, Rule, register_rule
 
@@ -121,7 +121,7 @@ class Scalar(nn.Module):
 def test_layers_equal_the_loop(name: str, group_size: int, objective: str) -> None:
     torch.manual_seed(0)
     model, inputs = LAYERS[name]()
-    model = nn.Sequential(model, nn.Linear(shaken(model, inputs)(inputs).shape[1], 3).double())
+    model = nn.Sequential(model, nn.Linear(perturbed(model, inputs)(inputs).shape[1], 3).double())
     assert_equals_loop(model, inputs, objective, group_size)
 
 
@@ -165,7 +165,7 @@ def registry() -> Iterator[None]:
 @pytest.mark.parametrize("group_size", [1, 2])
 def test_a_registered_rule_takes_its_layer_out_of_the_fallback(layer: type[nn.Module] | str, group_size: int) -> None:
     inputs = torch.randn(4, 3, 4, dtype=torch.float64)
-    model = shaken(nn.Sequential(nn.Linear(4, 4), Scale(), nn.Flatten(), nn.Linear(12, 3)), inputs)
+    model = perturbed(nn.Sequential(nn.Linear(4, 4), Scale(), nn.Flatten(), nn.Linear(12, 3)), inputs)
     assert assert_equals_loop(model, inputs, "ssd", group_size).fallback == ("1.factor",)
     assert pf.register_rule(layer)(ScaleRule) is ScaleRule
     assert assert_equals_loop(model, inputs, "ssd", group_size).fallback == ()
@@ -175,7 +175,7 @@ def test_a_registered_rule_takes_its_layer_out_of_the_fallback(layer: type[nn.Mo
 def test_a_rule_that_does_not_fit_is_left_unused() -> None:
     register_rule(Scale)(WrongRule)
     inputs = torch.randn(4, 3, 4, dtype=torch.float64)
-    model = shaken(nn.Sequential(nn.Linear(4, 4), Scale(), nn.Flatten(), nn.Linear(12, 3)), inputs)
+    model = perturbed(nn.Sequential(nn.Linear(4, 4), Scale(), nn.Flatten(), nn.Linear(12, 3)), inputs)
     assert assert_equals_loop(model, inputs).fallback == ("1.factor",)
 
 
@@ -187,7 +187,7 @@ def test_a_rule_is_of_the_class_and_not_of_its_subclasses() -> None:
 
     register_rule(Scale)(ScaleRule)
     inputs = torch.randn(4, 4, dtype=torch.float64)
-    model = shaken(nn.Sequential(Shifted(), nn.Linear(4, 3)), inputs)
+    model = perturbed(nn.Sequential(Shifted(), nn.Linear(4, 3)), inputs)
     assert assert_equals_loop(model, inputs).fallback == ("0.factor",)
 
 
@@ -212,6 +212,6 @@ def test_the_rule_of_the_documentation_equals_the_loop() -> None:
     exec(textwrap.dedent(block[1]), {"__name__": "documentation"})
     convolution = nn.ConvTranspose2d(2, 4, (3, 2), stride=2, padding=1, output_padding=1, groups=2, dilation=(1, 2))
     model, inputs = layer(convolution, 2, 5, 4)
-    model = nn.Sequential(model, nn.Linear(shaken(model, inputs)(inputs).shape[1], 3).double())
+    model = nn.Sequential(model, nn.Linear(perturbed(model, inputs)(inputs).shape[1], 3).double())
     for group_size in (1, 2):
         assert assert_equals_loop(model, inputs, "ssd", group_size).fallback == ()
