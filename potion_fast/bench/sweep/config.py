@@ -25,11 +25,11 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_+=-][A-Za-z0-9_+=.-]{0,63}")
 GROWING = ("poisoned", "found", "seeds", "methods", "group_sizes")  # a sweep may be started again with more of these
 
 
-class Loader(yaml.SafeLoader):
+class NumberLoader(yaml.SafeLoader):
     """YAML whose 1e-5 is a number, as in YAML 1.2 and in JSON."""
 
 
-Loader.add_implicit_resolver(
+NumberLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), [*"-+.0123456789"]
 )
 
@@ -124,7 +124,7 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
         if name not in presets():
             raise PotionError(f"there is no sweep {name!r}; give a .yaml file or one of {', '.join(presets())}")
     try:
-        content = read_yaml(path, Loader)
+        content = read_yaml(path, NumberLoader)
     except FileError as error:
         raise PotionError(f"the sweep {error}") from error
     if not isinstance(content, dict):
@@ -157,7 +157,7 @@ def _override(content: dict[str, Any], text: str) -> None:
         place = place.setdefault(key, {}) if number == 0 and key == "train" else place.get(key)
         if not isinstance(place, dict):
             raise PotionError(f"{text!r}: the sweep has no mapping {'.'.join(outer[: number + 1])!r}")
-    place[last] = parse_yaml(value, repr(text), Loader)
+    place[last] = parse_yaml(value, repr(text), NumberLoader)
 
 
 def listed(name: str, value: object) -> list[Any]:

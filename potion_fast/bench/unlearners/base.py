@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NoReturn
+from typing import Annotated, Any, ClassVar, NoReturn
 
+from pydantic import Field
 from torch import nn
 
 from ...errors import PotionError
 from ...modes import mode_named
-from ...user.schema import Schema
+from ...user.schema import SEEDS, Schema
 from ..training.train import seeded
 
 
@@ -86,7 +87,7 @@ class Unlearner(Schema, ABC):
     name: ClassVar[str]  # the registered one
 
     mode: str = "default"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=SEEDS)] = 0
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
