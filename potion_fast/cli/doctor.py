@@ -86,7 +86,7 @@ def format_report(report: dict[str, Any]) -> str:
     if native["present"]:
         lines.append(f"  {'C++':<14}{native['compiler']}, {native['cpu_instructions']}")
         compiled = f"{native['cuda_version']}, architectures {native['cuda_architectures']}"
-        without = "not compiled: no working nvcc at the build, or told not to"
+        without = "not compiled: no working nvcc at the build, or disabled"
         lines.append(f"  {'CUDA':<14}{compiled if native['cuda'] else without}")
     else:
         lines.append(f"  {native['problem']}")

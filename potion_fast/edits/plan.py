@@ -24,8 +24,8 @@ class EditPlan:
     Candidate k dampens θ_i ← θ_i · min((λ · Ω_r,i / Ω_f,i)^exponent, 1) wherever Ω_f,i > α_k · Ω_r,i (paper A, eq. 1).
     The new value does not depend on α, so a smaller α only adds weights: each weight that some candidate changes is
     kept once, in the part of the first candidate, by falling α, that selects it. Candidate k is the first parts
-    applied, the others undone. The plan takes 20 bytes for each weight that some candidate changes, beside the means
-    that the importances keep.
+    applied, the others undone. The plan takes 20 bytes for each weight that some candidate changes, in
+    addition to the means, which the importances cache.
 
     Of a model that FSDP2 has sharded (`fully_shard`) each rank edits its shards, by importances of its shards: their
     `sums` and `shapes` are of `parameter.to_local()`. Together these are the edits of one process, to the bit, and an

@@ -130,14 +130,16 @@ class PassCheckpoint:
             if not self.kept:
                 raise
             self.saved = time.monotonic()
-            warnings.warn(f"the pass goes on, but could not be kept: {error}", PotionWarning, stacklevel=2)
+            warnings.warn(
+                f"the pass continues, but its checkpoint could not be written: {error}", PotionWarning, stacklevel=2
+            )
 
     def save(self) -> None:
         """Write the file, whole or not at all. Raises FileError."""
         self.write(self.path, {"position": asdict(self.position)})
 
     def write(self, path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-        """Write a file of the sums, with this content beside the identity. Raises FileError."""
+        """Write a file of the sums, with this content and the identity. Raises FileError."""
         tensors = {f"sums.{i}": tensor for i, tensor in enumerate(self.sums)}
         save_checksummed(path, FILE_KEY, {**content, "what": self.identity}, tensors)
         self.saved, self.kept = time.monotonic(), True

@@ -59,8 +59,8 @@ class Compiled:
     """Compiled forward and backward passes over batches of frequent shapes.
 
     Compiled code calls no hook when a gradient is computed. So a zero, which is an input of the compiled function, is
-    added to the output of each layer, and the layers' inputs are outputs of it beside the losses. All of it is alive at
-    once, where `LayerHooks` lets each go as soon as it is used.
+    added to the output of each layer, and the layers' inputs are outputs of it in addition to the losses. All of it is
+    alive at once, where `LayerHooks` frees each tensor as soon as it is used.
 
     Args:
         losses: Of the whole batch; traced by torch.compile.

@@ -31,10 +31,10 @@ Sample = tuple[Tensor, Tensor | None]  # input [1, ...], label [1, ...]
 
 
 class WholeSums(dict[str, Tensor]):
-    """Sums for whole parameters over this rank's batch, made when they are asked for: name -> [K, *shape].
+    """Sums for whole parameters over this rank's batch, made on request: name -> [K, *shape].
 
-    Once complete they are summed over all ranks, each keeping its shard's (a reduce-scatter), and forgotten: so the
-    pass holds, beside the shards' sums, what one layer's take.
+    Once complete they are summed over all ranks, each keeping its shard's (a reduce-scatter), and freed: so the
+    pass holds, in addition to the shards' sums, those of one layer.
 
     Args:
         parameters: By name.
@@ -96,7 +96,7 @@ class ShardedPass(LocalPass):
             )
         super().__init__(model, objectives, group_size, options)
         self.ranks, self.gathered = ranks, GatheredParameters.of(model)
-        self.counted = 0  # groups of the batch at hand whose weight is not 0
+        self.counted = 0  # groups of the current batch whose weight is not 0
         self.failed: Exception | None = None
         for engine in self.engines:
             engine.gathered = True

@@ -43,7 +43,7 @@ class RulePlan:
 
 @dataclass
 class LayerCall:
-    """One call of a layer in the forward pass at hand.
+    """One call of a layer in the current forward pass.
 
     Attributes:
         index: Among the calls of all layers.

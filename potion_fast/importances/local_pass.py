@@ -99,7 +99,7 @@ class LocalPass:
 
     Attributes:
         without_rule: Names of the parameters that went through torch.func or a loop.
-        seen: Samples before those at hand, for messages.
+        seen: Samples before the current ones, for messages.
     """
 
     def __init__(
@@ -298,7 +298,7 @@ class LocalPass:
         return self._shaped(losses(self._outputs(model, inputs), labels), inputs)
 
     def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: Tensor) -> Tensor:
-        """The same of the batch at hand, or of its first samples."""
+        """The same of the current batch, or of its first samples."""
         labels = None if labels is None else labels[: len(inputs)]
         return self._checked(self._losses(losses, self.model.module, inputs, labels))
 

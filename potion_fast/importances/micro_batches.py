@@ -40,11 +40,11 @@ class MicroBatches:
 
     Args:
         attempt: Adds a chunk of the data to the tensors of `state`; it may run out of memory.
-        state: The tensors that it writes to; a failed attempt may leave new ones behind it, to be filled with zeros.
-        device: Whose memory it is.
+        state: The tensors that it writes to; a failed attempt may leave new ones, to be filled with zeros.
+        device: The device whose memory is used.
 
     Attributes:
-        done: Samples of the chunk at hand that are before those that `attempt` gets.
+        done: Samples of the current chunk that are before those that `attempt` gets.
     """
 
     def __init__(

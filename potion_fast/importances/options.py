@@ -55,7 +55,7 @@ class PassOptions:
         if not self.checkpoint_seconds >= 0:
             raise ImportanceError(f"checkpoint_seconds is a number of at least 0, not {self.checkpoint_seconds}")
         if self.resume and self.checkpoint is None:
-            raise ImportanceError("resume=True needs the file to go on from: checkpoint=PATH")
+            raise ImportanceError("resume=True needs the file to resume from: checkpoint=PATH")
 
 
 class PassKeywords(TypedDict, total=False):

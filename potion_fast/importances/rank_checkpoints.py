@@ -18,11 +18,12 @@ from .checkpoints import PassCheckpoint, Position
 
 @dataclass(kw_only=True)
 class RankCheckpoints(PassCheckpoint):
-    """Keeps this rank's sums beside the other ranks', in `path.rank0`, `path.rank1`, ...
+    """Stores this rank's sums next to those of the other ranks, in `path.rank0`, `path.rank1`, ...
 
-    Each file holds the samples of the global order that its sums are of. A rank that resumes takes over the sums of one
-    file or several, and what no file holds is partitioned anew. The file of this process's own number is overwritten
-    and the others removed only when what they held is in its own, so that a process that is killed leaves either.
+    Each file holds the samples of the global order that its sums are of. A rank that resumes loads the sums of one
+    file or several, and the samples of no file are partitioned anew. The file of this process's own number is
+    overwritten and the others removed only once it holds their content, so that a process that is killed leaves one or
+    the other.
 
     Attributes:
         ranks: The ranks.

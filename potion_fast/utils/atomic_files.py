@@ -28,10 +28,10 @@ _held: set[int] = set()  # descriptors
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path on the same disk; what stands there takes the place of `path` when the block ends well.
+    """Give a temporary path on the same disk, which replaces `path` if the block ends without an error.
 
-    The temporary path has a folder of its own beside `path`, as safetensors writes to yet another file. A process that
-    is killed leaves that folder, and the next one that writes to `path` removes it.
+    The temporary path is in a folder of its own next to `path`, as safetensors writes to yet another file. A process
+    that is killed leaves that folder, and the next one that writes to `path` removes it.
 
     Raises:
         FileError: The folder of `path` does not exist, cannot be written to, or is full.
@@ -82,7 +82,7 @@ def _place_beside(target: Path) -> Iterator[Path]:
 
 
 def _unfinished(target: Path) -> tuple[Path, int | None]:
-    """A new folder beside `target`, and what holds it."""
+    """A new folder next to `target`, and the descriptor that locks it."""
     while True:
         folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         folder.mkdir()

@@ -70,7 +70,7 @@ def needs_of_pass(numel: int, objectives: int, dtype: torch.dtype) -> dict[str, 
 
 
 def needs_of_search(model: nn.Module | ModelParameters, inplace: bool) -> dict[str, int]:
-    """Bytes of a search beside model and importances, activations aside."""
+    """Bytes of a search in addition to model and importances, without activations."""
     parameters = ModelParameters.of(model)
     numel, needs = parameters.numel, {}
     if not inplace:
@@ -82,7 +82,7 @@ def needs_of_search(model: nn.Module | ModelParameters, inplace: bool) -> dict[s
 
 
 def check_unlearning(model: nn.Module | ModelParameters, passes: int, inplace: bool, free: Free | None = None) -> None:
-    """Check that passes over data and the search after them fit beside the model.
+    """Check that passes over data and the search after them fit into memory with the model.
 
     Args:
         model: The model, or its parameters.

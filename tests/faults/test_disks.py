@@ -81,7 +81,7 @@ def test_a_pass_outlives_a_disk_that_fills_up(tmp_path: Path):
             yield loader[2]
         yield from loader[3:]
 
-    with pytest.warns(PotionWarning, match=r"the pass goes on, but .* cannot write .*pass\.safetensors"):
+    with pytest.warns(PotionWarning, match=r"the pass continues, but .* cannot write .*pass\.safetensors"):
         found = pf.importance(model, filling(loader), group_size=1, checkpoint=path, checkpoint_seconds=0)
     assert torch.equal(found.sums, whole.sums) and not os.listdir(tmp_path)
     with files_of_at_most(100), pytest.raises(FileError, match=r"pass\.safetensors"):
