@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from ...utils.atomic_files import written_whole
 from ..figures.pictures import CLEAN, TRIGGERED
-from ..report.style import LARGE, ORDER, canvas, ideal, legend, marked
+from ..figures.style import LARGE, ORDER, canvas, ideal, legend, marked
 from .descents import KINDS, DescentStep
 
 SHIFT_LOOKS = {  # kind -> its name in words, colour and mark

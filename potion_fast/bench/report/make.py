@@ -14,9 +14,9 @@ from ..runs.folder import RunFolder
 from ..sweep.rows import Row, read_rows
 from .page import Page, page_html
 from .pawelczyk.make import pawelczyk_report
+from .picture import FORMATS, save
 from .potion.make import potion_report
 from .results_csv import write_csv
-from .style import FORMATS, save
 from .table import FORMS, to_csv, to_markdown
 from .warning_table import warnings_of
 

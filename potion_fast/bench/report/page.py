@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from .style import Picture
+from .picture import Picture
 from .table import Table
 
 STYLE = """

@@ -24,6 +24,7 @@ from helpers.sweep_rows import file_text, many, row, write
 from potion_fast.bench.report import report_sweep
 from potion_fast.bench.report.averages import average
 from potion_fast.bench.report.methods import variant_label, variants
+from potion_fast.bench.report.picture import Picture
 from potion_fast.bench.report.potion import by_forget_size as found
 from potion_fast.bench.report.potion import curves, sensitivity, times
 from potion_fast.bench.report.potion.ablations import ablations, recomputed
@@ -34,7 +35,6 @@ from potion_fast.bench.report.potion.norm_toy import EXPONENTS, scaled, tails, t
 from potion_fast.bench.report.potion.paper_values import of_paper, printed
 from potion_fast.bench.report.potion.printed_tables import printed_table
 from potion_fast.bench.report.potion.tables import PaperLine, PaperTable, tables
-from potion_fast.bench.report.style import Picture
 from potion_fast.bench.report.table import to_csv, to_markdown
 from potion_fast.bench.runs import TrainConfig, train_run
 from potion_fast.bench.sweep.rows import Row, read_rows

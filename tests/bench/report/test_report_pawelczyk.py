@@ -32,8 +32,8 @@ from potion_fast.bench.report.pawelczyk.scope import comparable, groups, size_of
 from potion_fast.bench.report.pawelczyk.score_tables import score_tables
 from potion_fast.bench.report.pawelczyk.table2 import tables2
 from potion_fast.bench.report.pawelczyk.values import labelled
+from potion_fast.bench.report.picture import Picture
 from potion_fast.bench.report.potion.make import potion_report
-from potion_fast.bench.report.style import Picture
 from potion_fast.bench.report.table import Table, to_csv, to_markdown
 from potion_fast.bench.report.warning_table import warnings_of
 from potion_fast.bench.sweep.rows import Row, read_rows

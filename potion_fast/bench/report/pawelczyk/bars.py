@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ...figures.pictures import CLEAN, MUTED, TRIGGERED
+from ...figures.style import LARGE, SMALL, canvas, legend
 from ...sweep.rows import UNTOUCHED, Row
 from ..averages import average
 from ..papers import PERTURBATIONS
-from ..style import LARGE, SMALL, Picture, canvas, legend
+from ..picture import Picture
 from .scope import Group, groups, largest, size_label
 from .values import Measure, apart, clean_percent, mean_of, score, seeds_note, word_note
 

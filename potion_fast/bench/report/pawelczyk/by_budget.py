@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ...figures.pictures import MUTED
+from ...figures.style import LARGE, canvas, legend
 from ...sweep.rows import UNTOUCHED, Row, When
 from ..averages import average
-from ..style import LARGE, Picture, canvas, legend, line
+from ..picture import Picture, line
 from .scope import Group, compute, groups, largest, percent, size_label
 from .values import Measure, apart, clean_percent, mean_of, score, seeds_note
 

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
+from ...figures.style import LARGE, SMALL, canvas
 from ..methods import attack_label
-from ..style import LARGE, SMALL, Picture, canvas
+from ..picture import Picture
 from .matrix import TITLE, Matrix, in_cell
 
 NAME = "pawelczyk-heatmap"

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ...figures.pictures import CLEAN, MUTED, TRIGGERED
+from ...figures.style import LARGE, SMALL, canvas, legend
 from ...metrics import gaussian_trade_off, gaussian_true_positive_rate, trade_off, true_positive_rate
 from ...metrics.detection import FPR
 from ...sweep.rows import UNTOUCHED, Row
-from ..style import LARGE, SMALL, Picture, canvas, legend
+from ..picture import Picture
 from .scope import Group, groups, largest, size_label
 from .values import labelled
 

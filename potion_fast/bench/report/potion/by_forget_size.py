@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from ...figures.style import LARGE, canvas, ideal, legend
 from ...sweep.rows import Row
 from ..averages import average
 from ..methods import PAPERS, attack_label, data_label, file_name, label, plain, variants
 from ..papers import RHO, S_STEP, has_pawelczyk_rows, perturbed
-from ..style import LARGE, Picture, canvas, ideal, legend, line
+from ..picture import Picture, line
 from .scope import PAPERS_DATA, Scope, choose
 from .sensitivity import TITLES
 

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from ...figures.pictures import CLEAN, FORGET, MUTED, TRIGGERED
+from ...figures.style import LARGE, ORDER, SMALL, canvas, legend
 from ...sweep.rows import Row
 from ..methods import label, plain, setting_label
 from ..papers import RHO, S_STEP
-from ..style import LARGE, ORDER, SMALL, Picture, canvas, legend
+from ..picture import Picture
 from .scope import CIFAR, PAPERS_DATA, Scope, choose
 
 NEAREST = (500, 0.1)  # |S_m| and |S_f| / |S_m| of the search that is drawn, or the nearest to them

@@ -12,8 +12,9 @@ from matplotlib.ticker import LogFormatter
 
 from ....errors import PotionError
 from ...figures.pictures import CLEAN, FORGET, MUTED, TRIGGERED, show
+from ...figures.style import LARGE, ORDER, SMALL, canvas, legend
 from ..methods import attack_label
-from ..style import LARGE, ORDER, SMALL, Picture, canvas, legend
+from ..picture import Picture
 from .curves import dampened_axis
 from .measured_models import MeasuredModel, examples, measure, trained_runs
 from .norm_toy import CLASSES, SAMPLES, scaled, tails, toy

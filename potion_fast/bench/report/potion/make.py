@@ -9,7 +9,7 @@ from pathlib import Path
 from ...sweep.rows import Row
 from ..page import PaperReport, Section, picture_html
 from ..papers import has_pawelczyk_rows
-from ..style import Picture
+from ..picture import Picture
 from ..table import to_html
 from .ablations import TITLE, ablation_table, ablations
 from .by_forget_size import found_pictures

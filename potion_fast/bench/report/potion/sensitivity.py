@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...figures.pictures import MUTED
+from ...figures.style import LARGE, MARKERS, ORDER, SMALL, canvas, ideal, legend, marked
 from ...sweep.rows import Row
 from ..averages import Average, average
 from ..methods import data_label, label, plain, variants
 from ..papers import RHO
-from ..style import LARGE, MARKERS, ORDER, SMALL, Picture, canvas, ideal, legend, line, marked
+from ..picture import Picture, line
 from .scope import CIFAR, Scope, choose
 from .tables import STEPS
 

@@ -7,10 +7,11 @@ from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
 
+from ...figures.style import LARGE, ORDER, SMALL, canvas
 from ...sweep.rows import Row
 from ..methods import data_label, label, plain, variants
 from ..papers import RHO
-from ..style import LARGE, ORDER, SMALL, Picture, canvas
+from ..picture import Picture
 from .paper_values import of_paper
 from .scope import CIFAR, Scope, choose
 

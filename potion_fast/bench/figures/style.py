@@ -1,47 +1,22 @@
-"""The look that all figures share: sizes, fonts, and how one is written."""
+"""The look that figures share: sizes, fonts, axes and legends."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...utils.atomic_files import written_whole
-from ..figures.pictures import DPI, MUTED
-from .methods import look
+from .pictures import DPI, MUTED
 
 WIDTH = 12.0  # inches
 LARGE, SMALL = 14, 12  # points: a README shows a picture at less than half of its pixels
 ORDER = ("#1b7f79", "#d9a441", "#c8553d", "#6a5d9c", "#3d3d3d")  # of lines that stand for no method
 MARKERS = "osD^v"
-FORMATS = ("png", "svg")
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page, drawn or not.
-
-    name     of its files, without their ends
-    title    which figure of the paper it stands for
-    caption  what it shows and from which rows
-    figure   None where there is nothing to draw
-    missing  why
-    """
-
-    name: str
-    title: str
-    caption: str = ""
-    figure: Figure | None = None
-    missing: str = ""
 
 
 def canvas(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -63,14 +38,6 @@ def legend(figure: Figure, lines: dict[str, Line2D], columns: int = 6) -> None:
     figure.legend(list(lines.values()), list(lines), ncols=min(columns, max(1, len(lines))), **place)
 
 
-def line(
-    axes: Axes, x: Sequence[float], y: Sequence[float], method: str, spread: Sequence[float | None] = ()
-) -> Line2D:
-    """A method's line with its marks, and a thin bar per point for its spread."""
-    color, marker, style = look(method)
-    return marked(axes, x, y, color, marker, style, spread)
-
-
 def marked(
     axes: Axes,
     x: Sequence[float],
@@ -80,6 +47,7 @@ def marked(
     style: str = "-",
     spread: Sequence[float | None] = (),
 ) -> Line2D:
+    """A line with its marks, and a thin bar per point for its spread."""
     (drawn,) = axes.plot(x, y, color=color, marker=marker, ls=style, lw=2, ms=7, clip_on=False)
     for place, value, width in zip(x, y, spread, strict=False):
         if width:
@@ -90,19 +58,3 @@ def marked(
 def ideal(axes: Axes, value: float) -> None:
     """A dotted line at the value of a model that is healed and unharmed."""
     axes.axhline(value, color=MUTED, lw=1, ls=":")
-
-
-def save(picture: Picture, folder: str | os.PathLike[str]) -> list[str]:
-    """Write it as PNG and SVG; the same picture gives the same bytes. Returns the files' names."""
-    figure = picture.figure
-    assert figure is not None
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it has done its work, and takes longer than all the rest
-    names = []
-    for form in FORMATS:
-        path = Path(folder) / f"{picture.name}.{form}"
-        with written_whole(path) as temporary, rc_context({"svg.hashsalt": "potion_fast"}):
-            metadata = {"Date": None} if form == "svg" else {"Software": None}
-            figure.savefig(temporary, format=form, dpi="figure", metadata=metadata)
-        names.append(path.name)
-    return names
