@@ -1,4 +1,4 @@
-"""What it costs: a pass over the data, a plan of edits and a search, on one device and on many."""
+"""The cost model: a pass over the data, a plan of edits and a search, on one device and on many."""
 
 from .calibration import calibrate, link_rates
 from .cost_model import Costs, Network, Rates, Work, costs, edited, fitting_shards, memory, ring, shards_needed

@@ -34,7 +34,8 @@ REDUCED = 2**24  # numbers that are all-reduced at most, 64 MiB
 class Repeated:
     """A loader that gives the same batch again and again until enough is timed.
 
-    asked  seconds at which each batch was asked for, and at last one more than there are
+    Attributes:
+        asked: seconds at which each batch was asked for, and at last one more than there are.
     """
 
     def __init__(self, inputs: Tensor, seconds: float, now: Callable[[], float]) -> None:
@@ -66,13 +67,14 @@ def calibrate(
 ) -> Rates:
     """Time a pass, an evaluation, a plan and its edits, and all-reduces between gloo processes of this machine.
 
-    model      on the device to measure; its weights are left as they are
-    network    what it costs, see `network_of`
-    inputs     [B, ...] a batch, on the same device
-    work       how large the groups of the pass are, how many samples are found, how many weights a plan takes
-    processes  numbers of processes to measure a link for
-    seconds    that the pass and the evaluation are each timed for, at the least
-    clock      in seconds; `time.process_time` leaves out what other programs take, where torch has one thread
+    Args:
+        model: on the device to measure; its weights are left as they are.
+        network: what it costs, see `network_of`.
+        inputs: [B, ...] a batch, on the same device.
+        work: how large the groups of the pass are, how many samples are found, how many weights a plan takes.
+        processes: numbers of processes to measure a link for.
+        seconds: that the pass and the evaluation are each timed for, at the least.
+        clock: in seconds; `time.process_time` leaves out what other programs take, where torch has one thread.
     """
 
     def now() -> float:
@@ -119,9 +121,14 @@ def _arithmetic(model: nn.Module, network: Network, work: Work, now: Callable[[]
 
 
 def link_rates(processes: Sequence[int], numbers: int) -> dict[int, float]:
-    """n -> bytes/s that each of n gloo processes sends while a flat buffer of so many float32 numbers is all-reduced.
+    """Measure the links of this machine: n -> bytes/s that each of n gloo processes sends in an all-reduce.
 
-    Raises PotionError where they cannot work together.
+    Args:
+        processes: numbers of processes.
+        numbers: length of the flat float32 buffer.
+
+    Raises:
+        PotionError: they cannot work together.
     """
     sizes = sorted({n for n in processes if n > 1})
     if not sizes:

@@ -58,8 +58,11 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
 def plan_costs(options: dict[str, Any]) -> dict[str, Any]:
     """What the options ask for, as JSON can hold it: a row for each number of processes.
 
-    A row is `extrapolated` unless its rates were measured just now with this model, and its link between so many local
-    processes. Raises PotionError, FileError or ModelError for what cannot be.
+    A row is `extrapolated` unless its rates were measured just now with this model, and its link between so many
+    local processes.
+
+    Raises:
+        PotionError, FileError, ModelError: the options ask for what cannot be.
     """
     work = Work(options["samples"], options["found"], options["steps"], options["batch"], options["group_size"])
     other = _other_network(options)
@@ -72,29 +75,34 @@ def plan_costs(options: dict[str, Any]) -> dict[str, Any]:
         row["extrapolated"] = not of_here or (row["processes"] > 1 and row["processes"] not in measured["links"])
     return {
         "model": _model(options) if other is None else None,
-        **{"network": asdict(network), "work": {**asdict(work), "group": work.m}, "rates": asdict(rates)},
-        **{"measured": measured, "device_memory": memory, "rows": rows, "assumptions": list(ASSUMPTIONS)},
+        "network": asdict(network),
+        "work": {**asdict(work), "group": work.m},
+        "rates": asdict(rates),
+        "measured": measured,
+        "device_memory": memory,
+        "rows": rows,
+        "assumptions": list(ASSUMPTIONS),
     }
 
 
 def _rates(options: dict[str, Any], work: Work, network: Network | None) -> tuple[Rates, dict[str, Any]]:
     """The rates, and what they were measured on; `network` of the named model, where it is known."""
-    told = {name: options[flag] for flag, name in RATES.items() if options[flag] is not None}
+    given = {name: options[flag] for flag, name in RATES.items() if options[flag] is not None}
     if options["rates"] is not None:
         rates, measured = load_rates(options["rates"])
-        rates = replace(rates, **told)
-    elif len(told) == len(RATES):
-        rates, measured = Rates(**told), {}
+        rates = replace(rates, **given)
+    elif len(given) == len(RATES):
+        rates, measured = Rates(**given), {}
     else:
         rates, measured = _measured(options, work, network or _named(options))
-        rates = replace(rates, **told)
-    here = options["rates"] is None and not told
+        rates = replace(rates, **given)
+    here = options["rates"] is None and not given
     links = [] if options["link"] is not None or not here else list(rates.links)
     if options["link"] is not None:
         rates = replace(rates, links={2: options["link"]})
     if options["keep_rates"] is not None:
         save_rates(options["keep_rates"], rates, measured)
-    return rates, {**measured, "here": here, "links": links, "given": [flag for flag in RATES if RATES[flag] in told]}
+    return rates, {**measured, "here": here, "links": links, "given": [flag for flag in RATES if RATES[flag] in given]}
 
 
 def _measured(options: dict[str, Any], work: Work, network: Network) -> tuple[Rates, dict[str, Any]]:
@@ -122,12 +130,12 @@ def _named(options: dict[str, Any]) -> Network:
 
 
 def _other_network(options: dict[str, Any]) -> Network | None:
-    """The model that is told by numbers; a third of its FLOPs are the forward pass, which holds no activations."""
+    """The model that is given by numbers; a third of its FLOPs are the forward pass, which holds no activations."""
     parameters, flops = options["parameters"], options["flops"]
     if parameters is None and flops is None and not options["activations"]:
         return None
     if parameters is None or flops is None:
-        raise PotionError("a model told by numbers needs both --parameters and --flops")
+        raise PotionError("a model given by numbers needs both --parameters and --flops")
     return Network(parameters, flops, flops / 3, options["activations"])
 
 

@@ -1,4 +1,4 @@
-"""What a pass, a plan of edits and a search cost: seconds, bytes and memory, from rates that were measured.
+"""The costs of a pass, a plan of edits and a search: seconds, bytes and memory, from rates that were measured.
 
 P parameters; F FLOPs for a sample's forward and backward pass, F_f for its forward pass alone; A and A_f bytes of a
 sample's activations in them; N training samples in batches of B, N_f found ones; K candidates, one after the other. n
@@ -48,11 +48,12 @@ PASS_HELD, SEARCH_HELD, KEPT = 4 * NUMBER, 5 * NUMBER, 28  # bytes; KEPT for eac
 class Network:
     """A model, by what it costs.
 
-    parameters           P, the trainable ones
-    flops                F of a sample's forward and backward pass; a multiplication and an addition count as 2
-    forward_flops        F_f of its forward pass alone
-    activations          A, bytes that a sample's forward pass keeps for the backward pass; 0 where it is not known
-    forward_activations  A_f, bytes that it holds at once without a backward pass; 0 where it is not known
+    Attributes:
+        parameters: P, the trainable ones.
+        flops: F of a sample's forward and backward pass; a multiplication and an addition count as 2.
+        forward_flops: F_f of its forward pass alone.
+        activations: A, bytes that a sample's forward pass keeps for the backward pass; 0 where it is not known.
+        forward_activations: A_f, bytes that it holds at once without a backward pass; 0 where it is not known.
     """
 
     parameters: int
@@ -71,11 +72,12 @@ class Network:
 class Work:
     """What is unlearnt.
 
-    samples  N, of the training data without the found ones
-    found    N_f
-    steps    K, candidates until the search ends
-    batch    B
-    group    m, samples whose loss is averaged; None: as many as `unlearn` takes, 64 and not more than were found
+    Attributes:
+        samples: N, of the training data without the found ones.
+        found: N_f.
+        steps: K, candidates until the search ends.
+        batch: B.
+        group: m, samples whose loss is averaged; None: as many as `unlearn` takes, 64 and not more than were found.
     """
 
     samples: int
@@ -90,6 +92,7 @@ class Work:
 
     @property
     def m(self) -> int:
+        """Samples of a group."""
         return int(mode_named("default").group_size_for(self.found)) if self.group is None else self.group
 
 
@@ -97,13 +100,14 @@ class Work:
 class Rates:
     """How fast one process with a device of its own is.
 
-    pass_flops     R_pass, FLOP/s of a pass: F is what an ordinary forward and backward pass takes
-    forward_flops  R_forward, FLOP/s
-    plan           R_plan, bytes/s
-    edit           R_edit, bytes/s
-    setup          samples
-    links          number of processes -> L, bytes/s that each of them sends in an all-reduce; a number of them that is
-                   missing takes that of the next smaller one
+    Attributes:
+        pass_flops: R_pass, FLOP/s of a pass: F is what an ordinary forward and backward pass takes.
+        forward_flops: R_forward, FLOP/s.
+        plan: R_plan, bytes/s.
+        edit: R_edit, bytes/s.
+        setup: samples.
+        links: number of processes -> L, bytes/s that each of them sends in an all-reduce; a number of them that is
+            missing takes that of the next smaller one.
     """
 
     pass_flops: float
@@ -147,7 +151,11 @@ class Costs:
 
 
 def costs(network: Network, work: Work, rates: Rates, processes: int = 1, shards: int = 1) -> Costs:
-    """The equations above. Raises PotionError for a number out of range, or shards that do not divide the processes."""
+    """What an unlearning costs, by the equations above.
+
+    Raises:
+        PotionError: a number out of range, or shards that do not divide the processes.
+    """
     check_shards(processes, shards)
     P, N_f, B = network.parameters, work.found, work.batch
     n, s, r = processes, shards, processes // shards
@@ -189,8 +197,11 @@ def memory(network: Network, work: Work, processes: int = 1, shards: int = 1) ->
 
 
 def shards_needed(network: Network, work: Work, processes: int, device_memory: float) -> int | None:
-    """The fewest shards whose memory fits the devices, whether there are as many processes or not; None where not even
-    a batch's activations fit."""
+    """The fewest shards whose memory fits the devices, whether there are as many processes or not.
+
+    Returns:
+        None where not even a batch's activations fit.
+    """
     _check_positive({"processes": processes, "device_memory": device_memory})
     if max(_activations(network, work, processes).values()) >= device_memory:
         return None

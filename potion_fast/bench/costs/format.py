@@ -1,4 +1,4 @@
-"""The cost model's table in words: Markdown that a terminal shows as well."""
+"""The cost model's table as text: Markdown that a terminal shows as well."""
 
 from __future__ import annotations
 

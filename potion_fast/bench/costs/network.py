@@ -19,7 +19,8 @@ from .cost_model import Network
 def made(name: str, classes: int, shape: Sequence[int], options: Mapping[str, Any]) -> nn.Module:
     """The model of that name, in eval mode, for samples of this shape: [C, H, W], or [L] for tokens.
 
-    Raises ModelError as `create_model` does.
+    Raises:
+        ModelError: as `create_model` does.
     """
     return create_model(name, classes, shape[0] if len(shape) == 3 else 1, **options).eval()
 
@@ -32,7 +33,11 @@ def samples(number: int, shape: Sequence[int], device: torch.device | str) -> Te
 
 
 def network_named(name: str, classes: int, shape: Sequence[int], options: Mapping[str, Any]) -> Network:
-    """Counted on tensors without memory where the model allows it. Raises ModelError."""
+    """Counted on tensors without memory where the model allows it.
+
+    Raises:
+        ModelError: the model cannot be made, or cannot take such an input.
+    """
     try:
         with torch.device("meta"):
             return network_of(made(name, classes, shape, options), samples(1, shape, "meta"))

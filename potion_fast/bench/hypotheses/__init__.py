@@ -1,4 +1,4 @@
-"""Why unlearning fails on poison: the two hypotheses of paper B, appendices A and E, each as a run of its own."""
+"""The two hypotheses of Pawelczyk et al., appendices A and E, on why unlearning fails on poison, each as a run."""
 
 from .cosine import CosineConfig, cosine_run, format_cosine
 from .model_shift import ShiftConfig, format_shift, shift_run

@@ -1,4 +1,4 @@
-"""Seeds of both hypotheses."""
+"""The seeds of both hypotheses: their field, and what is allowed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from ...user.schema import SEEDS, setting
 
 
 def seeds_field() -> Any:
-    """The seeds: of hypothesis 1 one attack of each kind and one random set for each; of hypothesis 2 one
-    initialisation of the poisons and one subset for each, and the set itself is of the first."""
+    """The field of the seeds.
+
+    Of hypothesis 1 each has one attack of each kind and one random set; of hypothesis 2 one initialisation of the
+    poisons and one subset, and the set itself is of the first.
+    """
     return setting((0, 1, 2, 3, 4), "one measurement for each", metavar="N", default_text="0 to 4", many=True)
 
 

@@ -54,11 +54,14 @@ class CosineConfig(Schema):
 def cosine_run(
     config: CosineConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = False
 ) -> dict[str, Any]:
-    """Measure figure 5 of paper B: cosines of the desired shift and the gradients of clean samples on the way there.
+    """Measure figure 5 of Pawelczyk et al.: cosines of the desired shift and the gradients of clean samples.
 
-    Writes config.yaml, cosine.csv (a line per seed, kind and step), cosine.png and metrics.json; returns what stands in
-    metrics.json. Raises PotionError for a setting out of range, ModelError where gradient canceling diverges, and the
-    errors of `RunFolder`.
+    Writes config.yaml, cosine.csv (a line per seed, kind and step), cosine.png and metrics.json; returns what stands
+    in metrics.json.
+
+    Raises:
+        PotionError: a setting out of range, and the errors of `RunFolder`.
+        ModelError: gradient canceling diverges.
     """
     _check(config)
     check_out(out, overwrite)

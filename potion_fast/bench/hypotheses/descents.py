@@ -1,4 +1,4 @@
-"""What figure 5 follows: samples left out, the shift that this asks for, and gradient descent on those that stay."""
+"""The descents of figure 5: samples left out, the shift that this asks for, and gradient descent on those that stay."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ KINDS = ("poison", "random")
 class Removal:
     """Samples that are to be unlearned, and what that means for θ.
 
-    kept   rows of the synthetic set that stay
-    rest   their normal equations
-    start  θ(S_corr) [d]
-    end    θ of those that stay [d]
-    facts  plain values
+    Attributes:
+        kept: rows of the synthetic set that stay.
+        rest: their normal equations.
+        start: θ(S_corr) [d].
+        end: θ of those that stay [d].
+        facts: plain values.
     """
 
     seed: int
@@ -36,11 +37,12 @@ class Removal:
 
     @property
     def shift(self) -> Array:  # [d]
-        """v = θ(S_corr) - θ(S_corr without what is unlearned)."""
+        """The shift v = θ(S_corr) - θ(S_corr without what is unlearned)."""
         return self.start - self.end
 
     @property
     def l1(self) -> float:
+        """L1 norm of v."""
         return float(np.abs(self.shift).sum())
 
 
@@ -48,8 +50,10 @@ class Removal:
 class DescentStep:
     """A step of the descent from θ(S_corr), a mini-batch of the samples that stay.
 
-    batch_cosine  of v and the gradient of the batch's loss, g_t
-    full_cosine   of v and the gradient of all these samples' loss, at the same θ: without the noise of drawing a batch
+    Attributes:
+        batch_cosine: of v and the gradient of the batch's loss, g_t.
+        full_cosine: of v and the gradient of all these samples' loss, at the same θ: without the noise of drawing a
+            batch.
     """
 
     seed: int
@@ -107,9 +111,10 @@ def descend(
 def summary(removals: Sequence[Removal], rows: Sequence[DescentStep]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over the seeds of one kind's removals.
 
-    shift_l1, shift_l2         norms of v
-    batch_cosine, full_cosine  see `DescentStep`; of a seed the mean over all its steps
-    first_cosine               the full cosine at θ(S_corr), before the first step
+    Returns:
+        "shift_l1" and "shift_l2", norms of v; "batch_cosine" and "full_cosine", see `DescentStep`, of a seed the mean
+        over all its steps; "first_cosine", the full cosine at θ(S_corr), before the first step. Each with "mean" and
+        "std".
     """
     values: dict[str, list[float]] = {}
     for removal in removals:

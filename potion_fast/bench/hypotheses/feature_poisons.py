@@ -26,10 +26,11 @@ MATCHING_LR = 1 / 3  # of the mean radius a step of gradient matching may be: ab
 class Poisoned:
     """S_corr as a change of S, and what is known of the attack.
 
-    rows    int64 [P] of S that are poisoned, in random order
-    inputs  float64 [P, d] that stand there in S_corr
-    facts   plain values
-    target  row of the test samples that a targeted attack is for, and the class it is to be put into
+    Attributes:
+        rows: int64 [P] of S that are poisoned, in random order.
+        inputs: float64 [P, d] that stand there in S_corr.
+        facts: plain values.
+        target: row of the test samples that a targeted attack is for, and the class it is to be put into.
     """
 
     rows: NDArray[np.int64]
@@ -57,8 +58,10 @@ def indiscriminate(
     optimizer: Literal["descent", "adam"],
     seed: int,
 ) -> Poisoned:
-    """Gradient canceling (paper B, algorithm 2): random samples are moved, without a bound, until GradPC's weights are
-    where training comes to rest. The decay's gradient is added to the clean ones, as it is part of what is minimised.
+    """Gradient canceling (Pawelczyk et al., algorithm 2).
+
+    Random samples are moved, without a bound, until GradPC's weights are where training comes to rest. The decay's
+    gradient is added to the clean ones, as it is part of what is minimised.
     """
     rows = rng.permutation(len(features.labels))[:count]
     clean = np.setdiff1d(np.arange(len(features.labels)), rows)
@@ -87,13 +90,16 @@ def targeted(
     restarts: int,
     seed: int,
 ) -> Poisoned:
-    """Gradient matching (paper B, algorithm 1): samples of one class are moved so that a test sample of another, one
-    that the clean classifier gets right, is put into it.
+    """Gradient matching (Pawelczyk et al., algorithm 1).
 
-    Features have no bounds as pixels do. The range of each over the training samples stands for [0, 1]: no feature
-    leaves it, and `epsilon` is a share of it.
+    Samples of one class are moved so that a test sample of another, one that the clean classifier gets right, is put
+    into it. Features have no bounds as pixels do. The range of each over the training samples stands for [0, 1]: no
+    feature leaves it, and `epsilon` is a share of it.
 
-    The class must have `count` samples. Raises DataError where no test sample of another one is classified right.
+    The class must have `count` samples.
+
+    Raises:
+        DataError: no test sample of another one is classified right.
     """
     intended, *others = rng.permutation(features.classes).tolist()
     right = predicted(theta, features.test) == features.test_labels

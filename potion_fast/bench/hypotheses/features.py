@@ -1,4 +1,4 @@
-"""What the linear classifiers of hypothesis 1 are given: activations before a model's last layer, or pixels."""
+"""The inputs of hypothesis 1's linear classifiers: activations before a model's last layer, or pixels."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ BATCH = 500  # images at a time; the features do not depend on it
 class Features:
     """Inputs of a linear classifier; what no training sample differs in is left out.
 
-    train, test          float64 [N, d] and [M, d], of clean images that are not augmented
-    labels, test_labels  int64 [N] and [M]
-    classes              how many there are: at least three, each among the training samples
+    Attributes:
+        train, test: float64 [N, d] and [M, d], of clean images that are not augmented.
+        labels, test_labels: int64 [N] and [M].
+        classes: how many there are: at least three, each among the training samples.
     """
 
     train: NDArray[np.float64]
@@ -53,7 +54,8 @@ class Features:
     def of_run(cls, config: EvaluateConfig, progress: bool = False) -> Features:
         """Activations before the last linear layer of a run's model (appendix E.1), on all clean images of its data.
 
-        Raises ModelError for a model that does not end in a linear layer, and the errors of `load_trained`.
+        Raises:
+            ModelError: a model that does not end in a linear layer, and the errors of `load_trained`.
         """
         config = config.resolved()
         run = RunFolder.open(config.run)
@@ -97,7 +99,8 @@ def last_inputs(
 ) -> Tensor:  # [B, d]
     """What a model's last linear layer, the last of its modules of that kind, is given for these images.
 
-    Raises ModelError for a model without one, or whose last one does not give one output [B, classes] for each image.
+    Raises:
+        ModelError: a model without one, or whose last one does not give one output [B, classes] for each image.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers or layers[-1].out_features != classes:

@@ -1,4 +1,4 @@
-"""The linear regression of appendix E.2 of paper B: its synthetic set, θ(S) in closed form, and poison for it."""
+"""The linear regression of appendix E.2 of Pawelczyk et al.: its synthetic set, θ(S) in closed form, and poison."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ Array = NDArray[np.float64]
 class SyntheticSet:
     """Samples whose labels depend on the first coordinates only, half by one weight vector and half by another.
 
-    inputs   float64 [N, d], the first k coordinates ~ N(0, 1), the others ~ N(0, 1e-4)
-    labels   float64 [N], <w_1, x> + N(0, 1e-2) for the first N // 2 samples, <w_2, x> + N(0, 1e-2) for the others
-    weights  float64 [2, d], orthogonal unit vectors, 0 past the first k coordinates
+    Attributes:
+        inputs: float64 [N, d], the first k coordinates ~ N(0, 1), the others ~ N(0, 1e-4).
+        labels: float64 [N], <w_1, x> + N(0, 1e-2) for the first N // 2 samples, <w_2, x> + N(0, 1e-2) for the
+            others.
+        weights: float64 [2, d], orthogonal unit vectors, 0 past the first k coordinates.
     """
 
     inputs: Array
@@ -49,9 +51,10 @@ class SyntheticSet:
 class NormalEquations:
     """The normal equations of some samples: all that least squares needs of them.
 
-    gram     Σ x xᵀ [d, d]
-    moments  Σ y x [d]
-    samples  how many
+    Attributes:
+        gram: Σ x xᵀ [d, d].
+        moments: Σ y x [d].
+        samples: how many.
     """
 
     gram: Array
@@ -60,6 +63,7 @@ class NormalEquations:
 
     @classmethod
     def of(cls, inputs: Array, labels: Array) -> NormalEquations:
+        """Those of inputs [N, d] and labels [N]."""
         return cls(inputs.T @ inputs, inputs.T @ labels, len(labels))
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
@@ -102,10 +106,13 @@ def cancel(
     """Gradient canceling on the squared loss (algorithm 2): inputs [P, d] of poisons that are appended to all samples.
 
     With G the sum of all gradients at θ_low, the decay's among them, ½ ‖G / P‖² is descended in the P inputs. They
-    begin as copies of these rows, and keep their labels. Equation 4 adds two means, which only come to that sum where
-    clean and poisoned samples are equally many: then it is this loss.
+    begin as copies of these rows, and keep their labels. Equation 4 adds two means, which only come to that sum
+    where clean and poisoned samples are equally many: then it is this loss.
 
-    Also returns ‖G‖ at the end, of what it was at the start. Raises ModelError where the descent diverges.
+    Also returns ‖G‖ at the end, of what it was at the start.
+
+    Raises:
+        ModelError: the descent diverges.
     """
     inputs, labels = data.inputs[rows].copy(), data.labels[rows]
     union = clean.samples + len(rows)

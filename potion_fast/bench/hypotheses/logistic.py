@@ -24,10 +24,11 @@ class Minimiser:
 
     Weights and biases are decayed alike, as by torch's optimisers; so the minimiser is unique.
 
-    theta     float64 [C, d + 1], the biases last
-    gradient  L2 norm of the gradient of that mean there
-    error     how far the minimiser can lie from theta in the L1 norm, √(C (d + 1)) gradient / weight_decay: the mean is
-              strongly convex with that constant
+    Attributes:
+        theta: float64 [C, d + 1], the biases last.
+        gradient: L2 norm of the gradient of that mean there.
+        error: how far the minimiser can lie from theta in the L1 norm, √(C (d + 1)) gradient / weight_decay: the
+            mean is strongly convex with that constant.
     """
 
     theta: Array
@@ -45,10 +46,15 @@ def minimiser(
 ) -> Minimiser:
     """θ(S), by scikit-learn's Newton method with C = 1 / (weight_decay N).
 
-    tolerance  largest entry of the gradient to stop at
-    start      theta [C, d + 1] to begin from; the minimiser does not depend on it
+    Args:
+        features: of S.
+        labels: of S.
+        weight_decay: of the L2 penalty.
+        tolerance: largest entry of the gradient to stop at.
+        start: theta [C, d + 1] to begin from; the minimiser does not depend on it.
 
-    Raises PotionError unless weight_decay is above 0.
+    Raises:
+        PotionError: weight_decay is not above 0.
     """
     if not weight_decay > 0:
         raise PotionError(f"weight_decay must be above 0, not {weight_decay}: without it there is no unique minimiser")

@@ -74,11 +74,14 @@ class ShiftConfig(Schema):
 def shift_run(
     config: ShiftConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = False
 ) -> dict[str, Any]:
-    """Measure figure 4 of paper B: curves of model shift for indiscriminate and targeted poison and for clean samples.
+    """Measure figure 4 of Pawelczyk et al.: curves of model shift for two kinds of poison and for clean samples.
 
-    Writes config.yaml, shift.csv (a line per seed, kind and share), shift.png and metrics.json; returns what stands in
-    metrics.json. Raises PotionError for a setting out of range, DataError for features or sizes that do not do, and
-    the errors of `load_trained` and `RunFolder`.
+    Writes config.yaml, shift.csv (a line per seed, kind and share), shift.png and metrics.json; returns what stands
+    in metrics.json.
+
+    Raises:
+        PotionError: a setting out of range, and the errors of `load_trained` and `RunFolder`.
+        DataError: features or sizes that do not do.
     """
     config = _checked(config)
     check_out(out, overwrite, config.run, config.root)

@@ -1,4 +1,4 @@
-"""Figures 4 and 5 of paper B."""
+"""Figures 4 and 5 of Pawelczyk et al."""
 
 from __future__ import annotations
 

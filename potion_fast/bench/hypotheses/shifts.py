@@ -22,10 +22,11 @@ PRECISE = 0.01  # of a shift: what its error may be without a note
 class Shift:
     """‖θ(S_corr) - θ(S_corr without a share β of the poison)‖; of clean samples S_corr is S.
 
-    share    β, percent
-    removed  samples
-    l1, l2   norms
-    error    how far off l1 can be, as the gradients at both minimisers tell
+    Attributes:
+        share: β, percent.
+        removed: samples.
+        l1, l2: norms.
+        error: how far off l1 can be, as the gradients at both minimisers tell.
     """
 
     seed: int
@@ -80,8 +81,12 @@ def curves(rows: Sequence[Shift]) -> dict[str, list[dict[str, float]]]:
 
 
 def ratios(rows: Sequence[Shift]) -> dict[str, dict[str, float]]:
-    """Of both poisons, the L1 shift when all of it is left out over that of as many clean samples: the ratio of the
-    means over the seeds, and the lowest of one seed. NaN where leaving out clean samples is no shift at all."""
+    """Of both poisons, the L1 shift when all of it is left out over that of as many clean samples.
+
+    Returns:
+        By kind the ratio of the means over the seeds, and the lowest of one seed; NaN where leaving out clean samples
+        is no shift at all.
+    """
     last = {(row.kind, row.seed): row.l1 for row in rows if row.share == SHARES[-1]}
     seeds = sorted({row.seed for row in rows})
     clean = {seed: last["random", seed] for seed in seeds}

@@ -16,11 +16,12 @@ from ..sweep.rows import Row
 class Average:
     """A measure over some rows.
 
-    mean            of the scenarios' means over their seeds: every scenario counts once
-    over_scenarios  sample standard deviation of the scenarios' means; None for one scenario
-    over_seeds      sample standard deviation of the seeds' means over the scenarios that all seeds have; None for one
-                    seed, or where they have none in common
-    scenarios, seeds, count   how many of them, and of rows
+    Attributes:
+        mean: of the scenarios' means over their seeds: every scenario counts once.
+        over_scenarios: sample standard deviation of the scenarios' means; None for one scenario.
+        over_seeds: sample standard deviation of the seeds' means over the scenarios that all seeds have; None for
+            one seed, or where they have none in common.
+        scenarios, seeds, count: how many of them, and of rows.
     """
 
     mean: float

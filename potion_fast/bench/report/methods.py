@@ -1,41 +1,59 @@
-"""What methods and attacks are called in print, in which order they come, and how they look in a figure."""
+"""Labels of methods, attacks, data and models in print, the order of methods, and their look in a figure.
+
+What is not listed here, such as an unlearner of one's own, is called by its name and has a look by default.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from ...modes import MODES
 from ..sweep.rows import Row
 
-# name -> (in print, colour, marker, line); the paper's come first
-METHODS: dict[str, tuple[str, str, str, str]] = {
-    "ptn-xlf": ("PTN-XLF", "#1b7f79", "o", "-"),
-    "ptn-lf": ("PTN-LF", "#d9a441", "s", "-"),
-    "ptn-ssd": ("PTN-SSD", "#c8553d", "D", "-"),
-    "ssd-goel": ("SSD, grid", "#6a5d9c", "^", "-"),
-    "eu": ("EU", "#3d3d3d", "P", "--"),
-    "none": ("None", "#8a8a8a", "", ":"),
-    "assd": ("ASSD", "#a23b72", "v", "-"),
-    "cf": ("CF", "#2f6db3", "<", "--"),
-    "cf-k": ("CF-k", "#7fb0dd", ">", "--"),
-    "euk-goel": ("EU-k", "#7d7d7d", "X", "--"),
-    "badt": ("BadT", "#8c6d46", "p", "--"),
-    "scrub-goel": ("SCRUB", "#5a9e4b", "h", "--"),
-    "retrain": ("Retrain", "#3d3d3d", "P", "--"),
-    "gd": ("GD", "#2f6db3", "o", "--"),
-    "ngd": ("NGD", "#e0699f", "*", "--"),
-    "ga": ("GA", "#8c6d46", "v", "--"),
-    "cfk-pawelczyk": ("CFk", "#7fb0dd", ">", "--"),
-    "euk-pawelczyk": ("EUk", "#7d7d7d", "X", "--"),
-    "scrub-pawelczyk": ("SCRUB, Pawelczyk", "#5a9e4b", "h", "--"),
-    "scrub-kurmanji": ("SCRUB, Kurmanji", "#2e6b34", "H", ":"),
-    "neggrad-plus": ("NegGrad+", "#6a5d9c", "s", "--"),
-    "jit": ("JiT", "#a23b72", "d", ":"),
+
+class Look(NamedTuple):
+    """A method in print and in a figure.
+
+    Attributes:
+        label: in print.
+        color, marker, line: as Matplotlib has them.
+    """
+
+    label: str
+    color: str
+    marker: str
+    line: str
+
+
+METHODS = {  # the paper's come first
+    "ptn-xlf": Look("PTN-XLF", "#1b7f79", "o", "-"),
+    "ptn-lf": Look("PTN-LF", "#d9a441", "s", "-"),
+    "ptn-ssd": Look("PTN-SSD", "#c8553d", "D", "-"),
+    "ssd-goel": Look("SSD, grid", "#6a5d9c", "^", "-"),
+    "eu": Look("EU", "#3d3d3d", "P", "--"),
+    "none": Look("None", "#8a8a8a", "", ":"),
+    "assd": Look("ASSD", "#a23b72", "v", "-"),
+    "cf": Look("CF", "#2f6db3", "<", "--"),
+    "cf-k": Look("CF-k", "#7fb0dd", ">", "--"),
+    "euk-goel": Look("EU-k", "#7d7d7d", "X", "--"),
+    "badt": Look("BadT", "#8c6d46", "p", "--"),
+    "scrub-goel": Look("SCRUB", "#5a9e4b", "h", "--"),
+    "retrain": Look("Retrain", "#3d3d3d", "P", "--"),
+    "gd": Look("GD", "#2f6db3", "o", "--"),
+    "ngd": Look("NGD", "#e0699f", "*", "--"),
+    "ga": Look("GA", "#8c6d46", "v", "--"),
+    "cfk-pawelczyk": Look("CFk", "#7fb0dd", ">", "--"),
+    "euk-pawelczyk": Look("EUk", "#7d7d7d", "X", "--"),
+    "scrub-pawelczyk": Look("SCRUB, Pawelczyk", "#5a9e4b", "h", "--"),
+    "scrub-kurmanji": Look("SCRUB, Kurmanji", "#2e6b34", "H", ":"),
+    "neggrad-plus": Look("NegGrad+", "#6a5d9c", "s", "--"),
+    "jit": Look("JiT", "#a23b72", "d", ":"),
 }
 PAPERS = ("ptn-xlf", "ptn-lf", "ptn-ssd", "ssd-goel", "eu", "none")
-UNKNOWN = ("#444444", "#b0713b", "#4f9da6", "#9b4f96")  # of methods that are not listed, in the order of their names
-ATTACKS = {
+UNKNOWN = ("#444444", "#b0713b", "#4f9da6", "#9b4f96")  # colours of methods that are not listed
+ATTACK_LABELS = {
     "badnet": "BadNet",
     "sine-wave": "sine wave",
     "moving-trigger": "moving trigger",
@@ -53,21 +71,25 @@ MODELS = {
     "wrn28_10": "WRN-28-10",
     "vit": "ViT",
     "small_cnn": "small CNN",
+    "gpt2_classifier": "GPT-2 classifier",
+    "gpt2_causal": "causal GPT-2",
 }
-MODELS |= {"small_cnn": "small CNN", "gpt2_classifier": "GPT-2 classifier", "gpt2_causal": "causal GPT-2"}
 
-Variant = tuple[str, tuple[str, ...]]  # method, and in words what is not its default
+Variant = tuple[str, tuple[str, ...]]  # method, and as texts what is not its default
 
 
 def label(method: str) -> str:
-    return METHODS[method][0] if method in METHODS else method
+    """A method in print; by its name where it is not known here."""
+    return METHODS[method].label if method in METHODS else method
 
 
 def attack_label(attack: str) -> str:
-    return ATTACKS.get(attack, attack)
+    """An attack in print; by its name where it is not known here."""
+    return ATTACK_LABELS.get(attack, attack)
 
 
 def data_label(data: str) -> str:
+    """A data set in print; by its name where it is not known here."""
     return DATA.get(data, data)
 
 
@@ -78,28 +100,30 @@ def setting_label(setting: tuple[str, str, int | None]) -> str:
 
 
 def variant(row: Row, budgets: bool = True) -> Variant:
-    """The row's method and in words what it was told otherwise than by default; its budget only if `budgets`."""
-    told = dict(row.settings)
+    """The row's method, and as texts its settings other than the defaults; its budget only if `budgets`."""
+    settings = dict(row.settings)
     for name in ("rho", "s_step", "strategy"):
-        told.pop(name, None)  # they have columns of their own
-    size = told.pop("group_size", row.group_size)
-    words = []
+        settings.pop(name, None)  # they have columns of their own
+    size = settings.pop("group_size", row.group_size)
+    texts = []
     if size is not None and size not in (MODES["default"].group_size, MODES["default"].group_size_for(row.found)):
-        words.append(f"m = {size}")
+        texts.append(f"m = {size}")
     if row.strategy not in (None, "sequential"):
-        words.append(str(row.strategy))
+        texts.append(str(row.strategy))
     if budgets and row.budget is not None:
-        words.append(f"budget {100 * row.budget:g} %")
-    words += [f"{name} = {_short(value)}" for name, value in sorted(told.items())]
-    return row.method, tuple(words)
+        texts.append(f"budget {100 * row.budget:g} %")
+    texts += [f"{name} = {_short(value)}" for name, value in sorted(settings.items())]
+    return row.method, tuple(texts)
 
 
 def _short(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def variant_label(one: Variant) -> str:
-    return f"{label(one[0])} ({', '.join(one[1])})" if one[1] else label(one[0])
+def variant_label(variant: Variant) -> str:
+    """In print: the method, and its settings in brackets."""
+    method, texts = variant
+    return f"{label(method)} ({', '.join(texts)})" if texts else label(method)
 
 
 def variants(rows: Iterable[Row], budgets: bool = True) -> dict[Variant, list[Row]]:
@@ -120,11 +144,9 @@ def plain(rows: Sequence[Row]) -> list[Row]:
     return [row for key in chosen.values() for row in by_variant[key]]
 
 
-def look(method: str) -> tuple[str, str, str]:
-    """(colour, marker, line) of a method."""
-    if method in METHODS:
-        return METHODS[method][1:]
-    return UNKNOWN[sum(map(ord, method)) % len(UNKNOWN)], "*", "-."
+def look(method: str) -> Look:
+    """How a method looks; one that is not known here has a colour by its name."""
+    return METHODS.get(method) or Look(method, UNKNOWN[sum(map(ord, method)) % len(UNKNOWN)], "*", "-.")
 
 
 def file_name(text: str) -> str:

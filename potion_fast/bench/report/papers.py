@@ -1,4 +1,4 @@
-"""Which of the two papers a sweep is of, and what both compare at."""
+"""The two papers: which of them a sweep is of, and the settings at which both compare."""
 
 from __future__ import annotations
 

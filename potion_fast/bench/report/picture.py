@@ -42,8 +42,8 @@ def line(
     axes: Axes, x: Sequence[float], y: Sequence[float], method: str, spread: Sequence[float | None] = ()
 ) -> Line2D:
     """A method's line with its marks, and a thin bar per point for its spread."""
-    color, marker, style = look(method)
-    return marked(axes, x, y, color, marker, style, spread)
+    style = look(method)
+    return marked(axes, x, y, style.color, style.marker, style.line, spread)
 
 
 def save(picture: Picture, folder: str | os.PathLike[str]) -> list[str]:

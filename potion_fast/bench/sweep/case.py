@@ -1,4 +1,4 @@
-"""An unlearning of a sweep at work: what its rows are made from."""
+"""An unlearning of a sweep at work, and the rows made from it."""
 
 from __future__ import annotations
 

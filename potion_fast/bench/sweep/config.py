@@ -1,4 +1,4 @@
-"""What a sweep is told: axes in a YAML file, a preset or a user's own, with overrides from the command line."""
+"""The configuration of a sweep: axes in a YAML file, a preset or a user's own, with overrides from the command line."""
 
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def checked_size(size: Any) -> Size:
 def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> SweepConfig:
     """A preset by name, or a YAML file, with overrides such as "train.width=8" and "found=[1, 0.5]".
 
-    Raises PotionError for an unknown preset or key, or a wrong value.
+    Raises:
+        PotionError: an unknown preset or key, or a wrong value.
     """
     path, name = Path(source), Path(source).name
     if path.suffix not in (".yaml", ".yml"):

@@ -28,8 +28,8 @@ def attacks_of_sweep(path: str | os.PathLike[str]) -> dict[tuple[str, str], str]
         config = read_yaml(path)["config"]
         train, data, attacks = config["train"], config["data"], config["attacks"]
         return {
-            (attack, name): str({**train, **of_data, **told}.get("poison", DEFAULT))
-            for attack, told in attacks.items()
+            (attack, name): str({**train, **of_data, **of_attack}.get("poison", DEFAULT))
+            for attack, of_attack in attacks.items()
             for name, of_data in data.items()
         }
     except (FileError, KeyError, TypeError, AttributeError):

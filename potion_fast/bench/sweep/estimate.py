@@ -1,4 +1,4 @@
-"""How much a sweep is, and how long the rest of it will take by what was measured on the part that is done."""
+"""An estimate of a sweep: its counts, and the time that is left by what was measured on the part that is done."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from .sweep_folder import SweepFolder
 def estimate(config: SweepConfig, plan: SweepPlan, out: str | os.PathLike[str]) -> dict[str, Any]:
     """Counts of all work and of what is left; nothing is made.
 
-    seconds       of what is left, by one process, as far as work of the same kind is done already
-    not_measured  kinds of work that are left and were never done
+    Returns:
+        "all" and "left", counts of each kind of work; "seconds" of what is left, by one process, as far as work of the
+        same kind is done already; "not_measured", kinds of work that are left and were never done.
     """
     folder = SweepFolder(out)
     if (folder.path / "sweep.yaml").exists():

@@ -1,4 +1,4 @@
-"""How one piece of a sweep's work is done: a training, a crafting, a pass over the training data, an unlearning."""
+"""The executor of a sweep's tasks: a training, a crafting, a pass over the training data, an unlearning."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ from .trained_model import TrainedModel
 class Executor:
     """Does the work of a sweep; the model it was last asked for stays loaded.
 
-    arguments  of the command line, for the command that makes a row again
+    Args:
+        config: of the sweep.
+        plan: all of its work.
+        folder: where its results are.
+        arguments: of the command line, for the command that makes a row again.
+        progress: whether progress bars are shown.
     """
 
     def __init__(

@@ -18,8 +18,11 @@ from .config import Size, listed
 class MethodSpec:
     """An unlearner with its settings, and the scenarios that it is used in.
 
-    budget           gradient steps, as a share of the training's iterations; None: what the settings say
-    poisoned, found  only for these |S_m| and |S_f|; None: for all
+    Attributes:
+        name: of the unlearner.
+        settings: of it.
+        budget: gradient steps, as a share of the training's iterations; None: what the settings say.
+        poisoned, found: only for these |S_m| and |S_f|; None: for all.
     """
 
     name: str
@@ -32,25 +35,26 @@ class MethodSpec:
     def each(cls, entry: object) -> list[MethodSpec]:
         """From a name, or a mapping with the name as `method` beside the settings: one for every share in `budget`.
 
-        Raises PotionError.
+        Raises:
+            PotionError: no such unlearner or setting, or a wrong value.
         """
-        told: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
-        name = told.pop("method", None)
+        settings: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"method": entry}
+        name = settings.pop("method", None)
         if not isinstance(name, str):
             raise PotionError(f"a method is the name of an unlearner, or a mapping with `method: NAME`, not {entry!r}")
-        if odd := [key for key in told if not isinstance(key, str) or key == "name"]:
+        if odd := [key for key in settings if not isinstance(key, str) or key == "name"]:
             raise PotionError(f"the method {name!r} has no setting {odd[0]!r}")
-        only = {each: tuple(listed(each, told.pop(each))) for each in ("poisoned", "found") if each in told}
-        budget = told.pop("budget", None)
-        make_unlearner(name, **told)
+        only = {each: tuple(listed(each, settings.pop(each))) for each in ("poisoned", "found") if each in settings}
+        budget = settings.pop("budget", None)
+        make_unlearner(name, **settings)
         budgets = budget if isinstance(budget, (list, tuple)) else [budget]
-        return [cls(name, told, _share(each), **only) for each in listed("budget", budgets)]
+        return [cls(name, settings, _share(each), **only) for each in listed("budget", budgets)]
 
     @property
     def label(self) -> str:
         """The name with the settings, for a file name."""
-        told = self.settings if self.budget is None else {**self.settings, "budget": self.budget}
-        lists = {key: value if isinstance(value, list) else [value] for key, value in told.items()}
+        settings = self.settings if self.budget is None else {**self.settings, "budget": self.budget}
+        lists = {key: value if isinstance(value, list) else [value] for key, value in settings.items()}
         text = "-".join([self.name, *(f"{key}={'+'.join(map(str, values))}" for key, values in lists.items())])
         return "".join(letter if letter.isalnum() or letter in "-_.=+" else "-" for letter in text)
 
@@ -62,6 +66,7 @@ class MethodSpec:
 
     @property
     def searches(self) -> bool:
+        """Whether it searches with PTN."""
         return issubclass(unlearner_class(self.name), PTN)
 
     def limits(self, iterations: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Which work follows from a sweep: trainings, craftings, passes over the training data, unlearnings."""
+"""The plan of a sweep: its trainings, craftings, passes over the training data and unlearnings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ VICTIM = 1000  # added to the seed: a victim's initial weights are not those of 
 class Training:
     """A model: poisoned, or the reference that was trained without S_m.
 
-    config  without the perturbations of a crafting: where they are is known when it is done
+    Attributes:
+        key: of the training.
+        data, attack: their keys in the sweep.
+        config: without the perturbations of a crafting: where they are is known when it is done.
     """
 
     key: str
@@ -38,8 +41,10 @@ class Training:
 class Crafting:
     """Perturbations for a poisoned training, crafted against the model of its clean one.
 
-    model     key of the clean training
-    settings  of `CraftConfig`, all but its `run`
+    Attributes:
+        key: of the crafting.
+        model: key of the clean training.
+        settings: of `CraftConfig`, all but its `run`.
     """
 
     key: str
@@ -51,7 +56,8 @@ class Crafting:
 class RetainPass:
     """Ω_r of one model over S_tr without S_f, for every |S_f| in `founds`: several where they are `shared`.
 
-    model  key of the training
+    Attributes:
+        model: key of the training.
     """
 
     key: str
@@ -66,8 +72,9 @@ class RetainPass:
 class Unlearning:
     """One S_f unlearnt from one model by one method; a search gives a row for every ρ and s_step.
 
-    model       key of the training
-    group_size  of the importances; None for a method that takes none
+    Attributes:
+        model: key of the training.
+        group_size: of the importances; None for a method that takes none.
     """
 
     key: str
@@ -157,10 +164,10 @@ def make_plan(config: SweepConfig) -> SweepPlan:
     unlearnings: dict[str, Unlearning] = {}
     for data, attack, seed, poisoned in product(config.data, config.attacks, config.seeds, config.poisoned):
         founds = [samples(size, poisoned) for size in config.found]
-        told = {**config.train, **config.data[data], **config.attacks[attack]}
-        craft = told.pop("craft", None)
-        told |= {"poisoned": poisoned, "found": min(founds), "seed": seed}
-        training = TrainConfig.from_dict(told)
+        settings = {**config.train, **config.data[data], **config.attacks[attack]}
+        craft = settings.pop("craft", None)
+        settings |= {"poisoned": poisoned, "found": min(founds), "seed": seed}
+        training = TrainConfig.from_dict(settings)
         iterations = training.resolved().iterations  # raises for what cannot be
         assert iterations is not None
         for method in methods:
@@ -192,7 +199,11 @@ def crafted_for(model: str) -> str:
 
 
 def samples(size: Size, poisoned: int) -> int:
-    """|S_f| as a number of samples. Raises PotionError for more than |S_m|, or none."""
+    """|S_f| as a number of samples.
+
+    Raises:
+        PotionError: more than |S_m|, or none.
+    """
     found = checked_size(size) if isinstance(size, int) else round(checked_size(size) * poisoned)
     if not 1 <= found <= poisoned:
         raise PotionError(f"found: {size} of {poisoned} poisoned samples would be {found}")

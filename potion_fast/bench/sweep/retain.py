@@ -38,9 +38,19 @@ def shared_retain(
 ) -> dict[int, RetainImportances]:
     """Importances over `trained_on` without each S_f, by the keys of `founds`.
 
-    dataset  without random augmentation: every visit of a sample must give the same
-
     The seconds of each are those of the groups that it is made of: what it would have taken alone.
+
+    Args:
+        model: the poisoned one.
+        dataset: without random augmentation: every visit of a sample must give the same.
+        trained_on: positions of S_tr in it.
+        founds: |S_f| -> S_f.
+        objectives: of the importances.
+        group_size: samples that a loss is averaged over.
+        batch_size: of the passes.
+        seed: of the order of S_tr.
+        workers: of the loader.
+        progress: whether progress bars are shown.
     """
     order = np.random.default_rng(seed).permutation(trained_on).tolist()
     orders = {key: arranged(order, found) for key, found in founds.items()}

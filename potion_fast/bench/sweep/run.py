@@ -1,4 +1,4 @@
-"""A sweep: what is left of its plan is done, by one process or several, and what is done stays."""
+"""The run of a sweep, by one process or several: what is left of its plan is done, and what is done stays."""
 
 from __future__ import annotations
 
@@ -33,15 +33,24 @@ def run_sweep(
     only: str = "*",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Do what is left of a sweep in its folder; returns the number of tasks and the keys of the undone.
+    """Do what is left of a sweep in its folder.
 
-    source, overrides  see `load_sweep`
-    root               folder of the data
-    processes          so many share the work; they may also be started one by one, on the same folder
-    only               pattern of the keys of the unlearnings to do
+    A task that fails is named on stderr, and those that do not need it go on.
 
-    A task that fails is named on stderr, and those that do not need it go on. Raises PotionError for a sweep that is
-    wrong, or a folder that holds another one.
+    Args:
+        source: a preset or a file, see `load_sweep`.
+        out: folder of the sweep.
+        overrides: of its keys, see `load_sweep`.
+        root: folder of the data.
+        processes: so many share the work; they may also be started one by one, on the same folder.
+        only: pattern of the keys of the unlearnings to do.
+        progress: whether progress bars are shown, and tasks named that are done.
+
+    Returns:
+        "tasks", their number, and "undone", the keys of those that are left.
+
+    Raises:
+        PotionError: a sweep that is wrong, or a folder that holds another one.
     """
     if processes < 1:
         raise PotionError(f"processes must be at least 1, not {processes}")
@@ -78,7 +87,11 @@ def configured(source: str | os.PathLike[str], overrides: Sequence[str], root: s
 
 
 def chosen(whole: SweepPlan, only: str) -> SweepPlan:
-    """The part of a plan that the unlearnings of these keys need. Raises PotionError where there is none."""
+    """The part of a plan that the unlearnings of these keys need.
+
+    Raises:
+        PotionError: no key matches.
+    """
     units = {key: unit for key, unit in whole.unlearnings.items() if fnmatchcase(key, only)}
     if not units:
         raise PotionError(f"no unlearning of the sweep is named {only!r}; the first is {next(iter(whole.unlearnings))}")
@@ -96,7 +109,13 @@ def work(
 ) -> None:
     """Do one task after the other that nobody else is at, until none is left that can be done.
 
-    bars, lines  show progress bars; name each task when it is done
+    Args:
+        config: of the sweep.
+        out: its folder.
+        arguments: of the command line.
+        only: pattern of the keys of the unlearnings to do.
+        bars: whether progress bars are shown.
+        lines: whether each task is named when it is done.
     """
     whole, folder = make_plan(config), SweepFolder(out)
     executor, failed = Executor(config, whole, folder, arguments, bars), set[str]()
@@ -143,8 +162,15 @@ def _together(
 ) -> None:
     """The same by several processes, which share the cores."""
     context = multiprocessing.get_context("spawn")
-    told = (max(1, torch.get_num_threads() // processes), config, os.fspath(out), list(arguments), only, lines)
-    started = [context.Process(target=_one_of_many, args=told) for _ in range(processes)]
+    arguments_of_each = (
+        max(1, torch.get_num_threads() // processes),
+        config,
+        os.fspath(out),
+        list(arguments),
+        only,
+        lines,
+    )
+    started = [context.Process(target=_one_of_many, args=arguments_of_each) for _ in range(processes)]
     try:
         for process in started:
             process.start()

@@ -1,4 +1,4 @@
-"""Unlearning by methods that take no importances: with the loaders of the training."""
+"""Rows of the methods that take no importances, with the loaders of the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a sweep: what is done in it, and who is at work on what."""
+"""The folder of a sweep: its results, and which process is at work on what."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ class SweepFolder:
 
     @classmethod
     def begin(cls, path: str | os.PathLike[str], config: SweepConfig) -> SweepFolder:
-        """A new folder, or that of an earlier start of this sweep. Raises FileError where something else is there."""
+        """A new folder, or that of an earlier start of this sweep.
+
+        Raises:
+            FileError: something else is there.
+        """
         folder = cls(path)
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -74,6 +78,7 @@ class SweepFolder:
         return all(self.retain_file(task, found, each).exists() for found in task.founds for each in task.objectives)
 
     def retain_file(self, task: RetainPass, found: int, objective: str) -> Path:
+        """Of Ω_r for so large an S_f."""
         return self.place(task) / f"found{found}-{objective}.safetensors"
 
     def drop_unneeded(self, retain: RetainPass | None, plan: SweepPlan) -> None:
@@ -136,13 +141,13 @@ class SweepFolder:
         """Raise FileError unless another start of this sweep adds to what is here."""
         try:
             content = read_yaml(self.path / "sweep.yaml")
-            told, now = identity(SweepConfig.from_dict(content["config"])), identity(config)
+            before, now = identity(SweepConfig.from_dict(content["config"])), identity(config)
         except (PotionError, KeyError, TypeError) as error:
             raise FileError(f"{self.path} is not the folder of a sweep; choose another folder ({error})") from error
-        if other := [name for name, value in told.items() if now[name] != value]:
+        if other := [name for name, value in before.items() if now[name] != value]:
             name = other[0]
             raise FileError(
-                f"{self.path} holds a sweep with {name} {told[name]!r}, not {now[name]!r}; choose another folder"
+                f"{self.path} holds a sweep with {name} {before[name]!r}, not {now[name]!r}; choose another folder"
             )
 
 

@@ -23,7 +23,7 @@ from matplotlib.text import Text
 from helpers.sweep_rows import file_text, many, row, write
 from potion_fast.bench.report import report_sweep
 from potion_fast.bench.report.averages import average
-from potion_fast.bench.report.methods import variant_label, variants
+from potion_fast.bench.report.methods import UNKNOWN, look, variant_label, variants
 from potion_fast.bench.report.picture import Picture
 from potion_fast.bench.report.potion import by_forget_size as found
 from potion_fast.bench.report.potion import curves, sensitivity, times
@@ -174,6 +174,14 @@ def test_unknown_methods_and_attacks_still_appear(tmp_path: Path) -> None:
     made = tables(rows_of(tmp_path, *told[:1])) + tables(read_rows(write(tmp_path / "b", told[1:]) / "results"))
     assert line(made[0], "magic_&_more", "of S_m").rows
     assert [one.name for one in made if one.name.endswith("cifar10")] == ["-odd-attack-cifar10"]
+
+
+def test_an_unlearner_of_ones_own_has_a_label_and_a_look_without_a_line_in_the_report(tmp_path: Path) -> None:
+    folder = write(tmp_path, [row(), row(method="mine", rho=None, s_step=None), row(method="none", rho=None)])
+    content = report_sweep(folder, samples=0)
+    assert "figure10-others" in content["figures"]
+    assert "| mine | 88.90 |" in (folder / "report" / "tables" / "table1.md").read_text(encoding="utf-8")
+    assert look("mine").label == "mine" and look("mine").color in UNKNOWN
 
 
 def test_an_attack_is_the_registered_one_and_printed_as_the_sweep_calls_it_unless_that_is_short_for_it(

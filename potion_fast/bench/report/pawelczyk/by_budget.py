@@ -79,7 +79,7 @@ def _poisoned(row: Row) -> float:
 
 
 def _picture(
-    group: Group, told: tuple[str, str, str], rows: Sequence[Row], place: Callable[[Row], float | None], axis: str
+    group: Group, texts: tuple[str, str, str], rows: Sequence[Row], place: Callable[[Row], float | None], axis: str
 ) -> Picture:
     """A panel per score; the ideal is dotted, what the model had before is black."""
     figure, grid = canvas(1, len(PANELS), 5.6)
@@ -103,7 +103,7 @@ def _picture(
         axes.set_title(group.words(text), fontsize=LARGE)
     lines["ideal"] = Line2D([], [], color=MUTED, lw=1.4, ls=":")
     legend(figure, lines, 5)
-    return Picture(*told, figure)
+    return Picture(*texts, figure)
 
 
 def _before(

@@ -1,4 +1,4 @@
-"""What a report has of Pawelczyk et al.: tables, figures and the matrix, and their sections of the page."""
+"""The part of a report on Pawelczyk et al.: tables, figures and the matrix, and their sections of the page."""
 
 from __future__ import annotations
 

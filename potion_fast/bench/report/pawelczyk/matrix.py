@@ -10,7 +10,7 @@ from ...metrics.scores import EFFECT
 from ...runs.stages import LEARNT
 from ...sweep.rows import UNTOUCHED, Row
 from ..averages import Average, average
-from ..methods import ATTACKS, attack_label, file_name, setting_label
+from ..methods import ATTACK_LABELS, attack_label, file_name, setting_label
 from ..table import Column, Table, TableLine, format_number
 from .scope import comparable, compute, largest
 from .values import apart, format_average, seeds_note, settings_note
@@ -25,10 +25,13 @@ ABSENT, NOTHING, UNMEASURED = "no row", "the attack did nothing", "not measured"
 class MatrixCell:
     """One method on one attack.
 
-    removed  percent of the attack's effect; damage: points of clean accuracy; compute: percent of the training's
-             gradient steps. None where no row has it
-    missing  why `removed` is None
-    weak     in how many of the rows the attack had hardly taken before
+    Attributes:
+        rows: that it is made from.
+        removed: percent of the attack's effect; None where no row has it.
+        damage: points of clean accuracy; None where no row has it.
+        compute: percent of the training's gradient steps; None where no row has it.
+        missing: why `removed` is None.
+        weak: in how many of the rows the attack had hardly taken before.
     """
 
     rows: Sequence[Row]
@@ -40,6 +43,7 @@ class MatrixCell:
 
     @property
     def mark(self) -> str:
+        """Behind the value where the attack had hardly taken before."""
         return "†" if self.weak and not self.missing else ""
 
 
@@ -75,7 +79,7 @@ def matrices(rows: Sequence[Row]) -> list[Matrix]:
 
 def _matrix(rows: list[Row], first: bool) -> Matrix:
     kinds = {row.attack_name: row.kind if row.kind in ORDER else "" for row in rows}
-    places = {attack: number for number, attack in enumerate(ATTACKS)}
+    places = {attack: number for number, attack in enumerate(ATTACK_LABELS)}
     attacks = sorted(kinds, key=lambda attack: (ORDER.index(kinds[attack]), places.get(attack, len(places))))
     methods, cells, kept = [], {}, []
     for name, _, some in apart(rows):
@@ -144,6 +148,7 @@ def matrix_table(matrix: Matrix) -> Table:
 
 
 def notes(matrix: Matrix) -> list[str]:
+    """What stands below the table."""
     rows = matrix.rows
     weak = sum(not took(row) for row in rows)
     marked = (

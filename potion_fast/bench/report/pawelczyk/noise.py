@@ -45,6 +45,7 @@ class Sample:
 
     @property
     def title(self) -> str:
+        """Above its histogram."""
         return f"{self.text}\n$\\hat{{\\mu}}$ = {self.mu:.2f}, z = {self.mu * len(self.values) ** 0.5:.1f}"
 
 
@@ -70,9 +71,9 @@ def _chosen(group: Group) -> list[tuple[str, Row]]:
 
 def _samples(chosen: Sequence[tuple[str, Row]]) -> list[Sample]:
     """Before, and after each method. All have the same model before."""
-    told = [row.statistics or {} for _, row in chosen]
-    made = [Sample("before", np.asarray(told[0]["before"], dtype=float), TRIGGERED)]
-    for (name, _), content, color in zip(chosen, told, AFTER, strict=False):
+    statistics = [row.statistics or {} for _, row in chosen]
+    made = [Sample("before", np.asarray(statistics[0]["before"], dtype=float), TRIGGERED)]
+    for (name, _), content, color in zip(chosen, statistics, AFTER, strict=False):
         made.append(Sample(f"after {name}", np.asarray(content["after"], dtype=float), color))
     return made
 

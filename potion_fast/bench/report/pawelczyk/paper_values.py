@@ -14,10 +14,12 @@ PRINTED = Path(__file__).with_name("paper_values.csv")
 class PawelczykValue:
     """A test accuracy of the paper's table 2, in percent.
 
-    row     as the paper names it; "no unlearning" stands in the caption
-    method  this project's name
-    size    percent of the training set that are poisoned; None where the paper prints one value for all
-    budget  as a share of the training; None where there is none
+    Attributes:
+        row: as the paper names it; "no unlearning" stands in the caption.
+        method: this project's name.
+        size: percent of the training set that are poisoned; None where the paper prints one value for all.
+        budget: as a share of the training; None where there is none.
+        mean: the printed value.
     """
 
     row: str

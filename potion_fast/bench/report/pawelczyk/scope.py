@@ -19,7 +19,9 @@ BUDGETS = (0.02, 0.04, 0.06, 0.08, 0.1)  # shares of the training
 class Group:
     """The rows of one attack on one data and model, with as much of S_m found as there is.
 
-    first  whether it is the first of its kind: its tables and figures have the plain names
+    Attributes:
+        rows: all of them.
+        first: whether it is the first of its kind: its tables and figures have the plain names.
     """
 
     rows: list[Row]
@@ -41,6 +43,7 @@ class Group:
 
     @property
     def of_text(self) -> bool:
+        """Whether texts were poisoned, not images."""
         return head_of(self.rows[0].model) is not None
 
     def words(self, text: str) -> str:
@@ -59,6 +62,7 @@ class Group:
         return min(known)[1] if known else self.sizes[0]
 
     def of_size(self, size: int) -> list[Row]:
+        """Its rows with so many poisoned samples."""
         return [row for row in self.rows if row.poisoned == size]
 
 

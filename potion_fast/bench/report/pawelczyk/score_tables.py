@@ -1,4 +1,4 @@
-"""What is left in the model of Gaussian and targeted poisons: every score before and after every method."""
+"""Tables of scores: what is left of Gaussian and targeted poisons, before and after every method."""
 
 from __future__ import annotations
 

@@ -82,8 +82,9 @@ def _table(group: Group) -> Table:
 
 
 def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[str, dict[float | None, BudgetCell]]]:
-    """Of one poison size, by budget: the models without unlearning, then the methods, the paper's in any case where
-    the size is one of its own.
+    """Of one poison size, by budget: the models without unlearning, then the methods.
+
+    Where the size is one of the paper's, its methods are there in any case.
     """
     size = size_of_paper(rows[0])
     untouched = [row for row in rows if row.method == UNTOUCHED] or rows

@@ -28,7 +28,7 @@ def clean_percent(when: When = "after") -> Measure:
 
 
 def format_average(one: Average | None, digits: int = 2) -> str:
-    """mean ± standard deviation over the seeds; the mean alone where there is one seed."""
+    """Mean ± standard deviation over the seeds; the mean alone where there is one seed."""
     if one is None:
         return "not measured"
     mean = format_number(one.mean, digits)
@@ -36,6 +36,7 @@ def format_average(one: Average | None, digits: int = 2) -> str:
 
 
 def mean_of(rows: Iterable[Row], measure: str | Measure) -> float | None:
+    """The mean of `average`; None without a value."""
     one = average(rows, measure)
     return None if one is None else one.mean
 
@@ -80,6 +81,7 @@ def settings_note(rows: Sequence[Row]) -> str:
 
 
 def seeds_note(rows: Sequence[Row]) -> str:
+    """A sentence's beginning that says over how many seeds the means are."""
     seeds = sorted({row.seed for row in rows})
     return f"Means over {len(seeds)} seeds ± their standard deviation" if len(seeds) > 1 else "One seed"
 

@@ -69,6 +69,7 @@ def _traced(rows: Sequence[Row], wanted: tuple[int, float]) -> dict[str, Row]:
 
 
 def dampened_axis(axes: Axes, x: Sequence[int]) -> None:
+    """Numbers of weights dampened along the x axis, logarithmic above 0."""
     positive = [value for value in x if value]
     axes.set_xscale("symlog", linthresh=min(positive, default=1), linscale=0.5)
     axes.set_xlim(0, 1.15 * max(positive, default=1))
@@ -127,9 +128,11 @@ def search_picture(rows: Sequence[Row]) -> Picture:
 class Objectives:
     """Both objectives at the points of a search where both can be computed, in percentage points.
 
-    five  (Acc_Sf(∞) − Acc_Sf(α)) · w_f + (Acc_Str(α) − Acc_Str(∞)) · (1 − w_f), to be made largest; S_f is all of S_m
-          and clean test images stand in for a clean retain set
-    six   |Acc_Sf(∞) · ρ − Acc_Sf(α)|, to be made smallest
+    Attributes:
+        points: of the search.
+        five: (Acc_Sf(∞) − Acc_Sf(α)) · w_f + (Acc_Str(α) − Acc_Str(∞)) · (1 − w_f), to be made largest; S_f is all
+            of S_m and clean test images stand in for a clean retain set.
+        six: |Acc_Sf(∞) · ρ − Acc_Sf(α)|, to be made smallest.
     """
 
     points: list[SearchPoint]

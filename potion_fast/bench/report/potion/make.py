@@ -1,4 +1,4 @@
-"""What a report has of the paper *Potion*: its tables, ablations and figures, and their sections of the page."""
+"""The part of a report on *Potion*: its tables, ablations and figures, and their sections of the page."""
 
 from __future__ import annotations
 

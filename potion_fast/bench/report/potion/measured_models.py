@@ -1,4 +1,4 @@
-"""What figures 3 to 5, 7 and 12 need of a real model: measured on one that the sweep trained."""
+"""Measurements of trained models, for figures 3 to 5, 7 and 12."""
 
 from __future__ import annotations
 
@@ -31,9 +31,12 @@ FOUND = 10  # one in so many of S_m counts as found
 class Contaminated:
     """Figure 7 at one candidate: accuracies with the labels that the training data have, in [0, 1].
 
-    retain    of S_tr ∖ S_f, which still holds undiscovered poison: its two parts by their sizes
-    clean     of its clean part;  poison: of S_m ∖ S_f
-    found     of S_f
+    Attributes:
+        dampened: number of weights.
+        retain: of S_tr ∖ S_f, which still holds undiscovered poison: its two parts by their sizes.
+        clean: of its clean part.
+        poison: of S_m ∖ S_f.
+        found: of S_f.
     """
 
     dampened: int
@@ -47,13 +50,15 @@ class Contaminated:
 class MeasuredModel:
     """One trained model.
 
-    name          of its run
-    samples       clean training images that it was measured on; found: samples of S_m
-    norms         [samples] ‖f(x)‖₂
-    retain        w -> Ω_r [n]: importances of eq. 4 over those images; group size 1
-    forget        w -> Ω_f [n]: over the samples found
-    contaminated  figure 7's curve, by weights dampened
-    share         of S_m ∖ S_f in S_tr ∖ S_f
+    Attributes:
+        name: of its run.
+        samples: clean training images that it was measured on.
+        found: samples of S_m.
+        norms: [samples] ‖f(x)‖₂.
+        retain: w -> Ω_r [n]: importances of eq. 4 over those images; group size 1.
+        forget: w -> Ω_f [n]: over the samples found.
+        contaminated: figure 7's curve, by weights dampened.
+        share: of S_m ∖ S_f in S_tr ∖ S_f.
     """
 
     name: str
@@ -84,14 +89,22 @@ def trained_runs(models: Path) -> dict[str, Path]:
 
 
 def load(run: Path) -> tuple[Scenario, nn.Module]:
-    """A training run's data and model. Raises PotionError where one of them cannot be read."""
+    """A training run's data and model.
+
+    Raises:
+        PotionError: one of them cannot be read.
+    """
     config = EvaluateConfig(run=str(run)).resolved()
     scenario, _ = load_trained(RunFolder.open(run), config)
     return scenario, load_weights(RunFolder.open(run), scenario, config.device)[0]
 
 
 def measure(run: Path, samples: int) -> MeasuredModel:
-    """Two passes for importances, and one evaluation per candidate of figure 7. Raises PotionError."""
+    """Two passes for importances, and one evaluation per candidate of figure 7.
+
+    Raises:
+        PotionError: the run cannot be read.
+    """
     scenario, model = load(run)
     found = scenario.poisoned[::FOUND]
     clean = np.setdiff1d(scenario.trained_on, scenario.poisoned)

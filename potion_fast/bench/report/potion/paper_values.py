@@ -14,14 +14,16 @@ PRINTED = Path(__file__).with_name("paper_values.csv")
 class PotionValue:
     """A number of the paper.
 
-    where    "table 1" or "section 5.3"
-    part     "found" (10 to 100 % of S_m), "one-shot" or "all found"; of times: the data
-    row      as the paper names it; the SSD of its PTN search is "PTN SSD" here
-    method   this project's name
-    s_step   where the paper names one
-    measure  "poison_healed" in percent, "model_damage" in points, "seconds", or of two methods "healed_gain" and
-             "damage_share" in percent
-    spread   the standard deviation over scenarios that is printed with it
+    Attributes:
+        where: "table 1" or "section 5.3".
+        part: "found" (10 to 100 % of S_m), "one-shot" or "all found"; of times: the data.
+        row: as the paper names it; the SSD of its PTN search is "PTN SSD" here.
+        method: this project's name.
+        s_step: where the paper names one.
+        measure: "poison_healed" in percent, "model_damage" in points, "seconds", or of two methods "healed_gain"
+            and "damage_share" in percent.
+        mean: the printed value.
+        spread: the standard deviation over scenarios that is printed with it.
     """
 
     where: str

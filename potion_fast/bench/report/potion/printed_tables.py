@@ -59,7 +59,7 @@ def _line(table: PaperTable, line: PaperLine, healed: int) -> TableLine:
 
 
 def format_spreads(average: Average | None) -> str:
-    """mean ± over scenarios (± over seeds); the mean alone where it is of one scenario and one seed."""
+    """Mean ± over scenarios (± over seeds); the mean alone where it is of one scenario and one seed."""
     if average is None:
         return "not measured"
     if average.over_scenarios is None and average.over_seeds is None:

@@ -1,4 +1,4 @@
-"""Which rows a table or a figure of the paper is made from."""
+"""The rows that a table or a figure of *Potion* is made from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ PAPERS_DATA = (*CIFAR, "imagenette", "imagenet")
 class Scope:
     """What the paper made a table or a figure from.
 
-    attack, data  of its scenarios
-    preset        start of the names of the presets that are of it, whatever their data is called
+    Attributes:
+        attack, data: of its scenarios.
+        preset: start of the names of the presets that are of it, whatever their data is called.
     """
 
     attack: str
@@ -29,6 +30,7 @@ class Scope:
         return f"{attack_label(self.attack)} on {' and '.join(map(data_label, self.data))}"
 
     def has(self, row: Row) -> bool:
+        """Whether a row is in scope."""
         if row.attack != self.attack:
             return False
         named = bool(self.preset) and (row.preset or "").startswith((self.preset + "/", self.preset + "-"))
@@ -39,8 +41,10 @@ class Scope:
 class Chosen:
     """The rows in a scope.
 
-    stand_in  the data that stand in for the paper's, in words; empty where the rows are on the paper's own
-    missing   why there are no rows; empty where there are some
+    Attributes:
+        rows: that were chosen.
+        stand_in: the data that stand in for the paper's, in words; empty where the rows are on the paper's own.
+        missing: why there are no rows; empty where there are some.
     """
 
     rows: list[Row]

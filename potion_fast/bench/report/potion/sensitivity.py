@@ -27,7 +27,8 @@ TITLES = {"poison_healed": "poison healed, %", "model_damage": "model damage, po
 
 
 def rho_pictures(rows: Sequence[Row]) -> list[Picture]:
-    return [_rho_picture(number, *told, rows) for number, told in FIGURES.items()]
+    """Figures 8, 9 and 14 to 17."""
+    return [_rho_picture(number, *spec, rows) for number, spec in FIGURES.items()]
 
 
 def _rho_picture(number: int, method: str, data: str, s_step: float, rows: Sequence[Row]) -> Picture:

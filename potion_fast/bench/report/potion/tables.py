@@ -1,4 +1,4 @@
-"""The paper's tables 1 to 9, and the ablations of its section 5.2, from the rows of a sweep."""
+"""Potion's tables 1 to 9 in numbers, from the rows of a sweep."""
 
 from __future__ import annotations
 
