@@ -31,7 +31,7 @@ class Command(NamedTuple):
         summary: what it does, for --help.
         module: of this package, with `add_NAME(parser)`, which declares its arguments, and `run_NAME(options)`, which
             does it and returns the exit code.
-        extra: what brings the packages that it needs.
+        extra: the extra that installs the packages that it needs.
     """
 
     summary: str
@@ -46,13 +46,13 @@ COMMANDS = {
     "craft": Command("craft the perturbations of a poison; writes a run folder, and resumes an unfinished one", "runs"),
     "preview": Command("show what a poison does to images, or texts, and labels; writes a run folder", "looks"),
     "export": Command("write the poisoned data as image files or .npz; writes a run folder", "looks"),
-    "tokenize": Command("make tokens of IMDB's published reviews, once; writes a folder", "reviews"),
+    "tokenize": Command("tokenize IMDB's published reviews, once; writes a folder", "reviews"),
     "demo": Command("poison a small model, heal it, and draw what happened; writes a run folder", "demo"),
-    "sweep": Command("do a grid of scenarios: train, unlearn and evaluate what is not done yet", "sweeps"),
+    "sweep": Command("run a grid of scenarios: train, unlearn and evaluate what is not done yet", "sweeps"),
     "report": Command("make the tables, figures and page of a sweep's results", "sweeps"),
     "hypothesis": Command("measure why unlearning fails on poison; writes a run folder", "hypotheses"),
-    "plan": Command("say what unlearning takes, in time, bytes and memory, on one device or many", "plan"),
-    "doctor": Command("what is built, what this machine has, and which backend runs each operation", "doctor", "cli"),
+    "plan": Command("predict time, bytes and memory of unlearning, on one device or many", "plan"),
+    "doctor": Command("show what is built, what this machine has, and which backend runs each op", "doctor", "cli"),
 }
 
 
