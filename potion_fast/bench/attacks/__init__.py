@@ -14,7 +14,7 @@ from .gaussian import Gaussian
 from .gradient_canceling import GradientCanceling
 from .gradient_matching import GradientMatching
 from .interclass_swap import InterclassSwap
-from .kinds import KINDS, LEARNT, Indiscriminate, Noise, Swap, Targeted, Trigger
+from .kinds import KINDS, LEARNT, SEEN, Indiscriminate, Noise, Swap, Targeted, Trigger
 from .moving_trigger import MovingTrigger
 from .options import AttackOptions, CraftOptions, option
 from .perturbation import Perturbation, Perturbations
@@ -58,6 +58,7 @@ __all__ = [
     "Poison",
     "RandomSwap",
     "Scores",
+    "SEEN",
     "SineWave",
     "Swap",
     "Targeted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LEARNT = 0.8  # attack success rate before from which "poison healed" counts; of a swap: rate of labels memorised
 SEEN = 2.576  # of gus_z: noise that the model never saw exceeds it, with either sign, one time in a hundred
+MOST_TARGETS = 0.5  # share of the targets that are given the intended label, from which a targeted attack took
 LOST = 0.02  # of test accuracy, from which an indiscriminate attack counts
 
 OWN_LABEL, POISON_LABEL = "their label", "the poison's label"  # what found samples are given
@@ -73,6 +75,12 @@ class Trigger(Poison):
             scores[self.score_names[1]],
             past,
         )
+
+    @classmethod
+    def took(cls, score: Callable[[str], float | None], effect: float | None) -> bool:
+        """Whether it succeeded often enough."""
+        reached = score(cls.score_names[1])
+        return reached is None or reached >= LEARNT
 
     @property
     def captions(self) -> Captions:
@@ -145,6 +153,12 @@ class Swap(Poison):
             past,
         )
 
+    @classmethod
+    def took(cls, score: Callable[[str], float | None], effect: float | None) -> bool:
+        """Whether enough of the wrong labels were memorised."""
+        reached = score(cls.score_names[1])
+        return reached is None or reached >= LEARNT
+
     @property
     def captions(self) -> Captions:
         """What the attack is called in pictures."""
@@ -206,6 +220,12 @@ class Noise(Perturbation):
         z, before = scores["gus_z"], " before" if past else ""
         trace = f"the noise left no trace{before} that can be told from chance"
         return None if abs(z) >= SEEN else f"{trace}: gus_z is {z:.2f}, within ±{SEEN}"
+
+    @classmethod
+    def took(cls, score: Callable[[str], float | None], effect: float | None) -> bool:
+        """Whether the noise could be told from noise that the model never saw."""
+        z = score("gus_z")
+        return z is None or z > SEEN
 
     @property
     def captions(self) -> Captions:
@@ -270,6 +290,11 @@ class Targeted(Poison):
             return None
         verb, before, counts = ("was", " before", "does not count") if past else ("is", "", "will not count")
         return f"no target {verb} given the intended label{before}: poison healed {counts}"
+
+    @classmethod
+    def took(cls, score: Callable[[str], float | None], effect: float | None) -> bool:
+        """Whether half of the targets were given the intended label."""
+        return effect is None or effect >= MOST_TARGETS
 
     @property
     def captions(self) -> Captions:

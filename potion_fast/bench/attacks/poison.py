@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...utils.predict import predict
+from ..metrics.scores import EFFECT
 from .evaluation import Attacked, Captions, EvaluationInputs, Scores
 from .options import AttackOptions, CraftOptions
 from .selection import choose_poisoned
@@ -254,6 +255,16 @@ class Poison(ABC):
             names: of the classes.
         """
         return f"{count:,} samples perturbed"
+
+    @classmethod
+    def took(cls, score: Callable[[str], float | None], effect: float | None) -> bool:
+        """Whether an attack of this kind was in a model: else there was little to remove. Unknown counts as yes.
+
+        Args:
+            score: the model's scores by name; None for one that is not known.
+            effect: what the second score is above that of a model without any poison; None where that is not known.
+        """
+        return effect is None or effect >= EFFECT
 
     @property
     @abstractmethod

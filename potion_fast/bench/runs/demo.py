@@ -11,10 +11,11 @@ from typing import Any
 
 from ...errors import PotionError
 from ...utils.atomic_files import written_whole
+from ..attacks import LEARNT
 from ..attacks.badnet import BadNet
 from ..configs import TrainConfig, UnlearnConfig, resolved_device
 from .folder import RunFolder
-from .stages import LEARNT, train_run, unlearn_run
+from .stages import train_run, unlearn_run
 
 POISONED, FOUND, TARGET = 64, 16, 0
 

@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 import torch
 
-from ..attacks import LEARNT as LEARNT
 from ..attacks import Scores
 from .scenario import Scenario
 

@@ -1,6 +1,6 @@
-"""The three things a run does, each into a run folder of its own: train, unlearn, evaluate.
+"""The stages of a run, each into a run folder of its own: train, unlearn, evaluate.
 
-All that a run is told and reads is checked before its folder is made, and what was expensive is written as soon as it
+All that a run is given and reads is checked before its folder is made, and what was expensive is written as soon as it
 is there: a later failure costs nothing that came before it.
 """
 
@@ -28,7 +28,7 @@ from ..metrics import Evaluation, Metric
 from ..models import save_model
 from ..training.train import Epoch, seed_everything, train
 from .architecture import architecture, fresh_model, loss_of
-from .diagnostics import LEARNT, notes_of_healing, notes_of_training
+from .diagnostics import notes_of_healing, notes_of_training
 from .evaluations import attacked_outputs, compared, evaluated, write_evaluation
 from .folder import RunFolder, strict
 from .inputs import PERTURBATIONS, check_out, load_trained, load_weights, reference_accuracies, training_run
@@ -37,7 +37,7 @@ from .tradeoff import curve_columns, trade_off
 
 TRAINING = ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")  # settings of `train`
 
-__all__ = ["LEARNT", "Evaluation", "evaluate_run", "evaluated", "notes_of_healing", "train_run", "unlearn_run"]
+__all__ = ["Evaluation", "evaluate_run", "evaluated", "notes_of_healing", "train_run", "unlearn_run"]
 
 
 def train_run(
@@ -46,8 +46,19 @@ def train_run(
     """Train a model on poisoned data (or, with `leave_out_poisoned`, on the same data without S_m) and evaluate it.
 
     Writes config.yaml, poisoned.txt (S_m), found.txt (S_f), perturbations.safetensors where S_m is perturbed,
-    training.csv, model.safetensors, the files of `write_evaluation`, and metrics.json; returns what stands in
-    metrics.json. Raises the errors of `Scenario.load`, `create_model`, `train` and `RunFolder`.
+    training.csv, model.safetensors, the files of `write_evaluation`, and metrics.json.
+
+    Args:
+        config: of the training.
+        out: run folder.
+        overwrite: whether an earlier run there may go.
+        progress: show progress bars.
+
+    Returns:
+        What stands in metrics.json.
+
+    Raises:
+        PotionError: as `Scenario.load`, `create_model`, `train` and `RunFolder` raise it.
     """
     check_out(out, overwrite, config.root)
     scenario = Scenario.load(config)
@@ -153,8 +164,20 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate the model of a training or an unlearning run again, against a reference run if one is given.
 
-    Writes config.yaml, the files of `write_evaluation` and metrics.json; returns what stands in metrics.json. Raises
-    DataError or FileError where the runs, their files or the data are missing or do not fit together.
+    Writes config.yaml, the files of `write_evaluation` and metrics.json.
+
+    Args:
+        config: of the evaluation.
+        out: run folder.
+        overwrite: whether an earlier run there may go.
+        progress: show progress bars.
+
+    Returns:
+        What stands in metrics.json.
+
+    Raises:
+        DataError: the runs or the data do not fit together.
+        FileError: a run or a file is missing or broken.
     """
     config = config.resolved()
     check_out(out, overwrite, config.run, config.reference, config.root)
@@ -190,7 +213,17 @@ def _evaluate(run: RunFolder, model: nn.Module, scenario: Scenario, progress: bo
 def write_metrics(
     run: RunFolder, metrics: Mapping[str, Metric], notes: list[str], more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """metrics.json, which says that a run is finished; returns what stands in it."""
+    """Write metrics.json, which says that a run is finished.
+
+    Args:
+        run: folder of the run.
+        metrics: by name.
+        notes: warnings, as sentences.
+        more: entries beside them.
+
+    Returns:
+        What stands in it.
+    """
     values = {name: asdict(metric) for name, metric in metrics.items()}
     content: dict[str, Any] = strict({"metrics": values, "warnings": notes, **more})
     run.write_json("metrics.json", content)

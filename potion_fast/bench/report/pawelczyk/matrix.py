@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ...attacks import KINDS, LEARNT, SEEN, Poison
 from ...metrics.scores import EFFECT
-from ...runs.stages import LEARNT
 from ...sweep.rows import UNTOUCHED, Row
 from ..averages import Average, average
 from ..methods import ATTACK_LABELS, attack_label, file_name, setting_label
@@ -17,7 +17,6 @@ from .values import apart, format_average, seeds_note, settings_note
 
 NAME, TITLE = "pawelczyk-matrix", "Every unlearner on every attack"
 ORDER = ("trigger", "swap", "targeted", "indiscriminate", "gaussian", "")  # of kinds, from left to right
-FOUND = 2.576  # |z| of the GUS from which the noise is in the model: two-sided at 1 %
 ABSENT, NOTHING, UNMEASURED = "no row", "the attack did nothing", "not measured"
 
 
@@ -108,21 +107,18 @@ def _cell(rows: Sequence[Row]) -> MatrixCell:
 
 def effect(row: Row) -> float | None:
     """What the attack changed, in the unit of the poison's second score; None where that is not known."""
-    before = row.attack_score("before")
-    reference = 0.0 if row.kind == "gaussian" else row.attack_score("reference")
+    before, unseen = row.attack_score("before"), _kind_of(row).unseen_score
+    reference = row.attack_score("reference") if unseen is None else unseen
     return None if before is None or reference is None else before - reference
 
 
 def took(row: Row) -> bool:
     """Whether the attack was in the model before: else there was little to remove. Unknown counts as yes."""
-    before, kind = row.attack_score("before"), row.kind
-    if kind in ("trigger", "swap"):
-        return before is None or before >= LEARNT
-    if kind == "gaussian":
-        z = row.score("gus_z", "before")
-        return z is None or z > FOUND
-    value = effect(row)
-    return value is None or value >= (0.5 if kind == "targeted" else EFFECT)
+    return _kind_of(row).took(lambda name: row.score(name, "before"), effect(row))
+
+
+def _kind_of(row: Row) -> type[Poison]:
+    return KINDS.get(row.kind or "", Poison)
 
 
 def matrix_table(matrix: Matrix) -> Table:
@@ -154,7 +150,7 @@ def notes(matrix: Matrix) -> list[str]:
     marked = (
         f"†: in {weak} of {len(rows)} rows the attack had hardly taken: it succeeded on fewer than {LEARNT:.0%} "
         f"(triggers, swaps), missed its target, cost less than {100 * EFFECT:g} point, or left a GUS with z below "
-        f"{FOUND}. "
+        f"{SEEN}. "
     )
     said = (
         "Poison removed: the share of the attack's effect (attack success, wrong labels memorised, target success, "

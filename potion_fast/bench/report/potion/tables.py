@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ...runs.stages import LEARNT
+from ...attacks import LEARNT
 from ...sweep.rows import Row
 from ..averages import Average, average
 from ..methods import (
