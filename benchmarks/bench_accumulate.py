@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from measuring import measure, skip_without
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -49,20 +50,19 @@ def gradients_of(network: str, device: str) -> list[Tensor]:
     return [torch.randn(n, device=device) for n in NETWORKS[network]]
 
 
-def measure(benchmark: BenchmarkFixture, network: str, device: str, n: int, call: Callable[[], object]) -> None:
-    def synchronised() -> None:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    benchmark.group = f"accumulate {network} on {device}"
-    benchmark.extra_info |= {
-        "parameters": n,
-        "floor_bytes": BYTES_PER_PARAMETER * n,
-        "threads": torch.get_num_threads(),
-    }
-    benchmark.pedantic(synchronised, rounds=15, warmup_rounds=2)
-    benchmark.extra_info["floor_gb_per_s"] = BYTES_PER_PARAMETER * n / benchmark.stats.stats.median / 1e9
+def measure_accumulate(
+    benchmark: BenchmarkFixture, network: str, device: str, n: int, call: Callable[[], object]
+) -> None:
+    measure(
+        benchmark,
+        f"accumulate {network} on {device}",
+        device,
+        call,
+        floor_bytes=BYTES_PER_PARAMETER * n,
+        parameters=n,
+        rounds=15,
+        warmup_rounds=2,
+    )
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -70,19 +70,18 @@ def test_potion_fast(benchmark: BenchmarkFixture, backend: Backend, network: str
     gradients = gradients_of(network, backend.device)
     sums = torch.zeros(sum(g.numel() for g in gradients), device=backend.device)
     with backend.use():
-        measure(benchmark, network, backend.device, sums.numel(), lambda: ops.accumulate(sums, gradients))
+        measure_accumulate(benchmark, network, backend.device, sums.numel(), lambda: ops.accumulate(sums, gradients))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_torch_foreach(benchmark: BenchmarkFixture, device: str, network: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
+    skip_without(device)
     gradients = gradients_of(network, device)
     sums = torch.zeros(sum(g.numel() for g in gradients), device=device)
     views = list(sums.split([g.numel() for g in gradients]))
     call = functools.partial(_foreach, views, gradients)
-    measure(benchmark, network, device, sums.numel(), call)
+    measure_accumulate(benchmark, network, device, sums.numel(), call)
 
 
 def _foreach(views: list[Tensor], gradients: list[Tensor]) -> None:

@@ -1,8 +1,8 @@
 """accumulate_conv: the convolutions of ResNet-9 and WRN-28-10 against their ordinary weight gradient.
 
-Floor: the 2 · samples · positions · O · C / groups · taps operations of the weight gradient, which PyTorch computes by
-`convolution_backward` of the same operands (`torch_backward`), in both memory formats. `torch_loop` is the exact
-importance with PyTorch alone: one weight gradient per sample.
+Floor: the 2 · samples · positions · O · C / groups · kernel size operations of the weight gradient, which PyTorch
+computes by `convolution_backward` of the same operands (`torch_backward`), in both memory formats. `torch_loop` is the
+exact importance with PyTorch alone: one weight gradient per sample.
 
     make bench
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from measuring import measure, skip_without
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -49,31 +50,14 @@ def layer(name: str, memory: str, device: str) -> tuple[Tensor, Tensor, Tensor, 
     return a, g, w, ([stride, stride], [padding, padding], groups)
 
 
-def measure(
+def measure_layer(
     benchmark: BenchmarkFixture, name: str, memory: str, device: str, threads: int, call: Callable[[], object]
 ) -> None:
-    def synchronised() -> None:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
     B, C, O, kernel, stride, padding, pixels, groups = LAYERS[name]  # noqa: E741
     positions = ((pixels + 2 * padding - kernel) // stride + 1) ** 2
+    group = f"accumulate_conv {name}, {memory}, on {device}, {threads} threads"
     floor = 2 * B * positions * O * C // groups * kernel**2
-    benchmark.group = f"accumulate_conv {name}, {memory}, on {device}, {threads} threads"
-    benchmark.extra_info |= {"floor_flop": floor, "threads": threads}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        benchmark.pedantic(synchronised, rounds=7, warmup_rounds=1)
-    finally:
-        torch.set_num_threads(before)
-    benchmark.extra_info["floor_gflop_per_s"] = floor / benchmark.stats.stats.median / 1e9
-
-
-def skip_without(device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
+    measure(benchmark, group, device, call, floor_flop=floor, threads=threads, rounds=7, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -90,7 +74,7 @@ def test_potion_fast(benchmark: BenchmarkFixture, backend: Backend, name: str, m
         ops.accumulate_conv(sums, inputs, gradients, 1, stride, padding, [1, 1], groups, bias=bias)
 
     with backend.use():
-        measure(benchmark, name, memory, backend.device, threads, call)
+        measure_layer(benchmark, name, memory, backend.device, threads, call)
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -101,7 +85,9 @@ def test_torch_backward(benchmark: BenchmarkFixture, device: str, name: str, mem
     """The ordinary weight gradient: what a layer costs that is not asked for importances."""
     skip_without(device)
     inputs, gradients, weight, geometry = layer(name, memory, device)
-    measure(benchmark, name, memory, device, threads, lambda: _weight_gradient(inputs, gradients, weight, geometry))
+    measure_layer(
+        benchmark, name, memory, device, threads, lambda: _weight_gradient(inputs, gradients, weight, geometry)
+    )
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -117,7 +103,7 @@ def test_torch_loop(benchmark: BenchmarkFixture, device: str, name: str, memory:
         for a, g in zip(inputs.split(1), gradients.split(1), strict=True):
             sums.add_(_weight_gradient(a, g, weight, geometry).abs_())
 
-    measure(benchmark, name, memory, device, threads, loop)
+    measure_layer(benchmark, name, memory, device, threads, loop)
 
 
 def _weight_gradient(

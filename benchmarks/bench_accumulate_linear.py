@@ -6,10 +6,12 @@ the same operands (`torch_mm`). `torch_bmm` is what a user would write with PyTo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
+from measuring import measure, skip_without
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -37,27 +39,12 @@ def layer(name: str, device: str) -> tuple[Tensor, Tensor]:
     return torch.randn(N, T, I, device=device), torch.randn(N, T, O, device=device)
 
 
-def measure(benchmark: BenchmarkFixture, name: str, device: str, threads: int, call: Callable[[], object]) -> None:
-    def synchronised() -> None:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
+def measure_layer(
+    benchmark: BenchmarkFixture, name: str, device: str, threads: int, call: Callable[[], object]
+) -> None:
     N, T, I, O = LAYERS[name]  # noqa: E741
-    benchmark.group = f"accumulate_linear {name} on {device}, {threads} threads"
-    benchmark.extra_info |= {"floor_flop": 2 * N * T * I * O, "threads": threads}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        benchmark.pedantic(synchronised, rounds=9, warmup_rounds=2)
-    finally:
-        torch.set_num_threads(before)
-    benchmark.extra_info["floor_gflop_per_s"] = 2 * N * T * I * O / benchmark.stats.stats.median / 1e9
-
-
-def skip_without(device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
+    group = f"accumulate_linear {name} on {device}, {threads} threads"
+    measure(benchmark, group, device, call, floor_flop=2 * N * T * I * O, threads=threads, rounds=9, warmup_rounds=2)
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -69,13 +56,8 @@ def test_potion_fast(benchmark: BenchmarkFixture, backend: Backend, name: str, t
     sums = torch.zeros(1, gradients.shape[2], inputs.shape[2], device=backend.device)
     bias = torch.zeros(1, gradients.shape[2], device=backend.device)
     with backend.use():
-        measure(
-            benchmark,
-            name,
-            backend.device,
-            threads,
-            lambda: ops.accumulate_linear(sums, inputs, gradients, bias=bias),
-        )
+        call = functools.partial(ops.accumulate_linear, sums, inputs, gradients, bias=bias)
+        measure_layer(benchmark, name, backend.device, threads, call)
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -85,7 +67,7 @@ def test_torch_mm(benchmark: BenchmarkFixture, device: str, name: str, threads: 
     """The ordinary weight gradient: what a layer costs that is not asked for importances."""
     skip_without(device)
     inputs, gradients = (t.flatten(0, 1) for t in layer(name, device))
-    measure(benchmark, name, device, threads, lambda: torch.mm(gradients.T, inputs))
+    measure_layer(benchmark, name, device, threads, lambda: torch.mm(gradients.T, inputs))
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -95,7 +77,7 @@ def test_torch_bmm(benchmark: BenchmarkFixture, device: str, name: str, threads:
     skip_without(device)
     inputs, gradients = layer(name, device)
     sums = torch.zeros(gradients.shape[2], inputs.shape[2], device=device)
-    measure(benchmark, name, device, threads, lambda: _bmm(sums, inputs, gradients))
+    measure_layer(benchmark, name, device, threads, lambda: _bmm(sums, inputs, gradients))
 
 
 def _bmm(sums: Tensor, inputs: Tensor, gradients: Tensor) -> None:

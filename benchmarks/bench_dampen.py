@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from measuring import measure, skip_without
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -31,30 +32,29 @@ def case(n: int, device: str) -> tuple[Tensor, Tensor, Tensor, float]:
     return weights.clone(), forget.clone(), retain.clone(), alpha.item()
 
 
-def measure(benchmark: BenchmarkFixture, n: int, device: str, call: Callable[[], None]) -> None:
-    def synchronised() -> None:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    floor = (8 + 12 * SELECTED) * n
-    benchmark.group = f"dampen n={n:,} on {device}"
-    benchmark.extra_info |= {"parameters": n, "floor_bytes": floor, "threads": torch.get_num_threads()}
-    benchmark.pedantic(synchronised, rounds=15, warmup_rounds=2)
-    benchmark.extra_info["floor_gb_per_s"] = floor / benchmark.stats.stats.median / 1e9
+def measure_dampen(benchmark: BenchmarkFixture, n: int, device: str, call: Callable[[], None]) -> None:
+    measure(
+        benchmark,
+        f"dampen n={n:,} on {device}",
+        device,
+        call,
+        floor_bytes=(8 + 12 * SELECTED) * n,
+        parameters=n,
+        rounds=15,
+        warmup_rounds=2,
+    )
 
 
 @pytest.mark.parametrize("n", [1_000_000, 50_000_000])
 def test_potion_fast(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
     weights, forget, retain, alpha = case(n, backend.device)
     with backend.use():
-        measure(benchmark, n, backend.device, lambda: ops.dampen(weights, forget, retain, alpha))
+        measure_dampen(benchmark, n, backend.device, lambda: ops.dampen(weights, forget, retain, alpha))
 
 
 @pytest.mark.parametrize("n", [1_000_000, 50_000_000])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_public_code(benchmark: BenchmarkFixture, device: str, n: int) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
+    skip_without(device)
     weights, forget, retain, alpha = case(n, device)
-    measure(benchmark, n, device, lambda: public_edit(weights, forget, retain, alpha))
+    measure_dampen(benchmark, n, device, lambda: public_edit(weights, forget, retain, alpha))

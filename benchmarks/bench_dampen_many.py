@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from measuring import measure
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -29,24 +30,24 @@ def case(n: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return weights, forget, retain, (forget[:100_000] / retain[:100_000]).quantile(wanted)
 
 
-def measure(benchmark: BenchmarkFixture, n: int, device: str, call: Callable[[], None]) -> None:
-    def synchronised() -> None:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    floor = (12 + 4 * COPIES) * n
-    benchmark.group = f"dampen_many n={n:,} on {device}"
-    benchmark.extra_info |= {"parameters": n, "floor_bytes": floor, "threads": torch.get_num_threads()}
-    benchmark.pedantic(synchronised, rounds=5, warmup_rounds=1)
-    benchmark.extra_info["floor_gb_per_s"] = floor / benchmark.stats.stats.median / 1e9
+def measure_copies(benchmark: BenchmarkFixture, n: int, device: str, call: Callable[[], object]) -> None:
+    measure(
+        benchmark,
+        f"dampen_many n={n:,} on {device}",
+        device,
+        call,
+        floor_bytes=(12 + 4 * COPIES) * n,
+        parameters=n,
+        rounds=5,
+        warmup_rounds=1,
+    )
 
 
 @pytest.mark.parametrize("n", [1_000_000, 36_500_000])
 def test_dampen_many(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
     weights, forget, retain, alphas = case(n, backend.device)
     with backend.use():
-        measure(benchmark, n, backend.device, lambda: ops.dampen_many(weights, forget, retain, alphas))
+        measure_copies(benchmark, n, backend.device, lambda: ops.dampen_many(weights, forget, retain, alphas))
 
 
 @pytest.mark.parametrize("n", [1_000_000, 36_500_000])
@@ -59,4 +60,4 @@ def test_one_by_one(benchmark: BenchmarkFixture, backend: Backend, n: int) -> No
             ops.dampen(copy, forget, retain, alpha)
 
     with backend.use():
-        measure(benchmark, n, backend.device, edits)
+        measure_copies(benchmark, n, backend.device, edits)

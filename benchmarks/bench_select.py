@@ -11,11 +11,13 @@ the ratios given; `dense_edits` are 32 calls of `dampen` over all weights.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from measuring import measure
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -34,25 +36,20 @@ def case(n: int, device: str) -> tuple[Tensor, Tensor]:
     return tuple(tensor.to(device) for tensor in importances("lognormal", n))
 
 
-def measure(
-    benchmark: BenchmarkFixture, what: str, n: int, device: str, floor: float, call: Callable[[], None]
+def measure_ratios(
+    benchmark: BenchmarkFixture, task: str, n: int, device: str, floor: float, call: Callable[[], object]
 ) -> None:
-    def synchronised() -> None:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    benchmark.group = f"{what} n={n:,} on {device}"
-    benchmark.extra_info |= {"parameters": n, "floor_bytes": floor, "threads": torch.get_num_threads()}
-    benchmark.pedantic(synchronised, rounds=5, warmup_rounds=1)
-    benchmark.extra_info["floor_gb_per_s"] = floor / benchmark.stats.stats.median / 1e9
+    group = f"{task} n={n:,} on {device}"
+    measure(benchmark, group, device, call, floor_bytes=floor, parameters=n, rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_select(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
     forget, retain = case(n, backend.device)
     with backend.use():
-        measure(benchmark, "percentiles", n, backend.device, 8 * n, lambda: ops.select(forget, retain, PERCENTILES))
+        measure_ratios(
+            benchmark, "percentiles", n, backend.device, 8 * n, lambda: ops.select(forget, retain, PERCENTILES)
+        )
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -60,8 +57,8 @@ def test_select_and_partition(benchmark: BenchmarkFixture, backend: Backend, n: 
     forget, retain = case(n, backend.device)
     floor = (8 + 12 * KEPT) * n
     with backend.use():
-        call = lambda: ops.select_and_partition(forget, retain, PERCENTILES)  # noqa: E731
-        measure(benchmark, "percentiles and groups", n, backend.device, floor, call)
+        call = functools.partial(ops.select_and_partition, forget, retain, PERCENTILES)
+        measure_ratios(benchmark, "percentiles and groups", n, backend.device, floor, call)
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -70,7 +67,7 @@ def test_partition(benchmark: BenchmarkFixture, backend: Backend, n: int) -> Non
     floor = (8 + 12 * KEPT) * n
     with backend.use():
         alphas = ops.select(forget, retain, PERCENTILES)
-        measure(benchmark, "groups", n, backend.device, floor, lambda: ops.partition(forget, retain, alphas))
+        measure_ratios(benchmark, "groups", n, backend.device, floor, lambda: ops.partition(forget, retain, alphas))
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -86,7 +83,7 @@ def test_edits(benchmark: BenchmarkFixture, backend: Backend, n: int) -> None:
             for k in range(len(places)):
                 places.put(k, values)
 
-        measure(benchmark, "32 edits", n, backend.device, 12 * len(index), edits)
+        measure_ratios(benchmark, "32 edits", n, backend.device, 12 * len(index), edits)
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -100,7 +97,7 @@ def test_dense_edits(benchmark: BenchmarkFixture, backend: Backend, n: int) -> N
             for alpha in alphas:
                 ops.dampen(weights, forget, retain, alpha)
 
-        measure(benchmark, "32 edits", n, backend.device, 12 * KEPT * n, edits)
+        measure_ratios(benchmark, "32 edits", n, backend.device, 12 * KEPT * n, edits)
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -108,7 +105,7 @@ def test_nanpercentile(benchmark: BenchmarkFixture, n: int) -> None:
     forget, retain = case(n, "cpu")
     ratio = (forget / retain).numpy()
     ratio[np.isinf(ratio)] = np.nan
-    measure(benchmark, "percentiles", n, "cpu", 8 * n, lambda: np.nanpercentile(ratio, PERCENTILES))
+    measure_ratios(benchmark, "percentiles", n, "cpu", 8 * n, lambda: np.nanpercentile(ratio, PERCENTILES))
 
 
 @pytest.mark.parametrize("n", SIZES[:1])
@@ -123,4 +120,4 @@ def test_public_code(benchmark: BenchmarkFixture, n: int) -> None:
             edited = weights.clone()
             public_edit(edited, forget, retain, alpha)
 
-    measure(benchmark, "percentiles, groups and 32 edits", n, "cpu", (8 + 24 * KEPT) * n, search)
+    measure_ratios(benchmark, "percentiles, groups and 32 edits", n, "cpu", (8 + 24 * KEPT) * n, search)

@@ -28,6 +28,7 @@ OPS = tuple(sorted(KERNELS))
 
 __all__ = [
     "BACKENDS",
+    "KERNELS",
     "OPS",
     "Choice",
     "accumulate",

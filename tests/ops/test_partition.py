@@ -53,7 +53,7 @@ def test_special_values(backend: Backend) -> None:
 
 
 def test_the_product_decides_at_the_edge_and_not_the_ratio(backend: Backend) -> None:
-    """f / o > α in float32, yet f = α · o: such a weight is in no group, or in that of a smaller α."""
+    """f / r > α in float32, yet f = α · r: such a weight is in no group, or in that of a smaller α."""
     random = torch.Generator().manual_seed(0)
     retain = torch.rand(2_000_000, generator=random) + 0.5
     alphas = torch.tensor([2.7, 1.3])

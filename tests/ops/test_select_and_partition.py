@@ -32,11 +32,11 @@ def test_ten_million_weights_end_as_the_reference_has_them(backend: Backend) -> 
     weights = numbers(len(forget), 3)
     with backend.use():
         read = (t.to(backend.device) for t in (forget, retain))
-        alphas, index, f, o, starts = (t.cpu() for t in ops.select_and_partition(*read, [99.96, 97.3, 95.0]))
+        alphas, index, f, r, starts = (t.cpu() for t in ops.select_and_partition(*read, [99.96, 97.3, 95.0]))
     for k, alpha in enumerate(alphas.tolist()):
         chosen = slice(int(starts[k + 1]))
         values = weights[index[chosen]]
-        reference.dampen(values, f[chosen], o[chosen], alpha, 1.0)
+        reference.dampen(values, f[chosen], r[chosen], alpha, 1.0)
         edited, wanted = weights.clone(), weights.clone()
         edited[index[chosen]] = values
         reference.dampen(wanted, forget, retain, alpha, 1.0)
@@ -74,10 +74,10 @@ def test_past_2_to_the_31_elements() -> None:
     places = [5, 2**31 - 1, 2**31, 2**31 + 65_536, 77]
     for place, f in zip(places, (8.0, 2.0, 4.0, 16.0, 3.0), strict=True):
         forget[place], retain[place] = f, 1.0
-    alphas, index, f, o, starts = ops.select_and_partition(forget, retain, [50.0, 75.0])
+    alphas, index, f, r, starts = ops.select_and_partition(forget, retain, [50.0, 75.0])
     assert alphas.tolist() == [4.0, 8.0]
     assert index.dtype == torch.int64 and index.tolist() == [2**31 + 65_536, 5]
-    assert f.tolist() == [16.0, 8.0] and o.tolist() == [1.0, 1.0] and starts.tolist() == [0, 1, 2]
+    assert f.tolist() == [16.0, 8.0] and r.tolist() == [1.0, 1.0] and starts.tolist() == [0, 1, 2]
     found = index.clone()
     assert ops.take([forget[:7], forget[7:]], [0, 7], [0, 1, 2], found.sort().values).tolist() == [8.0, 16.0]
     ops.put([forget[:7], forget[7:]], [0, 7], [0, 1, 2], found.sort().values, torch.tensor([1.0, 2.0]))
