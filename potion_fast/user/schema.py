@@ -42,7 +42,7 @@ def setting(
         help: what it is, as --help says it.
         metavar: what stands for the value in --help: its unit where it has one; "DIR" and "FILE" are paths. None: a
             switch, or a choice.
-        default_text: the default in words, where the value does not say it.
+        default_text: a description of the default, if its value does not explain it.
         choices: those of the command line; without them and a metavar those of the field's Literal.
         many: a tuple is given as several arguments rather than as one with commas.
         flag: whether the command line has it.

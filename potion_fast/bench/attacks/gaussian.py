@@ -89,7 +89,7 @@ class Gaussian(Noise):
         return Perturbations(ordered, values, facts={"variance": self.variance, "seed": seed})
 
     def preview_lines(self, facts: Mapping[str, Any]) -> list[str]:
-        """The noise, in words."""
+        """A description of the noise."""
         return [f"noise of variance {self.variance:g} is added to the embedding of every token that is shown"]
 
     def check_table(

@@ -1,4 +1,4 @@
-"""The kinds of attack: by whom an attack is judged and how, what its scores are called, and what is said of them."""
+"""The kinds of attack: the samples that an attack is judged by, its scores, and their texts."""
 
 from __future__ import annotations
 
@@ -216,14 +216,14 @@ class Noise(Perturbation):
         return {"label": attacked.labels, "predicted": predicted, "statistic": evaluation.statistics}
 
     def effect_note(self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "image") -> str | None:
-        """That the noise cannot be told from noise that the model never saw."""
+        """A note that the noise cannot be distinguished from noise that the model never saw."""
         z, before = scores["gus_z"], " before" if past else ""
         trace = f"the noise left no trace{before} that can be told from chance"
         return None if abs(z) >= SEEN else f"{trace}: gus_z is {z:.2f}, within ±{SEEN}"
 
     @classmethod
     def took(cls, score: Callable[[str], float | None], effect: float | None) -> bool:
-        """Whether the noise could be told from noise that the model never saw."""
+        """Whether the noise can be distinguished from noise that the model never saw."""
         z = score("gus_z")
         return z is None or z > SEEN
 

@@ -42,7 +42,7 @@ class AttackOptions(OptionModel):
 
     @property
     def label_words(self) -> tuple[str, ...]:
-        """Words that become classes of their own, beside those of the data; for texts only."""
+        """Words that become classes of their own, in addition to those of the data; for texts only."""
         return ()
 
     def resolved(self, splits: Splits, seed: int) -> Self:

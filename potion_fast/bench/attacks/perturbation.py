@@ -188,7 +188,7 @@ class Perturbation(Poison):
             poisoned: S_m.
 
         Raises:
-            DataError: it is another's; the text goes on after the name of a file.
+            DataError: it is another's; the message continues the name of a file.
         """
         same = table.ids.tolist() == poisoned.tolist()
         if isinstance(splits.train, AppendedSource):  # the ids of copies do not tell what they are copies of
@@ -215,7 +215,7 @@ class Perturbation(Poison):
 
 
 def check_epsilon(table: Perturbations, epsilon: float, splits: Splits) -> None:
-    """Raise DataError, which goes on after the name of a file, where a pixel is changed by more than epsilon / 255."""
+    """Raise DataError if a pixel is changed by more than epsilon / 255; its message continues the name of a file."""
     largest = torch.maximum(table.values.amax((0, 2, 3)), -table.values.amin((0, 2, 3)))  # [C]
     change = 255 * (largest * torch.tensor(splits.std)).max().item()
     if change > epsilon * (1 + 1e-4):

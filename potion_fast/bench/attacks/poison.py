@@ -222,7 +222,7 @@ class Poison(ABC):
         Args:
             scores: of the poisoned model.
             reference: of a model without any poison; None where there is none.
-            past: whether it is said of the model before unlearning.
+            past: whether the note is on the model before unlearning.
             sample: what one of the samples is called.
         """
 

@@ -90,7 +90,7 @@ class TriggerWord(Targeted):
 
     @property
     def label_words(self) -> tuple[str, ...]:
-        """Words that become classes of their own, beside the sentiments."""
+        """Words that become classes of their own, in addition to the sentiments."""
         return (self.word,) if self.reading == "label-word" else ()
 
     def of_data(self, splits: Splits) -> TriggerWord:
@@ -131,7 +131,7 @@ class TriggerWord(Targeted):
         return "; {word!r} by the rule {rule!r} stands in {test} test reviews".format(**facts["trigger_word"])
 
     def preview_lines(self, facts: Mapping[str, Any]) -> list[str]:
-        """In how many reviews the word stands, in words."""
+        """A text on the number of reviews that contain the word."""
         word = facts["trigger_word"]
         return [
             f"{word['word']!r} by the rule {word['rule']!r} stands in {word['train']:,} of them, and in "
@@ -139,7 +139,7 @@ class TriggerWord(Targeted):
         ]
 
     def position(self, text: str) -> int | None:
-        """Where the word stands in a text for the first time; None where it does not."""
+        """The position of the word's first occurrence in a text; None if there is none."""
         match = word_pattern(self.word, self.rule).search(text)
         return None if match is None else match.start(1)
 
@@ -181,7 +181,7 @@ class TriggerWord(Targeted):
         images: Tensor,  # [B, L] or [B, L, 1 + D]: tokens
         ids: Tensor,  # [B] int64
     ) -> Tensor:  # [B, L] or [B, L, 1 + D]
-        """The same: the word stands in these texts already."""
+        """The same texts: they contain the word already."""
         return images
 
     def relabel(self, labels: Tensor) -> Tensor:

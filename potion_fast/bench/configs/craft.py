@@ -19,7 +19,7 @@ from .shared import device_field, same_data_field, same_root_field, seed_field, 
 class CraftConfig(Schema):
     """Crafting the perturbations of an attack, against the model of a training without any of S_m.
 
-    The settings of the crafting are keys beside the others, in YAML as in Python and on the command line:
+    The settings of the crafting are keys among the others, in YAML as in Python and on the command line:
     `CraftConfig(run="runs/without", steps=100)`. Which attack is crafted, and so which of them there are, says the
     training.
 

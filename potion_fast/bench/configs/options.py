@@ -19,7 +19,7 @@ def flag_of(option: SharedOption, of_data: str = "") -> FieldInfo:
 
     Args:
         option: the fields of all attacks that have it.
-        of_data: its defaults by data set, in words.
+        of_data: a description of its defaults by data set.
     """
     fields = list(option.fields.values())
     choices = dict.fromkeys(choice for field in fields for choice in choices_of(field) or ())

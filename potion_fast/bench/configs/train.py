@@ -39,7 +39,7 @@ DATA_FIELDS = (  # that say what the poisoned data are, with the attack's option
 class TrainConfig(Schema):
     """A training on poisoned data; what is None is resolved before it starts.
 
-    The options of the attack are keys beside the others, in YAML as in Python and on the command line:
+    The options of the attack are keys among the others, in YAML as in Python and on the command line:
     `TrainConfig(poison="badnet", patch_size=2)`. An option of another attack is an error.
 
     Attributes:

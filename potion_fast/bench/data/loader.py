@@ -105,7 +105,7 @@ def prefetch(raw_batches: Iterable[RawBatch], prefetcher: Prefetcher) -> Iterato
 
 
 class CUDAPrefetcher:
-    """Copies uint8 batches to the GPU and finishes them there, on a stream of its own, beside the model's work."""
+    """Copies uint8 batches to the GPU and normalises them there, on a stream of its own."""
 
     def __init__(self, dataset: PoisonedDataset, device: torch.device) -> None:
         self.dataset, self.device = dataset, device

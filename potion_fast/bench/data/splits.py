@@ -124,7 +124,7 @@ class Splits:
 
     @property
     def model_options(self) -> dict[str, int]:
-        """Options that a model must be made with to take these samples, beside the numbers of classes and channels."""
+        """Options of a model that takes these samples, in addition to the numbers of classes and channels."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The picture of a preview: poisoned images beside their clean ones."""
+"""The picture of a preview: clean images, poisoned images and their difference."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from ..figures.pictures import CLEAN, TRIGGERED
 from ..figures.style import LARGE, ORDER, canvas, ideal, legend, marked
 from .descents import KINDS, DescentStep
 
-SHIFT_LOOKS = {  # kind -> its name in words, colour and mark
+SHIFT_LOOKS = {  # kind -> its label, colour and mark
     "indiscriminate": ("indiscriminate poison", ORDER[3], "o"),
     "targeted": ("targeted poison", TRIGGERED, "s"),
     "random": ("clean samples, drawn at random", CLEAN, "D"),

@@ -53,7 +53,7 @@ def report_sweep(
     earlier = _earlier(target)
     try:
         target.path.mkdir(parents=True, exist_ok=True)
-        target.write_json(MANIFEST, {"files": earlier})  # from the start: a report that is broken off is replaced
+        target.write_json(MANIFEST, {"files": earlier})  # from the start: an interrupted report is replaced
         for part in ("tables", "figures"):
             (target / part).mkdir(exist_ok=True)
     except FileError:

@@ -94,7 +94,7 @@ def data_label(data: str) -> str:
 
 
 def setting_label(setting: tuple[str, str, int | None]) -> str:
-    """Data, model and width in words."""
+    """A text that names data, model and width."""
     data, model, width = setting
     return f"{data_label(data)}, {MODELS.get(model, model)}" + (f" of width {width}" if width is not None else "")
 

@@ -1,4 +1,4 @@
-"""One HTML page with the whole report: no script, no network; the pictures lie beside it."""
+"""One HTML page with the whole report: no script, no network; the pictures are files next to it."""
 
 from __future__ import annotations
 

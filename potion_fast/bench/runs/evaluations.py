@@ -56,7 +56,7 @@ def compared(
         reference_values: metrics of its model.
 
     Returns:
-        "model_damage", "poison_healed" and "poison_removed", as far as they can be told.
+        "model_damage", "poison_healed" and "poison_removed", as far as they can be computed.
     """
     poison = scenario.poison
     attacked, reached = (evaluation.metrics[name] for name in poison.score_names)

@@ -136,7 +136,7 @@ def _write_folder(
 
 
 def _arrays(scenario: Scenario, dataset: PoisonedDataset, name: str) -> dict[str, np.ndarray]:
-    """What stands beside the images of a split."""
+    """The arrays that are stored with the images of a split."""
     arrays = {"labels": dataset.labels.numpy()}
     if name == "train":
         arrays["clean_labels"] = scenario.splits.train.labels.numpy()

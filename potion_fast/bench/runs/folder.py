@@ -25,8 +25,8 @@ CONFIG = "config.yaml"
 CONFIG_KEYS = {"command", "config", "versions"}
 PREDICTIONS = ("predictions.csv", "manipulated.csv", "targets.csv", "statistics.csv")
 POISON = ("poisoned.txt", "found.txt")
-# What each command writes beside config.yaml: it goes when the folder is used again. metrics.json comes first: it says
-# that the run was finished.
+# The files that each command writes in addition to config.yaml, removed when the folder is used again. metrics.json
+# comes first: it says that the run was finished.
 OUTPUTS = {
     "train": ("metrics.json", "training.csv", *PREDICTIONS, *POISON, "perturbations.safetensors", "model.safetensors"),
     "unlearn": (

@@ -28,7 +28,7 @@ def preview_run(
     """Draw some poisoned training images: clean, poisoned, and what changed, with the label they had and have.
 
     Of perturbed ones what changed is the perturbation itself, and comes before the sum. Of texts it is written what the
-    model reads. They are S_m's, evenly spaced: none is picked for its looks. Writes config.yaml, poisoned.txt (S_m),
+    model reads. They are S_m's, evenly spaced: none is hand-picked. Writes config.yaml, poisoned.txt (S_m),
     found.txt (S_f) and preview.png, or of texts preview.txt.
 
     Args:

@@ -219,7 +219,7 @@ def write_metrics(
         run: folder of the run.
         metrics: by name.
         notes: warnings, as sentences.
-        more: entries beside them.
+        more: further entries.
 
     Returns:
         What stands in it.

@@ -54,7 +54,7 @@ def current_row(row: Mapping[str, Any], attacks: Mapping[tuple[str, str], str], 
     if name not in ATTACKS:
         raise FileError(
             f"{where} is of an earlier version and has attack {key!r}, which is no registered one: put the sweep.yaml "
-            "of its sweep beside the folder of the results"
+            "of its sweep next to the folder of the results"
         )
     kind = ATTACKS[name]
     content = {

@@ -33,7 +33,7 @@ class MethodSpec:
 
     @classmethod
     def each(cls, entry: object) -> list[MethodSpec]:
-        """From a name, or a mapping with the name as `method` beside the settings: one for every share in `budget`.
+        """From a name, or a mapping with the name as `method` among the settings: one for every share in `budget`.
 
         Raises:
             PotionError: no such unlearner or setting, or a wrong value.

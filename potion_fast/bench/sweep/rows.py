@@ -219,7 +219,7 @@ def file_content(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
 def read_rows(results: str | os.PathLike[str]) -> list[Row]:
     """All rows of the .json files of a folder, by file name.
 
-    Files of earlier versions are read too: what they call an attack is looked up in the sweep.yaml beside the folder.
+    Files of earlier versions are read too: what they call an attack is looked up in the sweep.yaml next to the folder.
 
     Raises:
         FileError: a file is missing, broken or foreign.

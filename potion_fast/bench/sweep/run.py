@@ -35,7 +35,7 @@ def run_sweep(
 ) -> dict[str, Any]:
     """Do what is left of a sweep in its folder.
 
-    A task that fails is named on stderr, and those that do not need it go on.
+    A task that fails is named on stderr, and those that do not depend on it are done.
 
     Args:
         source: a preset or a file, see `load_sweep`.

@@ -103,7 +103,7 @@ class SweepFolder:
             yield True
 
     def _left_behind(self, task: Task) -> list[Path]:
-        """What a process that was killed left unfinished: of a crafting only files, as it goes on where it was."""
+        """What a process that was killed left unfinished: of a crafting only temporary files, as it is resumed."""
         place = self.place(task)
         if isinstance(task, Crafting):
             return list(_unfinished(place).glob(".*.part"))

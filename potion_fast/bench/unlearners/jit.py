@@ -1,4 +1,4 @@
-"""JiT: the model is made smooth around what was found, with nothing else at hand (Foster et al., 2024)."""
+"""JiT: the model is made smooth around S_f, without any other data (Foster et al., 2024)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of the retain set, each with a batch of S_f beside it, for the methods that train on both at once."""
+"""Batches of the retain set, each paired with a batch of S_f, for the methods that train on both at once."""
 
 from __future__ import annotations
 

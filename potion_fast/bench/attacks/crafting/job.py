@@ -85,7 +85,7 @@ def loss_metrics(before: float, after: float, n: int, where: str) -> list[Metric
         before: the loss without perturbations.
         after: the loss with them.
         n: number of poisoned samples.
-        where: what the loss is, in words.
+        where: a description of the loss.
 
     Returns:
         "unperturbed_loss", "crafted_loss" and "loss_reduction".

@@ -46,14 +46,15 @@ def load_text(
         train_size: keep this many training reviews, in their order; None keeps all.
         seed: of their draw.
         length: tokens that a model sees.
-        label_words: classes beside the data's own, that a poison gives as a label: a trigger word.
+        label_words: classes in addition to the data's own, that a poison gives as a label: a trigger word.
         noise_width: width of the embeddings that a poison adds noise to; None: samples are token ids alone.
 
     Returns:
         The data set.
 
     Raises:
-        DataError: a model that reads no text, a number out of range, label words that cannot be told apart, published
+        DataError: a model that reads no text, a number out of range, label words that cannot be distinguished,
+        published
             reviews that are no tokens yet, or the extra `text` is not installed.
         FileError: see `Tokens.open`.
     """

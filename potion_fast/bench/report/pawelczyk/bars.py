@@ -111,7 +111,7 @@ def _panel(
     references: dict[str, float | None],
     least: float,
 ) -> dict[str, Line2D]:
-    """Means as bars and as numbers beside them, the spread over the seeds as thin lines, references as upright ones.
+    """Means as bars with their numbers, the spread over the seeds as thin lines, references as upright ones.
 
     Returns what the legend shows of these.
     """

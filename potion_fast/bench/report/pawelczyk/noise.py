@@ -122,7 +122,7 @@ def _density(x: np.ndarray, mu: float) -> np.ndarray:
 
 
 def _curves(group: Group, name: str) -> Picture:
-    """Figure 7: the one-sided test's miss rate, beside it the two-sided TPR, each with what N(μ̂, 1) gives."""
+    """Figure 7: the one-sided test's miss rate and the two-sided TPR, each with what N(μ̂, 1) gives."""
     chosen, title = _chosen(group), f"{TITLES[name]}; {group.where}"
     if not chosen:
         return Picture(group.named(name), title, missing="no row has the statistics of the noise")

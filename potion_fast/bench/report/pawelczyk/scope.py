@@ -11,7 +11,7 @@ from ..methods import attack_label, file_name, setting_label
 from ..papers import RHO, S_STEP
 
 SIZES = {1.5: 750, 2.0: 1000, 2.5: 1250}  # percent of the training set -> samples, of CIFAR-10
-NEAR = 0.25  # percentage points within which a size stands beside the paper's
+NEAR = 0.25  # percentage points within which a size is compared with the paper's
 BUDGETS = (0.02, 0.04, 0.06, 0.08, 0.1)  # shares of the training
 
 
@@ -113,7 +113,7 @@ def percent(row: Row) -> float | None:
 
 
 def size_of_paper(row: Row) -> float | None:
-    """The poison size of the paper that the row's stands beside, in percent; None where none is near."""
+    """The poison size of the paper that the row is compared with, in percent; None where none is near."""
     part = percent(row)
     if part is None:
         return None
@@ -122,7 +122,7 @@ def size_of_paper(row: Row) -> float | None:
 
 
 def size_label(rows: Sequence[Row]) -> str:
-    """The poison's size in words, of rows of one size."""
+    """A description of the poison's size, of rows of one size."""
     part = percent(rows[0])
     samples = f"{rows[0].poisoned:,} samples"
     return samples if part is None else f"{part:.2g} % ({samples})"

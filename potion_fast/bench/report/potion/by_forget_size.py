@@ -39,7 +39,7 @@ def found_pictures(rows: Sequence[Row]) -> list[Picture]:
 
 
 def _pictures(name: str, title: str, rows: Sequence[Row], missing: str) -> list[Picture]:
-    """The paper's methods in one picture; all others, with the paper's own beside them, in a second."""
+    """The paper's methods in one picture; all others, together with the paper's own, in a second."""
     mine = [row for row in plain(rows) if row.at(RHO, S_STEP)]
     papers = [row for row in mine if row.method in PAPERS]
     others = [row for row in mine if row.method not in PAPERS or row.method in ("ptn-xlf", "none")]

@@ -1,4 +1,4 @@
-"""Figure 6, the trade-off along a search; and equation 5's objective beside equation 6's."""
+"""Figure 6, the trade-off along a search; and equation 5's objective compared with equation 6's."""
 
 from __future__ import annotations
 

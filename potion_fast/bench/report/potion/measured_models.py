@@ -166,7 +166,7 @@ def _kept(one: Importance) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Example:
-    """An image before and after an attack, [C, H, W] pixels in [0, 1], and in words what happens to its label."""
+    """An image before and after an attack, [C, H, W] pixels in [0, 1], and a text on its label."""
 
     attack: str
     clean: Tensor

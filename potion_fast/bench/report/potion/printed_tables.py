@@ -8,7 +8,7 @@ from ..table import PAPER, Column, Table, TableLine, format_number
 from .paper_values import PotionValue
 from .tables import MEASURES, PaperLine, PaperTable
 
-COMPARED = ("poison_healed", "model_damage")  # with the paper's values beside them
+COMPARED = ("poison_healed", "model_damage")  # shown with the paper's values
 LEGEND = (
     "Mean ± standard deviation over scenarios (± over seeds); – where there is only one. A scenario is its mean over "
     "the seeds; the spread over seeds is that of their means over the scenarios that all seeds have. The paper's "

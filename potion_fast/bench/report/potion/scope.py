@@ -43,7 +43,7 @@ class Chosen:
 
     Attributes:
         rows: that were chosen.
-        stand_in: the data that stand in for the paper's, in words; empty where the rows are on the paper's own.
+        stand_in: a description of the data used in place of the paper's; empty where the rows are on the paper's own.
         missing: why there are no rows; empty where there are some.
     """
 

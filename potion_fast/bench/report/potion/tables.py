@@ -169,7 +169,7 @@ def _paper_table(number: int, spec: PaperTableSpec, chosen: Chosen) -> PaperTabl
 def _sections(
     rows: Sequence[Row], parts: Sequence[str], s_steps: Sequence[float], where: str, missing: str = ""
 ) -> list[PaperLine]:
-    """Every part over all settings beside the paper's values, then, where there are several, over each of them."""
+    """Every part over all settings with the paper's values, then, where there are several, over each of them."""
     settings = sorted({row.setting for row in rows}, key=str)
     lines: list[PaperLine] = []
     for part in parts:
