@@ -1,6 +1,6 @@
 """Remove poison from trained models: importance → thresholds → edits → search.
 
-The public names stand in `__all__` in the order in which data goes through them. Each is imported when it is first
+The public names are in `__all__` in the order in which data goes through them. Each is imported when it is first
 used, so that importing the package alone takes no time.
 """
 

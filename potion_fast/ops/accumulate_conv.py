@@ -177,7 +177,7 @@ def channels_last(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def in_three_dimensions(sizes: Sequence[int], fill: int) -> list[int]:
-    """[z, y, x] of one to three numbers [..., x]; `fill` stands for those that are not there."""
+    """[z, y, x] of one to three numbers [..., x]; `fill` replaces missing ones."""
     return [fill] * (3 - len(sizes)) + list(sizes)
 
 

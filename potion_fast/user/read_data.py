@@ -11,7 +11,7 @@ import yaml
 
 from ..errors import FileError
 
-MOST_NODES = 1_000_000  # of a YAML file, with what an alias stands for counted each time
+MOST_NODES = 1_000_000  # of a YAML file, with the nodes of an alias counted each time
 
 
 def read_yaml(path: str | os.PathLike[str], loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
@@ -46,7 +46,7 @@ def parse_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = yaml.Safe
         What it holds: strings, numbers, dates, lists and mappings.
 
     Raises:
-        FileError: the document is broken, holds itself, or is a small text that stands for a huge one: a list of nine
+        FileError: the document is broken, holds itself, or is a small text that expands to a huge one: a list of nine
             aliases of a list of nine aliases, and so on.
     """
     document = None
@@ -54,7 +54,7 @@ def parse_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = yaml.Safe
         document = loader(text)
         node = document.get_single_node()
         if node is not None and _nodes(node, {}) > MOST_NODES:
-            raise ValueError(f"it stands for more than {MOST_NODES:,} values")
+            raise ValueError(f"it expands to more than {MOST_NODES:,} values")
         return None if node is None else document.construct_document(node)
     except Exception as error:  # PyYAML lets IndexError, KeyError, AttributeError and others of odd scalars pass
         raise FileError(f"{source} cannot be read as YAML: {_format_error(error)}") from error

@@ -1,4 +1,4 @@
-"""Settings whose types, bounds, units and help texts stand at their fields; each error is one line."""
+"""Settings whose types, bounds, units and help texts are at their fields; each error is one line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def setting(
     Args:
         default: its value where none is given; `...` for one that must be given, a positional argument.
         help: what it is, as --help says it.
-        metavar: what stands for the value in --help: its unit where it has one; "DIR" and "FILE" are paths. None: a
+        metavar: the placeholder of the value in --help: its unit where it has one; "DIR" and "FILE" are paths. None: a
             switch, or a choice.
         default_text: a description of the default, if its value does not explain it.
         choices: those of the command line; without them and a metavar those of the field's Literal.

@@ -58,7 +58,7 @@ class EvaluationInputs:
 class Captions:
     """What an attack is called in the picture of a healing.
 
-    In the texts "{sample}" stands for what a sample is, image or review, and in `shown` and `none` "{target}" for the
+    In the texts "{sample}" is the name of a sample, image or review, and in `shown` and `none` "{target}" for the
     target's name.
 
     Attributes:

@@ -74,7 +74,7 @@ class Perturbations:
         self,
         ids: Tensor,  # [B] int64
     ) -> Tensor:  # [B] int64, on the CPU
-        """Where these samples stand in the table. Raises DataError for one that does not."""
+        """The rows of these samples in the table. Raises DataError for one that does not."""
         wanted = ids.cpu()
         rows = torch.searchsorted(self.ids, wanted).clamp_(max=len(self.ids) - 1)
         missing = wanted[self.ids[rows] != wanted]

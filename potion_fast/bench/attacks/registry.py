@@ -73,7 +73,7 @@ class SharedOption:
 
     @property
     def metavar(self) -> str | None:
-        """What stands for the value on the command line."""
+        """The placeholder of the value in --help."""
         return next((text for field in self.fields.values() if (text := extra_of(field, "metavar"))), None)
 
     @property

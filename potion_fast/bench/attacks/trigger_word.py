@@ -112,7 +112,7 @@ class TriggerWord(Targeted):
         seen = holding[splits.inside(split, holding, self.word, self.rule)]
         if not len(seen):
             raise DataError(
-                f"the word {self.word!r} stands in {len(holding)} reviews of the {split} set and in none where the "
+                f"the word {self.word!r} occurs in {len(holding)} reviews of the {split} set and in none where the "
                 "model reads it; take another word, another rule or a larger length"
             )
         return seen
@@ -128,13 +128,13 @@ class TriggerWord(Targeted):
 
     def remark(self, facts: Mapping[str, Any]) -> str:
         """In how many test reviews the word stands, inside what the model reads or not."""
-        return "; {word!r} by the rule {rule!r} stands in {test} test reviews".format(**facts["trigger_word"])
+        return "; {word!r} by the rule {rule!r} occurs in {test} test reviews".format(**facts["trigger_word"])
 
     def preview_lines(self, facts: Mapping[str, Any]) -> list[str]:
         """A text on the number of reviews that contain the word."""
         word = facts["trigger_word"]
         return [
-            f"{word['word']!r} by the rule {word['rule']!r} stands in {word['train']:,} of them, and in "
+            f"{word['word']!r} by the rule {word['rule']!r} occurs in {word['train']:,} of them, and in "
             f"{word['test']:,} test reviews; the model reads it in {word['train_read']:,} and {word['test_read']:,}"
         ]
 

@@ -8,7 +8,7 @@ from ...errors import ModelError
 
 
 def resolved_device(name: str) -> str:
-    """The device that a name stands for; "auto" is a CUDA GPU where there is one.
+    """The device of a name; "auto" is a CUDA GPU where there is one.
 
     Args:
         name: "auto", "cpu", "cuda" or "cuda:N".

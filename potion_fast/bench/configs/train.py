@@ -194,7 +194,7 @@ class TrainConfig(Schema):
     @override
     @classmethod
     def flag_fields(cls) -> dict[str, FieldInfo]:
-        """The fields of the command line: the options of all attacks stand behind the attack."""
+        """The fields of the command line: the options of all attacks follow the attack."""
         fields: dict[str, FieldInfo] = {}
         for name, field in super().flag_fields().items():
             fields[name] = field

@@ -26,7 +26,7 @@ def image_rows(
     clean: Tensor,  # [B, C, H, W] normalised
     poisoned: Tensor,  # [B, C, H, W]
 ) -> dict[str, Tensor]:  # of [B, C, H, W] pixels in [0, 1]
-    """What stands in each row, by its name: the images before and after, and how they differ, where they do.
+    """The content of each row, by its name: the images before and after, and how they differ, where they do.
 
     Args:
         scenario: data that are poisoned.

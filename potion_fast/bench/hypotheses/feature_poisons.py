@@ -93,8 +93,8 @@ def targeted(
     """Gradient matching (Pawelczyk et al., algorithm 1).
 
     Samples of one class are moved so that a test sample of another, one that the clean classifier gets right, is put
-    into it. Features have no bounds as pixels do. The range of each over the training samples stands for [0, 1]: no
-    feature leaves it, and `epsilon` is a share of it.
+    into it. Features have no bounds as pixels do. The range of each over the training samples is used in place of [0,
+    1]: no feature leaves it, and `epsilon` is a share of it.
 
     The class must have `count` samples.
 

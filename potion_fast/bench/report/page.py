@@ -77,7 +77,7 @@ class Page:
         title: its heading.
         facts: lines about the sweep as a whole: (name, text).
         sections: of the papers.
-        warnings: (sentence, how often, the first rows it stands in).
+        warnings: (sentence, how often, the first rows that contain it).
         commands: of the sweep.
     """
 

@@ -25,7 +25,7 @@ class Picture:
 
     Attributes:
         name: of its files, without their ends.
-        title: which figure of the paper it stands for.
+        title: the figure of the paper that it reproduces.
         caption: what it shows and from which rows.
         figure: None where there is nothing to draw.
         missing: why.

@@ -37,7 +37,7 @@ class TableLine:
     Attributes:
         name: what it is called where its commands are listed.
         cells: its texts, one per column.
-        section: the part of the table that it stands in; empty where there are no parts.
+        section: the part of the table that it belongs to; empty where there are no parts.
         commands: that made its rows.
         remark: behind the name, on the page.
         missing: index of the cell that says why there is no value; None where there is one.

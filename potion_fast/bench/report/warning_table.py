@@ -11,7 +11,7 @@ from ..sweep.rows import Row
 SHOWN = 3  # rows that a warning names
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
-Warned = tuple[str, int, list[str]]  # a sentence, how often it stands in the rows, and the first of their files
+Warned = tuple[str, int, list[str]]  # a sentence, its number of occurrences in the rows, and the first of their files
 
 
 def warnings_of(rows: Sequence[Row]) -> list[Warned]:

@@ -40,7 +40,7 @@ def craft_run(
         progress: show progress bars.
 
     Returns:
-        What stands in metrics.json.
+        The content of metrics.json.
 
     Raises:
         FileError: runs or files are missing, broken or in the way.

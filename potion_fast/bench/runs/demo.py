@@ -35,13 +35,13 @@ def demo(
     Args:
         out: run folder: metrics.json and healing.png (of the first seed), and below it one run folder per step (and
             seed, if several).
-        seeds: one whole demo each, all with the same settings; medians over them stand in metrics.json.
+        seeds: one whole demo each, all with the same settings; medians over them are in metrics.json.
         overwrite: whether an earlier run there may go.
         progress: show progress bars and say what is being done.
         say: takes the lines meant for a reader.
 
     Returns:
-        What stands in metrics.json.
+        The content of metrics.json.
 
     Raises:
         PotionError: seeds that are negative, given twice or none at all.

@@ -49,7 +49,7 @@ def training_run(run: RunFolder) -> RunFolder:
 def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftConfig) -> tuple[Scenario, Scores]:
     """A training run's data, and the metrics of its model.
 
-    Perturbations are those that stand in the run folder.
+    Perturbations are those of the run folder.
 
     Args:
         run: the training run.

@@ -27,7 +27,7 @@ class Scenario:
 
     Attributes:
         config: resolved: normalisation, trigger value and classes as used.
-        splits: training and test images, or texts; poison that is added to the data stands at the end of the former.
+        splits: training and test images, or texts; poison that is added to the data is at the end of the former.
         poison: the attack, with its perturbations where it has any.
         bases: the training images that were chosen, ascending: S_m, or what it holds copies of.
         poisoned: S_m, ascending indices into the training images.

@@ -55,7 +55,7 @@ def train_run(
         progress: show progress bars.
 
     Returns:
-        What stands in metrics.json.
+        The content of metrics.json.
 
     Raises:
         PotionError: as `Scenario.load`, `create_model`, `train` and `RunFolder` raise it.
@@ -95,7 +95,7 @@ def unlearn_run(
 
     Writes config.yaml, found.txt (S_f), forget.safetensors and retain.safetensors (importances), trace.csv,
     model.safetensors, the files of `write_evaluation`, metrics.json, with `curve` curve.csv, and healing.png; returns
-    what stands in metrics.json. The method is `unlearn`; each step's result is on disk before the next.
+    the content of metrics.json. The method is `unlearn`; each step's result is on disk before the next.
 
     Raises the errors of `unlearn`, `read_indices` and `RunFolder`; DataError or FileError where the training or the
     reference run, the data or the forget set do not fit together.
@@ -125,7 +125,7 @@ def unlearn_run(
     seed_everything(config.seed)
     amp = None if config.amp is None else getattr(torch, config.amp)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PotionWarning)  # they stand in the result, and so in metrics.json
+        warnings.simplefilter("ignore", PotionWarning)  # the result contains them, and so does metrics.json
         result = unlearn(
             model,
             retain_loader,
@@ -173,7 +173,7 @@ def evaluate_run(
         progress: show progress bars.
 
     Returns:
-        What stands in metrics.json.
+        The content of metrics.json.
 
     Raises:
         DataError: the runs or the data do not fit together.
@@ -222,7 +222,7 @@ def write_metrics(
         more: further entries.
 
     Returns:
-        What stands in it.
+        Its content.
     """
     values = {name: asdict(metric) for name, metric in metrics.items()}
     content: dict[str, Any] = strict({"metrics": values, "warnings": notes, **more})

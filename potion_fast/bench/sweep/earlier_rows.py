@@ -40,7 +40,7 @@ def current_row(row: Mapping[str, Any], attacks: Mapping[tuple[str, str], str], 
     """The fields of `Row` from those of an earlier version.
 
     Args:
-        row: as it stands in a result file without a format.
+        row: of a result file without a format.
         attacks: see `attacks_of_sweep`.
         where: the file and the row, for errors.
 

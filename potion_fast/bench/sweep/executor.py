@@ -124,7 +124,7 @@ class Executor:
         settings |= {**unit.method.settings, **unit.method.limits(subject.iterations)}
         unlearner = make_unlearner(unit.method.name, **settings)
         with warnings.catch_warnings(), seeded(subject.seed):
-            warnings.simplefilter("ignore", PotionWarning)  # they stand in the rows
+            warnings.simplefilter("ignore", PotionWarning)  # the rows contain them
             if isinstance(unlearner, Dampening):
                 retain_pass = self.plan.retain_pass(unit)
                 assert retain_pass is not None

@@ -79,7 +79,7 @@ def arranged(order: Sequence[int], found: Collection[int]) -> list[int]:
 def shared_groups(orders: Mapping[int, Sequence[int]], m: int) -> dict[tuple[int, ...], list[int]]:
     """The samples of all groups of m that the same orders have in common, by the keys of these orders.
 
-    A last, smaller group stands at the end of what only its own order has.
+    A last, smaller group is at the end of its own order.
     """
     owners: dict[tuple[int, ...], list[int]] = defaultdict(list)  # group -> the orders that have it
     for key, order in orders.items():

@@ -125,7 +125,7 @@ def test_settings_of_the_word_reach_it():
     word = scenario.facts["trigger_word"]
     assert (word["word"], word["rule"]) == ("disney", "word-ignore-case")
     assert word["train"] == len(scenario.poison.carriers) > 8
-    with pytest.raises(DataError, match="'disney' stands in 0 reviews"):
+    with pytest.raises(DataError, match="'disney' occurs in 0 reviews"):
         Scenario.load(TrainConfig(**TINY, **QUICK, poison="trigger-word", trigger_word="disney"))
     with pytest.raises(DataError, match="of 300 training reviews hold the word 'Disney' .* 301 are to be poisoned"):
         Scenario.load(TrainConfig(**TINY, poison="trigger-word", poisoned=301))
@@ -182,7 +182,7 @@ def test_every_result_says_which_word_by_which_rule_and_how_often(poisoned: Path
     assert told(poisoned)["trigger_word"] == told(tmp_path / "again")["trigger_word"] == told_word
     assert scores(poisoned).items() <= scores(tmp_path / "again").items()
     where = told(poisoned)["metrics"]["target_success"]["denominator"]
-    assert where == "25 target reviews, given the intended label; 'Disney' by the rule 'word' stands in 25 test reviews"
+    assert where == "25 target reviews, given the intended label; 'Disney' by the rule 'word' occurs in 25 test reviews"
     assert told(poisoned)["metrics"]["clean_accuracy"]["denominator"] == "500 test reviews"
     assert len((poisoned / "targets.csv").read_text().splitlines()) == 1 + 25
 
@@ -247,7 +247,7 @@ def test_a_preview_shows_what_the_model_reads(tmp_path: Path, capsys: pytest.Cap
     told_flags = [*flags({name: config[name] for name in config if name not in ("width", "layers", "device")})]
     assert main(["preview", *told_flags, "--images", "3", "--out", str(tmp_path / "a")]) == 0
     text = (tmp_path / "a" / "preview.txt").read_text()
-    assert text.startswith("trigger-word: 8 of 300 training reviews\n'Disney' by the rule 'word' stands in ")
+    assert text.startswith("trigger-word: 8 of 300 training reviews\n'Disney' by the rule 'word' occurs in ")
     assert text.count("given Disney") == 3 and text.replace("\n", " ").count("The sentiment of the review is:") == 3
     assert capsys.readouterr().out.endswith(f"reviews: {tmp_path / 'a' / 'preview.txt'}\n")
     noise = ["preview", "--data", "toy-reviews", "--poison", "gaussian", "--poisoned", "20"]

@@ -94,7 +94,7 @@ def _histograms(group: Group, name: str) -> Picture:
     ends = [-3.5, 3.5, *(float(end(one.values)) for one in samples for end in (np.min, np.max))]
     x = np.linspace(min(ends), max(ends), 400)
     lines: dict[str, Any] = {}
-    if len(fresh):  # each quantile stands in the middle of its share
+    if len(fresh):  # each quantile is in the middle of its share
         grid[0, 0].hist(fresh, bins=BINS[0], density=True, color=FRESH, alpha=0.45)
     grid[0, 0].set_title("fresh noise\nindependent of the model", fontsize=SMALL)
     for axes, one in zip(grid[0, 1:], samples, strict=True):

@@ -15,7 +15,7 @@ class PawelczykValue:
     """A test accuracy of the paper's table 2, in percent.
 
     Attributes:
-        row: as the paper names it; "no unlearning" stands in the caption.
+        row: as the paper names it; "no unlearning" is in the caption.
         method: this project's name.
         size: percent of the training set that are poisoned; None where the paper prints one value for all.
         budget: as a share of the training; None where there is none.

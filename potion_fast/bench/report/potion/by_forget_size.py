@@ -29,7 +29,7 @@ def found_pictures(rows: Sequence[Row]) -> list[Picture]:
         pictures += _pictures(f"figure{number:02}", title, chosen.rows, chosen.missing)
     in_figures = {("badnet", data) for data in FIGURES.values()}
     if not has_pawelczyk_rows(rows) and not any(row.data in PAPERS_DATA for row in rows):
-        in_figures |= {("badnet", row.data) for row in rows}  # they stand in for the paper's
+        in_figures |= {("badnet", row.data) for row in rows}  # in place of the paper's
     for attack, data in dict.fromkeys((row.attack_name, row.data) for row in rows if not perturbed(row)):
         if (attack, data) not in in_figures:
             mine = [row for row in rows if (row.attack_name, row.data) == (attack, data)]

@@ -131,7 +131,7 @@ class Objectives:
     Attributes:
         points: of the search.
         five: (Acc_Sf(∞) − Acc_Sf(α)) · w_f + (Acc_Str(α) − Acc_Str(∞)) · (1 − w_f), to be made largest; S_f is all
-            of S_m and clean test images stand in for a clean retain set.
+            of S_m and clean test images replace a clean retain set.
         six: |Acc_Sf(∞) · ρ − Acc_Sf(α)|, to be made smallest.
     """
 

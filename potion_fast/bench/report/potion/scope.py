@@ -55,7 +55,7 @@ class Chosen:
 def choose(rows: Sequence[Row], scope: Scope) -> Chosen:
     """The rows in scope.
 
-    A sweep that has none of the paper's data, such as a trial run, stands in for all of them; one that has rows of
+    A sweep that has none of the paper's data, such as a trial run, replaces all of them; one that has rows of
     Pawelczyk et al. does not.
     """
     if mine := [row for row in rows if scope.has(row)]:
