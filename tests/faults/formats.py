@@ -15,7 +15,7 @@ import yaml
 
 import potion_fast as pf
 from mutations import Mutator
-from potion_fast.bench.attacks import Perturbations
+from potion_fast.bench.attacks import GradientMatching, Perturbations
 from potion_fast.bench.attacks.crafting.checkpoints import load_checkpoint, save_checkpoint
 from potion_fast.bench.data import read_indices
 from potion_fast.bench.models import create_model, load_model, load_weights, save_model
@@ -247,7 +247,7 @@ def _predictions(folder: Path) -> list[bytes]:
 
 def _read_predictions(folder: Path) -> None:
     table = Perturbations(torch.tensor([1]), torch.ones(1, 1, 2, 2), torch.tensor([7]), torch.tensor([1]))
-    earlier._on_targets(RunFolder(folder), table)
+    earlier._of_table(RunFolder(folder), GradientMatching, table)
 
 
 def _indices(*texts: bytes) -> Callable[[Path], list[bytes]]:
