@@ -123,9 +123,10 @@ class LocalPass:
         self.fallback_engines = [
             Fallback(model, functools.partial(self._losses, group.losses)) for group in self.objective_groups
         ]
-        self.part: list[Tensor] = []  # of a group larger than a batch: the gradients so far of each objective, [n]
-        self.part_samples = 0
-        self.micro_batches = MicroBatches(self._add, lambda: [*self.buffers, *self.part], self.device)
+        # Of a group larger than a batch: the gradients so far of each objective, [n], and their samples.
+        self.group_gradients: list[Tensor] = []
+        self.group_samples = 0
+        self.micro_batches = MicroBatches(self._add, lambda: [*self.buffers, *self.group_gradients], self.device)
         self.seen = 0
         self.without_rule: set[str] = set()
 
@@ -190,8 +191,8 @@ class LocalPass:
                     raise DataError("the loader gives other samples, or another order, than before the checkpoint")
                 position = ahead
                 samples_done.update(len(chunk.inputs))
-            if self.part:  # the last group is smaller than the others, and was not known to be the last
-                self._close(self.part_samples)
+            if self.group_gradients:  # the last group is smaller than the others, and was not known to be the last
+                self._close(self.group_samples)
                 position = replace(position, terms=position.terms + 1)
         if position.samples < start.samples:
             raise DataError(f"the loader gave {position.samples} samples, the checkpoint had {start.samples} done")
@@ -258,33 +259,33 @@ class LocalPass:
         rows = [row for group in self.objective_groups for row in group.sums]
         compiled = self.compiled_model is not None and self.counter.is_frequent(inputs)
         outputs = self._outputs(self.compiled_model if compiled else self.model.wrapped, inputs)
-        if not self.part:
-            self.part = [] if closes else [torch.zeros_like(row) for row in rows]
+        if not self.group_gradients:
+            self.group_gradients = [] if closes else [torch.zeros_like(row) for row in rows]
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
             losses = self._checked(self._shaped(objective.losses(outputs, labels), inputs))
-            loss = (losses.sum() if self.part else losses.mean()) * self.scale
+            loss = (losses.sum() if self.group_gradients else losses.mean()) * self.scale
             scaled = torch.autograd.grad(
                 loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True, materialize_grads=True
             )
             gradients = [g.to(dtype) if self.scale == 1 else g.to(dtype) / self.scale for g in scaled]
-            if self.part:
+            if self.group_gradients:
                 sizes = [gradient.numel() for gradient in gradients]
-                for part, gradient in zip(self.part[i].split(sizes), gradients, strict=True):
+                for part, gradient in zip(self.group_gradients[i].split(sizes), gradients, strict=True):
                     part += gradient.reshape(-1)
             else:
                 ops.accumulate(row, gradients, square=objective.square)
-        if self.part and closes:
-            self._close(self.part_samples + len(inputs))
-        elif self.part:
-            self.part_samples += len(inputs)
+        if self.group_gradients and closes:
+            self._close(self.group_samples + len(inputs))
+        elif self.group_gradients:
+            self.group_samples += len(inputs)
 
     def _close(self, samples: int) -> None:
         """The group of so many samples, whose parts were summed up, is complete."""
         squares = [objective.square for group in self.objective_groups for objective in group.objectives]
         rows = [row for group in self.objective_groups for row in group.sums]
-        for row, gradient, square in zip(rows, self.part, squares, strict=True):
+        for row, gradient, square in zip(rows, self.group_gradients, squares, strict=True):
             ops.accumulate(row, [gradient.div_(samples)], square=square)
-        self.part, self.part_samples = [], 0
+        self.group_gradients, self.group_samples = [], 0
 
     def _outputs(self, model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
         amp = self.options.amp
