@@ -89,27 +89,29 @@ def test_help_names_the_defaults_of_each_data_set_and_the_units():
 
 
 def test_no_flags_give_the_configuration_its_own_defaults(monkeypatch: pytest.MonkeyPatch):
-    told: list[Any] = []
+    calls: list[Any] = []
     for name in ("train_run", "unlearn_run", "evaluate_run"):
         monkeypatch.setattr(
-            runs, name, lambda config, **options: told.append(config) or {"metrics": {}, "warnings": []}
+            runs, name, lambda config, **options: calls.append(config) or {"metrics": {}, "warnings": []}
         )
     for arguments in (["train"], ["unlearn", "a"], ["evaluate", "a"]):
         assert cli.main([*arguments, "--out", "out"]) == 0
-    assert told == [TrainConfig(), UnlearnConfig(run="a"), EvaluateConfig(run="a")]
+    assert calls == [TrainConfig(), UnlearnConfig(run="a"), EvaluateConfig(run="a")]
 
 
 def test_flags_arrive_with_their_types(monkeypatch: pytest.MonkeyPatch):
-    told: list[Any] = []
+    calls: list[Any] = []
     monkeypatch.setattr(
-        runs, "unlearn_run", lambda config, **options: told.append((config, options)) or {"metrics": {}, "warnings": []}
+        runs,
+        "unlearn_run",
+        lambda config, **options: calls.append((config, options)) or {"metrics": {}, "warnings": []},
     )
     flags = "--group-size batch --rho 0.5 --max-steps 3 --curve --w 2 --batch-size 8 --out o --overwrite --quiet"
     cli.main(["unlearn", "a", *flags.split()])
     cli.main(["unlearn", "a", "--group-size", "4", "--out", "o"])
     expected = UnlearnConfig(run="a", group_size="batch", rho=0.5, max_steps=3, curve=True, w=2.0, batch_size=8)
-    assert told[0] == (expected, {"out": "o", "overwrite": True, "progress": False})
-    assert told[1] == (UnlearnConfig(run="a", group_size=4), {"out": "o", "overwrite": False, "progress": True})
+    assert calls[0] == (expected, {"out": "o", "overwrite": True, "progress": False})
+    assert calls[1] == (UnlearnConfig(run="a", group_size=4), {"out": "o", "overwrite": False, "progress": True})
 
 
 # --- what the commands do
@@ -182,12 +184,12 @@ def test_numbers_that_are_not_finite_are_null(
 
 
 def test_the_demo_prints_its_lines_or_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    told: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
     reasons = ["threshold passed", "saturated"]
 
     def stub(say: Any, **options: Any) -> dict[str, Any]:
         say("a line for a reader")
-        told.append(options)
+        calls.append(options)
         return {"seeds": [{"after": {"search": {"reason": reason}}} for reason in reasons]}
 
     monkeypatch.setattr(demo_run, "demo", stub)
@@ -196,7 +198,7 @@ def test_the_demo_prints_its_lines_or_json(capsys: pytest.CaptureFixture[str], m
     reasons.pop()
     assert cli.main(["demo", "--json", "--overwrite", "--out", "o"]) == output.DONE
     assert len(strict(capsys.readouterr().out)["seeds"]) == 1
-    assert told == [
+    assert calls == [
         {"seeds": [3, 1], "out": "o", "overwrite": False, "progress": False},
         {"seeds": [0], "out": "o", "overwrite": True, "progress": True},
     ]

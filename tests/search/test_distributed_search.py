@@ -126,8 +126,8 @@ def test_what_goes_wrong_on_one_rank_ends_the_search_on_all_with_the_model_as_it
     kinds = [ImportanceError, SearchError, ImportanceError, ImportanceError, DataError]
     assert [kind for kind, _ in bad[reads:]] == [kind for kind, _ in good[reads:]] == kinds
     words = ["compute them again", "ρ must be in", "importances is", "search is", "share of the forget set"]
-    for word, (_, told), (_, heard) in zip(words, bad[reads:], good[reads:], strict=True):
-        assert word in told and word in heard
+    for word, (_, own_error), (_, other_error) in zip(words, bad[reads:], good[reads:], strict=True):
+        assert word in own_error and word in other_error
 
 
 def test_distributed_data_parallel_is_unwrapped(subject):

@@ -1,4 +1,4 @@
-"""The trainable parameters of a model: unwrapped, named, checked, told apart."""
+"""The trainable parameters of a model: unwrapped, named, checked, distinguished."""
 
 from __future__ import annotations
 

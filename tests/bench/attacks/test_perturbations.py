@@ -59,8 +59,12 @@ def dataset(poison: Perturbation | None, augment: bool = True, pad: int = 2, fli
 
 
 def test_a_table_is_read_as_it_was_written(tmp_path: Path):
-    told = {"targets": torch.tensor([7, 3]), "intended": torch.tensor([0, 2]), "facts": {"epsilon": 16.0, "by": ["a"]}}
-    written = table(**told)
+    fields = {
+        "targets": torch.tensor([7, 3]),
+        "intended": torch.tensor([0, 2]),
+        "facts": {"epsilon": 16.0, "by": ["a"]},
+    }
+    written = table(**fields)
     written.save(tmp_path / "t.safetensors")
     read = Perturbations.load(tmp_path / "t.safetensors")
     assert all(torch.equal(getattr(read, name), getattr(written, name)) for name in TENSORS)

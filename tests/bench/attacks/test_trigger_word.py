@@ -83,7 +83,7 @@ TEXT = {"data": "toy-reviews", "device": "cpu"}
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("settings", "words"),
     [
         ({**TEXT, "poison": "badnet"}, "'badnet' is none of texts; those are gaussian, trigger-word"),
         ({**TEXT, "poison": "gradient-matching"}, "'gradient-matching' is none of texts"),
@@ -101,9 +101,9 @@ TEXT = {"data": "toy-reviews", "device": "cpu"}
         ({"layers": 0}, "layers must be at least 1"),
     ],
 )
-def test_texts_and_images_have_settings_of_their_own(told: dict[str, Any], words: str):
+def test_texts_and_images_have_settings_of_their_own(settings: dict[str, Any], words: str):
     with pytest.raises(PotionError, match=words):
-        TrainConfig.from_dict(told).resolved()
+        TrainConfig.from_dict(settings).resolved()
 
 
 def test_a_configuration_of_text_is_resolved_and_survives_its_file():

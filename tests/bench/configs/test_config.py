@@ -13,7 +13,7 @@ from potion_fast.errors import DataError, ModelError, PotionError
 
 
 def test_configurations_survive_their_file(tmp_path: Path):
-    for told in (
+    for written in (
         TrainConfig(mean=(0.1,), std=(1e-5,), lr=1, trigger_value=1.5),
         UnlearnConfig(run="a", group_size="batch", w=2.0),
         UnlearnConfig(run="a", group_size=3),
@@ -23,8 +23,8 @@ def test_configurations_survive_their_file(tmp_path: Path):
         CraftConfig(run="a", restarts=2, over="all", shift=0),
         CraftConfig(run="a", tolerance=0, budget=0.5, parameters="first", optimizer="adam", seed=3),
     ):
-        read = type(told).from_dict(yaml.safe_load(yaml.safe_dump(told.to_dict())))
-        assert read == told
+        read = type(written).from_dict(yaml.safe_load(yaml.safe_dump(written.to_dict())))
+        assert read == written
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,11 @@ def counted_pass(samples: int) -> tuple[int, int]:
 def test_a_pass_all_reduces_and_takes_as_much_as_predicted(tmp_path: Path) -> None:
     network = network_of(small(), torch.randn(1, 3, 4, 4))
     work = Work(88, 16, batch=8, group=8)
-    told = costs(network, work, replace(RATES, setup=0.0), 2)
+    predicted = costs(network, work, replace(RATES, setup=0.0), 2)
     counted = in_processes(2, counted_pass, 88, folder=tmp_path)
-    assert {ring(2) * reduced for reduced, _ in counted} == {told.sent["all-reduce"] / 2}
+    assert {ring(2) * reduced for reduced, _ in counted} == {predicted.sent["all-reduce"] / 2}
     slowest = max(taken for _, taken in counted)
-    assert slowest * network.flops / RATES.pass_flops == pytest.approx(told.seconds["retain pass"])
+    assert slowest * network.flops / RATES.pass_flops == pytest.approx(predicted.seconds["retain pass"])
 
 
 def test_a_plan_keeps_and_edits_as_many_weights_as_predicted() -> None:
@@ -134,8 +134,8 @@ def test_a_search_evaluates_as_often_as_predicted() -> None:
     model.register_forward_pre_hook(lambda module, inputs: taken.append(len(inputs[0])))
     with pytest.warns(pf.PotionWarning):
         pf.ptn_search(model, forget, retain, found, strict=True, rho=0.0, max_steps=5, inplace=True)
-    told = costs(NETWORK, Work(40, 16, steps=5, batch=8), RATES)
-    assert sum(taken) * NETWORK.forward_flops / RATES.forward_flops == pytest.approx(told.seconds["evaluation"])
+    predicted = costs(NETWORK, Work(40, 16, steps=5, batch=8), RATES)
+    assert sum(taken) * NETWORK.forward_flops / RATES.forward_flops == pytest.approx(predicted.seconds["evaluation"])
 
 
 def test_memory_is_what_the_method_asks_for_and_takes() -> None:
@@ -143,11 +143,11 @@ def test_memory_is_what_the_method_asks_for_and_takes() -> None:
     network = network_of(model, torch.randn(1, 3, 4, 4))
     P = network.parameters
     without = replace(network, activations=0.0, forward_activations=0.0)
-    told = memory(without, work)
-    assert told["pass"] == 8 * P + sum(needs_of_pass(P, 1, torch.float32).values())  # weights and Ω_f
-    beside = sum(amount for what, amount in needs_of_search(model, inplace=False).items() if "plan" not in what)
+    predicted = memory(without, work)
+    assert predicted["pass"] == 8 * P + sum(needs_of_pass(P, 1, torch.float32).values())  # weights and Ω_f
+    further = sum(amount for what, amount in needs_of_search(model, inplace=False).items() if "plan" not in what)
     kept = 28 * edited(network, work, whole_plan=True)
-    assert told["search"] == pytest.approx(4 * P + 8 * P + beside + kept)
+    assert predicted["search"] == pytest.approx(4 * P + 8 * P + further + kept)
 
 
 @pytest.mark.usefixtures("one_thread")  # each thread of a kernel has working space, which is left out
@@ -218,10 +218,12 @@ def test_one_process_sends_nothing_and_a_ring_less_than_twice_the_sums() -> None
 
 
 def test_shards_send_their_weights_and_sums_for_every_batch() -> None:
-    told = costs(NETWORK, WORK, RATES, 8, 4)
-    assert told.sent["retain pass"] == math.ceil(98 * 64 / 64) * 3 * 3 / 4 * 4e6  # 98 groups of 64 are a process's part
-    assert told.sent["all-reduce"] == 2 * ring(2) * 1e6
-    assert told.sent["evaluation"] == 65 * 8 * 3 / 4 * 4e6
+    predicted = costs(NETWORK, WORK, RATES, 8, 4)
+    assert (
+        predicted.sent["retain pass"] == math.ceil(98 * 64 / 64) * 3 * 3 / 4 * 4e6
+    )  # 98 groups of 64 are a process's part
+    assert predicted.sent["all-reduce"] == 2 * ring(2) * 1e6
+    assert predicted.sent["evaluation"] == 65 * 8 * 3 / 4 * 4e6
 
 
 def test_a_link_that_was_not_measured_takes_the_next_smaller_one() -> None:

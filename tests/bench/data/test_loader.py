@@ -57,7 +57,9 @@ def test_values_and_order_do_not_depend_on_the_number_of_workers(dataset: Poison
 
 def test_augmentation_follows_the_global_seed_and_order_the_loader_s(dataset: PoisonedDataset):
     options: dict[str, Any] = {"batch_size": 4, "shuffle": True}
-    runs = [epochs(make_loader(dataset, seed=seed, **options), told) for seed, told in ((3, 0), (3, 0), (3, 1), (4, 0))]
+    runs = [
+        epochs(make_loader(dataset, seed=seed, **options), number) for seed, number in ((3, 0), (3, 0), (3, 1), (4, 0))
+    ]
     labels = [[label for _, labels in run[0] for label in labels.tolist()] for run in runs]
     assert_same(runs[0], runs[1])
     assert labels[0] == labels[2]

@@ -168,7 +168,7 @@ def test_a_run_folder_alone_makes_no_code_run(tmp_path: Path):
     sys.modules.pop("own_pictures")
     run = RunFolder.create(tmp_path / "run", False)
     run.write_config("train", config.to_dict())
-    for told in (None, "own_pictures:tensors"):
+    for name in (None, "own_pictures:tensors"):
         with pytest.raises(DataError, match=r"own_pictures:pair.*name it yourself \(--data\)"):
-            load_trained(run, EvaluateConfig(run=str(run.path), data=told, device="cpu"))
+            load_trained(run, EvaluateConfig(run=str(run.path), data=name, device="cpu"))
     assert "own_pictures" not in sys.modules

@@ -344,8 +344,8 @@ def test_a_run_of_hypothesis_2(tmp_path: Path):
     first = (tmp_path / "run" / "cosine.csv").read_bytes()
     cosine_run(COSINE, tmp_path / "run", overwrite=True)
     assert (tmp_path / "run" / "cosine.csv").read_bytes() == first
-    told = cosine_run(COSINE.updated(removed=17, seeds=(5,)), tmp_path / "told")
-    assert told["removed"] == 17 != content["removed"]
+    removing = cosine_run(COSINE.updated(removed=17, seeds=(5,)), tmp_path / "removing")
+    assert removing["removed"] == 17 != content["removed"]
 
 
 def test_the_number_left_out_is_that_which_equals_the_poisons_shift(tmp_path: Path):

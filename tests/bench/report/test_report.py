@@ -44,8 +44,8 @@ from potion_fast.errors import FileError, PotionError
 DRAWN = [*(f"figure{number:02}" for number in range(3, 20)), "equations5-6", "steps"]
 
 
-def rows_of(tmp_path: Path, *told: dict[str, Any]) -> list[Row]:
-    return read_rows(write(tmp_path, told) / "results")
+def rows_of(tmp_path: Path, *given: dict[str, Any]) -> list[Row]:
+    return read_rows(write(tmp_path, given) / "results")
 
 
 def line(table: PaperTable, method: str, section: str = "") -> PaperLine:
@@ -91,8 +91,8 @@ def test_one_scenario_or_seed_has_no_spread_and_no_rows_no_average(tmp_path: Pat
 
 
 def test_table_1_holds_the_mean_the_papers_value_and_raw_accuracies(tmp_path: Path) -> None:
-    told = [row(found=f, poison_healed=h, model_damage=-d) for f, h, d in ((10, 90, 1), (50, 94, 2), (1, 60, 3))]
-    made = table(tables(rows_of(tmp_path, *told)), "table1")
+    given = [row(found=f, poison_healed=h, model_damage=-d) for f, h, d in ((10, 90, 1), (50, 94, 2), (1, 60, 3))]
+    made = table(tables(rows_of(tmp_path, *given)), "table1")
     one = line(made, "PTN-XLF", "of S_m")
     text = to_markdown(printed_table(made))
     assert (
@@ -125,23 +125,23 @@ def test_measures_that_no_row_has_are_not_taken_for_zero(tmp_path: Path) -> None
 
 
 def test_a_table_marks_where_the_attack_had_not_been_learnt(tmp_path: Path) -> None:
-    told = [row(found=found, before_attack_score=rate) for found, rate in ((10, 0.5), (20, 0.99), (30, 0.98))]
-    made = table(tables(rows_of(tmp_path, *told)), "table1")
+    given = [row(found=found, before_attack_score=rate) for found, rate in ((10, 0.5), (20, 0.99), (30, 0.98))]
+    made = table(tables(rows_of(tmp_path, *given)), "table1")
     assert any(note.startswith("In 1 of 3 rows the attack succeeded on fewer than 80%") for note in made.notes)
-    assert not any("fewer than" in note for note in table(tables(rows_of(tmp_path / "b", *told[1:])), "table1").notes)
+    assert not any("fewer than" in note for note in table(tables(rows_of(tmp_path / "b", *given[1:])), "table1").notes)
 
 
 def test_several_settings_are_averaged_together_and_apart(tmp_path: Path) -> None:
-    told = [row(poison_healed=90.0), row(data="cifar100", model="wrn28_10", width=10, poison_healed=80.0)]
-    made = table(tables(rows_of(tmp_path, *told)), "table1")
+    given = [row(poison_healed=90.0), row(data="cifar100", model="wrn28_10", width=10, poison_healed=80.0)]
+    made = table(tables(rows_of(tmp_path, *given)), "table1")
     healed = [one.averages["poison_healed"] for one in made.lines if one.method == "PTN-XLF" and one.rows]
     assert [one.mean for one in healed if one] == pytest.approx([85.0, 90.0, 80.0])
 
 
 def test_table_8_has_a_line_per_step_and_methods_without_steps_one(tmp_path: Path) -> None:
-    told = [row(s_step=step, poison_healed=90 + step) for step in (1.01, 1.1, 2.0)]
-    told.append(row(method="eu", rho=None, s_step=None, group_size=None))
-    made = table(tables(rows_of(tmp_path, *told)), "table8")
+    given = [row(s_step=step, poison_healed=90 + step) for step in (1.01, 1.1, 2.0)]
+    given.append(row(method="eu", rho=None, s_step=None, group_size=None))
+    made = table(tables(rows_of(tmp_path, *given)), "table8")
     xlf = [one for one in made.lines if one.method == "PTN-XLF" and one.rows]
     assert [one.s_step for one in xlf] == [1.01, 1.1, 2.0]
     papers = [one.printed["poison_healed"] for one in xlf]
@@ -158,9 +158,9 @@ def test_table_9_is_of_scenarios_with_all_of_s_m_found(tmp_path: Path) -> None:
 
 
 def test_group_sizes_and_settings_are_lines_of_their_own(tmp_path: Path) -> None:
-    told = [row(), row(group_size=1), row(group_size="batch"), row(settings={"b_start": 25.0}, preset="other")]
-    told[3]["group_size"] = 10
-    known = variants(read_rows(write(write(tmp_path, told[:3]), told[3:], "b") / "results"))
+    given = [row(), row(group_size=1), row(group_size="batch"), row(settings={"b_start": 25.0}, preset="other")]
+    given[3]["group_size"] = 10
+    known = variants(read_rows(write(write(tmp_path, given[:3]), given[3:], "b") / "results"))
     names = {variant_label(key) for key in known}
     assert names == {"PTN-XLF", "PTN-XLF (m = 1)", "PTN-XLF (m = batch)", "PTN-XLF (b_start = 25.0)"}
 
@@ -170,8 +170,8 @@ def test_the_default_group_size_is_one_variant_whatever_was_found(tmp_path: Path
 
 
 def test_unknown_methods_and_attacks_still_appear(tmp_path: Path) -> None:
-    told = [row(method="magic_&_more", rho=None, s_step=None), row(attack="../odd/attack")]
-    made = tables(rows_of(tmp_path, *told[:1])) + tables(read_rows(write(tmp_path / "b", told[1:]) / "results"))
+    given = [row(method="magic_&_more", rho=None, s_step=None), row(attack="../odd/attack")]
+    made = tables(rows_of(tmp_path, *given[:1])) + tables(read_rows(write(tmp_path / "b", given[1:]) / "results"))
     assert line(made[0], "magic_&_more", "of S_m").rows
     assert [one.name for one in made if one.name.endswith("cifar10")] == ["-odd-attack-cifar10"]
 
@@ -187,8 +187,8 @@ def test_an_unlearner_of_ones_own_has_a_label_and_a_look_without_a_line_in_the_r
 def test_an_attack_is_the_registered_one_and_printed_as_the_sweep_calls_it_unless_that_is_short_for_it(
     tmp_path: Path,
 ) -> None:
-    told = [row(attack="sine"), row(attack="badnet", attack_key="patch"), row(attack="badnet")]
-    rows = rows_of(tmp_path, *told)
+    given = [row(attack="sine"), row(attack="badnet", attack_key="patch"), row(attack="badnet")]
+    rows = rows_of(tmp_path, *given)
     assert sorted((one.attack, one.attack_name) for one in rows) == [
         ("badnet", "badnet"),
         ("badnet", "patch"),
@@ -306,11 +306,11 @@ def test_the_papers_ablations_follow_from_its_table_1_but_for_one() -> None:
 
 
 def test_ablations_compare_the_scenarios_that_both_methods_have(tmp_path: Path) -> None:
-    told = [row(found=f, poison_healed=h, model_damage=-1.0) for f, h in ((10, 90.0), (50, 10.0))]
-    told.append(row(found=10, method="ptn-lf", poison_healed=60.0, model_damage=-4.0))
-    (one,) = (each for each in ablations(rows_of(tmp_path, *told)) if (each.ours, each.other) == ("ptn-xlf", "ptn-lf"))
+    given = [row(found=f, poison_healed=h, model_damage=-1.0) for f, h in ((10, 90.0), (50, 10.0))]
+    given.append(row(found=10, method="ptn-lf", poison_healed=60.0, model_damage=-4.0))
+    (one,) = (each for each in ablations(rows_of(tmp_path, *given)) if (each.ours, each.other) == ("ptn-xlf", "ptn-lf"))
     assert (one.healed_gain, one.damage_share, one.pairs) == (pytest.approx(50.0), pytest.approx(25.0), 1)
-    none = ablations(rows_of(tmp_path, *told))[0]
+    none = ablations(rows_of(tmp_path, *given))[0]
     assert (none.healed_gain, none.pairs) == (None, 0)
 
 

@@ -64,9 +64,9 @@ KINDS = {
 QUANTILES = [NormalDist().inv_cdf((place + 0.5) / 100) for place in range(100)]
 
 
-def row(**told: Any) -> dict[str, Any]:
-    """One row as a sweep writes it: of GD on a Gaussian poison where nothing else is told."""
-    poisoned = told.get("poisoned", 750)
+def row(**given: Any) -> dict[str, Any]:
+    """One row as a sweep writes it: of GD on a Gaussian poison where nothing else is given."""
+    poisoned = given.get("poisoned", 750)
     content = {
         "preset": "exam/mine",
         "attack": "gaussian",
@@ -92,10 +92,10 @@ def row(**told: Any) -> dict[str, Any]:
         "reference_attack_score": 0.0,
         "warnings": [],
         "seconds": {},
-        "command": f"potion-fast sweep exam/mine --out DIR --only {told.get('attack', 'gaussian')}"
-        f"-{told.get('method', 'gd')}-{told.get('budget', 0.1)}-{told.get('seed', 0)}",
+        "command": f"potion-fast sweep exam/mine --out DIR --only {given.get('attack', 'gaussian')}"
+        f"-{given.get('method', 'gd')}-{given.get('budget', 0.1)}-{given.get('seed', 0)}",
     }
-    return with_scores({**content, **told})
+    return with_scores({**content, **given})
 
 
 def scores(kind: str, left: float, clean: float, noise: float) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def whole(
     sizes: Sequence[int] = (750, 1000, 1250),
     budgets: Sequence[float] = BUDGETS,
     methods: Sequence[str] = (*METHODS, "ptn-xlf", "ptn-lf", "ptn-ssd"),
-    **told: Any,
+    **given: Any,
 ) -> Iterator[dict[str, Any]]:
     """A sweep with methods of Pawelczyk et al. at budgets, and Potion's without."""
     for attack in attacks:
@@ -132,11 +132,11 @@ def whole(
             for seed in seeds:
                 for method in ("none", *methods):
                     for budget in budgets if method in METHODS else (None,):
-                        yield _unlearnt(attack, size, seed, method, budget, told)
+                        yield _unlearnt(attack, size, seed, method, budget, given)
 
 
 def _unlearnt(
-    attack: str, size: int, seed: int, method: str, budget: float | None, told: dict[str, Any]
+    attack: str, size: int, seed: int, method: str, budget: float | None, given: dict[str, Any]
 ) -> dict[str, Any]:
     kind, noise = KINDS[attack], np.random.default_rng([size, seed, len(method), int(1000 * (budget or 0))])
     clean, left = METHODS.get(method, (0.9, 0.1) if kind in ("trigger", "swap") else (0.85, 0.8))
@@ -176,12 +176,12 @@ def _unlearnt(
         gradient_steps=0 if method == "none" else 400 if budget is None else round(39_000 * budget),
         settings={"rates": [1e-06, 5e-06]} if method in METHODS else {},
         statistics=_statistics(before, after, noise) if kind == "gaussian" else None,
-        **told,
+        **given,
     )
 
 
 def _statistics(before: dict[str, Any], after: dict[str, Any], noise: Any) -> dict[str, Any]:
-    made = {name: noise.normal(told["gus"], 1, 750).tolist() for name, told in (("before", before), ("after", after))}
+    made = {name: noise.normal(given["gus"], 1, 750).tolist() for name, given in (("before", before), ("after", after))}
     return {**made, "fresh": QUANTILES}
 
 
@@ -194,8 +194,8 @@ def write(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return folder
 
 
-def rows_of(folder: Path, *told: dict[str, Any]) -> list[Row]:
-    return read_rows(write(folder, told) / "results")
+def rows_of(folder: Path, *given: dict[str, Any]) -> list[Row]:
+    return read_rows(write(folder, given) / "results")
 
 
 def cell(table: Table, method: str, column: str, section: str = "") -> str:
@@ -224,9 +224,9 @@ def test_printed_numbers_are_those_of_table_2() -> None:
 
 
 def test_table_2_holds_our_values_over_the_seeds_and_the_papers(tmp_path: Path) -> None:
-    told = {"attack": "indiscriminate", "poisoned": 1000, "budget": 0.06, "before_clean_accuracy": 0.7}
+    given = {"attack": "indiscriminate", "poisoned": 1000, "budget": 0.06, "before_clean_accuracy": 0.7}
     values = (0.81, 0.83, 0.86)
-    rows = rows_of(tmp_path, *(row(**told, seed=seed, clean_accuracy=value) for seed, value in enumerate(values)))
+    rows = rows_of(tmp_path, *(row(**given, seed=seed, clean_accuracy=value) for seed, value in enumerate(values)))
     (made,) = tables2(rows)
     assert cell(made, "GD", "6 %") == f"{fmean([81, 83, 86]):.2f} ± {stdev([81, 83, 86]):.2f}"
     place = [each.title for each in made.columns].index("6 %")
@@ -247,8 +247,8 @@ def test_table_2_in_full_precision_names_every_command(tmp_path: Path) -> None:
 
 
 def test_sizes_far_from_the_papers_are_not_compared_with_its_values(tmp_path: Path) -> None:
-    told: dict[str, Any] = {"attack": "indiscriminate", "data": "digits", "training_samples": 1000}
-    rows = rows_of(tmp_path, row(**told, poisoned=15), row(**told, poisoned=40), row(**told, poisoned=21))
+    given: dict[str, Any] = {"attack": "indiscriminate", "data": "digits", "training_samples": 1000}
+    rows = rows_of(tmp_path, row(**given, poisoned=15), row(**given, poisoned=40), row(**given, poisoned=21))
     assert {one.poisoned: size_of_paper(one) for one in rows} == {15: 1.5, 21: 2.0, 40: None}
     (made,) = tables2(rows)
     assert not any("40 samples" in str(one["poisoned"]) and one["paper"] for one in made.records)
@@ -259,9 +259,9 @@ def test_sizes_far_from_the_papers_are_not_compared_with_its_values(tmp_path: Pa
 
 
 def test_rows_with_most_of_s_m_found_are_taken_and_searches_at_the_default(tmp_path: Path) -> None:
-    told = [row(found=75), row(found=750), row(method="ptn-xlf", budget=None, rho=0.2, s_step=1.1)]
-    told += [row(method="ptn-xlf", budget=None, rho=0.5, s_step=1.1), row(poisoned=1000, found=500)]
-    kept = comparable(rows_of(tmp_path, *told))
+    given = [row(found=75), row(found=750), row(method="ptn-xlf", budget=None, rho=0.2, s_step=1.1)]
+    given += [row(method="ptn-xlf", budget=None, rho=0.5, s_step=1.1), row(poisoned=1000, found=500)]
+    kept = comparable(rows_of(tmp_path, *given))
     assert sorted((one.method, one.poisoned, one.found) for one in kept) == [
         ("gd", 750, 750),
         ("gd", 1000, 500),
@@ -290,9 +290,9 @@ def test_names_contain_only_the_settings_that_differ(tmp_path: Path) -> None:
 
 
 def test_a_cell_of_the_matrix_is_of_the_largest_budget_and_all_seeds(tmp_path: Path) -> None:
-    told = [row(seed=seed, poison_removed=removed, model_damage=-seed) for seed, removed in enumerate((40.0, 50.0))]
-    told.append(row(budget=0.04, poison_removed=1.0))
-    (made,) = matrices(rows_of(tmp_path, *told))
+    given = [row(seed=seed, poison_removed=removed, model_damage=-seed) for seed, removed in enumerate((40.0, 50.0))]
+    given.append(row(budget=0.04, poison_removed=1.0))
+    (made,) = matrices(rows_of(tmp_path, *given))
     one = made.cells["GD", "gaussian"]
     assert one.removed is not None and one.damage is not None
     assert (one.removed.mean, one.removed.over_seeds) == (45.0, pytest.approx(stdev([40, 50])))
@@ -304,13 +304,13 @@ def test_a_cell_of_the_matrix_is_of_the_largest_budget_and_all_seeds(tmp_path: P
 
 def test_a_cell_without_a_value_says_why(tmp_path: Path) -> None:
     nothing: dict[str, Any] = {"poison_removed": None, "before_attack_score": 0.0}
-    told = [
+    given = [
         row(attack="targeted", **nothing, reference_attack_score=0.005),
         row(attack="badnet", poison_removed=None, reference_attack_score=None),
         row(attack="sine"),
         row(attack="sine", method="ga"),
     ]
-    (made,) = matrices(rows_of(tmp_path, *told))
+    (made,) = matrices(rows_of(tmp_path, *given))
     assert made.attacks == ["badnet", "sine-wave", "targeted"]
     assert [made.cells["GD", attack].missing for attack in made.attacks] == [UNMEASURED, "", NOTHING]
     assert [made.cells["GA", attack].missing for attack in made.attacks] == [ABSENT, "", ABSENT]
@@ -318,15 +318,15 @@ def test_a_cell_without_a_value_says_why(tmp_path: Path) -> None:
 
 
 def test_the_gus_is_compared_with_that_of_noise_that_was_never_seen(tmp_path: Path) -> None:
-    told = {"poison_removed": None, "before_attack_score": 0.005, "reference_attack_score": 0.14}
-    (made,) = matrices(rows_of(tmp_path, row(attack="gaussian", **told)))
+    given = {"poison_removed": None, "before_attack_score": 0.005, "reference_attack_score": 0.14}
+    (made,) = matrices(rows_of(tmp_path, row(attack="gaussian", **given)))
     assert made.cells["GD", "gaussian"].missing == NOTHING
 
 
 def test_a_retraining_as_a_whole_and_one_held_to_a_budget_are_two_lines(tmp_path: Path) -> None:
-    told = [row(method="retrain", budget=None, gradient_steps=39_000, poison_removed=100.0)]
-    told += [row(method="retrain", budget=budget, poison_removed=90.0) for budget in (0.04, 0.1)]
-    rows = rows_of(tmp_path, *told)
+    given = [row(method="retrain", budget=None, gradient_steps=39_000, poison_removed=100.0)]
+    given += [row(method="retrain", budget=budget, poison_removed=90.0) for budget in (0.04, 0.1)]
+    rows = rows_of(tmp_path, *given)
     (made,) = matrices(rows)
     assert made.methods == ["Retrain, no budget", "Retrain"]
     assert [made.compute_label(name) for name in made.methods] == ["100 %", "10 %"]
@@ -357,9 +357,9 @@ def test_an_attack_that_hardly_took_is_marked(
 
 
 def test_the_heat_map_writes_removal_damage_and_compute_and_hatches_the_rest(tmp_path: Path) -> None:
-    told = [row(poison_removed=-12.4, model_damage=-3.21), row(attack="badnet", poison_removed=97.0, model_damage=0.4)]
-    told.append(row(method="ga", gradient_steps=390, budget=None))
-    figure = heatmap(matrices(rows_of(tmp_path, *told))[0]).figure
+    given = [row(poison_removed=-12.4, model_damage=-3.21), row(attack="badnet", poison_removed=97.0, model_damage=0.4)]
+    given.append(row(method="ga", gradient_steps=390, budget=None))
+    figure = heatmap(matrices(rows_of(tmp_path, *given))[0]).figure
     assert figure is not None
     axes = figure.axes[0]
     texts = {text.get_text() for text in axes.texts}
@@ -387,10 +387,10 @@ def test_names_above_the_heat_map_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_scores_before_after_and_of_the_reference_stand_in_lines_of_their_own(tmp_path: Path) -> None:
-    told = [row(seed=seed, scores=scores("gaussian", 0.5, 0.9, noise)) for seed, noise in ((0, 0.0), (1, 0.1))]
-    for one in told:
+    given = [row(seed=seed, scores=scores("gaussian", 0.5, 0.9, noise)) for seed, noise in ((0, 0.0), (1, 0.1))]
+    for one in given:
         one |= {"before_scores": scores("gaussian", 1, 0.92, 0), "reference_scores": scores("gaussian", 0, 0.93, 0)}
-    gaussian, targeted = score_tables(rows_of(tmp_path, *told))
+    gaussian, targeted = score_tables(rows_of(tmp_path, *given))
     assert cell(gaussian, "GD", "GUS") == "0.85 ± 0.07" and cell(gaussian, "GD", "budget") == "10 %"
     assert cell(gaussian, "no unlearning", "GUS") == "1.60 ± 0.00"
     assert cell(gaussian, "trained without the poison", "TPR at FPR 0.01, %") == "1.00 ± 0.00"
@@ -443,13 +443,13 @@ def test_figure_2a_draws_bars_with_the_references_of_both_panels(tmp_path: Path)
 
 
 def test_figures_8_and_9_need_several_budgets_and_sizes(tmp_path: Path) -> None:
-    told = {"attacks": ("gaussian",), "seeds": (0,), "methods": ("gd", "ptn-xlf")}
-    few = along_pictures(rows_of(tmp_path / "few", *whole(**told, sizes=(750,), budgets=(0.1,))))  # type: ignore[arg-type]
+    given = {"attacks": ("gaussian",), "seeds": (0,), "methods": ("gd", "ptn-xlf")}
+    few = along_pictures(rows_of(tmp_path / "few", *whole(**given, sizes=(750,), budgets=(0.1,))))  # type: ignore[arg-type]
     assert [one.missing for one in few] == [
         "the rows of one size of poison have fewer than two budgets",
         "the sweep has one size of Gaussian poison",
     ]
-    many = along_pictures(rows_of(tmp_path / "many", *whole(**told, sizes=(750, 1250), budgets=(0.04, 0.1))))  # type: ignore[arg-type]
+    many = along_pictures(rows_of(tmp_path / "many", *whole(**given, sizes=(750, 1250), budgets=(0.04, 0.1))))  # type: ignore[arg-type]
     budgets, sizes = (one.figure for one in many)
     assert budgets is not None and sizes is not None
     gus = {tuple(np.round(np.asarray(line.get_xdata(), dtype=float), 3)) for line in budgets.axes[0].lines}
@@ -519,18 +519,18 @@ def test_a_sweep_of_potion_has_nothing_of_pawelczyk(tmp_path: Path) -> None:
 
 
 def test_a_preset_of_potion_among_rows_of_pawelczyk_keeps_its_models_figures(tmp_path: Path) -> None:
-    told = [row(), row(attack="badnet", method="ptn-xlf", budget=None, rho=0.2, s_step=1.1, preset="potion/table1")]
-    names = [one.name for one in potion_report(rows_of(tmp_path / "a", *told), tmp_path / "models", 0).pictures]
+    given = [row(), row(attack="badnet", method="ptn-xlf", budget=None, rho=0.2, s_step=1.1, preset="potion/table1")]
+    names = [one.name for one in potion_report(rows_of(tmp_path / "a", *given), tmp_path / "models", 0).pictures]
     assert names[:2] == ["figure04", "figure05"]
-    told[1]["preset"] = "exam/matrix"
-    assert potion_report(rows_of(tmp_path / "b", *told), tmp_path / "models", 0).pictures == []
+    given[1]["preset"] = "exam/matrix"
+    assert potion_report(rows_of(tmp_path / "b", *given), tmp_path / "models", 0).pictures == []
 
 
 def test_a_sweep_with_pawelczyk_rows_replaces_no_table_of_potion(tmp_path: Path) -> None:
-    told: dict[str, Any] = {"attack": "badnet", "data": "digits", "model": "small_cnn", "method": "ptn-xlf"}
-    alone = rows_of(tmp_path / "a", row(**told, budget=None, rho=0.2, s_step=1.1))
+    given: dict[str, Any] = {"attack": "badnet", "data": "digits", "model": "small_cnn", "method": "ptn-xlf"}
+    alone = rows_of(tmp_path / "a", row(**given, budget=None, rho=0.2, s_step=1.1))
     assert [one.name for one in potion_report(alone, tmp_path, 0).tables][0] == "table1"
-    both = rows_of(tmp_path / "b", row(**told, budget=None, rho=0.2, s_step=1.1), row(data="digits"))
+    both = rows_of(tmp_path / "b", row(**given, budget=None, rho=0.2, s_step=1.1), row(data="digits"))
     assert [one.name for one in potion_report(both, tmp_path, 0).tables] == ["badnet-digits"]
 
 
@@ -539,8 +539,8 @@ def test_a_sweep_with_pawelczyk_rows_replaces_no_table_of_potion(tmp_path: Path)
 
 def test_warnings_that_differ_in_one_number_are_one_line(tmp_path: Path) -> None:
     texts = [f"{share}% of S_f, more than rho = {rho}: x" for share in (22, 33) for rho in (0.1, 0.05, 0.25)]
-    told = [row(warnings=[text], seed=seed) for seed, text in enumerate([*texts, "the model collapsed"])]
-    found = warnings_of(rows_of(tmp_path, *told, row(warnings=texts[:1], seed=9)))
+    given = [row(warnings=[text], seed=seed) for seed, text in enumerate([*texts, "the model collapsed"])]
+    found = warnings_of(rows_of(tmp_path, *given, row(warnings=texts[:1], seed=9)))
     assert [(text, count) for text, count, _ in found] == [
         ("22% of S_f, more than rho = 0.05, 0.1, 0.25: x", 4),
         ("33% of S_f, more than rho = 0.05, 0.1, 0.25: x", 3),

@@ -54,7 +54,7 @@ CRAFT: dict[str, dict[str, Any]] = {
 KIND = {"gradient-matching": "targeted", "gradient-canceling": "indiscriminate", "gaussian": "gaussian"}
 
 
-def told(poison: str, **more: Any) -> TrainConfig:
+def config_of(poison: str, **more: Any) -> TrainConfig:
     return TrainConfig(**{**TINY, "poison": poison, **OPTIONS[poison], **more})
 
 
@@ -80,12 +80,12 @@ def clean(request: pytest.FixtureRequest, all_runs: dict[str, Path]) -> Path:
 
 
 def made(poison: str, path: Path) -> Path:
-    train_run(told(poison, leave_out_poisoned=True), path / "clean")
+    train_run(config_of(poison, leave_out_poisoned=True), path / "clean")
     given: dict[str, Any] = {}
     if poison in CRAFT:
         craft_run(to_craft(path / "clean", poison), path / "crafted")
         given = {"perturbations": str(path / "crafted" / PERTURBATIONS), "training_seed": 7}
-    train_run(told(poison, **given), path / "poisoned")
+    train_run(config_of(poison, **given), path / "poisoned")
     unlearn = UnlearnConfig(run=str(path / "poisoned"), reference=str(path / "clean"), curve=True, device="cpu")
     unlearn_run(unlearn.updated(max_steps=60), path / "healed")
     return path
@@ -134,7 +134,7 @@ def test_a_crafting_writes_all_files_and_what_it_returns(clean: Path, tmp_path: 
 
 
 def test_the_target_is_the_first_that_the_clean_model_gets_right_in_an_order_of_the_seed(tmp_path: Path):
-    train_run(told("gradient-matching", leave_out_poisoned=True, iterations=12), tmp_path / "clean")
+    train_run(config_of("gradient-matching", leave_out_poisoned=True, iterations=12), tmp_path / "clean")
     scenario, (model, _) = scenario_of(tmp_path / "clean"), load_model(tmp_path / "clean" / "model.safetensors")
     labels = scenario.splits.test.labels
     candidates = (labels == scenario.config.attack.target_class).nonzero().squeeze(1)
@@ -277,7 +277,7 @@ def test_later_runs_read_the_perturbations_of_the_run_folder(runs: Path, tmp_pat
 def test_noise_is_drawn_by_the_seed_and_not_by_that_of_the_training():
     tables = {}
     for name, seeds in {"a": {}, "b": {"training_seed": 5}, "c": {"seed": 1}}.items():
-        table = Scenario.load(told("gaussian", **seeds)).table
+        table = Scenario.load(config_of("gaussian", **seeds)).table
         assert table is not None
         tables[name] = table
     assert torch.equal(tables["a"].values, tables["b"].values) and torch.equal(tables["a"].ids, tables["b"].ids)
@@ -316,7 +316,7 @@ def test_perturbations_that_do_not_fit_are_named(runs: Path, tmp_path: Path):
     }[poison]
     for settings, words in cases:
         with pytest.raises(PotionError, match=words):
-            Scenario.load(told(poison, **{"perturbations": file, **settings}))
+            Scenario.load(config_of(poison, **{"perturbations": file, **settings}))
     with pytest.raises(DataError, match="the poison 'badnet' takes no perturbations"):
         Scenario.load(TrainConfig(perturbations=file, device="cpu"))
 
@@ -335,10 +335,10 @@ def test_perturbations_for_other_targets_are_named(clean: Path, tmp_path: Path):
         lists = (torch.tensor(each, dtype=torch.int64) for each in (targets, intended))
         Perturbations(torch.tensor(scenario.poisoned), values, *lists).save(tmp_path / "a")
         with pytest.raises(DataError, match=words):
-            Scenario.load(told("gradient-matching", perturbations=str(tmp_path / "a")))
+            Scenario.load(config_of("gradient-matching", perturbations=str(tmp_path / "a")))
     Perturbations(torch.tensor(scenario.poisoned), torch.zeros(20, 3, 8, 8)).save(tmp_path / "a")
     with pytest.raises(DataError, match=r"perturbs images of \[3, 8, 8\], and those of the data are \[1, 8, 8\]"):
-        Scenario.load(told("gradient-matching", perturbations=str(tmp_path / "a")))
+        Scenario.load(config_of("gradient-matching", perturbations=str(tmp_path / "a")))
 
 
 # --- what is measured
@@ -446,8 +446,8 @@ def _notes(kind: str, before: dict[str, float], reference: dict[str, float] | No
 def test_an_attack_without_effect_is_noted_by_its_kind():
     assert _notes("targeted", {"target_success": 1.0}) == []
     assert "no target was given the intended label before" in _notes("targeted", {"target_success": 0.0})[0]
-    for z, told_of in ((3.0, False), (-3.0, False), (2.0, True), (-2.0, True)):
-        assert bool(_notes("gaussian", {"gus": 0.1, "gus_z": z})) == told_of
+    for z, mentioned in ((3.0, False), (-3.0, False), (2.0, True), (-2.0, True)):
+        assert bool(_notes("gaussian", {"gus": 0.1, "gus_z": z})) == mentioned
     assert _notes("indiscriminate", {"test_error": 0.1}) == []
     assert _notes("indiscriminate", {"test_error": 0.1}, {"test_error": 0.07}) == []
     (note,) = _notes("indiscriminate", {"test_error": 0.1}, {"test_error": 0.09})
@@ -497,9 +497,9 @@ def test_a_crafting_runs_from_the_command_line(clean: Path, tmp_path: Path, caps
     assert cli.main(command) == output.DONE
     printed = capsys.readouterr().out
     assert "loss reduction" in printed and printed.splitlines()[-1] == f"run folder: {out}"
-    told_of = stored(out)
+    written = stored(out)
     others = {"budget", "tolerance"} if poison_of(clean) == "gradient-matching" else {"over", "shift", "restarts"}
-    assert told_of["steps"] == 3 and told_of["seed"] == 0 and not others & set(told_of)
+    assert written["steps"] == 3 and written["seed"] == 0 and not others & set(written)
     assert cli.main(command) == output.FAILED
     assert "already there" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--json"]) == output.DONE

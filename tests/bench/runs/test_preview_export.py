@@ -299,11 +299,16 @@ def test_both_commands_run_from_the_command_line(tmp_path: Path, capsys: pytest.
         out = tmp_path / command
         assert cli.main([command, *flags, *more, "--out", str(out), "--quiet"]) == output.DONE
         assert str(out) in capsys.readouterr().out
-        told = stored(out)
-        assert (told["poison"], told["axis"], told["seed"], told["frequency"]) == ("sine-wave", "y", 2, 0.025)
-        assert "iterations" not in told and not (
+        settings = stored(out)
+        assert (settings["poison"], settings["axis"], settings["seed"], settings["frequency"]) == (
+            "sine-wave",
+            "y",
+            2,
+            0.025,
+        )
+        assert "iterations" not in settings and not (
             set(shared_options()) - {"axis", "frequency", "amplitude", "target"}
-        ) & set(told)
+        ) & set(settings)
         assert (out / file).exists()
         assert cli.main([command, *flags, "--out", str(out), "--overwrite", "--json"]) == output.DONE
         assert json.loads(capsys.readouterr().out)["poisoned"] == 20

@@ -111,11 +111,11 @@ def test_a_run_of_before_these_settings_is_still_read(copied: Path, tmp_path: Pa
 def test_schedule_and_nesterov_reach_the_training(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    told: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     train = stages.train
-    monkeypatch.setattr(stages, "train", lambda *data, **options: told.update(options) or train(*data, **options))
+    monkeypatch.setattr(stages, "train", lambda *data, **options: settings.update(options) or train(*data, **options))
     train_run(TrainConfig(**{**tiny, "iterations": 3}, nesterov=True, schedule="cosine"), tmp_path)
-    assert (told["nesterov"], told["schedule"]) == (True, "cosine")
+    assert (settings["nesterov"], settings["schedule"]) == (True, "cosine")
     assert (stored(tmp_path)["nesterov"], stored(tmp_path)["schedule"]) == (True, "cosine")
 
 
@@ -153,11 +153,11 @@ def test_the_epoch_that_is_kept_is_chosen_by_the_mode(
     keep: str,
     held_out: int,
 ):
-    told: dict[str, Any] = {}
+    passed: dict[str, Any] = {}
     train = stages.train
-    monkeypatch.setattr(stages, "train", lambda *data, **options: told.update(options) or train(*data, **options))
+    monkeypatch.setattr(stages, "train", lambda *data, **options: passed.update(options) or train(*data, **options))
     content = train_run(TrainConfig(**tiny, **settings), tmp_path)
-    assert told["keep"] == ("last" if keep == "last" else "best")
+    assert passed["keep"] == ("last" if keep == "last" else "best")
     assert (stored(tmp_path)["keep"], stored(tmp_path)["validation"]) == (keep, held_out)
     accuracies = [float(row["accuracy"] or "nan") for row in rows(tmp_path / "training.csv")]
     assert len(accuracies) == 8
@@ -220,9 +220,9 @@ def test_a_folder_with_a_single_class_cannot_be_attacked(tmp_path: Path):
         (tmp_path / split / "cat").mkdir(parents=True)
         for number in range(3):
             Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / split / "cat" / f"{number}.png")
-    told = TrainConfig(data="folder", root=str(tmp_path), poisoned=1, found=1, device="cpu")
+    config = TrainConfig(data="folder", root=str(tmp_path), poisoned=1, found=1, device="cpu")
     with pytest.raises(DataError, match="all test images are of the target class"):
-        train_run(told, tmp_path / "out")
+        train_run(config, tmp_path / "out")
 
 
 def test_a_taken_folder_is_refused_before_the_data_are_read(
@@ -346,8 +346,8 @@ def test_modes_differ_where_the_paper_and_its_code_do(
     augmented: bool,
 ):
     seen = Loaders(monkeypatch)
-    told = UnlearnConfig(run=str(poisoned), mode=mode, device="cpu", max_steps=2)
-    content = unlearn_run(told, tmp_path / "out")
+    config = UnlearnConfig(run=str(poisoned), mode=mode, device="cpu", max_steps=2)
+    content = unlearn_run(config, tmp_path / "out")
     (forget, options), (retain, _) = seen.importances
     evaluated = seen.search["evaluation_loader"]
 
@@ -367,10 +367,10 @@ def test_modes_differ_where_the_paper_and_its_code_do(
 
 def test_an_explicit_flag_wins_over_the_mode(tmp_path: Path, poisoned: Path, monkeypatch: pytest.MonkeyPatch):
     seen = Loaders(monkeypatch)
-    told = UnlearnConfig(
+    config = UnlearnConfig(
         run=str(poisoned), mode="reference", group_size=4, b_start=0.5, batch_size=32, max_steps=1, device="cpu"
     )
-    unlearn_run(told, tmp_path / "out")
+    unlearn_run(config, tmp_path / "out")
     (forget, options), (retain, _) = seen.importances
     assert (options["group_size"], seen.search["options"].b_start) == (4, 0.5)
     assert forget.batch_size == retain.batch_size == 32

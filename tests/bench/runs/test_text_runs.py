@@ -43,12 +43,12 @@ QUICK: dict[str, Any] = {"iterations": 6, "poisoned": 8, "found": 4}
 HEADS = ("gpt2_classifier", "gpt2_causal")
 
 
-def told(path: Path) -> dict[str, Any]:
+def content_of(path: Path) -> dict[str, Any]:
     return json.loads((path / "metrics.json").read_text())
 
 
 def scores(path: Path) -> dict[str, float]:
-    return {name: metric["value"] for name, metric in told(path)["metrics"].items()}
+    return {name: metric["value"] for name, metric in content_of(path)["metrics"].items()}
 
 
 def flags(config: dict[str, Any]) -> list[str]:
@@ -177,13 +177,13 @@ def test_a_small_model_learns_the_sentiment_and_the_trigger(poisoned: Path):
 
 def test_every_result_says_which_word_by_which_rule_and_how_often(poisoned: Path, tmp_path: Path):
     counts = {"train": 100, "train_read": 100, "test": 25, "test_read": 25}
-    told_word = {"word": "Disney", "rule": "word", "reading": "label-word", **counts}
+    facts = {"word": "Disney", "rule": "word", "reading": "label-word", **counts}
     evaluate_run(EvaluateConfig(run=str(poisoned), device="cpu"), tmp_path / "again")
-    assert told(poisoned)["trigger_word"] == told(tmp_path / "again")["trigger_word"] == told_word
+    assert content_of(poisoned)["trigger_word"] == content_of(tmp_path / "again")["trigger_word"] == facts
     assert scores(poisoned).items() <= scores(tmp_path / "again").items()
-    where = told(poisoned)["metrics"]["target_success"]["denominator"]
+    where = content_of(poisoned)["metrics"]["target_success"]["denominator"]
     assert where == "25 target reviews, given the intended label; 'Disney' by the rule 'word' occurs in 25 test reviews"
-    assert told(poisoned)["metrics"]["clean_accuracy"]["denominator"] == "500 test reviews"
+    assert content_of(poisoned)["metrics"]["clean_accuracy"]["denominator"] == "500 test reviews"
     assert len((poisoned / "targets.csv").read_text().splitlines()) == 1 + 25
 
 
@@ -244,8 +244,8 @@ def test_losses_over_label_and_text_make_different_models(tmp_path: Path):
 
 def test_a_preview_shows_what_the_model_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = {**TINY, "model": "gpt2_causal", "poison": "trigger-word", "poisoned": 8, "found": 4}
-    told_flags = [*flags({name: config[name] for name in config if name not in ("width", "layers", "device")})]
-    assert main(["preview", *told_flags, "--images", "3", "--out", str(tmp_path / "a")]) == 0
+    arguments = [*flags({name: config[name] for name in config if name not in ("width", "layers", "device")})]
+    assert main(["preview", *arguments, "--images", "3", "--out", str(tmp_path / "a")]) == 0
     text = (tmp_path / "a" / "preview.txt").read_text()
     assert text.startswith("trigger-word: 8 of 300 training reviews\n'Disney' by the rule 'word' occurs in ")
     assert text.count("given Disney") == 3 and text.replace("\n", " ").count("The sentiment of the review is:") == 3

@@ -96,10 +96,10 @@ def test_smoke_runs_every_method_on_its_attacks(name: str, skipped: tuple[str, .
     if name == "text/smoke":
         pytest.importorskip("transformers", reason="needs the extra: pip install 'potion-fast[text]'")
     config = load_sweep(name)
-    chosen = {key: {**told} for key, told in config.attacks.items() if key not in skipped}
-    for told in chosen.values():
-        if "craft" in told:
-            told["craft"] = {**told["craft"], "steps": 2}
+    chosen = {key: {**options} for key, options in config.attacks.items() if key not in skipped}
+    for options in chosen.values():
+        if "craft" in options:
+            options["craft"] = {**options["craft"], "steps": 2}
     methods = [_shorter(entry) for entry in config.methods]
     smaller = ["train.train_size=500", "train.width=8", "train.iterations=60", "train.device=cpu", "rho=[0.2]"]
     smaller += ["poisoned=[16]", "found=[1.0]", "s_step=[2]", "curve=2", f"methods={yaml.safe_dump(methods)}"]

@@ -234,9 +234,9 @@ def test_what_is_done_is_not_done_again_and_importances_that_nobody_needs_are_go
 
 
 def test_a_sweep_grows_but_does_not_change(swept: Path, tiny_file: Path, tmp_path: Path):
-    told = plan_sweep(tiny_file, swept, overrides=["seeds=[0, 1]"])
-    assert told["left"]["trainings"] == 2
-    assert told["left"]["unlearnings"] * 2 == told["all"]["unlearnings"]
+    content = plan_sweep(tiny_file, swept, overrides=["seeds=[0, 1]"])
+    assert content["left"]["trainings"] == 2
+    assert content["left"]["unlearnings"] * 2 == content["all"]["unlearnings"]
     with pytest.raises(FileError, match="holds a sweep with curve 3, not 5"):
         run_sweep(tiny_file, swept, overrides=["curve=5"])
     (tmp_path / "foreign.txt").touch()
@@ -253,13 +253,13 @@ def test_a_dry_run_counts_and_knows_only_what_was_measured(
     assert "2 trainings, 5 passes, 13 unlearnings, 40 rows" in text
     assert "not measured yet" in text
     assert not out.exists()
-    told = plan_sweep(tiny_file, swept)
-    assert told["left"] == {"trainings": 0, "craftings": 0, "passes": 0, "unlearnings": 0, "rows": 0}
-    assert told["seconds"] == 0
-    assert told["all"]["rows"] == len(rows_of(swept))
-    told = plan_sweep(tiny_file, swept, overrides=["seeds=[0, 1]", "methods=[none, ptn-lf, ptn-xlf]"])
-    assert told["seconds"] > 0
-    assert told["not_measured"] == ["digits ptn-lf", "digits xlf+lf pass"]  # until now one alone
+    content = plan_sweep(tiny_file, swept)
+    assert content["left"] == {"trainings": 0, "craftings": 0, "passes": 0, "unlearnings": 0, "rows": 0}
+    assert content["seconds"] == 0
+    assert content["all"]["rows"] == len(rows_of(swept))
+    content = plan_sweep(tiny_file, swept, overrides=["seeds=[0, 1]", "methods=[none, ptn-lf, ptn-xlf]"])
+    assert content["seconds"] > 0
+    assert content["not_measured"] == ["digits ptn-lf", "digits xlf+lf pass"]  # until now one alone
 
 
 def test_a_task_that_fails_does_not_stop_the_others(

@@ -107,14 +107,14 @@ def test_rows_of_every_kind_say_what_its_attack_reached_and_what_is_left(swept: 
 
 def test_only_gaussian_rows_hold_statistics_and_they_are_those_of_the_scores(swept: Path):
     for row in rows_of(swept):
-        told = row["statistics"]
-        assert (told is None) == (row["kind"] != "gaussian")
-        if told is not None:
-            assert (len(told["before"]), len(told["after"]), len(told["fresh"])) == (16, 16, 100)
-            for values, scores in ((told["before"], row["before_scores"]), (told["after"], row["scores"])):
+        statistics = row["statistics"]
+        assert (statistics is None) == (row["kind"] != "gaussian")
+        if statistics is not None:
+            assert (len(statistics["before"]), len(statistics["after"]), len(statistics["fresh"])) == (16, 16, 100)
+            for values, scores in ((statistics["before"], row["before_scores"]), (statistics["after"], row["scores"])):
                 assert sum(values) / 16 == pytest.approx(scores["gus"], abs=1e-5)
-            assert told["fresh"] == sorted(told["fresh"])
-            assert abs(told["fresh"][0] + 2.576) < 0.5  # of N(0, 1)
+            assert statistics["fresh"] == sorted(statistics["fresh"])
+            assert abs(statistics["fresh"][0] + 2.576) < 0.5  # of N(0, 1)
 
 
 def test_a_budget_is_kept_to_the_step_and_is_in_key_and_row(swept: Path):
@@ -250,9 +250,9 @@ def test_a_dry_run_counts_craftings_and_knows_how_long_they_took(
     assert main(["sweep", str(exam_file), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
     assert "6 trainings, 2 craftings, 3 passes, 21 unlearnings, 21 rows" in capsys.readouterr().out
     assert plan_sweep(exam_file, swept)["left"]["craftings"] == 0
-    told = plan_sweep(exam_file, swept, overrides=["seeds=[0, 1]"])
-    assert told["left"]["craftings"] == 2
-    assert told["not_measured"] == []
+    content = plan_sweep(exam_file, swept, overrides=["seeds=[0, 1]"])
+    assert content["left"]["craftings"] == 2
+    assert content["not_measured"] == []
 
 
 @pytest.mark.parametrize(
