@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import yaml
 
+from potion_fast.bench.attacks import BadNet, option, register_attack, registry
+from potion_fast.bench.attacks.poison import Poison
 from potion_fast.bench.configs import resolved_device
 from potion_fast.bench.runs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
 from potion_fast.errors import DataError, ModelError, PotionError
+from potion_fast.user.flags import add_flags
 
 
 def test_configurations_survive_their_file(tmp_path: Path):
@@ -73,9 +78,9 @@ def test_poisons_have_options_of_their_own():
     assert given["gaussian"] & options == {"variance"}
     assert given["gradient-matching"] & options == {"epsilon"}  # its classes are drawn with the data
     assert given["gradient-canceling"] & options == {"placement"}  # unbounded
-    for name, option in (("gaussian", {"epsilon": 8.0}), ("badnet", {"variance": 0.1})):
-        with pytest.raises(DataError, match=f"the poison '{name}' has no option {next(iter(option))}"):
-            TrainConfig(poison=name, **option).resolved()
+    for name, given_option in (("gaussian", {"epsilon": 8.0}), ("badnet", {"variance": 0.1})):
+        with pytest.raises(DataError, match=f"the poison '{name}' has no option {next(iter(given_option))}"):
+            TrainConfig(poison=name, **given_option).resolved()
 
 
 def test_the_seed_of_the_training_is_the_seed_unless_it_is_given():
@@ -123,3 +128,52 @@ def test_a_device_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch):
     assert [resolved_device(name) for name in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda:1", "cpu"]
     with pytest.raises(ModelError, match="2 CUDA GPUs"):
         resolved_device("cuda:2")
+
+
+# --- attacks
+
+
+@pytest.fixture
+def stamp() -> Iterator[type[Poison]]:
+    """An attack of somebody else's, registered for one test."""
+
+    class Stamp(BadNet):
+        class Options(BadNet.Options):
+            poison: Literal["stamp"] = "stamp"  # type: ignore[assignment]
+            ink: float = option(0.5, "how much of it", metavar="SHARE", ge=0, le=1)
+
+    yield register_attack("stamp")(Stamp)
+    del registry.ATTACKS["stamp"]
+
+
+def test_a_registered_attack_has_its_keys_and_flags(stamp: type[Poison]):
+    config = TrainConfig.from_dict({"poison": "stamp", "ink": 0.25, "target": 3})
+    assert config.attack == stamp.Options.from_dict({"ink": 0.25, "target": 3})
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(DataError, match="ink must be at most 1, not 2"):
+        config.updated(ink=2)
+    with pytest.raises(DataError, match="the poison 'badnet' has no option ink; it has patch_size"):
+        TrainConfig.from_dict({"ink": 0.25})
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser, TrainConfig)
+    text = " ".join(parser.format_help().split())
+    assert "--ink SHARE stamp: how much of it (default: 0.5)" in text
+    given = vars(parser.parse_args(["--poison", "stamp", "--ink", "0.25", "--target", "3"]))
+    assert TrainConfig.from_flags(given) == config
+
+
+def test_options_are_given_flat_or_as_the_attacks_own():
+    options = BadNet.Options(target=3)
+    config = TrainConfig(attack=options)
+    assert config == TrainConfig.from_dict({"poison": "badnet", "target": 3})
+    assert config.updated(corner="top-left").attack == BadNet.Options(target=3, corner="top-left")
+    with pytest.raises(DataError, match="those of 'badnet', and the poison is 'gaussian'"):
+        TrainConfig(poison="gaussian", attack=options)
+
+
+def test_defaults_of_the_data_set_are_for_options_that_were_not_given():
+    for values, size in (({}, 1), ({"data": "cifar10"}, 3), ({"data": "imagenette"}, 21), ({"patch_size": 2}, 2)):
+        config = TrainConfig.from_dict({**values, "device": "cpu"})
+        later = config.updated(leave_out_poisoned=True)  # knows what was given, and what was not
+        assert config.resolved().to_dict()["patch_size"] == later.resolved().to_dict()["patch_size"] == size
