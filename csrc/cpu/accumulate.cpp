@@ -1,7 +1,7 @@
 // sums += |g| or g² over a list of gradients. 12 bytes per float parameter: memory bandwidth is the floor.
+#include "arguments.h"
 #include "cpu/parallel.h"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

@@ -2,7 +2,6 @@
 // memory bandwidth is the floor. Sums run in lanes, which the compiler vectorises without fast-math.
 #include "cpu/parallel.h"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

@@ -1,6 +1,5 @@
 // [B, C, P] to [B, P, C], the order in which accumulate_conv reads, in small squares that stay in the cache.
 #include "cpu/ordered_blocks.h"
-#include "arguments.h"
 
 namespace potion {
 

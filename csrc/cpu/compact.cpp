@@ -8,8 +8,6 @@
 #include <limits>
 #include <string>
 
-#include "arguments.h"
-
 #if POTION_HAS_AVX2
 #include <immintrin.h>
 #define POTION_COMPACT_AVX2 __attribute__((target("avx2,popcnt")))

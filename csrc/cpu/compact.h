@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "cpu/parallel.h"
-#include "arguments.h"
 
 namespace potion {
 

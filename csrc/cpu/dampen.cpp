@@ -2,7 +2,6 @@
 // (forget and retain), and the weights are touched only where a block has something to change.
 #include "cpu/parallel.h"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

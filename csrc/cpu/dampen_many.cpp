@@ -1,8 +1,8 @@
 // K dampened copies in one read of the weights and importances: 12 + 4K bytes per parameter. A chunk's dampened weights
 // are computed once, and every copy takes them or the weights as they were.
+#include "arguments.h"
 #include "cpu/parallel.h"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

@@ -7,9 +7,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "arguments.h"
 #include "cpu/ordered_blocks.h"
 #include "cpu/tiles.h"
-#include "arguments.h"
 
 namespace potion {
 

@@ -7,10 +7,10 @@
 #include <numeric>
 #include <utility>
 
+#include "arguments.h"
 #include "cpu/huge_pages.h"
 #include "cpu/survivors.h"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

@@ -1,6 +1,6 @@
 // Weights at some places of many parameters, read and written: 12 bytes each, and whole cache lines of the parameters.
-#include "cpu/parallel.h"
 #include "arguments.h"
+#include "cpu/parallel.h"
 
 namespace potion {
 namespace {

@@ -4,7 +4,6 @@
 
 #include "cpu/parallel.h"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/ordered_blocks.h"
+#include "arguments.h"
 #include "cpu/huge_pages.h"
+#include "cpu/ordered_blocks.h"
 #include "cpu/survivors.h"
 #include "elementwise.h"
-#include "arguments.h"
 #include "ratios.h"
 
 namespace potion {

@@ -1,10 +1,10 @@
 // Where `select` and `partition` read importances from, block by block: the arrays, or what a first pass has kept.
 #pragma once
 
-#include "cpu/ordered_blocks.h"
-#include "cpu/compact.h"
-#include "cpu/radix_select.h"
 #include "arguments.h"
+#include "cpu/compact.h"
+#include "cpu/ordered_blocks.h"
+#include "cpu/radix_select.h"
 
 namespace potion {
 

@@ -4,8 +4,6 @@
 #include <atomic>
 #include <string>
 
-#include "arguments.h"
-
 namespace potion {
 namespace {
 

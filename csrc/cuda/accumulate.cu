@@ -1,9 +1,9 @@
 // sums += |g| or g² over a list of gradients, as few launches as their table fits into the 4 KB of kernel arguments.
 // 12 bytes per float parameter: memory bandwidth is the floor. Neighbouring threads take neighbouring elements, and
 // each has kUnroll independent loads of both arrays in flight, so no alignment of the tensors is needed.
+#include "arguments.h"
 #include "cuda/launch.cuh"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

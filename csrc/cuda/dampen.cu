@@ -2,7 +2,6 @@
 // where it changes. Each thread has kUnroll independent loads of both arrays in flight.
 #include "cuda/launch.cuh"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

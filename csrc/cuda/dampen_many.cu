@@ -1,8 +1,8 @@
 // K dampened copies of the weights (eq. 1) in one read of weights, forget and retain: (12 + 4K) bytes per weight. The
 // new value does not depend on α, so it is computed once, and each candidate chooses between the two.
+#include "arguments.h"
 #include "cuda/launch.cuh"
 #include "elementwise.h"
-#include "arguments.h"
 
 namespace potion {
 namespace {

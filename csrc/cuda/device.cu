@@ -1,7 +1,6 @@
 // Can this build run on the current device? Asked before the first launch, so that a GPU that is older than the
 // compiled architectures, or a driver that is older than the linked runtime, leads to another backend, not to an error.
 #include "cuda/launch.cuh"
-#include "arguments.h"
 
 namespace potion {
 namespace {

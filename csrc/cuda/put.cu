@@ -3,8 +3,8 @@
 // one launch for each would cost more than the weights.
 #include <type_traits>
 
-#include "cuda/launch.cuh"
 #include "arguments.h"
+#include "cuda/launch.cuh"
 
 namespace potion {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <type_traits>
 
-#include "cuda/launch.cuh"
 #include "arguments.h"
+#include "cuda/launch.cuh"
 #include "ratios.h"
 
 namespace potion {
