@@ -55,16 +55,16 @@ TARGETED = "digits_targeted_16_seed0"
 
 
 @pytest.fixture(scope="module")
-def exam_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("exam") / "tiny.yaml"
+def sweep_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sweep") / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY))
     return path
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, exam_file: Path) -> Path:
-    out = tmp_path_factory.mktemp("exam") / "out"
-    assert run_sweep(exam_file, out)["undone"] == []
+def swept(tmp_path_factory: pytest.TempPathFactory, sweep_file: Path) -> Path:
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    assert run_sweep(sweep_file, out)["undone"] == []
     return out
 
 
@@ -137,8 +137,8 @@ def test_a_budget_is_a_share_of_the_iterations_in_whole_steps():
     assert MethodSpec.each("gd")[0].limits(100) == {}
 
 
-def test_the_victim_is_trained_on_what_was_crafted_and_from_other_weights(swept: Path, exam_file: Path):
-    whole = make_plan(load_sweep(exam_file))
+def test_the_victim_is_trained_on_what_was_crafted_and_from_other_weights(swept: Path, sweep_file: Path):
+    whole = make_plan(load_sweep(sweep_file))
     for attack in ("targeted", "indiscriminate"):
         key = f"digits_{attack}_16_seed0"
         crafted = Perturbations.load(swept / "crafted" / crafted_for(key) / "perturbations.safetensors")
@@ -165,8 +165,8 @@ def test_a_crafting_runs_between_the_clean_and_the_poisoned_training():
     assert set(whole.part({unit.key: unit}).craftings) == {crafted_for(TARGETED)}
 
 
-def test_found_samples_of_appended_poison_are_the_copies(swept: Path, exam_file: Path):
-    config = load_sweep(exam_file)
+def test_found_samples_of_appended_poison_are_the_copies(swept: Path, sweep_file: Path):
+    config = load_sweep(sweep_file)
     training = make_plan(config).trainings["digits_indiscriminate_16_seed0"]
     subject = TrainedModel.load(config, SweepFolder(swept), training)
     assert subject.scenario.poisoned == list(range(500, 516))
@@ -174,13 +174,13 @@ def test_found_samples_of_appended_poison_are_the_copies(swept: Path, exam_file:
     assert len(subject.scenario.trained_on) == 500 - 40 + 16
 
 
-def test_a_moved_sweep_resumes_in_its_new_folder(swept: Path, exam_file: Path, tmp_path: Path):
+def test_a_moved_sweep_resumes_in_its_new_folder(swept: Path, sweep_file: Path, tmp_path: Path):
     moved = Path(shutil.copytree(swept, tmp_path / "moved"))
     shutil.rmtree(moved / "models" / TARGETED)
     grown = [*TINY["methods"], {"method": "gd", "budget": 0.5, "found": [1.0]}]
     hidden = swept.rename(swept.with_name("hidden"))
     try:
-        assert run_sweep(exam_file, moved, overrides=[f"methods={json.dumps(grown)}"])["undone"] == []
+        assert run_sweep(sweep_file, moved, overrides=[f"methods={json.dumps(grown)}"])["undone"] == []
     finally:
         hidden.rename(swept)
     assert [row["gradient_steps"] for row in rows_of(moved, budget=0.5)] == [30] * 3
@@ -189,10 +189,20 @@ def test_a_moved_sweep_resumes_in_its_new_folder(swept: Path, exam_file: Path, t
 
 
 def test_a_crafting_that_is_killed_resumes_and_gives_the_same(
-    swept: Path, exam_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swept: Path, sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out, only = tmp_path / "killed", f"{TARGETED}_found16_none"
-    command = [sys.executable, "-m", "potion_fast.cli.main", "sweep", str(exam_file), "--out", str(out), "--only", only]
+    command = [
+        sys.executable,
+        "-m",
+        "potion_fast.cli.main",
+        "sweep",
+        str(sweep_file),
+        "--out",
+        str(out),
+        "--only",
+        only,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
     unfinished = out / "crafted" / f".{crafted_for(TARGETED)}.part"
@@ -213,7 +223,7 @@ def test_a_crafting_that_is_killed_resumes_and_gives_the_same(
         return craft_run(config, place, **options)
 
     monkeypatch.setattr(work, "craft_run", watched)
-    assert run_sweep(exam_file, out, only=only)["undone"] == []
+    assert run_sweep(sweep_file, out, only=only)["undone"] == []
     assert there == [True]
     assert not list(out.rglob(".*part"))
     crafted = [
@@ -230,14 +240,14 @@ def checkpoints(folder: Path) -> bool:
 
 
 def test_what_needs_a_crafting_that_failed_is_left_and_the_rest_is_done(
-    exam_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def failing(*_: Any, **__: Any) -> None:
         raise PotionError("nothing can be crafted")
 
     monkeypatch.setattr(work, "craft_run", failing)
     overrides = ["methods=[none]", "found=[1.0]", "train.iterations=2"]
-    undone = run_sweep(exam_file, tmp_path / "out", overrides=overrides)["undone"]
+    undone = run_sweep(sweep_file, tmp_path / "out", overrides=overrides)["undone"]
     wanted = [f"digits_{attack}_16_seed0" for attack in ("targeted", "indiscriminate")]
     assert set(undone) == {name for key in wanted for name in (crafted_for(key), key, f"{key}_found16_none")}
     assert capsys.readouterr().err.count("nothing can be crafted") == 2
@@ -245,12 +255,12 @@ def test_what_needs_a_crafting_that_failed_is_left_and_the_rest_is_done(
 
 
 def test_a_dry_run_counts_craftings_and_knows_how_long_they_took(
-    swept: Path, exam_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    swept: Path, sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert main(["sweep", str(exam_file), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
+    assert main(["sweep", str(sweep_file), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
     assert "6 trainings, 2 craftings, 3 passes, 21 unlearnings, 21 rows" in capsys.readouterr().out
-    assert plan_sweep(exam_file, swept)["left"]["craftings"] == 0
-    content = plan_sweep(exam_file, swept, overrides=["seeds=[0, 1]"])
+    assert plan_sweep(sweep_file, swept)["left"]["craftings"] == 0
+    content = plan_sweep(sweep_file, swept, overrides=["seeds=[0, 1]"])
     assert content["left"]["craftings"] == 2
     assert content["not_measured"] == []
 
