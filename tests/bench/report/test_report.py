@@ -251,7 +251,7 @@ def test_rows_of_an_earlier_version_take_their_attack_from_the_sweeps_configurat
 
 
 def test_rows_of_an_earlier_version_whose_attack_nothing_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"row 1 is of an earlier version .* put the sweep.yaml of its sweep beside"):
+    with pytest.raises(FileError, match=r"row 1 is of an earlier version .* put the sweep.yaml of its sweep next to"):
         read_rows(write_earlier(tmp_path / "a", None, EARLIER))
     (one,) = read_rows(write_earlier(tmp_path / "b", None, {**EARLIER, "attack": "badnet"}))
     assert one.attack == "badnet"
