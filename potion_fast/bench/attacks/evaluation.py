@@ -1,4 +1,4 @@
-"""What the evaluation of an attack is made from: the attacked samples, loaders, and words for a picture."""
+"""Inputs of an attack's evaluation, and captions of its pictures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class EvaluationInputs:
         wanted: int64 [M], see `Attacked`.
         seed: of the run's random draws.
         sample: what one of the samples is called: "image" or "review".
-        remark: said after the number of attacked samples; empty where there is nothing to say.
+        remark: what stands behind the number of attacked samples in a denominator; empty where nothing does.
     """
 
     clean: Loader

@@ -182,11 +182,11 @@ class GradientMatching(Targeted, Perturbation):
     @classmethod
     def reference_scores(cls, table: Perturbations, predictions: Callable[[], Mapping[int, tuple[int, int]]]) -> Scores:
         """The scores on the targets, which are known only once perturbations are crafted against the reference."""
-        said, targets = predictions(), list(zip(table.targets.tolist(), table.intended.tolist(), strict=True))
+        predicted, targets = predictions(), list(zip(table.targets.tolist(), table.intended.tolist(), strict=True))
         right, reached = cls.score_names
         return {
-            right: sum(said[target][0] == said[target][1] for target, _ in targets) / len(targets),
-            reached: sum(intended == said[target][1] for target, intended in targets) / len(targets),
+            right: sum(predicted[target][0] == predicted[target][1] for target, _ in targets) / len(targets),
+            reached: sum(intended == predicted[target][1] for target, intended in targets) / len(targets),
         }
 
     def crafting_targets(self, model: nn.Module, attacked: Attacked, loader: Loader, seed: int) -> list[int]:

@@ -130,8 +130,8 @@ def _draw_attacked(figure: SubFigure, scenario: Scenario, before: Tensor, after:
     names, captions = scenario.splits.classes, scenario.poison.captions.of(scenario.sample)
     excerpts = scenario.poison.shows_excerpts
     labels, wanted = scenario.attacked_labels()  # [M], [M]
-    said = before.argmax(1)
-    reached = ((said == wanted) | (wanted == NO_LABEL)) & (labels != said)
+    predicted = before.argmax(1)
+    reached = ((predicted == wanted) | (wanted == NO_LABEL)) & (labels != predicted)
     candidates = (reached & (labels != wanted)).nonzero().squeeze(1)  # [R], of M
     most = EXCERPTS if excerpts else ROWS * COLUMNS
     places = torch.linspace(0, len(candidates) - 1, min(most, len(candidates))).long()

@@ -1,4 +1,4 @@
-"""What a model predicts, and how much poison and how much use is left in it."""
+"""Metrics of a poisoned or healed model, for each kind of attack."""
 
 from ...utils.predict import accuracy, predict
 from .detection import gaussian_trade_off, gaussian_true_positive_rate, quantiles, trade_off, true_positive_rate

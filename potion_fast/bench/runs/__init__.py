@@ -1,4 +1,4 @@
-"""From a configuration to a run folder: craft a poison, train a model on it, unlearn it, evaluate what is left."""
+"""Runs from a configuration to a run folder: crafting, training, unlearning, evaluation, preview and export."""
 
 from ..configs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
 from .craft import craft_run

@@ -1,4 +1,4 @@
-"""Gradient matching: its loss and gradient, its steps and box, its augmentation, and going on after a break."""
+"""Gradient matching: its loss and gradient, its steps and box, its augmentation, and resuming after a break."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the perturbations of an attack are crafted from, and what comes of it."""
+"""A crafting of perturbations: what it takes, and what it gives."""
 
 from __future__ import annotations
 
