@@ -16,11 +16,9 @@ from torch import Tensor
 from ..errors import FileError, ImportanceError, PotionWarning
 from ..utils.batches import Chunk
 from ..utils.checksummed import load_checksummed, save_checksummed
-from ..utils.crc import crc32
 from ..utils.interrupts import update
 
 FILE_KEY = "potion_fast.pass"  # the entry of the safetensors metadata that marks a file as ours
-VALUES = 16  # of each sample's input that go into the checksum of their order
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,10 @@ class Position:
     terms: int = 0
     order: int = 0
 
-    def after(self, chunk: Chunk, with_order: bool) -> Position:
-        """The position after one more chunk of the data.
-
-        Args:
-            chunk: The chunk.
-            with_order: Go on with the checksum of the order.
-        """
-        order = self.order
-        if with_order:
-            order = crc32(chunk.inputs.reshape(len(chunk.inputs), -1)[:, :VALUES], start=order)
-            order = order if chunk.labels is None else crc32(chunk.labels, start=order)
-        return Position(self.samples + len(chunk.inputs), self.terms + (chunk.groups if chunk.closes else 0), order)
+    def after(self, chunk: Chunk) -> Position:
+        """The position after one more chunk of the data."""
+        groups = chunk.groups if chunk.closes else 0
+        return Position(self.samples + len(chunk.inputs), self.terms + groups, chunk.order)
 
 
 @dataclass

@@ -128,7 +128,7 @@ class ShardedPass(LocalPass):
                 self.seen = position.samples
                 self._add(self._filled(chunk, fill))
                 if chunk is not None:
-                    position = position.after(chunk, with_order=False)
+                    position = position.after(chunk)
                     samples_done.update(len(chunk.inputs))
 
     def _next(self, source: Iterator[Chunk]) -> Chunk | None:

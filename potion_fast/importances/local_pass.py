@@ -175,10 +175,10 @@ class LocalPass:
             bar(total=total, label="importances", unit="sample", shown=shown) as samples_done,
             saved_on_error(checkpoint),
         ):
-            for chunk in chunks(loader, self.group_size):
+            for chunk in chunks(loader, self.group_size, with_order=checkpoint is not None):
                 if chunk.labels is None and labelled:
                     raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
-                ahead = position.after(chunk, with_order=checkpoint is not None)
+                ahead = position.after(chunk)
                 if ahead.samples > start.samples:
                     if position.samples < start.samples:
                         raise DataError("the loader's batches are not those of the pass that the checkpoint is of")

@@ -11,6 +11,9 @@ from torch.utils.data import BatchSampler
 
 from ..errors import DataError
 from ..modes import GroupSize
+from .crc import crc32
+
+VALUES = 16  # of each sample's input that go into the checksum of their order
 
 
 def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
@@ -54,20 +57,36 @@ class Chunk(NamedTuple):
         labels: [B, ...], or None where the loader gives none.
         groups: Whole groups among them, of B / groups samples each; 1 for a part of a group.
         closes: The last of them ends a group.
+        order: CRC-32 of all samples up to the last of these, which tells their order; 0 where it was not asked for.
     """
 
     inputs: Tensor
     labels: Tensor | None
     groups: int
     closes: bool
+    order: int = 0
 
 
-def chunks(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
+def chunks(loader: Iterable[object], size: GroupSize, with_order: bool = False) -> Iterator[Chunk]:
     """A loader's samples in its order, for groups of `size` samples whatever its batch size.
 
     No chunk holds more than a batch and what was left of the one before: a group larger than a batch comes in parts.
     The last group may be smaller; it comes with `closes` false where its last part was given out before it was known.
+
+    Args:
+        loader: Gives batches.
+        size: Samples per group.
+        with_order: Take the checksum of the samples' order along, as a checkpoint needs it.
     """
+    order = 0
+    for chunk in _chunks(loader, size):
+        if with_order:
+            order = crc32(chunk.inputs.reshape(len(chunk.inputs), -1)[:, :VALUES], start=order)
+            order = order if chunk.labels is None else crc32(chunk.labels, start=order)
+        yield chunk._replace(order=order)
+
+
+def _chunks(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
     rest: tuple[Tensor, Tensor | None] | None = None  # samples of a group that is not begun
     begun = 0  # samples of the current group that were given out
     for batch in loader:
