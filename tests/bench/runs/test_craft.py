@@ -194,7 +194,10 @@ def test_a_crafting_that_was_killed_resumes(clean: Path, tmp_path: Path, monkeyp
     ("settings", "words"),
     [
         ({"restarts": 2, "tolerance": 0.1}, "takes no (restarts|tolerance)"),
-        ({"optimizer": "sign-adam", "parameters": "all"}, "takes no parameters|optimizer must be 'descent' or 'adam', not 'sign-adam'"),
+        (
+            {"optimizer": "sign-adam", "parameters": "all"},
+            "takes no parameters|optimizer must be 'descent' or 'adam', not 'sign-adam'",
+        ),
         ({"steps": 0}, "steps must be at least 1"),
         ({"device": "tpu"}, "unknown device"),
         ({"run": "missing"}, "missing is not a run folder"),

@@ -79,7 +79,7 @@ def _picture(group: Group, spec: BarFigureSpec, title: str) -> Picture:
     left.set_yticks(range(len(lines)), [text for text, _ in lines], fontsize=SMALL)
     left.invert_yaxis()
     left.set_xlabel(spec.axis, fontsize=LARGE)
-    right.set_xlabel(group.words("test images right, %"), fontsize=LARGE)
+    right.set_xlabel(f"test {group.sample}s right, %", fontsize=LARGE)
     legend(figure, shown, 3)
     caption = (
         f"{size_label(mine)} poisoned, each method at its largest budget. {seeds_note(mine)}, drawn as thin lines. "

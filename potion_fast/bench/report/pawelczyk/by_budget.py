@@ -19,7 +19,7 @@ MISSING = "the sweep has no row of a Gaussian poison"
 PANELS: tuple[tuple[str, Callable[[When], Measure], float | None], ...] = (
     ("GUS", lambda when: score("gus", when), 0.0),
     ("TPR at FPR 0.01, %", lambda when: score("tpr", when, 100), 1.0),
-    ("test images right, %", clean_percent, None),
+    ("test {sample}s right, %", clean_percent, None),
 )
 TICKS = 6  # at most where the rows are; else where they are even
 TITLES = {
@@ -100,7 +100,7 @@ def _picture(
         if len(ticks) <= TICKS:
             axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         axes.set_xlabel(axis, fontsize=LARGE)
-        axes.set_title(group.words(text), fontsize=LARGE)
+        axes.set_title(text.format(sample=group.sample), fontsize=LARGE)
     lines["ideal"] = Line2D([], [], color=MUTED, lw=1.4, ls=":")
     legend(figure, lines, 5)
     return Picture(*texts, figure)

@@ -46,9 +46,10 @@ class Group:
         """Whether texts were poisoned, not images."""
         return head_of(self.rows[0].model) is not None
 
-    def words(self, text: str) -> str:
-        """A text about images, of reviews where those were poisoned."""
-        return text.replace("image", "review") if self.of_text else text
+    @property
+    def sample(self) -> str:
+        """What one of the samples is called."""
+        return "review" if self.of_text else "image"
 
     @property
     def sizes(self) -> list[int]:

@@ -57,7 +57,7 @@ TABLES = {
             ScoreColumn("gus_z", "z"),
             ScoreColumn("tpr", "TPR at FPR 0.01, %", 100),
             ScoreColumn("tpr_fresh", "TPR, fresh noises, %", 100),
-            ScoreColumn("base_accuracy", "base images right, %", 100),
+            ScoreColumn("base_accuracy", "base {sample}s right, %", 100),
         ),
         "GUS: mean of I_z over the poisoned samples, of N(0, 1) for a model that knows nothing of the noise; z: GUS in "
         "units of its standard error 1 / √P. TPR: two-sided, of |I_z| above 2.576, and above the threshold that fresh "
@@ -104,9 +104,9 @@ def _table(group: Group, spec: ScoreTableSpec) -> Table:
             line, record = _line(spec, size_label(rows), name, budget, some, when)
             lines.append(line)
             records.append(record)
-    scores = (group.words(each.title) for each in spec.scores)
+    scores = (each.title.format(sample=group.sample) for each in spec.scores)
     columns = [Column("method", "text"), Column("budget", "text"), *map(Column, scores)]
-    columns += [Column(group.words("test images right, %")), Column("poison removed, %")]
+    columns += [Column(f"test {group.sample}s right, %"), Column("poison removed, %")]
     notes = [
         f"{group.where}. {seeds_note(group.rows)}. {spec.note}",
         word_note(group.rows),
