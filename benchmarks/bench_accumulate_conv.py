@@ -82,7 +82,7 @@ def test_potion_fast(benchmark: BenchmarkFixture, backend: Backend, name: str, m
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_torch_backward(benchmark: BenchmarkFixture, device: str, name: str, memory: str, threads: int) -> None:
-    """The ordinary weight gradient: what a layer costs that is not asked for importances."""
+    """The ordinary weight gradient: the cost of a layer without importances."""
     skip_without(device)
     inputs, gradients, weight, geometry = layer(name, memory, device)
     measure_layer(

@@ -64,7 +64,7 @@ def test_potion_fast(benchmark: BenchmarkFixture, backend: Backend, name: str, t
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("device", DEVICES)
 def test_torch_mm(benchmark: BenchmarkFixture, device: str, name: str, threads: int) -> None:
-    """The ordinary weight gradient: what a layer costs that is not asked for importances."""
+    """The ordinary weight gradient: the cost of a layer without importances."""
     skip_without(device)
     inputs, gradients = (t.flatten(0, 1) for t in layer(name, device))
     measure_layer(benchmark, name, device, threads, lambda: torch.mm(gradients.T, inputs))

@@ -1,4 +1,4 @@
-"""What the cost model says of machines that were not at hand: two tables of docs/cost-model.md. Nothing is measured.
+"""The cost model extrapolated to other machines: two tables of docs/cost-model.md. Nothing is measured.
 
     extrapolated_costs.py gpus     ViT-B/16 on 1 to 1,024 GPUs
     extrapolated_costs.py sizes    transformers of 10⁹ to 10¹² parameters on 1, 64 and 1,024 GPUs

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .attacks import register_attack as register_attack
     from .unlearners import register_unlearner as register_unlearner
 
-_PUBLIC = {  # name -> module, which is imported when the name is asked for
+_PUBLIC = {  # name -> module, which is imported when the name is first used
     "register_attack": ".attacks",
     "register_unlearner": ".unlearners",
 }

@@ -29,7 +29,7 @@ class EditPlan:
 
     Of a model that FSDP2 has sharded (`fully_shard`) each rank edits its shards, by importances of its shards: their
     `sums` and `shapes` are of `parameter.to_local()`. Together these are the edits of one process, to the bit, and an
-    edit exchanges nothing. All ranks make the plan and call `revalue`; what is wrong on one is raised on all.
+    edit exchanges nothing. All ranks make the plan and call `revalue`; an error on one is raised on all.
 
     Args:
         model: The model, or its parameters where they were made already: float32 and finite; changed in place by

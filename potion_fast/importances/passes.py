@@ -72,7 +72,7 @@ def importance(
     A batch that does not fit into free memory goes through the model in parts, see `MicroBatches`.
 
     Args:
-        model: Any nn.Module with its parameters on one device; it runs in eval mode and is left as it was.
+        model: Any nn.Module with its parameters on one device; it runs in eval mode and is unchanged afterwards.
         loader: Batches (input [B, ...], label [B], ...); what follows the label is ignored, and objectives that need
             no labels take batches without them.
         objective: "xlf" (default), "lf", "ssd", a registered name, an Objective, or a callable

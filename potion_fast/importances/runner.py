@@ -79,7 +79,7 @@ def added_up(run: LocalPass, ranks: Ranks, checkpoint: PassCheckpoint | None, po
 
 
 def own_sampler(loader: Iterable[object], ranks: Ranks) -> ShareSampler | None:
-    """The sampler that partitions a loader's samples among these ranks; one for others is left alone."""
+    """The sampler that partitions a loader's samples among these ranks; one of other ranks is unchanged."""
     sampler = sampler_of(loader)
     return sampler if isinstance(sampler, ShareSampler) and sampler.ranks.size == ranks.size else None
 

@@ -53,7 +53,7 @@ class BatchedEvaluation:
 
     Args:
         model: The model, or its parameters where they were made already, as when the importances were computed; it is
-            left alone.
+            unchanged.
         forget: Importances of S_f.
         retain: Importances of the training data.
         loader: S_f, batches (input, label, ...).

@@ -122,7 +122,7 @@ class SearchOptions:
             retain_samples: Samples of the retain importances.
 
         Raises:
-            SearchError: S_f is larger than the training data that is said to hold it.
+            SearchError: S_f is larger than the training data that should contain it.
         """
         options = self.resolved()
         assert options.b_start is not None and options.s_step is not None

@@ -47,7 +47,7 @@ class Result:
     Attributes:
         model: The healed model.
         trace: Every candidate evaluated, in that order.
-        kept: The one that the model is at; None where the model was left alone.
+        kept: The one that the model is at; None where the model is unchanged.
         reason: "threshold passed", "saturated" (no further step changes the model: α ≤ 1, or every weight whose ratio
             is above 1 is dampened), "out of steps" or "trigger not learnt" (the model gave no sample of S_f its label
             to begin with).
@@ -80,7 +80,7 @@ class Result:
 
     @property
     def alpha(self) -> float | None:
-        """α of the step that was kept; None where the model was left alone."""
+        """α of the step that was kept; None where the model is unchanged."""
         return None if self.kept is None else self.kept.alpha
 
     @property

@@ -46,7 +46,7 @@ class Candidates(Protocol):
 
 
 class Growing(Candidates, Protocol):
-    """Candidates that are made as they are asked for."""
+    """Candidates that are made on demand."""
 
     def more(self) -> bool:
         """Make more of them, so that `alphas` is longer; False where there are no more."""

@@ -1,4 +1,4 @@
-"""Sources of images: a tensor in memory, or files that are decoded when they are asked for."""
+"""Sources of images: a tensor in memory, or files that are decoded on demand."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class MemorySource(ImageSource):
 
 
 class FileSource(ImageSource):
-    """Image files, decoded to RGB each time they are asked for.
+    """Image files, decoded to RGB each time they are read.
 
     Args:
         paths: [N], of the files.

@@ -1,4 +1,4 @@
-"""Photographs of any size, as ImageNet's, which are decoded, resized and cropped when they are asked for."""
+"""Photographs of any size, as ImageNet's, which are decoded, resized and cropped on demand."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def decode(path: str) -> Tensor:  # [3, H, W] uint8
     try:
         return jpeg(path)
     except (OSError, RuntimeError):
-        pass  # Pillow reads it, or says what is wrong with it
+        pass  # Pillow reads it, or raises a clearer error
     try:
         with Image.open(path) as file:
             file.load()

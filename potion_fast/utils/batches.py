@@ -57,7 +57,7 @@ class Chunk(NamedTuple):
         labels: [B, ...], or None where the loader gives none.
         groups: Whole groups among them, of B / groups samples each; 1 for a part of a group.
         closes: The last of them ends a group.
-        order: CRC-32 of all samples up to the last of these, which tells their order; 0 where it was not asked for.
+        order: CRC-32 of all samples up to the last of these, which identifies their order; 0 where it is not requested.
     """
 
     inputs: Tensor

@@ -35,7 +35,7 @@ class Repeated:
     """A loader that gives the same batch again and again until enough is timed.
 
     Attributes:
-        asked: seconds at which each batch was asked for, and at last one more than there are.
+        asked: seconds at which each batch was requested, and at last one past the end.
     """
 
     def __init__(self, inputs: Tensor, seconds: float, now: Callable[[], float]) -> None:

@@ -221,7 +221,7 @@ def fitting_shards(network: Network, work: Work, processes: int, device_memory: 
 
 
 def edited(network: Network, work: Work, whole_plan: bool = False) -> int:
-    """m_K: weights that some of K candidates edits; of all candidates of the last plan where that is asked for."""
+    """m_K: weights that some of K candidates edits; of all candidates of the last plan if requested."""
     steps = math.ceil(work.steps / BLOCK) * BLOCK if whole_plan else work.steps
     share = work.found / (work.samples + work.found)
     for _, p in islice(schedule(share, mode_named("default").b_start, S_STEP), steps):

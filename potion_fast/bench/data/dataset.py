@@ -54,7 +54,7 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         labels: int64 [N], as the samples are given out.
 
     Raises:
-        DataError: an index in `poisoned` out of range or given twice, a trigger asked for without a poison or of a
+        DataError: an index in `poisoned` out of range or given twice, a trigger requested without a poison or of a
             poison that has none, both `poisoned` and `trigger_all`, or a perturbation of random crops that the source
             cuts.
     """

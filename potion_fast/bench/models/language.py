@@ -16,7 +16,7 @@ HEADS: dict[str, Head] = {
     "hf-classifier": "classifier",
     "hf-causal": "causal",
 }
-WIDTH = 128  # of a model from scratch where nothing is said
+WIDTH = 128  # of a model from scratch by default
 
 
 class LanguageModel(nn.Module):

@@ -123,5 +123,5 @@ def _check_same(run: RunFolder, config: CraftConfig) -> None:
         if name not in MACHINE and begun.get(name) != now.get(name):
             raise FileError(
                 f"{run.path} holds an unfinished crafting with {name} {begun.get(name)!r}, not {now.get(name)!r}; "
-                "go on with that, overwrite it, or choose another folder"
+                "resume that one, overwrite it, or choose another folder"
             )

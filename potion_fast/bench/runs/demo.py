@@ -119,7 +119,7 @@ def _table(before: dict[str, Any], after: dict[str, Any], reference: dict[str, A
         f"poison healed {metrics['poison_healed']['value']:.1f} % (triggered accuracy, of the never poisoned model's)",
         f"model damage {metrics['model_damage']['value']:+.2f} points of clean accuracy",
         f"search: {search['reason']} after {search['steps']} steps, "
-        + (f"{step['dampened']:,} weights dampened" if step else "model left alone")
+        + (f"{step['dampened']:,} weights dampened" if step else "model unchanged")
         + (f" at α = {step['alpha']:.3g}" if step and step["alpha"] is not None else ""),
         *(f"note: {note}" for note in after["warnings"]),
         "",

@@ -107,7 +107,7 @@ class RunFolder:
     def create(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
         """A new folder, or with `overwrite` that of an earlier run, whose results are removed: none outlives its run.
 
-        Files that no run writes are left alone.
+        Files that no run writes are kept.
 
         Args:
             path: of the folder.

@@ -211,7 +211,7 @@ class Scenario:
         return (images * std + mean).clamp(0, 1)
 
     def train_set(self, augment: bool) -> PoisonedDataset:
-        """The training images, with S_m poisoned; augmented where that is asked for, and is part of the training."""
+        """The training images, with S_m poisoned; augmented if requested and part of the training."""
         augment = augment and self.config.augment
         return self.splits.dataset("train", augment=augment, poison=self.poison, poisoned=self.poisoned)
 

@@ -19,7 +19,7 @@ class EarlyStop:
 
     Attributes:
         rho: ρ.
-        kept: The step whose model it gives; None where the model is left alone.
+        kept: The step whose model it gives; None where the model is unchanged.
         steps: Number of steps up to there.
         reason: Why it ended, see `Result`.
         seconds: Of the search, without the steps past its end.

@@ -28,7 +28,7 @@ from .trained_model import TrainedModel
 
 
 class Executor:
-    """Does the work of a sweep; the model it was last asked for stays loaded.
+    """Does the work of a sweep; the model that was used last stays loaded.
 
     Args:
         config: of the sweep.

@@ -265,7 +265,7 @@ def _row(path: Path, number: int, content: dict[str, Any]) -> Row:
 
 
 def _reason(error: ValidationError) -> str:
-    """The first of what is wrong with a row."""
+    """The first error of a row."""
     found = error.errors()
     if missing := [str(each["loc"][0]) for each in found if each["type"] == "missing" and len(each["loc"]) == 1]:
         return f"no {', '.join(missing)}; it is not a result of a sweep, or broken"

@@ -156,7 +156,7 @@ def train(
         What was done, epoch by epoch.
 
     Raises:
-        ModelError: the loss or the weights are not finite (DivergedError), mixed precision was asked for on another
+        ModelError: the loss or the weights are not finite (DivergedError), mixed precision was requested on another
             device than CUDA, or there is nothing to train.
         DataError: an empty loader, a batch that is not (images, labels, ...), or a number of iterations below 1.
         PotionError: an unknown `keep`, `optimizer` or `schedule`, "best" without `evaluate`, `nesterov` without SGD's

@@ -48,7 +48,7 @@ class Unlearned:
         method: the unlearner's registered name.
         trace: what was done, in order: `Step`s of a search, `Setting`s of a grid, `Epoch`s of a training or
             `RateTrial`s.
-        kept: the entry of the trace whose model it is; None where the model was left alone.
+        kept: the entry of the trace whose model it is; None where the model is unchanged.
         gradient_steps: batches whose gradients were taken: those of optimiser steps, a batch of the retain set and one
             of S_f each for itself, and those of a pass for importances. Where learning rates were tried, of the
             training that is kept; the trials hold the others'.

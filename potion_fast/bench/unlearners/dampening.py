@@ -105,7 +105,7 @@ class Dampening(Unlearner):
         Args:
             report: the search's own result.
             trace: its steps or settings.
-            kept: the one of them whose model it is; None where the model was left alone.
+            kept: the one of them whose model it is; None where the model is unchanged.
         """
         return Unlearned(
             report.model,

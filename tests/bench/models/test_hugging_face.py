@@ -1,4 +1,4 @@
-"""Language models of Hugging Face: from a directory, by name, and nothing fetched that was not asked for."""
+"""Language models of Hugging Face: from a directory, by name, and nothing fetched without the flag."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def directory(path: Path, kind: str = "GPT2", made: str = "AutoModelForCausalLM"
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*args: Any) -> None:
-        raise AssertionError("something asked for the network")
+        raise AssertionError("something used the network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     monkeypatch.setattr(socket.socket, "connect", refused)

@@ -235,7 +235,7 @@ def test_a_crafting_that_is_killed_resumes_and_gives_the_same(
 
 
 def checkpoints(folder: Path) -> bool:
-    """Whether a crafting that is under way has left something to go on from."""
+    """Whether a crafting that is under way has left something to resume from."""
     return (folder / CHECKPOINT).exists()
 
 

@@ -158,7 +158,7 @@ def test_every_rate_gets_the_same_batches_of_a_loader_that_shuffles(blobs: Blobs
     assert_same_weights(done.model, weights(alone.model))
     shared = loader()
     shuffled = [make_unlearner("gd", lr=0.05, epochs=2)(model, Loaders([], shared)).model[0].weight for _ in range(2)]
-    assert not torch.equal(*shuffled)  # without the search the loader goes on
+    assert not torch.equal(*shuffled)  # without the search the loader continues
 
 
 def test_the_loaders_of_the_experiments_are_rewound_too():

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 def draw(samples: int, shift: float, flip: bool, generator: torch.Generator) -> Tensor:  # [samples, 3] float32
     """Draw what becomes of each sample.
 
-    Each takes three draws, whatever is asked for.
+    Each takes three draws in any case.
 
     Args:
         samples: number of samples.
