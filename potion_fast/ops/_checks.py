@@ -80,10 +80,11 @@ def check_norm_layer(op: str, fits: bool, shapes: str, **tensors: Tensor) -> Non
         ImportanceError: They do not fit.
     """
     first = next(iter(tensors.values()))
+    dtype, device = first.dtype, first.device
     for name, tensor in tensors.items():
-        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != first.dtype:
+        if tensor.dtype != dtype or dtype not in (torch.float32, torch.float64):
             raise ImportanceError(f"{op}: {name} is {tensor.dtype}; pass all in float32 or in float64.")
-        if tensor.device != first.device or tensor.layout != torch.strided:
+        if tensor.device != device or tensor.layout != torch.strided:
             raise ImportanceError(f"{op}: {name} is {shape_or_layout(tensor)} on {tensor.device}; pass dense tensors.")
     if not fits:
         *others, last = (f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
