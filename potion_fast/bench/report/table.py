@@ -96,9 +96,9 @@ def to_markdown(table: Table) -> str:
         *(f"- {note}" for note in notes),
         "",
     ]
-    if made := [line for line in table.lines if line.commands]:
+    if with_commands := [line for line in table.lines if line.commands]:
         lines += [f"Commands (the first of each line's; {table.all_commands}):", ""]
-        for line in made:
+        for line in with_commands:
             count = f" and {len(line.commands) - 1} more" if len(line.commands) > 1 else ""
             lines.append(f"- {line.name}: `{line.commands[0]}`{count}")
         lines.append("")

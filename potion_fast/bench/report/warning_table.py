@@ -25,10 +25,10 @@ def warnings_of(rows: Sequence[Row]) -> list[Warned]:
         alike[tuple(NUMBER.split(text))].append(text)
     found = []
     for texts in alike.values():
-        for some in _folded(texts):
-            files = [file for text in some for file in places[text]]
-            found.append((_joined(some), len(files), list(dict.fromkeys(files))[:SHOWN]))
-    return sorted(found, key=lambda one: (-one[1], one[0]))
+        for folded in _folded(texts):
+            files = [file for text in folded for file in places[text]]
+            found.append((_joined(folded), len(files), list(dict.fromkeys(files))[:SHOWN]))
+    return sorted(found, key=lambda warned: (-warned[1], warned[0]))
 
 
 def _folded(texts: Sequence[str]) -> list[list[str]]:

@@ -24,18 +24,18 @@ def estimate(config: SweepConfig, plan: SweepPlan, out: str | os.PathLike[str]) 
     if (folder.path / "sweep.yaml").exists():
         folder.check(config)
     spent: dict[str, list[float]] = defaultdict(list)
-    left: list[Task] = []
+    undone: list[Task] = []
     for task in plan.tasks:
         if folder.done(task, plan):
             if (seconds := _seconds(folder, task)) is not None:
                 spent[_kind(plan, task)].append(seconds)
         else:
-            left.append(task)
-    kinds = [_kind(plan, task) for task in left]
+            undone.append(task)
+    kinds = [_kind(plan, task) for task in undone]
     rows = {key: _rows(config, plan, key) for key in plan.unlearnings}
     return {
         "all": _counts(plan.tasks) | {"rows": sum(rows.values())},
-        "left": _counts(left) | {"rows": sum(rows.get(task.key, 0) for task in left)},
+        "left": _counts(undone) | {"rows": sum(rows.get(task.key, 0) for task in undone)},
         "seconds": sum(mean(spent[kind]) for kind in kinds if kind in spent) if spent else None,
         "not_measured": sorted({kind for kind in kinds if kind not in spent}),
     }

@@ -258,9 +258,11 @@ def _passes(units: Sequence[Unlearning], shared: bool) -> Iterator[RetainPass]:
     for model, m in dict.fromkeys((unit.model, unit.group_size) for unit in dampening):
         assert m is not None
         for together in TOGETHER:
-            mine = [u for u in dampening if (u.model, u.group_size) == (model, m) and u.method.objective in together]
-            objectives = tuple(name for name in together if name in {unit.method.objective for unit in mine})
-            founds = tuple(sorted({unit.found for unit in mine}))
+            of_group = [
+                u for u in dampening if (u.model, u.group_size) == (model, m) and u.method.objective in together
+            ]
+            objectives = tuple(name for name in together if name in {unit.method.objective for unit in of_group})
+            founds = tuple(sorted({unit.found for unit in of_group}))
             name = f"{model}_{'+'.join(objectives)}_m={m}"
             if shared and m != "batch" and founds:
                 yield RetainPass(name, model, objectives, m, founds, len(founds) > 1)

@@ -71,9 +71,9 @@ def shared_retain(
 def arranged(order: Sequence[int], found: Collection[int]) -> list[int]:
     """`order` without S_f; the gaps it leaves are filled from the end, so that all else stays in its place."""
     gaps = set(found)
-    left = sum(sample not in gaps for sample in order)
-    fillers = iter([sample for sample in order[left:] if sample not in gaps])
-    return [next(fillers) if sample in gaps else sample for sample in order[:left]]
+    kept = sum(sample not in gaps for sample in order)
+    fillers = iter([sample for sample in order[kept:] if sample not in gaps])
+    return [next(fillers) if sample in gaps else sample for sample in order[:kept]]
 
 
 def shared_groups(orders: Mapping[int, Sequence[int]], m: int) -> dict[tuple[int, ...], list[int]]:

@@ -62,8 +62,8 @@ def run_sweep(
         work(config, out, arguments, only, bars=progress, lines=progress)
     else:
         _together(processes, config, out, arguments, only, lines=progress)
-    left = SweepFolder(out)
-    undone = [task.key for task in wanted.tasks if not left.done(task, wanted)]
+    remaining = SweepFolder(out)
+    undone = [task.key for task in wanted.tasks if not remaining.done(task, wanted)]
     return {"tasks": len(wanted.tasks), "undone": undone}
 
 
@@ -123,7 +123,7 @@ def work(
     for each in whole.passes.values():
         folder.drop_unneeded(each, whole)  # a process may have been killed right behind its last result
     while tasks and not _orphaned():
-        left: list[Task] = []
+        remaining: list[Task] = []
         for task in tasks:
             needs = whole.needs(task)
             if folder.done(task, whole):
@@ -132,16 +132,16 @@ def work(
                 failed.add(task.key)
                 continue
             if not all(folder.done(need, whole) for need in needs):
-                left.append(task)
+                remaining.append(task)
                 continue
-            with folder.claimed(task) as mine:
-                if not mine:
-                    left.append(task)
+            with folder.claimed(task) as claimed:
+                if not claimed:
+                    remaining.append(task)
                 elif not folder.done(task, whole) and not _do(executor, task, lines):
                     failed.add(task.key)
-        if len(left) == len(tasks):
+        if len(remaining) == len(tasks):
             time.sleep(WAIT)
-        tasks = left
+        tasks = remaining
 
 
 def _do(executor: Executor, task: Task, lines: bool) -> bool:

@@ -98,8 +98,8 @@ class SweepFolder:
             except BlockingIOError:
                 yield False
                 return
-            for left in self._left_behind(task):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            for leftover in self._left_behind(task):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield True
 
     def _left_behind(self, task: Task) -> list[Path]:

@@ -64,29 +64,29 @@ def bar_pictures(rows: Sequence[Row]) -> list[Picture]:
 def _picture(group: Group, spec: BarFigureSpec, title: str) -> Picture:
     title = title.replace("2a", "2b") if group.of_text else title
     name, title = group.named(spec.name), f"{title}; {group.where}"
-    mine = group.of_size(group.size)
+    selected = group.of_size(group.size)
     lines = [
         (text, kept)
-        for text, _, some in apart([row for row in mine if row.method != UNTOUCHED])
-        if average(kept := largest(some), score(spec.score)) is not None
+        for text, _, of_method in apart([row for row in selected if row.method != UNTOUCHED])
+        if average(kept := largest(of_method), score(spec.score)) is not None
     ]
     if not lines:
         return Picture(name, title, missing=f"no row of a method has {spec.axis.removesuffix(', %')}")
     figure, grid = canvas(1, 2, HEAD + LINE * len(lines), sharey=True)
     left, right = grid[0]
-    shown = _panel(left, lines, score(spec.score, scale=100), TRIGGERED, _references(mine, spec), spec.least)
-    shown |= _panel(right, lines, clean_percent(), CLEAN, _accuracies(mine), 50.0)
+    shown = _panel(left, lines, score(spec.score, scale=100), TRIGGERED, _references(selected, spec), spec.least)
+    shown |= _panel(right, lines, clean_percent(), CLEAN, _accuracies(selected), 50.0)
     left.set_yticks(range(len(lines)), [text for text, _ in lines], fontsize=SMALL)
     left.invert_yaxis()
     left.set_xlabel(spec.axis, fontsize=LARGE)
     right.set_xlabel(f"test {group.sample}s right, %", fontsize=LARGE)
     legend(figure, shown, 3)
     caption = (
-        f"{size_label(mine)} poisoned, each method at its largest budget. {seeds_note(mine)}, drawn as thin lines. "
-        "Ideally the left bars end at the ideal's line and the right ones at that of the retrained model."
+        f"{size_label(selected)} poisoned, each method at its largest budget. {seeds_note(selected)}, drawn as thin "
+        "lines. Ideally the left bars end at the ideal's line and the right ones at that of the retrained model."
     )
-    if said := word_note(mine):
-        caption += f" {said}"
+    if note := word_note(selected):
+        caption += f" {note}"
     return Picture(name, title, caption, figure)
 
 
@@ -117,14 +117,21 @@ def _panel(
     """
     edge, ends = axes.get_yaxis_transform(), [least]
     for place, (_, rows) in enumerate(lines):
-        one = average(rows, measure)
-        axes.text(1.02, place, "–" if one is None else f"{one.mean:.1f}", transform=edge, va="center", fontsize=SMALL)
-        if one is None:
+        averaged = average(rows, measure)
+        axes.text(
+            1.02,
+            place,
+            "–" if averaged is None else f"{averaged.mean:.1f}",
+            transform=edge,
+            va="center",
+            fontsize=SMALL,
+        )
+        if averaged is None:
             continue
-        spread = one.over_seeds or 0.0
-        axes.barh(place, one.mean, height=0.62, color=color, alpha=0.85)
-        axes.plot([one.mean - spread, one.mean + spread], [place, place], color="#222222", lw=1.2)
-        ends.append(one.mean + spread)
+        spread = averaged.over_seeds or 0.0
+        axes.barh(place, averaged.mean, height=0.62, color=color, alpha=0.85)
+        axes.plot([averaged.mean - spread, averaged.mean + spread], [place, place], color="#222222", lw=1.2)
+        ends.append(averaged.mean + spread)
     known = {text: value for text, value in references.items() if value is not None}
     for text, value in known.items():
         axes.axvline(value, color=color, ls=STYLES[text], lw=1.8, clip_on=False)

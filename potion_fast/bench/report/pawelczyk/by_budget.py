@@ -40,34 +40,34 @@ def _by_budget(group: Group) -> Picture:
     """A line per method with several budgets; the others are points at their compute, where that is known."""
     plain = "pawelczyk-figure08"
     name, title = group.named(plain), f"{TITLES[plain]}; {group.where}"
-    mine = [row for row in group.of_size(group.size) if row.method != UNTOUCHED and row.scores]
-    if len({row.budget for row in mine if row.budget is not None}) < 2:
+    selected = [row for row in group.of_size(group.size) if row.method != UNTOUCHED and row.scores]
+    if len({row.budget for row in selected if row.budget is not None}) < 2:
         return Picture(name, title, missing="the rows of one size of poison have fewer than two budgets")
-    most = 200 * max(row.budget for row in mine if row.budget is not None)
-    some = [row for row in mine if row.budget is not None or (compute(row) or most + 1) <= most]
-    left_out = sorted({text for text, _, rows in apart(mine) if not any(row in some for row in rows)})
+    most = 200 * max(row.budget for row in selected if row.budget is not None)
+    drawn_rows = [row for row in selected if row.budget is not None or (compute(row) or most + 1) <= most]
+    left_out = sorted({text for text, _, rows in apart(selected) if not any(row in drawn_rows for row in rows)})
     caption = (
-        f"{size_label(mine)} poisoned. {seeds_note(mine)}, drawn as bars. Methods without a budget stand at their own "
-        "compute."
+        f"{size_label(selected)} poisoned. {seeds_note(selected)}, drawn as bars. Methods without a budget stand at "
+        "their own compute."
     )
     if left_out:
         caption += f" Not drawn, as their compute is not known or far larger: {', '.join(left_out)}."
-    return _picture(group, (name, title, caption), some, _budget, "budget, % of the training's steps")
+    return _picture(group, (name, title, caption), drawn_rows, _budget, "budget, % of the training's steps")
 
 
 def _by_size(group: Group) -> Picture:
     plain = "pawelczyk-figure09"
     figure = TITLES[plain].replace("Figure 9", "Figure 10") if group.of_text else TITLES[plain]
     name, title = group.named(plain), f"{figure}; {group.where}"
-    mine = [row for row in group.rows if row.method != UNTOUCHED and row.scores]
-    if len({row.poisoned for row in mine}) < 2:
+    selected = [row for row in group.rows if row.method != UNTOUCHED and row.scores]
+    if len({row.poisoned for row in selected}) < 2:
         return Picture(name, title, missing="the sweep has one size of Gaussian poison")
-    some = [row for _, _, rows in apart(mine) for row in largest(rows)]
-    known = all(percent(row) is not None for row in some)
-    caption = f"Each method at its largest budget. {seeds_note(some)}, drawn as bars. Black: without unlearning."
+    drawn_rows = [row for _, _, rows in apart(selected) for row in largest(rows)]
+    known = all(percent(row) is not None for row in drawn_rows)
+    caption = f"Each method at its largest budget. {seeds_note(drawn_rows)}, drawn as bars. Black: without unlearning."
     axis = "poisoned, % of the training set" if known else "poisoned samples"
     read = percent if known else _poisoned
-    return _picture(group, (name, title, caption), some, read, axis)
+    return _picture(group, (name, title, caption), drawn_rows, read, axis)
 
 
 def _budget(row: Row) -> float:
@@ -91,12 +91,18 @@ def _picture(
             ideal = mean_of(rows, clean_percent("reference"))
         if ideal is not None:
             axes.axhline(ideal, color=MUTED, lw=1.4, ls=":")
-        for label, key, some in apart(rows):
-            places = sorted({x for row in some if (x := place(row)) is not None})
-            known = [(x, one) for x in places if (one := average([r for r in some if place(r) == x], measure("after")))]
+        for label, key, drawn_rows in apart(rows):
+            places = sorted({x for row in drawn_rows if (x := place(row)) is not None})
+            known = [
+                (x, averaged)
+                for x in places
+                if (averaged := average([r for r in drawn_rows if place(r) == x], measure("after")))
+            ]
             if known:
-                spread = [one.over_seeds for _, one in known]
-                lines[label] = line(axes, [x for x, _ in known], [one.mean for _, one in known], key[0], spread)
+                spread = [averaged.over_seeds for _, averaged in known]
+                lines[label] = line(
+                    axes, [x for x, _ in known], [averaged.mean for _, averaged in known], key[0], spread
+                )
         if len(ticks) <= TICKS:
             axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
         axes.set_xlabel(axis, fontsize=LARGE)

@@ -52,8 +52,8 @@ def heatmap(matrix: Matrix) -> Picture:
 
 
 def _removed(matrix: Matrix, method: str, attack: str) -> float:
-    one = matrix.cells[method, attack].removed
-    return float("nan") if one is None else one.mean
+    removed = matrix.cells[method, attack].removed
+    return float("nan") if removed is None else removed.mean
 
 
 def _cell(axes: Axes, matrix: Matrix, place: tuple[int, ...], value: float, colors: Colormap, norm: Normalize) -> None:

@@ -27,9 +27,9 @@ def pawelczyk_report(rows: Sequence[Row]) -> PaperReport:
     """All of it, in the paper's order, the matrix first, which the paper does not have; nothing without its rows."""
     if not has_pawelczyk_rows(rows):
         return PaperReport()
-    made = matrices(rows)
-    tables = [*map(matrix_table, made), *score_tables(rows), *tables2(rows)]
-    pictures = [*map(heatmap, made), *bar_pictures(rows), *noise_pictures(rows), *along_pictures(rows)]
+    all_matrices = matrices(rows)
+    tables = [*map(matrix_table, all_matrices), *score_tables(rows), *tables2(rows)]
+    pictures = [*map(heatmap, all_matrices), *bar_pictures(rows), *noise_pictures(rows), *along_pictures(rows)]
     sections = [
         Section("pawelczyk-tables", "Pawelczyk et al.: tables", [f"<p>{LEGEND}</p>", *map(to_html, tables)]),
         Section("pawelczyk-figures", "Pawelczyk et al.: figures", [picture_html(picture) for picture in pictures]),

@@ -72,8 +72,8 @@ def matrices(rows: Sequence[Row]) -> list[Matrix]:
     for row in comparable(rows):
         if row.method != UNTOUCHED:
             found.setdefault(row.setting, []).append(row)
-    ordered = sorted(found.values(), key=lambda some: (-len(some), str(some[0].setting)))
-    return [_matrix(some, not place) for place, some in enumerate(ordered)]
+    ordered = sorted(found.values(), key=lambda members: (-len(members), str(members[0].setting)))
+    return [_matrix(members, not place) for place, members in enumerate(ordered)]
 
 
 def _matrix(rows: list[Row], first: bool) -> Matrix:
@@ -81,12 +81,12 @@ def _matrix(rows: list[Row], first: bool) -> Matrix:
     places = {attack: number for number, attack in enumerate(ATTACK_LABELS)}
     attacks = sorted(kinds, key=lambda attack: (ORDER.index(kinds[attack]), places.get(attack, len(places))))
     methods, cells, kept = [], {}, []
-    for name, _, some in apart(rows):
+    for name, _, members in apart(rows):
         methods.append(name)
         for attack in attacks:
-            mine = largest(row for row in some if row.attack_name == attack)
-            cells[name, attack] = _cell(mine)
-            kept += mine
+            selected = largest(row for row in members if row.attack_name == attack)
+            cells[name, attack] = _cell(selected)
+            kept += selected
     data, model, width = rows[0].setting
     name = NAME if first else file_name("-".join([NAME, data, model, *([str(width)] if width is not None else [])]))
     return Matrix(name, setting_label(rows[0].setting), attacks, methods, cells, kept)
@@ -135,8 +135,8 @@ def matrix_table(matrix: Matrix) -> Table:
             texts.append(cell.missing or format_average(cell.removed, 1) + cell.mark)
             texts.append("" if cell.damage is None else format_average(cell.damage))
             records.append(_record(matrix.name, method, attack, cell))
-        mine = [row for attack in matrix.attacks for row in matrix.cells[method, attack].rows]
-        commands = list(dict.fromkeys(row.command for row in mine if row.command))
+        selected = [row for attack in matrix.attacks for row in matrix.cells[method, attack].rows]
+        commands = list(dict.fromkeys(row.command for row in selected if row.command))
         texts.append(matrix.compute_label(method))
         lines.append(TableLine(f"{method}, {matrix.where}", texts, matrix.where, commands))
     title = f"{TITLE}, {matrix.where}"
@@ -152,20 +152,20 @@ def notes(matrix: Matrix) -> list[str]:
         f"(triggers, swaps), missed its target, cost less than {100 * EFFECT:g} point, or left a GUS with z below "
         f"{SEEN}. "
     )
-    said = (
+    text = (
         "Poison removed: the share of the attack's effect (attack success, wrong labels memorised, target success, "
         "test error, GUS) that is gone, 100 % where it is as in a model trained without the poison; below 0 it grew. "
         f"'{NOTHING}': that effect was less than {EFFECT}. {marked if weak else ''}Damage: clean accuracy after less "
         f"before. {seeds_note(rows)}; several sizes of S_m are averaged. Methods with a budget: the largest there is."
     )
-    return [said, *([settings_note(rows)] if settings_note(rows) else [])]
+    return [text, *([settings_note(rows)] if settings_note(rows) else [])]
 
 
 def _record(name: str, method: str, attack: str, cell: MatrixCell) -> dict[str, object]:
     record: dict[str, object] = {"table": name, "method": method, "attack": attack}
-    for key, one in (("poison_removed", cell.removed), ("model_damage", cell.damage)):
-        record[key] = one.mean if one else ""
-        record[f"{key}_over_seeds"] = one.over_seeds if one and one.over_seeds is not None else ""
+    for key, averaged in (("poison_removed", cell.removed), ("model_damage", cell.damage)):
+        record[key] = averaged.mean if averaged else ""
+        record[f"{key}_over_seeds"] = averaged.over_seeds if averaged and averaged.over_seeds is not None else ""
     steps = sorted({row.gradient_steps for row in cell.rows if row.gradient_steps is not None})
     record["compute_percent"] = "" if cell.compute is None else cell.compute
     record["gradient_steps"] = " ".join(map(str, steps))

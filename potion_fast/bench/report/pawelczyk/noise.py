@@ -63,19 +63,21 @@ def _chosen(group: Group) -> list[tuple[str, Row]]:
     if not rows:
         return []
     seed = min(row.seed for row in rows)
-    first = {name: largest(some)[0] for name, _, some in labelled([row for row in rows if row.seed == seed])}
-    order = sorted(first.items(), key=lambda one: SHOWN.index(one[1].method) if one[1].method in SHOWN else len(SHOWN))
+    first = {name: largest(of_method)[0] for name, _, of_method in labelled([row for row in rows if row.seed == seed])}
+    order = sorted(
+        first.items(), key=lambda item: SHOWN.index(item[1].method) if item[1].method in SHOWN else len(SHOWN)
+    )
     names = list(dict.fromkeys(row.method for _, row in order))[: len(AFTER)]
-    return [next(one for one in order if one[1].method == name) for name in names]
+    return [next(item for item in order if item[1].method == name) for name in names]
 
 
 def _samples(chosen: Sequence[tuple[str, Row]]) -> list[Sample]:
     """Before, and after each method. All have the same model before."""
     statistics = [row.statistics or {} for _, row in chosen]
-    made = [Sample("before", np.asarray(statistics[0]["before"], dtype=float), TRIGGERED)]
+    samples = [Sample("before", np.asarray(statistics[0]["before"], dtype=float), TRIGGERED)]
     for (name, _), content, color in zip(chosen, statistics, AFTER, strict=False):
-        made.append(Sample(f"after {name}", np.asarray(content["after"], dtype=float), color))
-    return made
+        samples.append(Sample(f"after {name}", np.asarray(content["after"], dtype=float), color))
+    return samples
 
 
 def _where(group: Group, row: Row) -> str:
@@ -91,23 +93,23 @@ def _histograms(group: Group, name: str) -> Picture:
     samples = _samples(chosen)
     fresh = np.asarray((chosen[0][1].statistics or {}).get("fresh", ()), dtype=float)
     figure, grid = canvas(1, len(samples) + 1, 4.7, sharey=True, sharex=True)
-    ends = [-3.5, 3.5, *(float(end(one.values)) for one in samples for end in (np.min, np.max))]
+    ends = [-3.5, 3.5, *(float(end(item.values)) for item in samples for end in (np.min, np.max))]
     x = np.linspace(min(ends), max(ends), 400)
     lines: dict[str, Any] = {}
     if len(fresh):  # each quantile is in the middle of its share
         grid[0, 0].hist(fresh, bins=BINS[0], density=True, color=FRESH, alpha=0.45)
     grid[0, 0].set_title("fresh noise\nindependent of the model", fontsize=SMALL)
-    for axes, one in zip(grid[0, 1:], samples, strict=True):
-        bins = int(np.clip(len(one.values) ** 0.5, *BINS))
-        axes.hist(one.values, bins=bins, density=True, color=one.color, alpha=0.45)
-        lines[r"fitted N($\hat{\mu}$, 1)"] = axes.plot(x, _density(x, one.mu), color="#222222", ls="--", lw=1.8)[0]
-        axes.set_title(one.title, fontsize=SMALL)
+    for axes, item in zip(grid[0, 1:], samples, strict=True):
+        bins = int(np.clip(len(item.values) ** 0.5, *BINS))
+        axes.hist(item.values, bins=bins, density=True, color=item.color, alpha=0.45)
+        lines[r"fitted N($\hat{\mu}$, 1)"] = axes.plot(x, _density(x, item.mu), color="#222222", ls="--", lw=1.8)[0]
+        axes.set_title(item.title, fontsize=SMALL)
     for axes in grid[0]:
         lines["N(0, 1): a model that knows nothing of the noise"] = axes.plot(x, _density(x, 0), color=CLEAN, lw=2)[0]
         axes.set_xlabel("$I_z$", fontsize=LARGE)
     grid[0, 0].set_ylabel("density", fontsize=LARGE)
     legend(figure, dict(reversed(lines.items())), 2)
-    spreads = "; ".join(f"{one.text} {one.values.std(ddof=1):.2f}" for one in samples if len(one.values) > 1)
+    spreads = "; ".join(f"{item.text} {item.values.std(ddof=1):.2f}" for item in samples if len(item.values) > 1)
     caption = (
         f"{_where(group, chosen[0][1])}. I_z is the product of a poisoned sample's noise with the direction of the "
         f"model's input gradient, in units of its own spread under independence; P = {len(samples[0].values)}. "
@@ -131,14 +133,14 @@ def _curves(group: Group, name: str) -> Picture:
     left, right = grid[0]
     linear, low = torch.linspace(0.001, 0.999, POINTS), torch.logspace(-3, -0.001, POINTS)
     lines: dict[str, Any] = {}
-    for one in samples:
-        text = f"{one.text}, measured"
-        values = torch.from_numpy(one.values)
-        style: dict[str, Any] = {"color": one.color, "lw": 2}
+    for item in samples:
+        text = f"{item.text}, measured"
+        values = torch.from_numpy(item.values)
+        style: dict[str, Any] = {"color": item.color, "lw": 2}
         lines[text] = left.plot(linear, trade_off(values, linear), **style)[0]
-        left.plot(linear, gaussian_trade_off(linear, one.mu), ls="--", **style)
+        left.plot(linear, gaussian_trade_off(linear, item.mu), ls="--", **style)
         right.plot(low, 100 * _found(values, low), **style)
-        right.plot(low, 100 * gaussian_true_positive_rate(low, one.mu), ls="--", **style)
+        right.plot(low, 100 * gaussian_true_positive_rate(low, item.mu), ls="--", **style)
     lines[r"of N($\hat{\mu}$, 1): $G_\mu$"] = left.plot([], [], color="#222222", ls="--", lw=1.8)[0]
     lines["random guesses"] = left.plot([0, 1], [1, 0], color=MUTED, ls=":", lw=1.8)[0]
     right.plot(low, 100 * low, color=MUTED, ls=":", lw=1.8)

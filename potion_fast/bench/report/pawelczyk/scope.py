@@ -73,9 +73,9 @@ def groups(rows: Sequence[Row], kind: str) -> list[Group]:
     for row in rows:
         if row.kind == kind:
             found.setdefault((row.attack_name, *row.setting), []).append(row)
-    chosen = [some for each in found.values() if (some := comparable(each))]
-    ordered = sorted(chosen, key=lambda some: (-len(some), str(some[0].scenario)))
-    return [Group(some, not place) for place, some in enumerate(ordered)]
+    chosen = [members for each in found.values() if (members := comparable(each))]
+    ordered = sorted(chosen, key=lambda members: (-len(members), str(members[0].scenario)))
+    return [Group(members, not place) for place, members in enumerate(ordered)]
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
@@ -92,9 +92,9 @@ def _subject(row: Row) -> tuple[object, ...]:
 
 def largest(rows: Iterable[Row]) -> list[Row]:
     """Those at the largest budget that there is; of methods without budgets all."""
-    some = list(rows)
-    budgets = [row.budget for row in some if row.budget is not None]
-    return [row for row in some if row.budget == max(budgets)] if budgets else some
+    members = list(rows)
+    budgets = [row.budget for row in members if row.budget is not None]
+    return [row for row in members if row.budget == max(budgets)] if budgets else members
 
 
 def by_budget(rows: Iterable[Row]) -> dict[float | None, list[Row]]:

@@ -77,12 +77,12 @@ TABLES = {
 
 def score_tables(rows: Sequence[Row]) -> list[Table]:
     """A table per kind and per attack, data and model."""
-    made = []
+    tables = []
     for kind, spec in TABLES.items():
         missing = f"the sweep has no row of a {'Gaussian' if kind == 'gaussian' else kind} poison"
         found = groups(rows, kind)
-        made += [_table(group, spec) for group in found] or [Table(spec.name, spec.title, missing=missing)]
-    return made
+        tables += [_table(group, spec) for group in found] or [Table(spec.name, spec.title, missing=missing)]
+    return tables
 
 
 def _table(group: Group, spec: ScoreTableSpec) -> Table:
@@ -95,13 +95,13 @@ def _table(group: Group, spec: ScoreTableSpec) -> Table:
             ("no unlearning", None, untouched, "before"),
             ("trained without the poison", None, untouched, "reference"),
         ]
-        for name, key, some in labelled(rows):
+        for name, key, of_method in labelled(rows):
             if key[0] == UNTOUCHED:
                 continue
-            for budget, mine in by_budget(some).items():
-                parts.append((name, budget, mine, "after"))
-        for name, budget, some, when in parts:
-            line, record = _line(spec, size_label(rows), name, budget, some, when)
+            for budget, at_budget in by_budget(of_method).items():
+                parts.append((name, budget, at_budget, "after"))
+        for name, budget, of_method, when in parts:
+            line, record = _line(spec, size_label(rows), name, budget, of_method, when)
             lines.append(line)
             records.append(record)
     scores = (each.title.format(sample=group.sample) for each in spec.scores)
@@ -129,13 +129,13 @@ def _line(
     texts = [
         name,
         share,
-        *(format_average(one) for one in measures.values()),
+        *(format_average(averaged) for averaged in measures.values()),
         format_average(removed, 1) if when == "after" else "",
     ]
     record: dict[str, object] = {"table": spec.name, "poisoned": section, "method": name}
     record["budget"] = "" if budget is None else budget
-    for key, one in {**measures, "poison_removed": removed}.items():
-        record[key] = one.mean if one else ""
-        record[f"{key}_over_seeds"] = one.over_seeds if one and one.over_seeds is not None else ""
+    for key, averaged in {**measures, "poison_removed": removed}.items():
+        record[key] = averaged.mean if averaged else ""
+        record[f"{key}_over_seeds"] = averaged.over_seeds if averaged and averaged.over_seeds is not None else ""
     record |= {"rows": len(rows), "commands": "\n".join(commands)}
     return TableLine(f"{name}, {section}", texts, section, commands), record

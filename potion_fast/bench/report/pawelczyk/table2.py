@@ -92,7 +92,7 @@ def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[s
     clean = BudgetCell(untouched, average(untouched, clean_percent("reference")))
     ends = (("no unlearning", before), ("trained without the poison", clean))
     lines = [(name, {budget: BudgetCell() if budget else cell for budget in budgets}) for name, cell in ends]
-    found = {(name, key[0]): by_budget(some) for name, key, some in labelled(rows)}
+    found = {(name, key[0]): by_budget(of_method) for name, key, of_method in labelled(rows)}
     methods = dict.fromkeys(each.method for each in printed() if size is not None)
     found |= {(label(each), each): {} for each in methods if each not in {method for _, method in found}}
     order = sorted(
@@ -128,16 +128,16 @@ def _texts(name: str, cells: Mapping[float | None, BudgetCell]) -> list[str]:
 
 
 def _record(section: str, name: str, budget: float | None, cell: BudgetCell) -> dict[str, object]:
-    one = cell.ours
+    ours = cell.ours
     return {
         "table": NAME,
         "poisoned": section,
         "method": name,
         "budget": "" if budget is None else budget,
-        "test_accuracy": one.mean if one else "",
-        "over_seeds": one.over_seeds if one and one.over_seeds is not None else "",
-        "seeds": one.seeds if one else "",
-        "rows": one.count if one else "",
+        "test_accuracy": ours.mean if ours else "",
+        "over_seeds": ours.over_seeds if ours and ours.over_seeds is not None else "",
+        "seeds": ours.seeds if ours else "",
+        "rows": ours.count if ours else "",
         "paper": "" if cell.paper is None else cell.paper,
         "commands": "\n".join(cell.commands),
     }

@@ -27,18 +27,18 @@ def clean_percent(when: When = "after") -> Measure:
     return score("clean_accuracy", when, 100)
 
 
-def format_average(one: Average | None, digits: int = 2) -> str:
+def format_average(averaged: Average | None, digits: int = 2) -> str:
     """Mean ± standard deviation over the seeds; the mean alone where there is one seed."""
-    if one is None:
+    if averaged is None:
         return "not measured"
-    mean = format_number(one.mean, digits)
-    return mean if one.over_seeds is None else f"{mean} ± {one.over_seeds:.{digits}f}"
+    mean = format_number(averaged.mean, digits)
+    return mean if averaged.over_seeds is None else f"{mean} ± {averaged.over_seeds:.{digits}f}"
 
 
 def mean_of(rows: Iterable[Row], measure: str | Measure) -> float | None:
     """The mean of `average`; None without a value."""
-    one = average(rows, measure)
-    return None if one is None else one.mean
+    averaged = average(rows, measure)
+    return None if averaged is None else averaged.mean
 
 
 def labelled(rows: Sequence[Row]) -> list[tuple[str, Variant, list[Row]]]:
@@ -47,37 +47,37 @@ def labelled(rows: Sequence[Row]) -> list[tuple[str, Variant, list[Row]]]:
     The name tells of the settings only what the variants of a method do not share.
     """
     found = variants(rows, budgets=False)
-    made = []
-    for key, some in found.items():
+    lines = []
+    for key, of_method in found.items():
         others = [set(other[1]) for other in found if other[0] == key[0]]
         words = [word for word in key[1] if not all(word in each for each in others)]
         if not words and len(others) > 1:
             words = ["as by default"]
-        made.append((f"{label(key[0])} ({', '.join(words)})" if words else label(key[0]), key, some))
-    return made
+        lines.append((f"{label(key[0])} ({', '.join(words)})" if words else label(key[0]), key, of_method))
+    return lines
 
 
 def apart(rows: Sequence[Row]) -> list[tuple[str, Variant, list[Row]]]:
     """As `labelled`, where a method that was run with budgets and without one, as a whole retraining, is two."""
-    made = []
-    for name, key, some in labelled(rows):
-        without = [row for row in some if row.budget is None]
-        held = [row for row in some if row.budget is not None]
+    lines = []
+    for name, key, of_method in labelled(rows):
+        without = [row for row in of_method if row.budget is None]
+        held = [row for row in of_method if row.budget is not None]
         if without and held:
-            made += [(f"{name}, no budget", key, without), (name, key, held)]
+            lines += [(f"{name}, no budget", key, without), (name, key, held)]
         else:
-            made.append((name, key, some))
-    return made
+            lines.append((name, key, of_method))
+    return lines
 
 
 def settings_note(rows: Sequence[Row]) -> str:
     """A sentence with all settings that are not the defaults; empty where there are none."""
-    said: dict[str, list[str]] = {}
+    by_settings: dict[str, list[str]] = {}
     for method, words in variants(rows, budgets=False):
         if words:
-            said.setdefault(", ".join(words), []).append(label(method))
-    listed = "; ".join(f"{words} ({', '.join(methods)})" for words, methods in said.items())
-    return f"Settings other than the defaults: {listed}." if said else ""
+            by_settings.setdefault(", ".join(words), []).append(label(method))
+    listed = "; ".join(f"{words} ({', '.join(methods)})" for words, methods in by_settings.items())
+    return f"Settings other than the defaults: {listed}." if by_settings else ""
 
 
 def seeds_note(rows: Sequence[Row]) -> str:

@@ -63,13 +63,13 @@ ABLATIONS = (
 def ablations(rows: Sequence[Row]) -> list[Ablation]:
     """Over table 1's rows with more than one sample found, at the scenarios and seeds that both methods have."""
     chosen = [row for row in plain(choose(rows, TABLES[1].scope).rows) if row.at(RHO, S_STEP) and not row.one_shot]
-    made = []
+    comparisons = []
     for question, ours, other in ABLATIONS:
-        mine, theirs = common(*([row for row in chosen if row.method == name] for name in (ours, other)))
-        healed = [average(each, "poison_healed") for each in (mine, theirs)]
-        damage = [average(each, "model_damage") for each in (mine, theirs)]
-        made.append(Ablation(question, ours, other, _gain(*healed), _share(*damage), len(mine)))
-    return made
+        own, others = common(*([row for row in chosen if row.method == name] for name in (ours, other)))
+        healed = [average(each, "poison_healed") for each in (own, others)]
+        damage = [average(each, "model_damage") for each in (own, others)]
+        comparisons.append(Ablation(question, ours, other, _gain(*healed), _share(*damage), len(own)))
+    return comparisons
 
 
 def printed_ablation(ours: str, other: str) -> tuple[float | None, float | None]:
@@ -90,42 +90,48 @@ def _of_table_1(method: str, measure: str) -> float:
     return value.mean
 
 
-def _gain(mine: Average | None, theirs: Average | None) -> float | None:
-    return None if mine is None or theirs is None or theirs.mean == 0 else 100 * (mine.mean / theirs.mean - 1)
+def _gain(own: Average | None, others: Average | None) -> float | None:
+    return None if own is None or others is None or others.mean == 0 else 100 * (own.mean / others.mean - 1)
 
 
-def _share(mine: Average | None, theirs: Average | None) -> float | None:
-    return None if mine is None or theirs is None or theirs.mean == 0 else 100 * mine.mean / theirs.mean
+def _share(own: Average | None, others: Average | None) -> float | None:
+    return None if own is None or others is None or others.mean == 0 else 100 * own.mean / others.mean
 
 
-def ablation_table(made: Sequence[Ablation]) -> Table:
+def ablation_table(comparisons: Sequence[Ablation]) -> Table:
     """All of them as a table."""
-    lines = [TableLine(one.question, _texts(one)) for one in made]
-    return Table("ablations", TITLE, COLUMNS, lines, notes=NOTES, records=[_record(one) for one in made])
+    lines = [TableLine(ablation.question, _texts(ablation)) for ablation in comparisons]
+    return Table(
+        "ablations", TITLE, COLUMNS, lines, notes=NOTES, records=[_record(ablation) for ablation in comparisons]
+    )
 
 
-def _texts(one: Ablation) -> list[str]:
-    texts = [one.question]
-    of_text = zip(printed_ablation(one.ours, one.other), recomputed(one.ours, one.other), strict=True)
-    for value, (text, table) in zip((one.healed_gain, one.damage_share), of_text, strict=True):
-        texts.append("no rows" if not one.pairs else "no damage to compare" if value is None else format_number(value))
+def _texts(ablation: Ablation) -> list[str]:
+    texts = [ablation.question]
+    of_text = zip(
+        printed_ablation(ablation.ours, ablation.other), recomputed(ablation.ours, ablation.other), strict=True
+    )
+    for value, (text, table) in zip((ablation.healed_gain, ablation.damage_share), of_text, strict=True):
+        texts.append(
+            "no rows" if not ablation.pairs else "no damage to compare" if value is None else format_number(value)
+        )
         from_table = f"table 1: {format_number(table)}"
         same = text is not None and abs(text - table) < 0.01
         texts.append(
             from_table if text is None else format_number(text) if same else f"{format_number(text)}; {from_table}"
         )
-    return [*texts, str(one.pairs)]
+    return [*texts, str(ablation.pairs)]
 
 
-def _record(one: Ablation) -> dict[str, object]:
-    paper_gain, paper_share = printed_ablation(one.ours, one.other)
-    table_gain, table_share = recomputed(one.ours, one.other)
+def _record(ablation: Ablation) -> dict[str, object]:
+    paper_gain, paper_share = printed_ablation(ablation.ours, ablation.other)
+    table_gain, table_share = recomputed(ablation.ours, ablation.other)
     return {
-        "ours": one.ours,
-        "other": one.other,
-        "healed_gain": one.healed_gain,
-        "damage_share": one.damage_share,
-        "pairs": one.pairs,
+        "ours": ablation.ours,
+        "other": ablation.other,
+        "healed_gain": ablation.healed_gain,
+        "damage_share": ablation.damage_share,
+        "pairs": ablation.pairs,
         "paper_healed_gain": paper_gain,
         "paper_damage_share": paper_share,
         "table1_healed_gain": table_gain,

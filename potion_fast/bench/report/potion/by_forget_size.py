@@ -32,17 +32,17 @@ def found_pictures(rows: Sequence[Row]) -> list[Picture]:
         in_figures |= {("badnet", row.data) for row in rows}  # in place of the paper's
     for attack, data in dict.fromkeys((row.attack_name, row.data) for row in rows if not perturbed(row)):
         if (attack, data) not in in_figures:
-            mine = [row for row in rows if (row.attack_name, row.data) == (attack, data)]
+            selected = [row for row in rows if (row.attack_name, row.data) == (attack, data)]
             title = f"As figure 10: {attack_label(attack)} on {data_label(data)}, by |S_f|"
-            pictures += _pictures(file_name(f"found-{attack}-{data}"), title, mine, "")
+            pictures += _pictures(file_name(f"found-{attack}-{data}"), title, selected, "")
     return pictures
 
 
 def _pictures(name: str, title: str, rows: Sequence[Row], missing: str) -> list[Picture]:
     """The paper's methods in one picture; all others, together with the paper's own, in a second."""
-    mine = [row for row in plain(rows) if row.at(RHO, S_STEP)]
-    papers = [row for row in mine if row.method in PAPERS]
-    others = [row for row in mine if row.method not in PAPERS or row.method in ("ptn-xlf", "none")]
+    selected = [row for row in plain(rows) if row.at(RHO, S_STEP)]
+    papers = [row for row in selected if row.method in PAPERS]
+    others = [row for row in selected if row.method not in PAPERS or row.method in ("ptn-xlf", "none")]
     pictures = [_picture(name, title, papers, missing)]
     if any(row.method not in PAPERS for row in others):
         pictures.append(_picture(f"{name}-others", f"{title}: the methods that the paper does not show", others, ""))
@@ -61,13 +61,13 @@ def _picture(name: str, title: str, rows: Sequence[Row], missing: str) -> Pictur
         of_size = [row for row in healed if row.poisoned == size]
         for axes, (measure, unit) in zip(grid[:, column], TITLES.items(), strict=True):
             ideal(axes, 100 if measure == "poison_healed" else 0)
-            for (method, _), some in variants(of_size).items():
-                places = sorted({_place(row) for row in some})
-                known = [(x, average([r for r in some if _place(r) == x], measure)) for x in places]
-                drawn = [(x, one) for x, one in known if one]
+            for (method, _), of_method in variants(of_size).items():
+                places = sorted({_place(row) for row in of_method})
+                known = [(x, average([r for r in of_method if _place(r) == x], measure)) for x in places]
+                drawn = [(x, averaged) for x, averaged in known if averaged]
                 if drawn:
-                    x, y = [x for x, _ in drawn], [one.mean for _, one in drawn]
-                    lines[label(method)] = line(axes, x, y, method, [one.over_seeds for _, one in drawn])
+                    x, y = [x for x, _ in drawn], [averaged.mean for _, averaged in drawn]
+                    lines[label(method)] = line(axes, x, y, method, [averaged.over_seeds for _, averaged in drawn])
             if not column:
                 axes.set_ylabel(unit, fontsize=LARGE)
         grid[0, column].set_title(f"$|S_m|$ = {size}", fontsize=LARGE)

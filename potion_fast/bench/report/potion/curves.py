@@ -34,14 +34,14 @@ class SearchPoint:
 
 def points(row: Row) -> list[SearchPoint]:
     """The untouched model, where its accuracies are known, then the steps of the trace, fewest weights first."""
-    made = [
+    computed = [
         SearchPoint(step.dampened, step.alpha, step.found_accuracy, step.clean_accuracy, step.attacked_accuracy)
         for step in row.trace or ()
     ]
     start = before(row)
-    if start is not None and not any(point.dampened == 0 for point in made):
-        made.append(SearchPoint(0, None, start, row.clean_accuracy("before"), row.attacked_accuracy("before")))
-    return sorted(made, key=lambda point: point.dampened)
+    if start is not None and not any(point.dampened == 0 for point in computed):
+        computed.append(SearchPoint(0, None, start, row.clean_accuracy("before"), row.attacked_accuracy("before")))
+    return sorted(computed, key=lambda point: point.dampened)
 
 
 def before(row: Row) -> float | None:
@@ -109,8 +109,8 @@ def search_picture(rows: Sequence[Row]) -> Picture:
                 lines[text] = axes.plot(*zip(*known, strict=True), color=color, ls=style, lw=2, **shown)[0]
         if (start := before(row)) is not None:
             axes.axhline(100 * RHO * start, color=MUTED, lw=1, ls="--")
-            left = {"transform": axes.get_yaxis_transform(), "va": "top", "fontsize": SMALL}
-            axes.text(0.01, 100 * RHO * start - 1, r"$\rho$ · acc₀", **left)
+            text_style = {"transform": axes.get_yaxis_transform(), "va": "top", "fontsize": SMALL}
+            axes.text(0.01, 100 * RHO * start - 1, r"$\rho$ · acc₀", **text_style)
         if row.dampened:
             axes.axvline(row.dampened, color=MUTED, lw=1)
         dampened_axis(axes, [point.dampened for point in steps])
@@ -172,27 +172,27 @@ def objectives_picture(rows: Sequence[Row]) -> Picture:
         return Picture(name, title, missing=why if not both else f"none of them is at ρ = {RHO}")
     figure, grid = canvas(2, len(searches), 7.6, sharey="row", sharex="col")
     lines: dict[str, Any] = {}
-    said = []
+    choices = []
     for (top, bottom), (method, row) in zip(grid.T, searches.items(), strict=True):
-        made = objectives(row)
-        assert made is not None
-        x = [point.dampened for point in made.points]
+        computed = objectives(row)
+        assert computed is not None
+        x = [point.dampened for point in computed.points]
         style: dict[str, Any] = {"lw": 2, "marker": "o", "ms": 4, "clip_on": False}
-        lines["eq. 5, to be made largest"] = top.plot(x, made.five, color=ORDER[3], **style)[0]
-        lines["eq. 6, to be made smallest"] = top.plot(x, made.six, color=ORDER[1], **style)[0]
-        lines["clean images right"] = bottom.plot(x, [100 * (p.clean or 0) for p in made.points], color=CLEAN, **style)[
-            0
-        ]
-        hit = [(p.dampened, 100 * p.triggered) for p in made.points if p.triggered is not None]
+        lines["eq. 5, to be made largest"] = top.plot(x, computed.five, color=ORDER[3], **style)[0]
+        lines["eq. 6, to be made smallest"] = top.plot(x, computed.six, color=ORDER[1], **style)[0]
+        lines["clean images right"] = bottom.plot(
+            x, [100 * (p.clean or 0) for p in computed.points], color=CLEAN, **style
+        )[0]
+        hit = [(p.dampened, 100 * p.triggered) for p in computed.points if p.triggered is not None]
         if hit:
             text = "triggered images right"
             lines[text] = bottom.plot(*zip(*hit, strict=True), color=TRIGGERED, **style)[0]
-        for point, color, ls in zip(made.best, (ORDER[3], ORDER[1]), ("-", "--"), strict=True):
+        for point, color, ls in zip(computed.best, (ORDER[3], ORDER[1]), ("-", "--"), strict=True):
             for axes in (top, bottom):
                 axes.axvline(point.dampened, color=color, lw=1.6, ls=ls)
         dampened_axis(bottom, x)
         top.set_title(label(method), fontsize=LARGE)
-        said.append(f"{label(method)}: {_choices(made)}")
+        choices.append(f"{label(method)}: {_choices(computed)}")
     grid[0, 0].set_ylabel("objective, points", fontsize=LARGE)
     grid[1, 0].set_ylabel("share of images, %", fontsize=LARGE)
     grid[1, 0].set_ylim(-2, 102)
@@ -200,14 +200,14 @@ def objectives_picture(rows: Sequence[Row]) -> Picture:
     row = next(iter(searches.values()))
     caption = (
         f"{_where(row)}. With all of S_m found equation 5 can be computed as well, at w_f = ½, with clean test images "
-        f"for its clean retain set. Upright lines: what each would choose. {'; '.join(said)}."
+        f"for its clean retain set. Upright lines: what each would choose. {'; '.join(choices)}."
     )
     return Picture(name, title, caption, figure)
 
 
-def _choices(made: Objectives) -> str:
+def _choices(computed: Objectives) -> str:
     texts = []
-    for number, point in zip((5, 6), made.best, strict=True):
+    for number, point in zip((5, 6), computed.best, strict=True):
         assert point.clean is not None
         hit = "" if point.triggered is None else f" and triggered {100 * point.triggered:.1f} %"
         texts.append(f"eq. {number} dampens {point.dampened:,} weights (clean {100 * point.clean:.1f} %{hit} right)")

@@ -112,13 +112,13 @@ def _powers(number: int, exponents: Sequence[float], measured: MeasuredModel | N
     """Figures 4 and 5: min-max scaled ‖f‖^w and importances, of uniform outputs and of a model."""
     figure, grid = canvas(1 if measured is None else 2, 2, 4.6 if measured is None else 8.2)
     lines: dict[str, Any] = {}
-    said = []
+    tail_texts = []
     for w in exponents:
-        made = toy(w)
-        lines[NAMES[w]] = _histogram(grid[0, 0], made.values, w)
-        _histogram(grid[0, 1], made.importances, w)
-        low, high = tails(made.importances)
-        said.append(f"{NAMES[w]}: {low:.1%} and {high:.1%}")
+        uniform = toy(w)
+        lines[NAMES[w]] = _histogram(grid[0, 0], uniform.values, w)
+        _histogram(grid[0, 1], uniform.importances, w)
+        low, high = tails(uniform.importances)
+        tail_texts.append(f"{NAMES[w]}: {low:.1%} and {high:.1%}")
         if measured is not None:
             _histogram(grid[1, 0], measured.norms**w, w)
             _histogram(grid[1, 1], measured.retain[w], w, log=True)
@@ -136,7 +136,7 @@ def _powers(number: int, exponents: Sequence[float], measured: MeasuredModel | N
         f"Uniform outputs: {SAMPLES:,} samples of {CLASSES} outputs in [0, 1), which the paper leaves open; "
         "importances are |∂‖f‖^w / ∂f_i| of each sample and output. Of these lie in the lowest and the highest tenth "
         "of the range: "
-        f"{'; '.join(said)}. "
+        f"{'; '.join(tail_texts)}. "
     )
     if measured is None:
         caption += f"Not drawn of a trained model: {missing}."
@@ -203,15 +203,15 @@ def _attacks(runs: dict[str, Path], samples: int, missing: str) -> Picture:
     figure, grid = canvas(3, columns, 7.0)
     for axes in grid[:, len(shown) :].flat:
         axes.remove()
-    for column, one in enumerate(shown):
-        change = one.attacked - one.clean
+    for column, example in enumerate(shown):
+        change = example.attacked - example.clean
         largest = change.abs().max().item()
-        for axes, image in zip(grid[:, column], (one.clean, one.attacked, None), strict=True):
+        for axes, image in zip(grid[:, column], (example.clean, example.attacked, None), strict=True):
             axes.grid(False)
             show(axes, image if image is not None else change / (2 * largest or 1) + 0.5)
             axes.spines[:].set_visible(True)
-        grid[0, column].set_title(attack_label(one.attack), fontsize=LARGE)
-        grid[1, column].set_xlabel(one.text, fontsize=SMALL, color=MUTED, parse_math=False)
+        grid[0, column].set_title(attack_label(example.attack), fontsize=LARGE)
+        grid[1, column].set_xlabel(example.text, fontsize=SMALL, color=MUTED, parse_math=False)
     for axes, text in zip(grid[:, 0], ("clean", "attacked", "difference"), strict=True):
         axes.set_ylabel(text, fontsize=LARGE)
     caption = (

@@ -41,7 +41,7 @@ def potion_report(rows: Sequence[Row], models: Path, samples: int) -> PaperRepor
     pictures, numbers, compared = in_order(pictures), tables(rows), ablations(rows)
     if both:
         numbers = _with_rows(numbers)
-        compared = [one for one in compared if one.pairs]
+        compared = [ablation for ablation in compared if ablation.pairs]
         pictures = [picture for picture in pictures if picture.figure is not None]
     printed = [printed_table(table) for table in numbers]
     last = [ablation_table(compared)] if compared else []
@@ -55,10 +55,10 @@ def potion_report(rows: Sequence[Row], models: Path, samples: int) -> PaperRepor
     return PaperReport([*printed, *last], pictures, sections)
 
 
-def _with_rows(made: Sequence[PaperTable]) -> list[PaperTable]:
+def _with_rows(paper_tables: Sequence[PaperTable]) -> list[PaperTable]:
     """Those with rows, each set of rows once: a later table of the same is the narrower one, but for that by step."""
     kept: dict[frozenset[int], PaperTable] = {}
-    for table in made:
+    for table in paper_tables:
         rows = [row for line in table.lines for row in line.rows]
         if rows and not (table.over_steps and len({row.s_step for row in rows} - {None}) < 2):
             kept[frozenset(map(id, rows))] = table

@@ -108,20 +108,20 @@ def measure(run: Path, samples: int) -> MeasuredModel:
     scenario, model = load(run)
     found = scenario.poisoned[::FOUND]
     clean = np.setdiff1d(scenario.trained_on, scenario.poisoned)
-    some = clean[np.linspace(0, len(clean) - 1, min(samples, len(clean))).astype(int)].tolist()
-    retain = importance(model, _loader(scenario, some), EXPONENTS, group_size=1)
+    measured_on = clean[np.linspace(0, len(clean) - 1, min(samples, len(clean))).astype(int)].tolist()
+    retain = importance(model, _loader(scenario, measured_on), EXPONENTS, group_size=1)
     forget = importance(model, _loader(scenario, found), EXPONENTS, group_size=1)
-    logits, _ = predict(model, _loader(scenario, some))
+    logits, _ = predict(model, _loader(scenario, measured_on))
     rest = sorted(set(scenario.poisoned) - set(found))
     xlf = EXPONENTS.index(1.0)
     return MeasuredModel(
         name=run.name,
-        samples=len(some),
+        samples=len(measured_on),
         found=len(found),
         norms=logits.double().norm(dim=1).numpy(),
-        retain={w: _kept(one) for w, one in zip(EXPONENTS, retain, strict=True)},
-        forget={w: _kept(one) for w, one in zip(EXPONENTS, forget, strict=True)},
-        contaminated=_contaminated(model, scenario, forget[xlf], retain[xlf], (some, rest, found), len(clean)),
+        retain={w: _kept(omega) for w, omega in zip(EXPONENTS, retain, strict=True)},
+        forget={w: _kept(omega) for w, omega in zip(EXPONENTS, forget, strict=True)},
+        contaminated=_contaminated(model, scenario, forget[xlf], retain[xlf], (measured_on, rest, found), len(clean)),
         share=len(rest) / (len(rest) + len(clean)),
     )
 
@@ -139,17 +139,17 @@ def _contaminated(
         return []  # everything was found
     plan = EditPlan.at_percentiles(model, forget, retain, [percentile_of(s) for s in SHARES])
     weight = len(parts[1]) / (len(parts[1]) + clean)
-    made: list[Contaminated] = []
+    collected: list[Contaminated] = []
     for k in (None, *range(len(SHARES))):
         dampened = 0 if k is None else plan.dampened(k)
-        if made and dampened == made[-1].dampened:
+        if collected and dampened == collected[-1].dampened:
             continue  # the same weights
         if k is not None:
             plan.apply(k)
         known, poison, found = (accuracy(*predict(model, _loader(scenario, part))) for part in parts)
-        made.append(Contaminated(dampened, (1 - weight) * known + weight * poison, known, poison, found))
+        collected.append(Contaminated(dampened, (1 - weight) * known + weight * poison, known, poison, found))
     plan.reset()
-    return made
+    return collected
 
 
 def _loader(scenario: Scenario, indices: list[int]) -> Loader:
@@ -159,8 +159,8 @@ def _loader(scenario: Scenario, indices: list[int]) -> Loader:
     )
 
 
-def _kept(one: Importance) -> np.ndarray:
-    mean = one.mean32
+def _kept(omega: Importance) -> np.ndarray:
+    mean = omega.mean32
     return mean[:: max(1, mean.numel() // MOST)].double().cpu().numpy()
 
 
@@ -176,7 +176,7 @@ class Example:
 
 def examples(runs: dict[str, Path]) -> list[Example]:
     """One per attack: the first test image that is not of the target class, or the first swapped training image."""
-    made = []
+    collected = []
     for attack, run in runs.items():
         scenario, _ = load_trained(RunFolder.open(run), EvaluateConfig(run=str(run)).resolved())
         labels, wanted = scenario.attacked_labels()
@@ -187,5 +187,5 @@ def examples(runs: dict[str, Path]) -> list[Example]:
         clean = scenario.pixels(scenario.splits.dataset(dataset).batch([index])[0])[0]
         names = scenario.splits.classes
         text = f"{names[int(labels[place])]} → {names[int(wanted[place])]}"
-        made.append(Example(attack, clean, scenario.attacked_images([place])[0], text))
-    return made
+        collected.append(Example(attack, clean, scenario.attacked_images([place])[0], text))
+    return collected

@@ -45,7 +45,7 @@ def _line(table: PaperTable, line: PaperLine, healed: int) -> TableLine:
         )
         if name in COMPARED:
             texts.append(_of_paper(line.printed.get(name)))
-    known = next((one for one in line.averages.values() if one), None)
+    known = next((averaged for averaged in line.averages.values() if averaged), None)
     texts.append(f"{known.scenarios} × {known.seeds}" if known else "")
     where = f", step {step}" if step else ""
     return TableLine(

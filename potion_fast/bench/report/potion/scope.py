@@ -58,8 +58,8 @@ def choose(rows: Sequence[Row], scope: Scope) -> Chosen:
     A sweep that has none of the paper's data, such as a trial run, replaces all of them; one that has rows of
     Pawelczyk et al. does not.
     """
-    if mine := [row for row in rows if scope.has(row)]:
-        return Chosen(mine)
+    if in_scope := [row for row in rows if scope.has(row)]:
+        return Chosen(in_scope)
     attacked = [row for row in rows if row.attack == scope.attack]
     tables = any((row.preset or "").startswith("potion/table") for row in rows)
     if attacked and not tables and not has_pawelczyk_rows(rows) and not any(row.data in PAPERS_DATA for row in rows):

@@ -33,12 +33,12 @@ def rho_pictures(rows: Sequence[Row]) -> list[Picture]:
 
 def _rho_picture(number: int, method: str, data: str, s_step: float, rows: Sequence[Row]) -> Picture:
     chosen = choose(rows, Scope("badnet", (data,)))
-    mine = [row for row in plain(chosen.rows) if row.method == method and row.rho is not None]
-    mine = [row for row in mine if row.at(row.rho or 0, s_step)]
+    selected = [row for row in plain(chosen.rows) if row.method == method and row.rho is not None]
+    selected = [row for row in selected if row.at(row.rho or 0, s_step)]
     where = chosen.stand_in or data_label(data)
     title = f"Figure {number}: {label(method)} by ρ, step {s_step:g}, BadNet on {where}"
     name = f"figure{number:02}"
-    rhos = sorted({row.rho for row in mine if row.rho is not None})
+    rhos = sorted({row.rho for row in selected if row.rho is not None})
     if len(rhos) < 2:
         why = chosen.missing or f"{len(rhos) or 'no'} value of ρ for {label(method)} at step {s_step:g}"
         return Picture(name, title, missing=why)
@@ -47,11 +47,11 @@ def _rho_picture(number: int, method: str, data: str, s_step: float, rows: Seque
     for axes, (measure, text) in zip(grid[0], TITLES.items(), strict=True):
         ideal(axes, 100 if measure == "poison_healed" else 0)
         axes.axvline(RHO, color=MUTED, lw=1)
-        for place, size in enumerate(sorted({row.poisoned for row in mine})):
+        for place, size in enumerate(sorted({row.poisoned for row in selected})):
             color, marker = ORDER[place % len(ORDER)], MARKERS[place % len(MARKERS)]
             for alone, style in ((False, "-"), (True, ":")):
-                some = [row for row in mine if row.poisoned == size and row.one_shot == alone]
-                x, y, spread = _along(some, rhos, measure)
+                of_method = [row for row in selected if row.poisoned == size and row.one_shot == alone]
+                x, y, spread = _along(of_method, rhos, measure)
                 if x:
                     found = "1 found" if alone else "more found"
                     lines[f"$|S_m|$ = {size}, {found}"] = marked(axes, x, y, color, marker, style, spread)
@@ -69,9 +69,13 @@ def _along(
     """ρ, mean and spread over scenarios, where there are rows."""
     found: list[tuple[float, Average]] = []
     for rho in rhos:
-        if one := average([row for row in rows if row.rho == rho], measure):
-            found.append((rho, one))
-    return [rho for rho, _ in found], [one.mean for _, one in found], [one.over_scenarios for _, one in found]
+        if averaged := average([row for row in rows if row.rho == rho], measure):
+            found.append((rho, averaged))
+    return (
+        [rho for rho, _ in found],
+        [averaged.mean for _, averaged in found],
+        [averaged.over_scenarios for _, averaged in found],
+    )
 
 
 def step_picture(rows: Sequence[Row]) -> Picture:
@@ -80,8 +84,8 @@ def step_picture(rows: Sequence[Row]) -> Picture:
     chosen = choose(rows, Scope("badnet", CIFAR))
     if chosen.stand_in:
         title += f" on {chosen.stand_in}"
-    mine = [row for row in plain(chosen.rows) if row.s_step is not None and row.at(RHO, row.s_step)]
-    steps = sorted({row.s_step for row in mine if row.s_step is not None})
+    selected = [row for row in plain(chosen.rows) if row.s_step is not None and row.at(RHO, row.s_step)]
+    steps = sorted({row.s_step for row in selected if row.s_step is not None})
     if len(steps) < 2:
         return Picture(name, title, missing=chosen.missing or f"{len(steps) or 'no'} step size at ρ = {RHO}")
     figure, grid = canvas(2, 2, 7.4, sharex=True, sharey="row")
@@ -89,12 +93,14 @@ def step_picture(rows: Sequence[Row]) -> Picture:
     for column, (alone, text) in enumerate(((False, "more than one found"), (True, "one-shot"))):
         for axes, (measure, unit) in zip(grid[:, column], TITLES.items(), strict=True):
             ideal(axes, 100 if measure == "poison_healed" else 0)
-            for (method, _), some in variants([row for row in mine if row.one_shot == alone]).items():
-                found = [(place, average([r for r in some if r.s_step == s], measure)) for place, s in enumerate(steps)]
-                known = [(place, one) for place, one in found if one]
+            for (method, _), of_method in variants([row for row in selected if row.one_shot == alone]).items():
+                found = [
+                    (place, average([r for r in of_method if r.s_step == s], measure)) for place, s in enumerate(steps)
+                ]
+                known = [(place, averaged) for place, averaged in found if averaged]
                 if known:
-                    x, y = [float(place) for place, _ in known], [one.mean for _, one in known]
-                    lines[label(method)] = line(axes, x, y, method, [one.over_scenarios for _, one in known])
+                    x, y = [float(place) for place, _ in known], [averaged.mean for _, averaged in known]
+                    lines[label(method)] = line(axes, x, y, method, [averaged.over_scenarios for _, averaged in known])
             if not column:
                 axes.set_ylabel(unit, fontsize=LARGE)
         grid[0, column].set_title(text, fontsize=LARGE)

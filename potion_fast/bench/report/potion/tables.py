@@ -136,15 +136,15 @@ class PaperTable:
 def tables(rows: Sequence[Row]) -> list[PaperTable]:
     """Tables 1 to 9, then one for every attack and data that no table of the paper has, but for perturbations."""
     chosen = {number: choose(rows, spec.scope) for number, spec in TABLES.items()}
-    made = [_paper_table(number, TABLES[number], of_one) for number, of_one in chosen.items()]
+    paper_tables = [_paper_table(number, TABLES[number], of_one) for number, of_one in chosen.items()]
     used = {id(row) for of_one in chosen.values() for row in of_one.rows}
     rest = [row for row in rows if id(row) not in used and not perturbed(row)]
     for attack, data in dict.fromkeys((row.attack_name, row.data) for row in rest):
-        mine = [row for row in rest if (row.attack_name, row.data) == (attack, data)]
-        lines = _sections(mine, (FOUND, ONE_SHOT), (S_STEP,), "")
+        selected = [row for row in rest if (row.attack_name, row.data) == (attack, data)]
+        lines = _sections(selected, (FOUND, ONE_SHOT), (S_STEP,), "")
         title = f"{attack_label(attack)} on {data_label(data)}, which the paper has no table of"
-        made.append(PaperTable(file_name(f"{attack}-{data}"), title, lines, _notes(mine)))
-    return made
+        paper_tables.append(PaperTable(file_name(f"{attack}-{data}"), title, lines, _notes(selected)))
+    return paper_tables
 
 
 def _paper_table(number: int, spec: PaperTableSpec, chosen: Chosen) -> PaperTable:
@@ -173,11 +173,11 @@ def _sections(
     settings = sorted({row.setting for row in rows}, key=str)
     lines: list[PaperLine] = []
     for part in parts:
-        mine = [row for row in rows if PARTS[part](row)]
-        lines += _lines(mine, part, s_steps, where, f"{_part_label(part, mine)}", missing)
+        selected = [row for row in rows if PARTS[part](row)]
+        lines += _lines(selected, part, s_steps, where, f"{_part_label(part, selected)}", missing)
         if len(settings) > 1:
             for setting in settings:
-                of_one = [row for row in mine if row.setting == setting]
+                of_one = [row for row in selected if row.setting == setting]
                 lines += _lines(of_one, part, s_steps, "", f"{_part_label(part, of_one)}; {setting_label(setting)}", "")
     return lines
 
@@ -213,12 +213,12 @@ def _lines(
     return lines
 
 
-def scaled(one: Average | None, factor: float) -> Average | None:
+def scaled(unscaled: Average | None, factor: float) -> Average | None:
     """The same in a unit that is so many times smaller."""
-    if one is None:
+    if unscaled is None:
         return None
-    spreads = [None if spread is None else factor * spread for spread in (one.over_scenarios, one.over_seeds)]
-    return Average(factor * one.mean, spreads[0], spreads[1], one.scenarios, one.seeds, one.count)
+    spreads = [None if spread is None else factor * spread for spread in (unscaled.over_scenarios, unscaled.over_seeds)]
+    return Average(factor * unscaled.mean, spreads[0], spreads[1], unscaled.scenarios, unscaled.seeds, unscaled.count)
 
 
 def _part_label(part: str, rows: Sequence[Row]) -> str:
@@ -237,12 +237,15 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         return []
     notes = []
     for setting in dict.fromkeys(row.setting for row in rows):
-        mine = [row for row in rows if row.setting == setting]
-        sizes = ", ".join(map(str, sorted({row.poisoned for row in mine})))
-        shares = sorted({round(100 * row.share, 1) for row in mine if not row.one_shot})
+        selected = [row for row in rows if row.setting == setting]
+        sizes = ", ".join(map(str, sorted({row.poisoned for row in selected})))
+        shares = sorted({round(100 * row.share, 1) for row in selected if not row.one_shot})
         percent = ", ".join(f"{share:g}" for share in shares)
-        founds = [*(["1 sample"] if any(row.one_shot for row in mine) else []), *([f"{percent} %"] if percent else [])]
-        seeds = ", ".join(map(str, sorted({row.seed for row in mine})))
+        founds = [
+            *(["1 sample"] if any(row.one_shot for row in selected) else []),
+            *([f"{percent} %"] if percent else []),
+        ]
+        seeds = ", ".join(map(str, sorted({row.seed for row in selected})))
         notes.append(f"{setting_label(setting)}: |S_m| {sizes}; found {' and '.join(founds)}; seeds {seeds}.")
     known = {
         (row.setting, row.poisoned, row.seed): 100 * accuracy
