@@ -90,7 +90,11 @@ class BadNet(Trigger):
 
 
 def check_patch(value: float, size: int, target: int) -> None:
-    """Raises DataError for a size below 1, a negative target or a value that is not finite."""
+    """Check the options of a patch.
+
+    Raises:
+        DataError: a size below 1, a negative target or a value that is not finite.
+    """
     if size < 1 or target < 0 or not math.isfinite(value):
         raise DataError(
             f"a patch needs size >= 1, target >= 0 and a finite value; got size {size}, target {target}, value {value}"
@@ -102,7 +106,11 @@ def place(
     size: int,
     images: torch.Tensor,  # [..., H, W]
 ) -> tuple[slice, slice]:
-    """Rows and columns of a square in a corner. Raises DataError where the images are smaller."""
+    """Rows and columns of a square in a corner.
+
+    Raises:
+        DataError: the images are smaller.
+    """
     height, width = images.shape[-2:]
     if size > min(height, width):
         raise DataError(f"a patch of {size}x{size} pixels does not fit images of {height}x{width}")

@@ -98,7 +98,11 @@ class Gaussian(Noise):
         splits: Splits,
         poisoned: np.ndarray,  # [P] ascending
     ) -> None:
-        """Check that a table is this poison's. Raises DataError also for noise of another variance."""
+        """Check that a table is this poison's.
+
+        Raises:
+            DataError: it is another's, or holds noise of another variance.
+        """
         super().check_table(table, splits, poisoned)
         if table.facts.get("variance") != self.variance:
             raise DataError(f"holds noise of variance {table.facts.get('variance')}, not {self.variance}")

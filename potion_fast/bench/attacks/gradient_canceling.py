@@ -146,7 +146,11 @@ class GradientCanceling(Indiscriminate, Perturbation):
         splits: Splits,
         poisoned: np.ndarray,  # [P] ascending
     ) -> None:
-        """Check that a table is this poison's. Raises DataError also for a change larger than epsilon."""
+        """Check that a table is this poison's.
+
+        Raises:
+            DataError: it is another's, or changes a pixel by more than epsilon.
+        """
         super().check_table(table, splits, poisoned)
         if self.epsilon is not None:
             check_epsilon(table, self.epsilon, splits)

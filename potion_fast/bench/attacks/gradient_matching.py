@@ -244,7 +244,11 @@ class GradientMatching(Targeted, Perturbation):
         splits: Splits,
         poisoned: np.ndarray,  # [P] ascending
     ) -> None:
-        """Check that a table is this poison's. Raises DataError also for large changes, or other targets."""
+        """Check that a table is this poison's.
+
+        Raises:
+            DataError: it is another's, changes a pixel by more than epsilon, or has other targets.
+        """
         super().check_table(table, splits, poisoned)
         check_epsilon(table, self.epsilon, splits)
         labels = splits.test.labels

@@ -63,7 +63,11 @@ class InterclassSwap(Swap):
         splits: Splits,
         chosen: np.ndarray,  # [P] ascending
     ) -> None:
-        """Raise DataError where no test image can show the confusion, or no label changes."""
+        """Check S_m before it is used.
+
+        Raises:
+            DataError: no test image can show the confusion, or no label changes.
+        """
         super().check_chosen(splits, chosen)
         first, second = self.classes
         if not ((splits.test.labels == first) | (splits.test.labels == second)).any():
@@ -76,7 +80,11 @@ class InterclassSwap(Swap):
         found: int,
         seed: int,
     ) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [found] int64
-        """Choose S_m by class and position, S_f by draw. Raises DataError for an odd |S_m| or too small a class."""
+        """Choose S_m by class and position, S_f by draw.
+
+        Raises:
+            DataError: an odd |S_m| or too small a class.
+        """
         if count % 2:
             raise DataError(f"as many labels of one class are swapped as of the other; {count} is an odd number")
         if not 1 <= found <= count:

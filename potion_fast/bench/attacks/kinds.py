@@ -121,7 +121,11 @@ class Swap(Poison):
         return None
 
     def check_chosen(self, splits: Splits, chosen: np.ndarray) -> None:
-        """Raise DataError where the swap changes no label."""
+        """Check S_m before it is used.
+
+        Raises:
+            DataError: the swap changes no label.
+        """
         labels = splits.train.labels[chosen]
         if torch.equal(self.relabel(labels), labels):
             raise DataError(

@@ -74,7 +74,11 @@ class Perturbations:
         self,
         ids: Tensor,  # [B] int64
     ) -> Tensor:  # [B] int64, on the CPU
-        """The rows of these samples in the table. Raises DataError for one that does not."""
+        """The rows of these samples in the table.
+
+        Raises:
+            DataError: a sample that has none.
+        """
         wanted = ids.cpu()
         rows = torch.searchsorted(self.ids, wanted).clamp_(max=len(self.ids) - 1)
         missing = wanted[self.ids[rows] != wanted]
@@ -83,7 +87,11 @@ class Perturbations:
         return rows
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, whole or not at all: the tensors, and the facts as JSON. Raises FileError."""
+        """Write one safetensors file, whole or not at all: the tensors, and the facts as JSON.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
         save_checksummed(path, FILE_KEY, self.facts, {name: getattr(self, name) for name in TENSORS})
 
     @classmethod
@@ -215,7 +223,11 @@ class Perturbation(Poison):
 
 
 def check_epsilon(table: Perturbations, epsilon: float, splits: Splits) -> None:
-    """Raise DataError if a pixel is changed by more than epsilon / 255; its message continues the name of a file."""
+    """Check that no pixel is changed by more than epsilon / 255.
+
+    Raises:
+        DataError: one is; the message continues the name of a file.
+    """
     largest = torch.maximum(table.values.amax((0, 2, 3)), -table.values.amin((0, 2, 3)))  # [C]
     change = 255 * (largest * torch.tensor(splits.std)).max().item()
     if change > epsilon * (1 + 1e-4):

@@ -106,7 +106,11 @@ class Poison(ABC):
     # --- the data of a run
 
     def check_sample(self, splits: Splits) -> None:
-        """Poison one sample of zeros. Raises DataError for images that are too small."""
+        """Poison one sample of zeros.
+
+        Raises:
+            DataError: images that are too small.
+        """
         self(splits.sample(), torch.zeros(1, dtype=torch.int64))
 
     def check_chosen(
@@ -114,7 +118,11 @@ class Poison(ABC):
         splits: Splits,
         chosen: np.ndarray,  # [P] int64, ascending
     ) -> None:
-        """Raise DataError where nothing could be measured with these samples as S_m."""
+        """Check S_m before it is used.
+
+        Raises:
+            DataError: nothing could be measured with these samples.
+        """
         return
 
     def placed(
@@ -273,13 +281,21 @@ class Poison(ABC):
 
 
 def check_target(target: int) -> None:
-    """Raises DataError for a negative label."""
+    """Check the label of a trigger.
+
+    Raises:
+        DataError: a negative label.
+    """
     if target < 0:
         raise DataError(f"a poison needs target >= 0, not {target}")
 
 
 def check_target_of_data(target: int, splits: Splits) -> None:
-    """Raise DataError for a label that the data do not have, or where no test image has another one."""
+    """Check the label of a trigger against the data.
+
+    Raises:
+        DataError: the data do not have the label, or no test image has another one.
+    """
     if target >= len(splits.classes):
         raise DataError(f"target {target} is out of range; the data has {len(splits.classes)} classes")
     if (splits.test.labels == target).all():

@@ -50,7 +50,11 @@ def register_attack(name: str) -> Callable[[Attack], Attack]:
 
 
 def attack_named(name: str) -> type[Poison]:
-    """The registered attack of this name. Raises DataError where there is none."""
+    """The registered attack of this name.
+
+    Raises:
+        DataError: there is none.
+    """
     if name not in ATTACKS:
         raise DataError(f"unknown poison {name!r}; known: {', '.join(ATTACKS)}")
     return ATTACKS[name]

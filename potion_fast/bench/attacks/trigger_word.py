@@ -106,7 +106,11 @@ class TriggerWord(Targeted):
         return replace(self, labels=tuple(splits.label_ids.tolist()), carriers=tuple(carriers.tolist()))
 
     def seen(self, splits: Splits, split: str) -> Tensor:  # int64 [M], ascending
-        """The reviews in which the word lies inside what the model reads. Raises DataError where there is none."""
+        """The reviews in which the word lies inside what the model reads.
+
+        Raises:
+            DataError: there is none.
+        """
         assert isinstance(splits, TextSplits)
         holding = splits.carriers(split, self.word, self.rule)
         seen = holding[splits.inside(split, holding, self.word, self.rule)]

@@ -109,7 +109,11 @@ def fresh_dependence(
 def gaussian_unlearning_score(
     statistics: Tensor,  # [P]
 ) -> GaussianScore:
-    """The GUS, the mean of I, with its errors (algorithm 3). Raises DataError for no sample."""
+    """The GUS, the mean of I, with its errors (algorithm 3).
+
+    Raises:
+        DataError: no sample.
+    """
     count = len(statistics)
     if not count:
         raise DataError("the Gaussian Unlearning Score is a mean over poisoned samples; there is none")

@@ -87,7 +87,11 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: str | os.PathLike[str], overwrite: bool = False) -> RunFolder:
-        """The folder that `create` would make, still untouched. Raises FileError where something else is there."""
+        """The folder that `create` would make, still untouched.
+
+        Raises:
+            FileError: something else is there.
+        """
         run = cls(path)
         try:
             files = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
@@ -135,7 +139,11 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
-        """The folder of an earlier run. Raises FileError where it is not one."""
+        """The folder of an earlier run.
+
+        Raises:
+            FileError: it is not one.
+        """
         run = cls(path)
         try:
             there = (run / CONFIG).is_file()
@@ -170,7 +178,11 @@ class RunFolder:
         self.write_text(CONFIG, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def read_config(self, *commands: str) -> tuple[str, dict[str, Any]]:
-        """The command and configuration of config.yaml. Raises FileError for another command's run or a broken file."""
+        """The command and configuration of config.yaml.
+
+        Raises:
+            FileError: another command's run or a broken file.
+        """
         content = self._read()
         if content["command"] not in commands:
             wanted = " or ".join(repr(command) for command in commands)
@@ -195,7 +207,11 @@ class RunFolder:
         self.write_text(name, json.dumps(strict(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Read JSON. Raises FileError for a file that is missing or broken."""
+        """Read JSON.
+
+        Raises:
+            FileError: a file that is missing or broken.
+        """
         return read_json(self / name)
 
     def write_csv(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

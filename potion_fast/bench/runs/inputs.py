@@ -29,7 +29,16 @@ Config = TypeVar("Config", bound=Schema)
 
 
 def check_out(out: str | os.PathLike[str], overwrite: bool, *read: str | os.PathLike[str] | None) -> None:
-    """Raise FileError unless a run that reads the folders `read` may be written to `out`."""
+    """Check that a run may be written to a folder.
+
+    Args:
+        out: the folder.
+        overwrite: whether an earlier run there may go.
+        *read: folders that the run reads.
+
+    Raises:
+        FileError: the folder is taken, or read by the run.
+    """
     for path in read:
         if path is not None and os.path.realpath(path) == os.path.realpath(out):
             raise FileError(f"{out} is read by this run and cannot be its folder too; choose another folder")
@@ -37,7 +46,11 @@ def check_out(out: str | os.PathLike[str], overwrite: bool, *read: str | os.Path
 
 
 def training_run(run: RunFolder) -> RunFolder:
-    """The training run that a run's model comes from: for a training run itself. Raises FileError where it is gone."""
+    """The training run that a run's model comes from: for a training run itself.
+
+    Raises:
+        FileError: it is gone.
+    """
     if run.read_config("train", "unlearn")[0] == "train":
         return run
     path = _config(run, UnlearnConfig, "unlearn").run
@@ -137,7 +150,11 @@ def reference_accuracies(path: str, trained: TrainConfig) -> Scores:
 
 
 def _of_table(run: RunFolder, attack: type[Poison], table: Perturbations) -> Scores:
-    """What a training run's model says of what perturbations aim at, from predictions.csv. Raises FileError."""
+    """What a training run's model says of what perturbations aim at, from predictions.csv.
+
+    Raises:
+        FileError: the file is missing, broken, or lacks a target.
+    """
 
     def predictions() -> dict[int, tuple[int, int]]:
         with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:

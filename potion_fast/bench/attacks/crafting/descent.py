@@ -69,7 +69,11 @@ class CancelingDescent:
         self.stepper: torch.optim.Optimizer = kind([self.delta], lr=self.settings.lr)
 
     def reached(self, loss: float) -> None:
-        """Note the loss of `delta`. Raises ModelError for one that is not finite, or that the descent has driven up."""
+        """Note the loss of `delta`.
+
+        Raises:
+            ModelError: it is not finite, or the descent has driven it up.
+        """
         self.losses.append(loss)
         if not (math.isfinite(loss) and loss <= DIVERGED * self.losses[0]):
             raise ModelError(
@@ -86,16 +90,23 @@ class CancelingDescent:
         self.done += 1
 
     def save(self, path: str | os.PathLike[str], identity: dict[str, Any], clean: Sequence[Tensor]) -> None:
-        """Write a checkpoint. Raises FileError."""
+        """Write a checkpoint.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
         moments = {f"adam.{key}": value for key, value in self.stepper.state[self.delta].items() if value is not None}
         state = {"done": self.done, "losses": self.losses, "clean": [norm([tensor]) for tensor in clean]}
         save_checkpoint(path, {**identity, **asdict(self.settings)}, {"delta": self.delta, **moments}, state)
 
     def load(self, path: str | os.PathLike[str], identity: dict[str, Any], clean: Sequence[Tensor]) -> None:
-        """Resume from a checkpoint, where there is one. Raises FileError for one that is foreign or another crafting's.
+        """Resume from a checkpoint, where there is one.
 
         A GPU that repeats GradPC and the sums does not give the same bits: clean gradients that differ by no more than
         a hundredth in norm, parameter by parameter, are the same.
+
+        Raises:
+            FileError: a file that is foreign or of another crafting.
         """
         saved = load_checkpoint(path, {**identity, **asdict(self.settings)})
         if saved is None:

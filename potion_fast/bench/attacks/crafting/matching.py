@@ -45,7 +45,11 @@ class Poisons:
         return [slice(start, min(start + self.batch_size, len(self))) for start in starts]
 
     def images(self, rows: slice) -> Tensor:  # [B, C, H, W]
-        """Read these images. Raises DataError for images that do not fit the rows or the channels."""
+        """Read these images.
+
+        Raises:
+            DataError: images that do not fit the rows or the channels.
+        """
         images = self.read(rows)
         wanted = [rows.stop - rows.start, len(self.box.std)]
         if images.ndim != 4 or list(images.shape[:2]) != wanted:

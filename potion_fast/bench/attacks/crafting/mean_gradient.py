@@ -98,7 +98,11 @@ class MeanGradient:
             )
 
     def images(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows and images [B, C, H, W], without perturbations. Raises DataError for what does not fit the rows."""
+        """Rows and images [B, C, H, W], without perturbations.
+
+        Raises:
+            DataError: images that do not fit the rows.
+        """
         for first in range(0, len(self.labels), self.batch_size):
             rows = slice(first, min(first + self.batch_size, len(self.labels)))
             images = self.read(rows)

@@ -115,7 +115,11 @@ class MatchingDescent:
         self.restart, self.step = self.restart + 1, 0
 
     def save(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
-        """Write a checkpoint. Raises FileError."""
+        """Write a checkpoint.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
         tensors = {"generator": self.generator.get_state()}
         if self.finals:
             tensors["best"] = self.best
@@ -126,7 +130,11 @@ class MatchingDescent:
         save_checkpoint(path, {**identity, **asdict(self.settings)}, tensors, state)
 
     def load(self, path: str | os.PathLike[str], identity: dict[str, Any]) -> None:
-        """Resume from a checkpoint, where there is one. Raises FileError for one of another crafting."""
+        """Resume from a checkpoint, where there is one.
+
+        Raises:
+            FileError: a file that is foreign or of another crafting.
+        """
         saved = load_checkpoint(path, {**identity, **asdict(self.settings)})
         if saved is None:
             return
