@@ -211,7 +211,7 @@ def check(model: nn.Module, data: Iterable[Batch], device: str) -> None:
 
 
 def measure_passes(options: argparse.Namespace, model: nn.Module, data: OnDevice) -> dict[str, Any]:
-    """name -> {rate, low, high, mb}; the forms take turns."""
+    """Map each name to {rate, low, high, mb}; the forms take turns."""
     cuda = options.device == "cuda"
     found: dict[str, Any] = {}
     runs = {name: PASSES[name](model) for name in options.passes}
@@ -258,7 +258,7 @@ def own_search(
 
 
 def measure_searches(options: argparse.Namespace, model: nn.Module, data: OnDevice) -> dict[str, Any]:
-    """name -> {seconds for all candidates, measured, mb}."""
+    """Map each name to {seconds for all candidates, measured, mb}."""
     cuda = options.device == "cuda"
     images = torch.cat([images for images, _ in islice(data, -(-options.found // len(data.labels)))])[: options.found]
     labels = predict(model, [(images, data.labels[:1].expand(len(images)))])[0].argmax(1).to(images.device)

@@ -410,7 +410,7 @@ def cell(measure: str, values: Sequence[float], seeds: int) -> str:
 
 
 def found_size(text: str) -> float:
-    """ "1" is one sample, "1.0" all of S_m."""
+    """Read a found size: "1" is one sample, "1.0" all of S_m."""
     size = float(text) if "." in text else int(text)
     if not (0 < size <= 1 if isinstance(size, float) else size >= 1):
         raise ValueError
