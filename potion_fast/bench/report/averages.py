@@ -41,12 +41,12 @@ def average(rows: Iterable[Row], measure: str | Callable[[Row], float | None]) -
             values[row.scenario][row.seed].append(value)
     if not values:
         return None
-    of_one = {scenario: {seed: fmean(some) for seed, some in seeds.items()} for scenario, seeds in values.items()}
-    seeds = sorted({seed for some in of_one.values() for seed in some})
-    of_scenarios = [fmean(some.values()) for some in of_one.values()]
-    shared = [some for some in of_one.values() if len(some) == len(seeds)]
-    of_seeds = [fmean(some[seed] for some in shared) for seed in seeds] if shared else []
-    count = sum(len(some) for per_seed in values.values() for some in per_seed.values())
+    of_one = {scenario: {seed: fmean(group) for seed, group in seeds.items()} for scenario, seeds in values.items()}
+    seeds = sorted({seed for group in of_one.values() for seed in group})
+    of_scenarios = [fmean(group.values()) for group in of_one.values()]
+    shared = [group for group in of_one.values() if len(group) == len(seeds)]
+    of_seeds = [fmean(group[seed] for group in shared) for seed in seeds] if shared else []
+    count = sum(len(group) for per_seed in values.values() for group in per_seed.values())
     return Average(fmean(of_scenarios), _spread(of_scenarios), _spread(of_seeds), len(of_one), len(seeds), count)
 
 

@@ -103,8 +103,8 @@ def _write(target: RunFolder, name: str, texts: dict[str, str]) -> list[str]:
 def _earlier(target: RunFolder) -> list[str]:
     """The files of an earlier report in this folder. Raises FileError where something else is there."""
     try:
-        left = target.path.iterdir() if target.path.is_dir() else [target.path] if target.path.exists() else []
-        taken = not all(UNFINISHED.fullmatch(path.name) for path in left)  # of a process that was killed
+        entries = target.path.iterdir() if target.path.is_dir() else [target.path] if target.path.exists() else []
+        taken = not all(UNFINISHED.fullmatch(path.name) for path in entries)  # of a process that was killed
     except OSError as error:
         raise FileError(f"cannot make the folder {target.path} of a report: {error}") from error
     if not taken:

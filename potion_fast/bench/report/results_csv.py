@@ -85,6 +85,6 @@ def _names(rows: Sequence[Row], field: str) -> list[str]:
 
 def _text(value: Any) -> Any:
     """A value as a cell: lists of sentences joined, other lists and mappings as JSON."""
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return "; ".join(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value

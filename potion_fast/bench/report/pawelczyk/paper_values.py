@@ -46,7 +46,7 @@ def printed() -> tuple[PawelczykValue, ...]:
 
 def of_paper(method: str, size: float | None, budget: float | None) -> PawelczykValue | None:
     """One of table 2; None where the paper prints none."""
-    for each in printed():
-        if each.method == method and each.budget == budget and each.size in (None, size):
-            return each
+    for value in printed():
+        if value.method == method and value.budget == budget and value.size in (None, size):
+            return value
     return None

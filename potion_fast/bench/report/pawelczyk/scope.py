@@ -73,7 +73,7 @@ def groups(rows: Sequence[Row], kind: str) -> list[Group]:
     for row in rows:
         if row.kind == kind:
             found.setdefault((row.attack_name, *row.setting), []).append(row)
-    chosen = [members for each in found.values() if (members := comparable(each))]
+    chosen = [members for rows_of_setting in found.values() if (members := comparable(rows_of_setting))]
     ordered = sorted(chosen, key=lambda members: (-len(members), str(members[0].scenario)))
     return [Group(members, not place) for place, members in enumerate(ordered)]
 

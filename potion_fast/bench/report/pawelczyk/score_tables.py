@@ -104,7 +104,7 @@ def _table(group: Group, spec: ScoreTableSpec) -> Table:
             line, record = _line(spec, size_label(rows), name, budget, of_method, when)
             lines.append(line)
             records.append(record)
-    scores = (each.title.format(sample=group.sample) for each in spec.scores)
+    scores = (score.title.format(sample=group.sample) for score in spec.scores)
     columns = [Column("method", "text"), Column("budget", "text"), *map(Column, scores)]
     columns += [Column(f"test {group.sample}s right, %"), Column("poison removed, %")]
     notes = [
@@ -121,7 +121,7 @@ def _line(
     spec: ScoreTableSpec, section: str, name: str, budget: float | None, rows: Sequence[Row], when: When
 ) -> tuple[TableLine, dict[str, object]]:
     """Of the models after unlearning, or of those before it, or of the reference."""
-    measures = {each.name: average(rows, each.of(when)) for each in spec.scores}
+    measures = {score.name: average(rows, score.of(when)) for score in spec.scores}
     measures["test_accuracy"] = average(rows, clean_percent(when))
     removed = average(rows, "poison_removed") if when == "after" else None
     commands = [] if when != "after" else list(dict.fromkeys(row.command for row in rows if row.command))

@@ -93,8 +93,8 @@ def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[s
     ends = (("no unlearning", before), ("trained without the poison", clean))
     lines = [(name, {budget: BudgetCell() if budget else cell for budget in budgets}) for name, cell in ends]
     found = {(name, key[0]): by_budget(of_method) for name, key, of_method in labelled(rows)}
-    methods = dict.fromkeys(each.method for each in printed() if size is not None)
-    found |= {(label(each), each): {} for each in methods if each not in {method for _, method in found}}
+    methods = dict.fromkeys(value.method for value in printed() if size is not None)
+    found |= {(label(name), name): {} for name in methods if name not in {method for _, method in found}}
     order = sorted(
         found,
         key=lambda key: PAWELCZYK_METHODS.index(key[1]) if key[1] in PAWELCZYK_METHODS else len(PAWELCZYK_METHODS),
@@ -102,7 +102,7 @@ def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[s
     for name, method in order:
         if method != UNTOUCHED:
             lines.append(
-                (name, {each: _cell(found[name, method].get(each, []), method, size, each) for each in budgets})
+                (name, {budget: _cell(found[name, method].get(budget, []), method, size, budget) for budget in budgets})
             )
     return lines
 

@@ -50,7 +50,7 @@ def labelled(rows: Sequence[Row]) -> list[tuple[str, Variant, list[Row]]]:
     lines = []
     for key, of_method in found.items():
         others = [set(other[1]) for other in found if other[0] == key[0]]
-        words = [word for word in key[1] if not all(word in each for each in others)]
+        words = [word for word in key[1] if not all(word in other for other in others)]
         if not words and len(others) > 1:
             words = ["as by default"]
         lines.append((f"{label(key[0])} ({', '.join(words)})" if words else label(key[0]), key, of_method))

@@ -66,15 +66,15 @@ def ablations(rows: Sequence[Row]) -> list[Ablation]:
     comparisons = []
     for question, ours, other in ABLATIONS:
         own, others = common(*([row for row in chosen if row.method == name] for name in (ours, other)))
-        healed = [average(each, "poison_healed") for each in (own, others)]
-        damage = [average(each, "model_damage") for each in (own, others)]
+        healed = [average(of_method, "poison_healed") for of_method in (own, others)]
+        damage = [average(of_method, "model_damage") for of_method in (own, others)]
         comparisons.append(Ablation(question, ours, other, _gain(*healed), _share(*damage), len(own)))
     return comparisons
 
 
 def printed_ablation(ours: str, other: str) -> tuple[float | None, float | None]:
     """What the paper's text prints."""
-    found = {each.measure: each.mean for each in printed() if each.method == f"{ours}/{other}"}
+    found = {value.measure: value.mean for value in printed() if value.method == f"{ours}/{other}"}
     return found.get("healed_gain"), found.get("damage_share")
 
 

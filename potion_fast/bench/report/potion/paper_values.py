@@ -53,9 +53,9 @@ def printed() -> tuple[PotionValue, ...]:
 
 def of_paper(where: str, part: str, method: str, measure: str, s_step: float | None = None) -> PotionValue | None:
     """One of them; None where the paper prints none. `s_step` is asked of table 8 alone."""
-    for each in printed():
-        if (each.where, each.part, each.method, each.measure) != (where, part, method, measure):
+    for value in printed():
+        if (value.where, value.part, value.method, value.measure) != (where, part, method, measure):
             continue
-        if s_step is None or each.s_step in (None, s_step):
-            return each
+        if s_step is None or value.s_step in (None, s_step):
+            return value
     return None

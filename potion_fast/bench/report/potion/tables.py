@@ -189,7 +189,7 @@ def _lines(
     by_variant = variants(rows)
     wanted: list[Variant] = list(by_variant)
     if where:
-        papers = {each.method for each in printed() if (each.where, each.part) == (where, part)}
+        papers = {value.method for value in printed() if (value.where, value.part) == (where, part)}
         wanted += [(name, ()) for name in PAPERS if name in papers and name not in {key[0] for key in wanted}]
     order = list(METHODS)
     wanted.sort(key=lambda key: order.index(key[0]) if key[0] in order else len(order))
