@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import functional
 from typing_extensions import override
 
 from ..errors import DataError
@@ -220,6 +219,8 @@ class FileSource(ImageSource):
         size = (image.height, image.width)
         self._check_size(path, size)
         if size != self.size:
+            from torchvision.transforms import functional  # takes seconds: only when needed
+
             image = functional.center_crop(functional.resize(image, min(self.size), antialias=True), list(self.size))
         return np.asarray(image).transpose(2, 0, 1)
 

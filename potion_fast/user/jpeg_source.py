@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 from typing_extensions import override
 
 from ..errors import DataError
 from .image_source import ImageSource
 
-INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+INTERPOLATIONS = ("bilinear", "bicubic")
 CROP_MODES = ("center", "squash")
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random crop: share of the image's area, width / height
 ATTEMPTS = 10
@@ -95,6 +93,8 @@ class Preprocessing:
         Returns:
             uint8 [3, size, size].
         """
+        from torchvision.transforms.v2 import functional  # takes seconds: only when needed
+
         side = math.floor(self.size / self.crop_pct)
         resized = self._resized(image, [side, side] if self.crop_mode == "squash" else [side])
         return functional.center_crop(resized, [self.size, self.size])
@@ -113,12 +113,17 @@ class Preprocessing:
         Returns:
             uint8 [3, size, size].
         """
+        from torchvision.transforms.v2 import functional  # takes seconds: only when needed
+
         return self._resized(functional.crop(image, *box), [self.size, self.size])
 
     def _resized(self, image: Tensor, size: list[int]) -> Tensor:
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
         # The strides of image[None] do not say that its channels are last, and torch would take another, longer way.
         batch = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)  # [1, 3, H, W]
-        return functional.resize(batch, size, INTERPOLATIONS[self.interpolation])[0]
+        return functional.resize(batch, size, InterpolationMode(self.interpolation))[0]
 
 
 class JpegSource(ImageSource):
@@ -140,6 +145,8 @@ class JpegSource(ImageSource):
     crops = True
 
     def __init__(self, folder: Path, names: Sequence[str], labels: Tensor, preprocessing: Preprocessing) -> None:
+        import torchvision  # noqa: F401  # now, or every worker process imports it by itself
+
         self.folder = str(folder)
         # Bytes in one array, not a million objects: worker processes share its memory, and copy none of it.
         self.names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
@@ -219,6 +226,8 @@ def jpeg(path: str) -> Tensor:  # [3, H, W] uint8
         OSError: it cannot be read.
         RuntimeError: it is something else, or this torchvision decodes no JPEG.
     """
+    import torchvision  # noqa: F401  # registers its operators; takes seconds: only when needed
+
     if not hasattr(torch.ops.image, "decode_jpeg"):
         raise RuntimeError("this torchvision decodes no JPEG")
     image: Tensor = torch.ops.image.decode_jpeg(torch.from_numpy(np.fromfile(path, dtype=np.uint8)), 0, False)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional
 from typing_extensions import override
 
 from ..errors import DataError
@@ -64,6 +63,8 @@ class UserSource(ImageSource):
 
     def _pixels(self, image: Any, index: int) -> Tensor:  # [C, H, W] uint8
         if isinstance(image, Image.Image):
+            from torchvision.transforms import functional  # takes seconds: only when needed
+
             image = functional.pil_to_tensor(image.convert("RGB"))
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3:
             kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
@@ -72,6 +73,8 @@ class UserSource(ImageSource):
                 "normalised and poisoned here, in this order"
             )
         if self.image_size is not None and image.shape[1:] != (self.image_size, self.image_size):
+            from torchvision.transforms import functional
+
             image = functional.center_crop(functional.resize(image, [self.image_size]), [self.image_size] * 2)
         pixels: Tensor = image
         return pixels

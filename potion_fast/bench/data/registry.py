@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-from torchvision.datasets.folder import find_classes, make_dataset
 
 from ...errors import DataError
 from ...user import image_source
@@ -73,8 +71,8 @@ def load_dataset(
     """
     loaders: dict[str, Callable[[], Splits]] = {
         "digits": lambda: _digits(train_size, seed),
-        "cifar10": lambda: _cifar("cifar10", torchvision.datasets.CIFAR10, _root(name, root), train_size, seed),
-        "cifar100": lambda: _cifar("cifar100", torchvision.datasets.CIFAR100, _root(name, root), train_size, seed),
+        "cifar10": lambda: _cifar("cifar10", _root(name, root), train_size, seed),
+        "cifar100": lambda: _cifar("cifar100", _root(name, root), train_size, seed),
         "imagenette": lambda: _imagenet(
             "imagenette", find_imagenette(_root(name, root)), train_size, seed, image_size, model
         ),
@@ -145,9 +143,10 @@ def _digits(train_size: int | None, seed: int) -> Splits:
     )
 
 
-def _cifar(
-    name: str, dataset: type[torchvision.datasets.CIFAR10], root: Path, train_size: int | None, seed: int
-) -> Splits:
+def _cifar(name: str, root: Path, train_size: int | None, seed: int) -> Splits:
+    from torchvision import datasets  # takes seconds: only when needed
+
+    dataset = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     try:
         parts = [dataset(str(root), train=train, download=False) for train in (True, False)]
     except Exception as error:  # RuntimeError for missing and changed files, and whatever a broken file leads to
@@ -234,6 +233,8 @@ def _check_same(train_folder: Path, classes: tuple[str, ...], test_folder: Path,
 
 def _list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
     """(class names, paths [N], labels int64 [N]), sorted by class and file name."""
+    from torchvision.datasets.folder import find_classes, make_dataset  # takes seconds: only when needed
+
     try:
         classes, class_to_index = find_classes(str(folder))
         samples = make_dataset(str(folder), class_to_index, extensions=IMAGE_SUFFIXES)
