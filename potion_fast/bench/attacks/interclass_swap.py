@@ -41,10 +41,15 @@ class InterclassSwap(Swap):
             default_text="none, they must be given",
         )
 
-        def build(self, splits: Splits, seed: int) -> InterclassSwap:
-            """The attack with these options."""
+        def check_complete(self) -> None:
+            """Check that there are labels to swap."""
             if self.swap_classes is None:
                 raise DataError(f"the poison {self.poison!r} needs swap_classes, the two labels that it swaps")
+
+        def build(self, splits: Splits, seed: int) -> InterclassSwap:
+            """The attack with these options."""
+            self.check_complete()
+            assert self.swap_classes is not None
             return InterclassSwap(classes=self.swap_classes)
 
     classes: tuple[int, ...]

@@ -45,6 +45,14 @@ class AttackOptions(OptionModel):
         """Words that become classes of their own, in addition to those of the data; for texts only."""
         return ()
 
+    def check_complete(self) -> None:
+        """Check what neither the attack nor the data set has a default for, before the data are read.
+
+        Raises:
+            DataError: an option must be given.
+        """
+        return
+
     def resolved(self, splits: Splits, seed: int) -> Self:
         """The same with every value that data or seed give.
 

@@ -12,7 +12,7 @@ from ...errors import DataError, PotionError
 from ...modes import mode_named
 from ...user.flags import OrFactory
 from ...user.schema import SEEDS, Numbers, Schema, setting
-from ..attacks import ATTACKS, AttackOptions, Perturbation, attack_named, shared_options
+from ..attacks import ATTACKS, AttackOptions, attack_named, shared_options
 from .defaults import DATA_DEFAULTS, FINE_TUNED, SCRATCH, TEXT, default_of, format_defaults
 from .machine import resolved_device
 from .options import flag_of, refuse_foreign
@@ -270,13 +270,12 @@ class TrainConfig(Schema):
         missing = [name for name in type(self.attack).model_fields if name not in self.attack.model_fields_set]
         defaults = {name: value for name in missing if (value := default_of(self.data, name)) is not None}
         options = self.attack.updated(**defaults)
-        if getattr(options, "swap_classes", ()) is None:
-            raise DataError(f"the poison {self.poison!r} needs swap_classes, the two labels that it swaps")
+        options.check_complete()
         return options
 
     def _check_perturbed(self) -> None:
         """Raise DataError where perturbations are given to a training that takes none."""
-        if not issubclass(attack_named(self.poison), Perturbation):
+        if not attack_named(self.poison).takes_perturbations:
             raise DataError(f"the poison {self.poison!r} takes no perturbations; leave them out")
         if self.leave_out_poisoned:
             raise DataError("a training that leaves out all of S_m takes no perturbations; leave them out too")
