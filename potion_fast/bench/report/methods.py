@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ...modes import MODES
+from ..attacks import ATTACKS
 from ..sweep.rows import Row
 
 
@@ -84,8 +85,8 @@ def label(method: str) -> str:
 
 
 def attack_label(attack: str) -> str:
-    """An attack in print; by its name where it is not known here."""
-    return ATTACK_LABELS.get(attack, attack)
+    """An attack in print; by its name where it is not known here, with spaces where it is a registered one."""
+    return ATTACK_LABELS.get(attack) or (attack.replace("-", " ") if attack in ATTACKS else attack)
 
 
 def data_label(data: str) -> str:

@@ -23,7 +23,7 @@ from matplotlib.text import Text
 from helpers.sweep_rows import file_text, many, row, write
 from potion_fast.bench.report import report_sweep
 from potion_fast.bench.report.averages import average
-from potion_fast.bench.report.methods import UNKNOWN, look, variant_label, variants
+from potion_fast.bench.report.methods import ATTACK_LABELS, UNKNOWN, attack_label, look, variant_label, variants
 from potion_fast.bench.report.picture import Picture
 from potion_fast.bench.report.potion import by_forget_size as found
 from potion_fast.bench.report.potion import curves, sensitivity, times
@@ -182,6 +182,11 @@ def test_an_unlearner_of_ones_own_has_a_label_and_a_look_without_a_line_in_the_r
     assert "figure10-others" in content["figures"]
     assert "| mine | 88.90 |" in (folder / "report" / "tables" / "table1.md").read_text(encoding="utf-8")
     assert look("mine").label == "mine" and look("mine").color in UNKNOWN
+
+
+def test_an_attack_of_ones_own_has_a_label_without_a_line_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ATTACK_LABELS, "sine-wave")
+    assert [attack_label(name) for name in ("sine-wave", "my-key", "badnet")] == ["sine wave", "my-key", "BadNet"]
 
 
 def test_an_attack_is_the_registered_one_and_printed_as_the_sweep_calls_it_unless_that_is_short_for_it(
