@@ -159,6 +159,8 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
     details = error.errors(include_url=False)
     if isinstance(cause := details[0].get("ctx", {}).get("error"), PotionError):
         raise cause from None
+    if not details[0]["loc"]:  # of a validator of all fields together
+        raise schema.error_type(details[0]["msg"].removeprefix("Value error, ")) from None
     name = str(details[0]["loc"][0])
     same = [detail for detail in details if detail["loc"][0] == name]
     bounds = [detail for detail in same if detail["type"] in BOUNDS]  # of a union's types one alone has them
@@ -181,8 +183,10 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
         must = f"finite, not {value}"
     elif kind == "too_short":
         must = f"a list of at least {detail['ctx']['min_length']}, not {value!r}"
-    else:
+    elif kind.endswith(("_type", "literal_error")):
         must = f"{_in_words(wanted)}, not {value!r}"
+    else:
+        raise schema.error_type(f"{name} {value!r}: {detail['msg'].removeprefix('Value error, ')}") from None
     raise schema.error_type(f"{name} must be {must}") from None
 
 

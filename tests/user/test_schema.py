@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from potion_fast.errors import DataError, PotionError
 from potion_fast.user.flags import OrFactory, add_flags
@@ -90,6 +90,33 @@ def test_a_validators_own_error_comes_through_as_it_is():
         Judged(low=3)
     with pytest.raises(DataError, match="low must be a whole number"):
         Judged(low=0.5)  # type: ignore[arg-type]
+
+
+def test_validators_may_raise_plain_value_errors():
+    class Even(Schema):
+        number: int = setting(0, "even", metavar="N")
+        word: str = setting("a", "one letter", metavar="X")
+
+        @field_validator("number")
+        @classmethod
+        def _is_even(cls, number: int) -> int:
+            if number % 2:
+                raise ValueError("it is odd")
+            return number
+
+        @model_validator(mode="after")
+        def _fit(self) -> Even:
+            if self.number > 8 and self.word == "a":
+                raise ValueError("so large a number needs another word")
+            return self
+
+    for values, words in (
+        ({"number": 3}, "number 3: it is odd"),
+        ({"number": 10}, "so large a number needs another word"),
+    ):
+        with pytest.raises(PotionError) as refused:
+            Even.from_dict(values)
+        assert str(refused.value) == words
 
 
 def test_settings_survive_their_file_and_are_changed_in_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
