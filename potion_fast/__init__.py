@@ -63,4 +63,5 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of the packa
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    own = globals().keys() - {"Any", "TYPE_CHECKING", "annotations", "import_module"}
+    return sorted({*own, *__all__, *_MODULES})

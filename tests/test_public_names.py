@@ -58,3 +58,9 @@ def test_type_checkers_see_the_names_that_are_imported_when_used():
     assert sorted(imported) == sorted(potion_fast.__all__)
     lazy = [name for names in potion_fast._NAMES.values() for name in names]
     assert [*lazy, "PotionError", "PotionWarning"] == potion_fast.__all__
+
+
+def test_a_prompt_offers_public_names_only():
+    offered = [name for name in dir(potion_fast) if not name.startswith("__")]
+    assert {*potion_fast.__all__, *potion_fast._MODULES} < {*offered}
+    assert not {"Any", "TYPE_CHECKING", "annotations", "import_module"} & {*offered}
