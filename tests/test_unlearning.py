@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import potion_fast as pf
 from helpers.backends import Backend
@@ -161,3 +162,30 @@ def test_in_place_the_callers_model_is_healed_and_kept_in_its_mode(blobs):
     result = pf.unlearn(model, blobs.retain(), blobs.forget(), inplace=True)
     assert result.model is model and model.training
     assert not torch.equal(model[0].weight, blobs.model[0].weight)
+
+
+class Merging(nn.Linear):
+    """Gives its weight other memory when it first goes to eval mode, as LoRA layers do that merge themselves."""
+
+    merged = False
+
+    def train(self, mode: bool = True):
+        if not mode and not self.merged:
+            self.weight.data, self.merged = self.weight.data + 0.01, True
+        return super().train(mode)
+
+
+def test_a_model_whose_eval_gives_weights_other_memory_is_healed_in_that_memory(blobs):
+    def merging() -> nn.Module:
+        layer = Merging(12, 64)
+        layer.load_state_dict(blobs.model[0].state_dict())
+        return nn.Sequential(layer, *copy.deepcopy(blobs.model[1:])).train()
+
+    want = pf.unlearn(merging().eval(), blobs.retain(), blobs.forget())
+    assert want.kept.dampened
+    model = merging()
+    assert_same_weights(pf.unlearn(model, blobs.retain(), blobs.forget(), inplace=True).model, weights(want.model))
+    assert_same_weights(pf.unlearn(merging(), blobs.retain(), blobs.forget()).model, weights(want.model))
+    model = merging()
+    forget, retain = (pf.importance(model, batches, group_size=10) for batches in (blobs.forget(), blobs.retain()))
+    assert_same_weights(pf.ptn_search(model, forget, retain, blobs.forget()).model, weights(want.model))

@@ -30,7 +30,6 @@ class ModelParameters:
         module: The model without torch.compile's wrapper either: hooks are put on it.
         parameters: By name; shards where FSDP2 has sharded the model.
         fsdp_modules: The modules that were given to `fully_shard`: each gathers its own parameters when it is called.
-        tensors: What this process holds of each parameter, detached, in its memory: all of it, or its shard.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -41,12 +40,19 @@ class ModelParameters:
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad
         }
-        self.tensors: dict[str, Tensor] = {name: local(parameter) for name, parameter in self.parameters.items()}
 
     @classmethod
     def of(cls, model: nn.Module | ModelParameters) -> ModelParameters:
         """The parameters of a model, or what they were made to already."""
         return model if isinstance(model, ModelParameters) else cls(model)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, what this process holds of each parameter, detached, in its memory: all of it, or its shard.
+
+        It is that of now: a model may give a parameter other memory, as LoRA layers do that merge themselves in `eval`.
+        """
+        return {name: local(parameter) for name, parameter in self.parameters.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

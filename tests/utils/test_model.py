@@ -34,6 +34,16 @@ def test_tensors_are_detached_and_in_the_models_memory() -> None:
     assert model.weight.eq(3).all()
 
 
+def test_tensors_are_those_of_now_when_a_parameter_is_given_other_memory() -> None:
+    model = nn.Linear(2, 2)
+    parameters = ModelParameters(model)
+    before = parameters.fingerprint()
+    model.weight.data = model.weight.data + 1
+    assert parameters.fingerprint() == fingerprint(model) != before
+    parameters.tensors["weight"].fill_(3.0)
+    assert model.weight.eq(3).all()
+
+
 def test_a_compiled_model_is_unwrapped_for_hooks_and_called_as_it_is() -> None:
     model = net()
     wrapped = torch.compile(model, backend="eager")
