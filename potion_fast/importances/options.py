@@ -76,10 +76,13 @@ def pass_options(options: PassOptions | None, keywords: PassKeywords) -> PassOpt
 
     Args:
         options: None for the defaults.
-        keywords: Fields of `PassOptions`.
+        keywords: Fields of `PassOptions`, as `importance` got them.
 
     Raises:
         TypeError: A keyword that is no field.
         ImportanceError: A value out of range.
     """
+    for name in keywords:
+        if name not in PassKeywords.__annotations__:
+            raise TypeError(f"importance() got an unexpected keyword argument {name!r}")
     return replace(PassOptions() if options is None else options, **keywords)

@@ -148,10 +148,13 @@ def search_options(options: SearchOptions | None, keywords: SearchKeywords) -> S
 
     Args:
         options: None for the defaults.
-        keywords: Fields of `SearchOptions`.
+        keywords: Fields of `SearchOptions`, as `ptn_search` got them.
 
     Raises:
         TypeError: A keyword that is no field.
         SearchError: A value out of range, or an option without effect.
     """
+    for name in keywords:
+        if name not in SearchKeywords.__annotations__:
+            raise TypeError(f"ptn_search() got an unexpected keyword argument {name!r}")
     return replace(SearchOptions() if options is None else options, **keywords)

@@ -32,7 +32,7 @@ def test_a_keyword_takes_the_place_of_the_options_field():
 
 def test_a_keyword_that_is_no_option_is_a_type_error():
     keywords: dict[str, Any] = {"checkpiont": "pass"}
-    with pytest.raises(TypeError, match="checkpiont"):
+    with pytest.raises(TypeError, match=r"^importance\(\) got an unexpected keyword argument 'checkpiont'"):
         pf.importance(net(), batches(*samples(4), 2), group_size=1, **keywords)
 
 
