@@ -391,10 +391,9 @@ def test_a_result_that_cannot_be_printed_is_an_error(
 # --- how it is called
 
 
-def test_the_module_runs_as_a_program():
-    done = subprocess.run(
-        [sys.executable, "-m", "potion_fast.cli.main", "--version"], capture_output=True, text=True, check=True
-    )
+@pytest.mark.parametrize("module", ["potion_fast.cli", "potion_fast.cli.main"])
+def test_the_module_runs_as_a_program(module: str):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"potion-fast {potion_fast.__version__}\n"
     assert done.stderr == ""
 
