@@ -103,10 +103,10 @@ def parser(name: str | None = None) -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"potion-fast {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for each, command in COMMANDS.items():
+    for command_name, command in COMMANDS.items():
         description = command.summary[0].upper() + command.summary[1:] + "."
-        added = commands.add_parser(each, help=command.summary, description=description, epilog=EXIT_CODES)
-        if each == name:
+        added = commands.add_parser(command_name, help=command.summary, description=description, epilog=EXIT_CODES)
+        if command_name == name:
             getattr(_module(name), f"add_{name}")(added)
     return top
 

@@ -108,13 +108,13 @@ def _arithmetic(model: nn.Module, network: Network, work: Work, now: Callable[[]
     points = schedule(work.found / (work.samples + work.found), mode_named("default").b_start, S_STEP)
     percentiles = [p for _, p in islice(points, BLOCK)]
     for _ in range(LEAST + 2):
-        forget, retain = (Importance(each, shapes, 1, 1, "xlf", 1, mark) for each in sums)  # anew: without means
+        forget, retain = (Importance(total, shapes, 1, 1, "xlf", 1, mark) for total in sums)  # anew: without means
         start = now()
         plan = EditPlan.at_percentiles(model, forget, retain, percentiles)
-        made = now()
+        planned = now()
         for k in range(len(plan)):
             plan.apply(k)
-        taken.append((made - start, now() - made))
+        taken.append((planned - start, now() - planned))
         plan.reset()
     making, editing = (statistics.median(column) for column in zip(*taken, strict=True))
     return PLAN_READ * network.parameters / making, EDIT * max(1, plan.dampened(BLOCK - 1)) / editing

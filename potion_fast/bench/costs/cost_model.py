@@ -87,7 +87,7 @@ class Work:
     group: int | None = None
 
     def __post_init__(self) -> None:
-        _check_positive({each.name: getattr(self, each.name) for each in fields(self) if each.name != "group"})
+        _check_positive({field.name: getattr(self, field.name) for field in fields(self) if field.name != "group"})
         _check_positive({"group": self.m})
 
     @property

@@ -42,8 +42,8 @@ def load_user_dataset(name: str, root: Path | None, image_size: int | None, norm
     if not isinstance(product, (tuple, list)) or len(product) != 2:
         raise DataError(f"{name!r} must make Splits or a pair (train, test) of data sets, not {type(product).__name__}")
     train, test = (
-        part if isinstance(part, ImageSource) else UserSource(part, image_size, f"the {what} set of {name!r}")
-        for part, what in zip(product, ("training", "test"), strict=True)
+        part if isinstance(part, ImageSource) else UserSource(part, image_size, f"the {split} set of {name!r}")
+        for part, split in zip(product, ("training", "test"), strict=True)
     )
     if not len(train) or not len(test):
         raise DataError(f"the {'test' if len(train) else 'training'} set of {name!r} holds no sample")
@@ -69,18 +69,19 @@ def load_user_dataset(name: str, root: Path | None, image_size: int | None, norm
 
 def _check(splits: Splits, name: str) -> None:
     """Raise DataError unless both sets fit what the splits say of them."""
-    for what, source in (("training", splits.train), ("test", splits.test)):
+    for split, source in (("training", splits.train), ("test", splits.test)):
         if not len(source):
-            raise DataError(f"the {what} set of {name!r} holds no sample")
+            raise DataError(f"the {split} set of {name!r} holds no sample")
         image = source.images([0])
         expected = (1, splits.channels, *splits.size)
         if image.dtype != torch.uint8 or image.shape != expected:
             raise DataError(
-                f"the {what} set of {name!r} gives {image.dtype} {list(image.shape)} for one image; "
+                f"the {split} set of {name!r} gives {image.dtype} {list(image.shape)} for one image; "
                 f"uint8 {list(expected)} was expected"
             )
-        if int(source.labels.min()) < 0 or int(source.labels.max()) >= len(splits.classes):
+        low, high = int(source.labels.min()), int(source.labels.max())
+        if low < 0 or high >= len(splits.classes):
             raise DataError(
-                f"the {what} set of {name!r} has labels from {int(source.labels.min())} to {int(source.labels.max())}, "
+                f"the {split} set of {name!r} has labels from {low} to {high}, "
                 f"and there are {len(splits.classes)} classes"
             )

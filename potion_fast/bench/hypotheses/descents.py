@@ -128,4 +128,4 @@ def summary(removals: Sequence[Removal], rows: Sequence[DescentStep]) -> dict[st
         }
         for name, value in of_seed.items():
             values.setdefault(name, []).append(value)
-    return {name: {"mean": mean(each), "std": pstdev(each)} for name, each in values.items()}
+    return {name: {"mean": mean(series), "std": pstdev(series)} for name, series in values.items()}

@@ -129,6 +129,6 @@ def cancel(
     return inputs, norms[-1] / norms[0]
 
 
-def cosine(one: Array, other: Array) -> float:
+def cosine(v: Array, g: Array) -> float:
     """<v, g> / (‖v‖ ‖g‖), in [-1, 1]."""
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+    return float(v @ g / (np.linalg.norm(v) * np.linalg.norm(g)))

@@ -42,8 +42,8 @@ def draw_shift(path: str | os.PathLike[str], content: dict[str, Any], seeds: int
     axes.set_ylim(bottom=0)
     axes.set_xlabel("share of the samples that are left out, %", fontsize=LARGE)
     axes.set_ylabel(r"model shift $\|\theta(S) - \theta(S \setminus S^{(\beta)})\|_1$", fontsize=LARGE)
-    what = f"{content['poisons']:,} of {content['samples']:,} samples, {content['features']:,} features"
-    axes.set_title(f"logistic regression: {what}; mean and deviation over {seeds} seeds", fontsize=LARGE)
+    size = f"{content['poisons']:,} of {content['samples']:,} samples, {content['features']:,} features"
+    axes.set_title(f"logistic regression: {size}; mean and deviation over {seeds} seeds", fontsize=LARGE)
     legend(figure, lines, columns=3)
     _save(figure, path)
 

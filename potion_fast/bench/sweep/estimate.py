@@ -43,7 +43,7 @@ def estimate(config: SweepConfig, plan: SweepPlan, out: str | os.PathLike[str]) 
 
 def format_estimate(name: str, estimated: dict[str, Any]) -> list[str]:
     """Lines for a terminal; what a sweep has none of is not named."""
-    named = [each for each, count in estimated["all"].items() if count]
+    named = [kind for kind, count in estimated["all"].items() if count]
     lines = [f"{name}: {_listed(estimated['all'], named)}", f"left: {_listed(estimated['left'], named)}"]
     if estimated["seconds"] is None:
         return [*lines, "time: not measured yet"]

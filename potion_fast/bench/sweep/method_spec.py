@@ -44,11 +44,11 @@ class MethodSpec:
             raise PotionError(f"a method is the name of an unlearner, or a mapping with `method: NAME`, not {entry!r}")
         if odd := [key for key in settings if not isinstance(key, str) or key == "name"]:
             raise PotionError(f"the method {name!r} has no setting {odd[0]!r}")
-        only = {each: tuple(listed(each, settings.pop(each))) for each in ("poisoned", "found") if each in settings}
+        only = {axis: tuple(listed(axis, settings.pop(axis))) for axis in ("poisoned", "found") if axis in settings}
         budget = settings.pop("budget", None)
         make_unlearner(name, **settings)
         budgets = budget if isinstance(budget, (list, tuple)) else [budget]
-        return [cls(name, settings, _share(each), **only) for each in listed("budget", budgets)]
+        return [cls(name, settings, _share(share), **only) for share in listed("budget", budgets)]
 
     @property
     def label(self) -> str:

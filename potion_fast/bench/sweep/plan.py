@@ -104,8 +104,8 @@ class SweepPlan:
         for key in models:
             crafting = self.crafting(self.trainings[key])
             tasks += [self.trainings[reference_of(key)], *([] if crafting is None else [crafting]), self.trainings[key]]
-            tasks += [each for each in self.passes.values() if each.model == key]
-            tasks += [each for each in self.unlearnings.values() if each.model == key]
+            tasks += [task for task in self.passes.values() if task.model == key]
+            tasks += [task for task in self.unlearnings.values() if task.model == key]
         return tasks
 
     def needs(self, task: Task) -> list[Task]:
@@ -129,9 +129,9 @@ class SweepPlan:
         """What these unlearnings need."""
         needed = {task.key for unit in units.values() for task in self.all_needs(unit)}
         return SweepPlan(
-            {key: each for key, each in self.trainings.items() if key in needed},
-            {key: each for key, each in self.craftings.items() if key in needed},
-            {key: each for key, each in self.passes.items() if key in needed},
+            {key: task for key, task in self.trainings.items() if key in needed},
+            {key: task for key, task in self.craftings.items() if key in needed},
+            {key: task for key, task in self.passes.items() if key in needed},
             dict(units),
         )
 
@@ -150,9 +150,9 @@ class SweepPlan:
     @cached_property
     def _retain(self) -> dict[tuple[Any, ...], RetainPass]:
         return {
-            (each.model, each.group_size, found, objective): each
-            for each in self.passes.values()
-            for found, objective in product(each.founds, each.objectives)
+            (retain_pass.model, retain_pass.group_size, found, objective): retain_pass
+            for retain_pass in self.passes.values()
+            for found, objective in product(retain_pass.founds, retain_pass.objectives)
         }
 
 
@@ -184,7 +184,9 @@ def make_plan(config: SweepConfig) -> SweepPlan:
             if len(unit.key) > LONGEST:
                 raise PotionError(f"the name {unit.key!r} is too long for a file; give that method fewer settings")
             unlearnings[unit.key] = unit
-    passes = {each.key: each for each in _passes(list(unlearnings.values()), shared=not config.augmented)}
+    passes = {
+        retain_pass.key: retain_pass for retain_pass in _passes(list(unlearnings.values()), shared=not config.augmented)
+    }
     return SweepPlan(trainings, craftings, passes, unlearnings)
 
 

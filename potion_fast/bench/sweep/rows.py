@@ -267,7 +267,9 @@ def _row(path: Path, number: int, content: dict[str, Any]) -> Row:
 def _reason(error: ValidationError) -> str:
     """The first error of a row."""
     found = error.errors()
-    if missing := [str(each["loc"][0]) for each in found if each["type"] == "missing" and len(each["loc"]) == 1]:
+    if missing := [
+        str(detail["loc"][0]) for detail in found if detail["type"] == "missing" and len(detail["loc"]) == 1
+    ]:
         return f"no {', '.join(missing)}; it is not a result of a sweep, or broken"
     first = found[0]
     if first["type"] == "value_error":

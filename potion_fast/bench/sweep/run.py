@@ -120,8 +120,8 @@ def work(
     whole, folder = make_plan(config), SweepFolder(out)
     executor, failed = Executor(config, whole, folder, arguments, bars), set[str]()
     tasks = [task for task in chosen(whole, only).tasks if not folder.done(task, whole)]
-    for each in whole.passes.values():
-        folder.drop_unneeded(each, whole)  # a process may have been killed right behind its last result
+    for retain_pass in whole.passes.values():
+        folder.drop_unneeded(retain_pass, whole)  # a process may have been killed right behind its last result
     while tasks and not _orphaned():
         remaining: list[Task] = []
         for task in tasks:

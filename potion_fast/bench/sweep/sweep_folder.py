@@ -75,7 +75,9 @@ class SweepFolder:
             return self.place(task).exists()
         if all(self.place(unit).exists() for unit in plan.readers(task)):
             return True
-        return all(self.retain_file(task, found, each).exists() for found in task.founds for each in task.objectives)
+        return all(
+            self.retain_file(task, found, objective).exists() for found in task.founds for objective in task.objectives
+        )
 
     def retain_file(self, task: RetainPass, found: int, objective: str) -> Path:
         """Of Ω_r for so large an S_f."""
@@ -83,7 +85,7 @@ class SweepFolder:
 
     def drop_unneeded(self, retain: RetainPass | None, plan: SweepPlan) -> None:
         """Remove the importances of a pass if all that need them are done."""
-        if retain is not None and all(self.place(each).exists() for each in plan.readers(retain)):
+        if retain is not None and all(self.place(reader).exists() for reader in plan.readers(retain)):
             for path in self.place(retain).glob("*.safetensors"):
                 path.unlink(missing_ok=True)
 
@@ -124,8 +126,8 @@ class SweepFolder:
         with self.made(task) as place:
             place.mkdir()
             for found, (importances, _) in done.items():
-                for each in importances:
-                    each.save(place / self.retain_file(task, found, each.objective).name)
+                for importance in importances:
+                    importance.save(place / self.retain_file(task, found, importance.objective).name)
             seconds = {found: spent for found, (_, spent) in done.items()}
             RunFolder(place).write_json("done.json", {"seconds": seconds, "wall": wall})
 

@@ -67,11 +67,11 @@ class Reviews:
     classes: tuple[str, ...] = SENTIMENTS
 
     def __post_init__(self) -> None:
-        for what, part in (("training", self.train), ("test", self.test)):
+        for split, part in (("training", self.train), ("test", self.test)):
             odd = ((part.labels < 0) | (part.labels >= len(self.classes))).nonzero().flatten()
             if len(odd):
                 raise DataError(
-                    f"{what} text {int(odd[0])} of {self.name} has the label {int(part.labels[odd[0]])}, and the "
+                    f"{split} text {int(odd[0])} of {self.name} has the label {int(part.labels[odd[0]])}, and the "
                     f"classes are {', '.join(self.classes)}, numbered from 0; -1 marks a text without label: leave "
                     "such texts out"
                 )
