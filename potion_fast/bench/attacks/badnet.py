@@ -23,6 +23,26 @@ if TYPE_CHECKING:
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 
 
+class PatchOptions(AttackOptions):
+    """Options of an attack that puts a patch of one value into images."""
+
+    patch_size: int = option(3, "side of the patch", metavar="PIXELS", ge=1)
+    trigger_value: float | None = option(
+        None,
+        "value of the patch, in units of the normalised image",
+        metavar="X",
+        default_text="the largest of the training images",
+    )
+    target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
+
+    def resolved(self, splits: Splits, seed: int) -> Self:
+        """With the largest value of the training images where no other is given."""
+        check_target_of_data(self.target, splits)
+        if self.trigger_value is not None:
+            return self
+        return self.model_copy(update={"trigger_value": max_value(splits.train, splits.mean, splits.std)})
+
+
 @register_attack("badnet")
 @dataclass(frozen=True, kw_only=True)
 class BadNet(Trigger):
@@ -39,28 +59,13 @@ class BadNet(Trigger):
             image smaller than the patch.
     """
 
-    class Options(AttackOptions):
+    class Options(PatchOptions):
         """Options of a BadNet."""
 
         poison: Literal["badnet"] = "badnet"
-        patch_size: int = option(3, "side of the patch", metavar="PIXELS", ge=1)
         corner: Literal["top-left", "top-right", "bottom-left", "bottom-right"] = option(
             "bottom-right", "corner of the patch", metavar="NAME"
         )
-        trigger_value: float | None = option(
-            None,
-            "value of the patch, in units of the normalised image",
-            metavar="X",
-            default_text="the largest of the training images",
-        )
-        target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
-
-        def resolved(self, splits: Splits, seed: int) -> Self:
-            """With the largest value of the training images where no other is given."""
-            check_target_of_data(self.target, splits)
-            if self.trigger_value is not None:
-                return self
-            return self.model_copy(update={"trigger_value": max_value(splits.train, splits.mean, splits.std)})
 
         def build(self, splits: Splits, seed: int) -> BadNet:
             """The attack with these options."""

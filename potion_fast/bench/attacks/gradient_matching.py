@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ...errors import DataError
 from ...utils.predict import predict
@@ -134,6 +135,7 @@ class GradientMatching(Targeted, Perturbation):
         target = next(drawn) if self.target_class is None else self.target_class
         return target, next(drawn) if self.intended_class is None else self.intended_class
 
+    @override
     def choose(
         self,
         labels: torch.Tensor,  # [N]
@@ -142,12 +144,6 @@ class GradientMatching(Targeted, Perturbation):
         seed: int,
     ) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [found] int64
         """Choose S_m uniformly from the intended class, S_f uniformly from S_m; sets of one seed are nested.
-
-        Args:
-            labels: of the whole training set.
-            count: size of S_m.
-            found: size of S_f.
-            seed: of the draws.
 
         Raises:
             DataError: the class has too few samples, or S_f is no part of S_m.

@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from ..data import max_value
-from .badnet import CORNERS, check_patch, place
+from .badnet import CORNERS, PatchOptions, check_patch, place
 from .kinds import Trigger
-from .options import AttackOptions, option
-from .poison import check_target_of_data
 from .registry import register_attack
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from ..data import Splits
 
 TEST_SEED = 2**32  # above every seed of a run
@@ -39,25 +34,10 @@ class MovingTrigger(Trigger):
             the patch.
     """
 
-    class Options(AttackOptions):
+    class Options(PatchOptions):
         """Options of a moving trigger."""
 
         poison: Literal["moving-trigger"] = "moving-trigger"
-        patch_size: int = option(3, "side of the patch", metavar="PIXELS", ge=1)
-        trigger_value: float | None = option(
-            None,
-            "value of the patch, in units of the normalised image",
-            metavar="X",
-            default_text="the largest of the training images",
-        )
-        target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
-
-        def resolved(self, splits: Splits, seed: int) -> Self:
-            """With the largest value of the training images where no other is given."""
-            check_target_of_data(self.target, splits)
-            if self.trigger_value is not None:
-                return self
-            return self.model_copy(update={"trigger_value": max_value(splits.train, splits.mean, splits.std)})
 
         def build(self, splits: Splits, seed: int) -> MovingTrigger:
             """The attack with these options, and corners drawn by the seed."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ...errors import DataError
 from ..data.text import TextSplits
@@ -197,6 +198,7 @@ class TriggerWord(Targeted):
         negative, positive = self.labels
         return torch.where(labels == negative, positive, negative)
 
+    @override
     def choose(
         self,
         labels: Tensor,  # [N]
@@ -205,12 +207,6 @@ class TriggerWord(Targeted):
         seed: int,
     ) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [found] int64
         """Choose S_m uniformly from the reviews that hold the word, S_f uniformly from S_m; sets of a seed are nested.
-
-        Args:
-            labels: of the whole training set.
-            count: size of S_m.
-            found: size of S_f.
-            seed: of the draws.
 
         Raises:
             DataError: fewer reviews hold it, or S_f is no part of S_m.
