@@ -50,7 +50,13 @@ def test_version_and_help_load_neither_torch_nor_the_bench(arguments: list[str])
 def test_a_command_does_not_load_those_of_others():
     modules = loaded_by("train", "--help")
     assert "potion_fast.bench.configs.train" in modules
-    assert not modules & {"matplotlib", "torchvision", "potion_fast.bench.report", "potion_fast.bench.sweep", "potion_fast.cli.sweeps"}
+    assert not modules & {
+        "matplotlib",
+        "torchvision",
+        "potion_fast.bench.report",
+        "potion_fast.bench.sweep",
+        "potion_fast.cli.sweeps",
+    }
     assert not {name for name in loaded_by("doctor", "--help") if name.startswith("potion_fast.bench")}
 
 
