@@ -55,7 +55,10 @@ class CraftConfig(Schema):
     @classmethod
     def flag_fields(cls) -> dict[str, FieldInfo]:
         """The fields of the command line: the settings of all attacks first."""
-        return {**{name: flag_of(option) for name, option in shared_craft_options().items()}, **super().flag_fields()}
+        return {
+            **{name: flag_of(option) for name, option in shared_craft_options().items()},
+            **super().flag_fields(),
+        }
 
     @override
     @classmethod
