@@ -120,9 +120,9 @@ def _row(network: Network, work: Work, rates: Rates, processes: int, memory: flo
     row: dict[str, Any] = {"processes": processes, "shards": shards, "shards_needed": needed}
     if shards is None:
         return row
-    found = costs(network, work, rates, processes, shards)
-    amounts = {"seconds": found.seconds, "sent": found.sent, "memory": found.memory}
-    return {**row, **amounts, "total_seconds": found.total, "peak_memory": found.peak}
+    cost = costs(network, work, rates, processes, shards)
+    amounts = {"seconds": cost.seconds, "sent": cost.sent, "memory": cost.memory}
+    return {**row, **amounts, "total_seconds": cost.total, "peak_memory": cost.peak}
 
 
 def _named(options: dict[str, Any]) -> Network:

@@ -98,14 +98,14 @@ def descend(
     rng: np.random.Generator,
 ) -> list[DescentStep]:
     """Gradient descent on the loss of mini-batches, drawn without replacement within a step, and the decay."""
-    theta, v, found = removal.start, removal.shift, []
+    theta, v, descent = removal.start, removal.shift, []
     for step in range(steps):
         rows = rng.choice(removal.kept, batch_size, replace=False)
         gradient = data.inputs[rows].T @ (data.inputs[rows] @ theta - data.labels[rows]) / batch_size
         cosines = cosine(v, gradient), cosine(v, removal.rest.gradient(theta))
-        found.append(DescentStep(removal.seed, removal.kind, step, *cosines))
+        descent.append(DescentStep(removal.seed, removal.kind, step, *cosines))
         theta = theta - lr * (gradient + weight_decay * theta)
-    return found
+    return descent
 
 
 def summary(removals: Sequence[Removal], rows: Sequence[DescentStep]) -> dict[str, dict[str, float]]:

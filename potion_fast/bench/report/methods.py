@@ -129,11 +129,11 @@ def variant_label(variant: Variant) -> str:
 
 def variants(rows: Iterable[Row], budgets: bool = True) -> dict[Variant, list[Row]]:
     """The rows by variant: the paper's methods first, then the other known ones, then the rest by name."""
-    found: dict[Variant, list[Row]] = {}
+    by_variant: dict[Variant, list[Row]] = {}
     for row in rows:
-        found.setdefault(variant(row, budgets), []).append(row)
+        by_variant.setdefault(variant(row, budgets), []).append(row)
     order = {name: number for number, name in enumerate(METHODS)}
-    return {key: found[key] for key in sorted(found, key=lambda key: (order.get(key[0], len(order)), key))}
+    return {key: by_variant[key] for key in sorted(by_variant, key=lambda key: (order.get(key[0], len(order)), key))}
 
 
 def plain(rows: Sequence[Row]) -> list[Row]:

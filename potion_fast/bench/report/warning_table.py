@@ -23,24 +23,24 @@ def warnings_of(rows: Sequence[Row]) -> list[Warned]:
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for text in places:
         alike[tuple(NUMBER.split(text))].append(text)
-    found = []
+    warned_rows = []
     for texts in alike.values():
         for folded in _folded(texts):
             files = [file for text in folded for file in places[text]]
-            found.append((_joined(folded), len(files), list(dict.fromkeys(files))[:SHOWN]))
-    return sorted(found, key=lambda warned: (-warned[1], warned[0]))
+            warned_rows.append((_joined(folded), len(files), list(dict.fromkeys(files))[:SHOWN]))
+    return sorted(warned_rows, key=lambda warned: (-warned[1], warned[0]))
 
 
 def _folded(texts: Sequence[str]) -> list[list[str]]:
     """Texts that differ in their numbers, grouped by all numbers but one: the one that gives the fewest groups."""
     best = [[text] for text in texts]
     for place in range(len(NUMBER.findall(texts[0]))):
-        found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        by_others: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for text in texts:
             numbers = NUMBER.findall(text)
-            found[tuple(numbers[:place] + numbers[place + 1 :])].append(text)
-        if len(found) < len(best):
-            best = list(found.values())
+            by_others[tuple(numbers[:place] + numbers[place + 1 :])].append(text)
+        if len(by_others) < len(best):
+            best = list(by_others.values())
     return best
 
 

@@ -92,10 +92,10 @@ def _picture(group: Group, spec: BarFigureSpec, title: str) -> Picture:
 
 def _references(rows: Sequence[Row], spec: BarFigureSpec) -> dict[str, float | None]:
     """What the score was before, and what it should be."""
-    found = {BEFORE: mean_of(rows, score(spec.score, "before", 100))}
+    references = {BEFORE: mean_of(rows, score(spec.score, "before", 100))}
     if spec.ideal is not None:
-        return {**found, IDEAL: spec.ideal}
-    return {**found, RETRAINED: mean_of(rows, score(spec.score, "reference", 100))}
+        return {**references, IDEAL: spec.ideal}
+    return {**references, RETRAINED: mean_of(rows, score(spec.score, "reference", 100))}
 
 
 def _accuracies(rows: Sequence[Row]) -> dict[str, float | None]:

@@ -30,10 +30,10 @@ TITLES = {
 
 def along_pictures(rows: Sequence[Row]) -> list[Picture]:
     """Both figures per attack, data and model."""
-    found = groups(rows, "gaussian")
-    if not found:
+    gaussian_groups = groups(rows, "gaussian")
+    if not gaussian_groups:
         return [Picture(name, title, missing=MISSING) for name, title in TITLES.items()]
-    return [draw(group) for group in found for draw in (_by_budget, _by_size)]
+    return [draw(group) for group in gaussian_groups for draw in (_by_budget, _by_size)]
 
 
 def _by_budget(group: Group) -> Picture:
@@ -121,8 +121,8 @@ def _before(
 ) -> None:
     """Level where all rows are of one size of poison, a line over the sizes otherwise."""
     sizes = {row.poisoned: place(row) for row in rows}
-    found = [(x, mean_of([row for row in rows if row.poisoned == size], measure)) for size, x in sizes.items()]
-    known = sorted((x, value) for x, value in found if x is not None and value is not None)
+    values = [(x, mean_of([row for row in rows if row.poisoned == size], measure)) for size, x in sizes.items()]
+    known = sorted((x, value) for x, value in values if x is not None and value is not None)
     if not known:
         return
     if len(known) == 1:

@@ -68,11 +68,11 @@ class Matrix:
 
 def matrices(rows: Sequence[Row]) -> list[Matrix]:
     """One per data and model, that with the most rows first; each method at the largest of its budgets."""
-    found: dict[tuple[object, ...], list[Row]] = {}
+    by_setting: dict[tuple[object, ...], list[Row]] = {}
     for row in comparable(rows):
         if row.method != UNTOUCHED:
-            found.setdefault(row.setting, []).append(row)
-    ordered = sorted(found.values(), key=lambda members: (-len(members), str(members[0].setting)))
+            by_setting.setdefault(row.setting, []).append(row)
+    ordered = sorted(by_setting.values(), key=lambda members: (-len(members), str(members[0].setting)))
     return [_matrix(members, not place) for place, members in enumerate(ordered)]
 
 

@@ -51,10 +51,14 @@ class Sample:
 
 def noise_pictures(rows: Sequence[Row]) -> list[Picture]:
     """Both figures per attack, data and model."""
-    found = groups(rows, "gaussian")
-    if not found:
+    gaussian_groups = groups(rows, "gaussian")
+    if not gaussian_groups:
         return [Picture(name, title, missing=MISSING) for name, title in TITLES.items()]
-    return [draw(group, name) for group in found for name, draw in zip(TITLES, (_histograms, _curves), strict=True)]
+    return [
+        draw(group, name)
+        for group in gaussian_groups
+        for name, draw in zip(TITLES, (_histograms, _curves), strict=True)
+    ]
 
 
 def _chosen(group: Group) -> list[tuple[str, Row]]:

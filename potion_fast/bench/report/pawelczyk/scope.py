@@ -69,11 +69,11 @@ class Group:
 
 def groups(rows: Sequence[Row], kind: str) -> list[Group]:
     """By attack, data and model; that with the most rows comes first."""
-    found: dict[tuple[object, ...], list[Row]] = {}
+    by_setting: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         if row.kind == kind:
-            found.setdefault((row.attack_name, *row.setting), []).append(row)
-    chosen = [members for rows_of_setting in found.values() if (members := comparable(rows_of_setting))]
+            by_setting.setdefault((row.attack_name, *row.setting), []).append(row)
+    chosen = [members for rows_of_setting in by_setting.values() if (members := comparable(rows_of_setting))]
     ordered = sorted(chosen, key=lambda members: (-len(members), str(members[0].scenario)))
     return [Group(members, not place) for place, members in enumerate(ordered)]
 
@@ -99,10 +99,10 @@ def largest(rows: Iterable[Row]) -> list[Row]:
 
 def by_budget(rows: Iterable[Row]) -> dict[float | None, list[Row]]:
     """Those without a budget first, then in ascending order."""
-    found: dict[float | None, list[Row]] = {}
+    of_budget: dict[float | None, list[Row]] = {}
     for row in rows:
-        found.setdefault(row.budget, []).append(row)
-    return {budget: found[budget] for budget in sorted(found, key=lambda value: -1 if value is None else value)}
+        of_budget.setdefault(row.budget, []).append(row)
+    return {budget: of_budget[budget] for budget in sorted(of_budget, key=lambda value: -1 if value is None else value)}
 
 
 def percent(row: Row) -> float | None:

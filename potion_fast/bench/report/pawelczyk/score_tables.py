@@ -80,8 +80,8 @@ def score_tables(rows: Sequence[Row]) -> list[Table]:
     tables = []
     for kind, spec in TABLES.items():
         missing = f"the sweep has no row of a {'Gaussian' if kind == 'gaussian' else kind} poison"
-        found = groups(rows, kind)
-        tables += [_table(group, spec) for group in found] or [Table(spec.name, spec.title, missing=missing)]
+        groups_of_kind = groups(rows, kind)
+        tables += [_table(group, spec) for group in groups_of_kind] or [Table(spec.name, spec.title, missing=missing)]
     return tables
 
 

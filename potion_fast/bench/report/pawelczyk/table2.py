@@ -51,8 +51,8 @@ class BudgetCell:
 
 def tables2(rows: Sequence[Row]) -> list[Table]:
     """One per attack, data and model."""
-    found = groups(rows, "indiscriminate")
-    return [_table(group) for group in found] or [
+    groups_of_kind = groups(rows, "indiscriminate")
+    return [_table(group) for group in groups_of_kind] or [
         Table(NAME, TITLE, missing="the sweep has no row of an indiscriminate poison")
     ]
 
@@ -92,17 +92,23 @@ def _lines(rows: Sequence[Row], budgets: Sequence[float | None]) -> list[tuple[s
     clean = BudgetCell(untouched, average(untouched, clean_percent("reference")))
     ends = (("no unlearning", before), ("trained without the poison", clean))
     lines = [(name, {budget: BudgetCell() if budget else cell for budget in budgets}) for name, cell in ends]
-    found = {(name, key[0]): by_budget(of_method) for name, key, of_method in labelled(rows)}
+    by_method = {(name, key[0]): by_budget(of_method) for name, key, of_method in labelled(rows)}
     methods = dict.fromkeys(value.method for value in printed() if size is not None)
-    found |= {(label(name), name): {} for name in methods if name not in {method for _, method in found}}
+    by_method |= {(label(name), name): {} for name in methods if name not in {method for _, method in by_method}}
     order = sorted(
-        found,
+        by_method,
         key=lambda key: PAWELCZYK_METHODS.index(key[1]) if key[1] in PAWELCZYK_METHODS else len(PAWELCZYK_METHODS),
     )
     for name, method in order:
         if method != UNTOUCHED:
             lines.append(
-                (name, {budget: _cell(found[name, method].get(budget, []), method, size, budget) for budget in budgets})
+                (
+                    name,
+                    {
+                        budget: _cell(by_method[name, method].get(budget, []), method, size, budget)
+                        for budget in budgets
+                    },
+                )
             )
     return lines
 
@@ -113,8 +119,8 @@ def _cell(rows: Sequence[Row], method: str, size: float | None, budget: float | 
 
 def _paper(method: str, size: float | None, budget: float | None) -> float | None:
     """Nothing for a size that the paper does not have."""
-    found = None if size is None else of_paper(method, size, budget)
-    return None if found is None else found.mean
+    value = None if size is None else of_paper(method, size, budget)
+    return None if value is None else value.mean
 
 
 def _texts(name: str, cells: Mapping[float | None, BudgetCell]) -> list[str]:

@@ -46,10 +46,10 @@ def labelled(rows: Sequence[Row]) -> list[tuple[str, Variant, list[Row]]]:
 
     The name tells of the settings only what the variants of a method do not share.
     """
-    found = variants(rows, budgets=False)
+    by_variant = variants(rows, budgets=False)
     lines = []
-    for key, of_method in found.items():
-        others = [set(other[1]) for other in found if other[0] == key[0]]
+    for key, of_method in by_variant.items():
+        others = [set(other[1]) for other in by_variant if other[0] == key[0]]
         words = [word for word in key[1] if not all(word in other for other in others)]
         if not words and len(others) > 1:
             words = ["as by default"]

@@ -74,8 +74,8 @@ def ablations(rows: Sequence[Row]) -> list[Ablation]:
 
 def printed_ablation(ours: str, other: str) -> tuple[float | None, float | None]:
     """What the paper's text prints."""
-    found = {value.measure: value.mean for value in printed() if value.method == f"{ours}/{other}"}
-    return found.get("healed_gain"), found.get("damage_share")
+    values = {value.measure: value.mean for value in printed() if value.method == f"{ours}/{other}"}
+    return values.get("healed_gain"), values.get("damage_share")
 
 
 def recomputed(ours: str, other: str) -> tuple[float, float]:

@@ -67,14 +67,14 @@ def _along(
     rows: Sequence[Row], rhos: Sequence[float], measure: str
 ) -> tuple[list[float], list[float], list[float | None]]:
     """ρ, mean and spread over scenarios, where there are rows."""
-    found: list[tuple[float, Average]] = []
+    averages: list[tuple[float, Average]] = []
     for rho in rhos:
         if averaged := average([row for row in rows if row.rho == rho], measure):
-            found.append((rho, averaged))
+            averages.append((rho, averaged))
     return (
-        [rho for rho, _ in found],
-        [averaged.mean for _, averaged in found],
-        [averaged.over_scenarios for _, averaged in found],
+        [rho for rho, _ in averages],
+        [averaged.mean for _, averaged in averages],
+        [averaged.over_scenarios for _, averaged in averages],
     )
 
 

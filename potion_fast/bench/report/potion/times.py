@@ -57,8 +57,8 @@ def _picture(number: int, s_step: float, rows: Sequence[Row]) -> Picture:
 
 def _phases(rows: Sequence[Row]) -> list[str]:
     """Those that rows have, the known ones first."""
-    found = dict.fromkeys(name for row in rows for name, value in row.phases.items() if value > 0)
-    return [*(name for name in UNLEARNING if name in found), *(name for name in found if name not in UNLEARNING)]
+    phases = dict.fromkeys(name for row in rows for name, value in row.phases.items() if value > 0)
+    return [*(name for name in UNLEARNING if name in phases), *(name for name in phases if name not in UNLEARNING)]
 
 
 def _phase_label(phase: str) -> str:
