@@ -53,13 +53,15 @@ _MODULES = ("distributed", "drop_in", "edits", "importances", "modes", "ops", "p
 if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
 
     def __getattr__(name: str) -> Any:
-        if name in _MODULES:
+        module = next((module for module, names in _NAMES.items() if name in names), None)
+        if module is None and name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import_module("torch")  # before its modules: threads that import those first, at once, end the process
+        if module is None:
             return import_module(f".{name}", __name__)  # which makes it an attribute of the package
-        for module, names in _NAMES.items():
-            if name in names:
-                globals()[name] = value = getattr(import_module(module, __name__), name)
-                return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import_module(".unlearning", __name__)  # it imports all of them, in one order: threads may ask at once
+        globals()[name] = value = getattr(import_module(module, __name__), name)
+        return value
 
 
 def __dir__() -> list[str]:

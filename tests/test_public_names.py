@@ -45,6 +45,25 @@ def test_every_public_name_can_be_the_first_that_is_used():
     in_a_new_process(code)
 
 
+def test_threads_may_use_the_first_names_at_once():
+    code = (
+        "import threading, potion_fast\n"
+        "failed = []\n"
+        "def use(name):\n"
+        "    try:\n"
+        "        getattr(potion_fast, name)\n"
+        "    except BaseException as error:\n"
+        "        failed.append(f'{name}: {error!r}')\n"
+        "threads = [threading.Thread(target=use, args=(name,)) for name in potion_fast.__all__]\n"
+        "for thread in threads:\n"
+        "    thread.start()\n"
+        "for thread in threads:\n"
+        "    thread.join()\n"
+        "print(failed)"
+    )
+    assert in_a_new_process(code) == "[]\n"
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'potion_fast' has no attribute 'heel'"):
         _ = potion_fast.heel
@@ -64,3 +83,9 @@ def test_a_prompt_offers_public_names_only():
     offered = [name for name in dir(potion_fast) if not name.startswith("__")]
     assert {*potion_fast.__all__, *potion_fast._MODULES} < {*offered}
     assert not {"Any", "TYPE_CHECKING", "annotations", "import_module"} & {*offered}
+
+
+def test_a_prompt_offers_what_the_bench_registers_with():
+    import potion_fast.bench
+
+    assert {*potion_fast.bench.__all__} <= {*dir(potion_fast.bench)}
