@@ -33,6 +33,13 @@ def test_the_whole_method_in_one_call_is_its_parts_in_a_row(blobs, objective):
     assert set(result.seconds) == {"forget", "retain", "search"}
 
 
+def test_results_are_shown_in_a_line_or_two(blobs):
+    """In a notebook, not with the numbers of every weight."""
+    result = pf.unlearn(blobs.model, blobs.retain(), blobs.forget())
+    for shown in (repr(result), repr(result.retain)):
+        assert "objective='xlf'" in shown and "tensor" not in shown and len(shown) < 2000
+
+
 @pytest.mark.parametrize("found", [10, 70])
 def test_the_recipe_of_the_readme_gives_what_unlearn_gives(found, capsys):
     """Both of its code blocks run as they are printed, with fewer and with more samples found than a group holds."""

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ class Importance:
         fallback: Parameters that no rule covered and that went through torch.func or a loop: exact as well, but slower.
     """
 
-    sums: Tensor
-    shapes: dict[str, tuple[int, ...]]
+    sums: Tensor = field(repr=False)
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
     samples: int
     terms: int
     objective: str
@@ -157,10 +157,10 @@ class Importance:
             raise ImportanceError(
                 f"importances of two different models: {_first_difference(self.shapes, other.shapes)}"
             )
-        for field in ("objective", "group_size", "fingerprint"):
-            mine, others = getattr(self, field), getattr(other, field)
+        for attribute in ("objective", "group_size", "fingerprint"):
+            mine, others = getattr(self, attribute), getattr(other, attribute)
             if mine != others:
-                meaning = "weights (fingerprint)" if field == "fingerprint" else field
+                meaning = "weights (fingerprint)" if attribute == "fingerprint" else attribute
                 raise ImportanceError(f"importances of different {meaning}: {mine} and {others}; compute both alike")
         if self.sums.dtype != other.sums.dtype:
             raise ImportanceError(f"importances of different dtype: {self.sums.dtype} and {other.sums.dtype}")

@@ -63,8 +63,8 @@ class Result:
         seconds: Wall-clock time by phase: "forget", "retain" (where computed here) and "search".
     """
 
-    model: nn.Module
-    trace: list[Step]
+    model: nn.Module = field(repr=False)
+    trace: list[Step] = field(repr=False)
     kept: Step | None
     reason: str
     initial_accuracy: float

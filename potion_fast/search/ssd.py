@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
@@ -65,8 +65,8 @@ class Grid:
         seconds: Wall-clock time by phase: "search".
     """
 
-    model: nn.Module
-    table: list[Setting]
+    model: nn.Module = field(repr=False)
+    table: list[Setting] = field(repr=False)
     best: Setting
     forget_accuracy: float
     validation_accuracy: float

@@ -56,7 +56,10 @@ def attack_named(name: str) -> type[Poison]:
         DataError: there is none.
     """
     if name not in ATTACKS:
-        raise DataError(f"unknown poison {name!r}; known: {', '.join(ATTACKS)}")
+        raise DataError(
+            f"unknown poison {name!r}; known: {', '.join(ATTACKS)}. "
+            "One of your own is known once its module is imported"
+        )
     return ATTACKS[name]
 
 

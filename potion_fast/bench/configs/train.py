@@ -174,14 +174,14 @@ class TrainConfig(Schema):
         """The keys that are no fields become the options of the attack."""
         own = {name: value for name, value in values.items() if name in cls.model_fields}
         options = {name: value for name, value in values.items() if name not in own and value is not None}
-        unknown = [name for name in values if name not in own and name not in shared_options()]
-        if unknown:
-            cls.refuse_key(unknown[0])
         attack = own.get("attack")
         poison = own.setdefault("poison", "badnet" if attack is None else attack.poison)
         if not isinstance(poison, str):
             raise PotionError(f"poison must be text, not {poison!r}")
-        kind = attack_named(poison).Options
+        kind = attack_named(poison).Options  # before the keys, which may be those of an attack that is not imported
+        unknown = [name for name in values if name not in own and name not in shared_options()]
+        if unknown:
+            cls.refuse_key(unknown[0])
         refuse_foreign(f"the poison {poison!r} has no option", options, kind)
         if attack is None:
             own["attack"] = kind(**options)

@@ -163,6 +163,11 @@ def test_a_registered_attack_has_its_keys_and_flags(stamp: type[Poison]):
     assert TrainConfig.from_flags(given) == config
 
 
+def test_an_attack_that_is_not_imported_is_named_before_its_keys():
+    with pytest.raises(DataError, match="unknown poison 'checkerboard'.*once its module is imported"):
+        TrainConfig(poison="checkerboard", side=4)
+
+
 def test_options_are_given_flat_or_as_the_attacks_own():
     options = BadNet.Options(target=3)
     config = TrainConfig(attack=options)
