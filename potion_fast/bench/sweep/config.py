@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
+from typing_extensions import override
 
 from ...errors import FileError, PotionError
 from ...modes import mode_named
@@ -98,6 +99,11 @@ class SweepConfig(Schema):
                 SearchOptions(rho=rho, s_step=s_step)
         return self
 
+    @classmethod
+    @override
+    def refuse_key(cls, key: object) -> NoReturn:
+        raise PotionError(f"unknown key {key!r} of a sweep; known: {', '.join(cls.keys())}")
+
     @property
     def augmented(self) -> bool:
         """Whether importances are those of augmented images."""
@@ -131,8 +137,8 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     if not isinstance(content, dict):
         raise PotionError(f"{source} is not the description of a sweep: it holds no keys")
     content.setdefault("name", name)
-    for override in overrides:
-        _override(content, override)
+    for assignment in overrides:
+        _override(content, assignment)
     return SweepConfig.from_dict(content)
 
 

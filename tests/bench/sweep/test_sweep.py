@@ -327,7 +327,7 @@ def test_methods_keep_to_the_scenarios_that_they_are_given():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"colour": 1}, "unknown key 'colour'"),
+        ({"colour": 1}, "unknown key 'colour' of a sweep; known: name, poisoned"),
         ({"found": [2.0]}, "shares of S_m"),
         ({"found": [33]}, "33 of 32"),
         ({"found": [0.001]}, "would be 0"),
