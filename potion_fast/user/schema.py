@@ -183,7 +183,7 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
         must = f"finite, not {value}"
     elif kind == "too_short":
         must = f"a list of at least {detail['ctx']['min_length']}, not {value!r}"
-    elif kind.endswith(("_type", "literal_error")):
+    elif kind.endswith(("_type", "literal_error")) or kind in ("is_instance_of", "sequence_str"):
         must = f"{_in_words(wanted)}, not {value!r}"
     else:
         raise schema.error_type(f"{name} {value!r}: {detail['msg'].removeprefix('Value error, ')}") from None
