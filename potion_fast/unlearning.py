@@ -81,17 +81,18 @@ def unlearn(
         OutOfMemoryError: All of it will not fit, raised before any work.
         TypeError: A keyword that is no option.
     """
-    options, search_keywords = _split(passes, keywords)
-    ranks = ranks_for(retain_loader, options.process_group) if retain is None else Ranks.of(options.process_group)
-    long_pass = replace(options, process_group=ranks.group or False)
-    short_pass = replace(long_pass, checkpoint=None, resume=False)
+    process_group = keywords.get("process_group", None if passes is None else passes.process_group)
+    ranks = ranks_for(retain_loader, process_group) if retain is None else Ranks.of(process_group)
     with ranks.raising_together():
+        options, search_keywords = _split(passes, keywords)
         settings = search_options(search, search_keywords)
         parameters = ModelParameters.of(model)
         if missing := (forget is None) + (retain is None):
             check_unlearning(parameters, missing, inplace)
         if group_size is None:
             group_size = _group_size(settings, forget_loader, retain if forget is None else forget)
+    long_pass = replace(options, process_group=ranks.group or False)
+    short_pass = replace(long_pass, checkpoint=None, resume=False)
 
     seconds = {}
     if forget is None:  # the cheap one first

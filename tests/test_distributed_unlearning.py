@@ -83,6 +83,7 @@ def failures(blobs: Blobs) -> list[tuple[type[Exception], str]]:
     calls: list[dict[str, Any]] = [
         {"forget_loader": Broken() if last else whole, "group_size": 4},
         {"rho": 2.0 if last else 0.2},
+        {"amp": torch.float64 if last else None},
         {"retain_loader": DataLoader(retain, batch_size=32)},  # whose share it is, is not said
         {"forget_loader": DataLoader(forget, sampler=ShareSampler(forget))},  # and nothing reads all of it
     ]
@@ -98,9 +99,9 @@ def failures(blobs: Blobs) -> list[tuple[type[Exception], str]]:
 def test_what_goes_wrong_on_one_rank_is_raised_on_all(blobs, tmp_path):
     good, bad = in_processes(2, failures, blobs, folder=tmp_path)
     assert good[0] == (PotionError, "rank 1: OSError: the disk is gone") and bad[0] == (OSError, "the disk is gone")
-    assert [kind for kind, _ in good[1:]] == [SearchError, ImportanceError, DataError]
-    assert [kind for kind, _ in bad[1:]] == [SearchError, ImportanceError, DataError]
-    assert "does not say whether" in good[2][1] and "evaluation_loader that reads everything" in good[3][1]
+    assert [kind for kind, _ in good[1:]] == [SearchError, ImportanceError, ImportanceError, DataError]
+    assert [kind for kind, _ in bad[1:]] == [SearchError, ImportanceError, ImportanceError, DataError]
+    assert "does not say whether" in good[3][1] and "evaluation_loader that reads everything" in good[4][1]
 
 
 def test_a_wrapped_model_has_the_names_of_the_module_within(blobs):
