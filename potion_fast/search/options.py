@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from numbers import Real
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from typing_extensions import Unpack
 
@@ -97,7 +97,8 @@ class SearchOptions:
             SearchError: See the class.
         """
         names = [field.name for field in fields(cls) if hasattr(settings, field.name)]
-        return cls(**{**{name: getattr(settings, name) for name in names}, **keywords})
+        own: dict[str, Any] = {name: getattr(settings, name) for name in names}
+        return cls(**{**own, **keywords})
 
     def resolved(self) -> SearchOptions:
         """The same with the mode's defaults filled in; the options of steps stay None for a strategy without them."""

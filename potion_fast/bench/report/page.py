@@ -66,7 +66,8 @@ class PaperReport:
     def missing(self) -> dict[str, str]:
         """Why a table or figure is not there, by name."""
         pictures = {picture.name: picture.missing for picture in self.pictures if picture.figure is None}
-        return {**{table.name: table.missing for table in self.tables if table.missing}, **pictures}
+        tables = {table.name: table.missing for table in self.tables if table.missing}
+        return {**tables, **pictures}
 
 
 @dataclass(frozen=True)

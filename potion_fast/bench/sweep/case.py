@@ -68,7 +68,8 @@ class UnlearningCase:
         start = time.perf_counter()
         after = subject.evaluate(model, edited)
         found_accuracy = accuracy_on(model, subject.forget_loader(self.found, augment=False))
-        spent = {**{phase: seconds.get(phase, 0.0) for phase in PHASES}, "evaluate": time.perf_counter() - start}
+        spent = {phase: seconds.get(phase, 0.0) for phase in PHASES}
+        spent["evaluate"] = time.perf_counter() - start
         total = sum(spent[phase] for phase in PHASES if phase != "evaluate")
         before, reference, poison = subject.before.scores, subject.reference, subject.scenario.poison
         scores, (attacked, reached) = after.scores, poison.score_names
