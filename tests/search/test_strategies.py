@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from helpers.run_files import rows, stored
 from helpers.toys import assert_same_weights, net, samples, weights
 from potion_fast.bench.runs import UnlearnConfig, unlearn_run
 from potion_fast.errors import SearchError
-from potion_fast.search import STRATEGIES, Score, Strategy, evaluation, ptn, register_strategy
+from potion_fast.search import STRATEGIES, Score, Strategy, evaluation, ptn, register_strategy, strategies
 from potion_fast.utils.predict import predict
 
 pytest_plugins = ["helpers.small_runs"]
@@ -587,3 +589,19 @@ def test_a_run_refuses_what_its_strategy_does_not_use(tmp_path: Path, poisoned: 
     with pytest.raises(SearchError, match="unknown strategy"):
         unlearn_run(UnlearnConfig(run=str(poisoned), strategy="x"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_example_of_the_documentation_runs(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "add-a-search-strategy.md").read_text(encoding="utf-8")
+    strategy, test = map(textwrap.dedent, re.findall(r"^ *```python\n(.*?)^ *```$", page, re.DOTALL | re.MULTILINE))
+    monkeypatch.setattr(strategies, "STRATEGIES", registry := dict(STRATEGIES))
+    names = dict(vars(strategies))
+    exec(strategy, names)  # as if it stood at the end of the module
+
+    def tried_by(name, plan):
+        return list(registry[name].run(plan, plan.evaluate, below_half))
+
+    names |= {"Fake": Fake, "tried": tried_by}
+    exec(test, names)
+    names["test_every_second_step_is_tried_and_then_the_one_before"]()
+    assert registry["every-second"].jumps and "every-second" not in STRATEGIES
