@@ -50,7 +50,7 @@ build() {
 
 tests() { # whatever runs a kernel, on every backend that this machine has
   step tests python3 -m pytest -q -m "not gpu_code" -k "not on_the_host" \
-    tests/ops --ignore tests/ops/test_cuda_on_cpu.py tests/edits/test_edits.py tests/search/test_strategies.py tests/test_unlearning.py tests/utils/test_memory.py \
+    tests/ops --ignore tests/ops/test_cuda_on_cpu.py tests/edits/test_edits.py tests/search/test_evaluation.py tests/search/test_strategies.py tests/test_unlearning.py tests/utils/test_memory.py \
     tests/bench/training/test_training.py tests/bench/data/test_loader.py \
     tests/bench/attacks/test_perturbations.py tests/bench/metrics/test_gaussian.py
   step tests_engine python3 -m pytest -q -k "not large" tests/importances/test_engine.py

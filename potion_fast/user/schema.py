@@ -184,19 +184,19 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
     elif kind == "too_short":
         must = f"a list of at least {detail['ctx']['min_length']}, not {value!r}"
     elif kind.endswith(("_type", "literal_error")) or kind in ("is_instance_of", "sequence_str"):
-        must = f"{_in_words(wanted)}, not {value!r}"
+        must = f"{_format_type(wanted)}, not {value!r}"
     else:
         raise schema.error_type(f"{name} {value!r}: {detail['msg'].removeprefix('Value error, ')}") from None
     raise schema.error_type(f"{name} must be {must}") from None
 
 
-def _in_words(annotation: Any) -> str:
+def _format_type(annotation: Any) -> str:
     """What a value must be."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _in_words(parts[0])
+        return _format_type(parts[0])
     if origin in (Union, UnionType):
-        return " or ".join(_in_words(part) for part in parts if part is not NoneType)
+        return " or ".join(_format_type(part) for part in parts if part is not NoneType)
     if origin is Literal:
         *others, last = map(repr, parts)
         return f"{', '.join(others)} or {last}" if others else last

@@ -78,11 +78,13 @@ def chunks(loader: Iterable[object], size: GroupSize, with_order: bool = False) 
         size: Samples per group.
         with_order: Take the checksum of the samples' order along, as a checkpoint needs it.
     """
+    if not with_order:
+        yield from _chunks(loader, size)
+        return
     order = 0
     for chunk in _chunks(loader, size):
-        if with_order:
-            order = crc32(chunk.inputs.reshape(len(chunk.inputs), -1)[:, :VALUES], start=order)
-            order = order if chunk.labels is None else crc32(chunk.labels, start=order)
+        order = crc32(chunk.inputs.reshape(len(chunk.inputs), -1)[:, :VALUES], start=order)
+        order = order if chunk.labels is None else crc32(chunk.labels, start=order)
         yield chunk._replace(order=order)
 
 

@@ -15,13 +15,6 @@ from potion_fast.errors import DataError, ImportanceError, SearchError
 from potion_fast.search import STRATEGIES, Score
 
 
-@pytest.fixture(scope="module")
-def both(blobs):
-    return pf.importance(blobs.model, blobs.forget(), group_size=1), pf.importance(
-        blobs.model, blobs.retain(), group_size=1
-    )
-
-
 def public_codes_search(model, forget, retain, loader, rho, s_step=1.1, max_steps=500):
     """PTN as the public code's form has it: all ratios to NumPy, a percentile, a copy and a whole edit per step."""
     share = forget.samples / (forget.samples + retain.samples)
