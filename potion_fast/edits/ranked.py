@@ -45,9 +45,9 @@ class RankedPlan:
         self._parameters, device = list(parameters.tensors.values()), parameters.device
         self._forget, self._retain = (mean.to(device) for mean in paired_means(forget, retain))  # [n], [n]
         self._wanted, self._complete = FIRST, False
-        self._edge = torch.tensor([torch.nan], device=device)  # α of the weights in order; NaN selects none
+        self._edge = torch.full((1,), torch.nan, dtype=torch.float32, device=device)  # α of the weights in order: none
         self._index = torch.empty(0, dtype=torch.int64, device=device)  # [m], in order
-        self.alphas = self._original = self._dampened = torch.empty(0, device=device)  # [m] each
+        self.alphas = self._original = self._dampened = torch.empty(0, dtype=torch.float32, device=device)  # [m] each
         self._applied = 0  # weights that may be dampened
 
     def more(self) -> bool:

@@ -45,7 +45,7 @@ class WeightIndex:
 
     def take(self) -> Tensor:
         """The weights at all places, [m]."""
-        values = torch.empty(len(self.index), device=self.index.device)
+        values = torch.empty(len(self.index), dtype=torch.float32, device=self.index.device)
         for run in (run for part in self._parts for run in part):
             values[run.span] = run.take(self.index)
         return values

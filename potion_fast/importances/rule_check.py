@@ -187,7 +187,7 @@ def _only(rows: Tensor, sample: int, rows_each: int) -> bool:
 
 def perturbed(parameter: Tensor) -> Tensor:
     """The parameter with some noise: a model that adds up a leaf's rows would not show it on zeros."""
-    noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)).to(parameter)
+    noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(parameter)
     return parameter + 0.01 * (1 + parameter.abs()) * noise
 
 

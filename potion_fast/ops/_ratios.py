@@ -27,7 +27,7 @@ class Survivors:
 
     def __init__(self, n: int, capacity: int) -> None:
         self.places = torch.empty(capacity, dtype=torch.int16)
-        self.forget, self.retain = torch.empty(capacity), torch.empty(capacity)
+        self.forget, self.retain = torch.empty(2, capacity, dtype=torch.float32).unbind()
         self.parts = torch.empty(count_blocks(n), 2, dtype=torch.int64)
         tensors = self.places, self.forget, self.retain, self.parts
         self.addresses = (*(tensor.data_ptr() for tensor in tensors), capacity)

@@ -114,7 +114,7 @@ def _fake_take(parameters: list[Tensor], offsets: list[int], cuts: list[int], in
 
 
 def _take_cpu(parameters: list[Tensor], offsets: list[int], cuts: list[int], index: Tensor) -> Tensor:
-    values = torch.empty(index.shape)
+    values = torch.empty(index.shape, dtype=torch.float32)
     _launch_cpu(native.take_cpu, "take", parameters, offsets, cuts, index, values)
     return values
 

@@ -234,7 +234,7 @@ def take(parameters: list[Tensor], offsets: list[int], cuts: list[int], index: T
     Returns:
         [m] float32.
     """
-    values = torch.empty(len(index), device=index.device)
+    values = torch.empty(len(index), dtype=torch.float32, device=index.device)
     for p, parameter in enumerate(parameters):
         part = slice(cuts[p], cuts[p + 1])
         values[part] = in_memory(parameter)[index[part].long() - offsets[p]]

@@ -51,7 +51,7 @@ def _cpu(forget: Tensor, retain: Tensor, percentiles: list[float]) -> Tensor:
 
 def select_cpu(forget: Tensor, retain: Tensor, percentiles: list[float]) -> tuple[Tensor, _ratios.Survivors | None]:
     """α, and the weights above a bound below all of them, unless that would be too many."""
-    alphas = torch.empty(len(percentiles))
+    alphas = torch.empty(len(percentiles), dtype=torch.float32)
     if not percentiles:
         return alphas, None
     arrays = forget.data_ptr(), retain.data_ptr(), forget.numel()

@@ -78,7 +78,7 @@ class Gaussian(Noise):
             tokens: the first column holds token ids, to which no noise is added.
         """
         ordered = torch.as_tensor(ids, dtype=torch.int64).sort().values
-        values = torch.empty(len(ordered), *shape)  # [P, ...]
+        values = torch.empty(len(ordered), *shape, dtype=torch.float32)  # [P, ...]
         for row, sample in zip(values, ordered.tolist(), strict=True):
             # Keys of a Philox generator: no two samples share a stream. torch's CPU generator has only 2^32 seeds.
             stream = np.random.Generator(np.random.Philox(key=np.array([seed, sample], dtype=np.uint64)))

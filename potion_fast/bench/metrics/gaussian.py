@@ -97,11 +97,11 @@ def fresh_dependence(
     g = gradients.detach().flatten(1).double()
     length = g.norm(dim=1, keepdim=True)  # [B, 1]
     units = torch.where(length == 0, 0.0, g / length).float()  # [B, d]
-    result = torch.empty(len(units), count, device=units.device)
+    result = torch.empty(len(units), count, dtype=torch.float32, device=units.device)
     at_once = max(1, CHUNK // max(1, units.shape[1]))  # noises
     for unit, row in zip(units, result, strict=True):
         for part in row.split(at_once):
-            noise = torch.randn(len(part), len(unit), generator=generator, device=units.device)
+            noise = torch.randn(len(part), len(unit), generator=generator, dtype=torch.float32, device=units.device)
             torch.mv(noise, unit, out=part)
     return result
 
