@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from typing_extensions import override
 
 from ..errors import DataError
+from .image_files import read_image, read_size
 
 MEMORY_LIMIT = 2 * 2**30  # bytes; a split of image files that is larger is not kept in memory
 SMALL_IMAGE = 96  # pixels; threads do not help to decode smaller images
@@ -184,8 +184,8 @@ class FileSource(ImageSource):
             list(pool.map(decode, range(0, len(paths), step)))  # list(): raises what a task raised
         return torch.from_numpy(pixels)
 
-    def check_sizes(self) -> None:
-        """Read the header of every file, so that a file of another size is an error now and not in the middle of a run.
+    def check_headers(self) -> None:
+        """Read the header of every file: what is no image, or of another size, is an error now and not during a run.
 
         Raises:
             DataError: naming the first such file, or one that is no image.
@@ -211,11 +211,7 @@ class FileSource(ImageSource):
             )
 
     def _decode(self, path: Path) -> np.ndarray:  # [3, H, W] uint8
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and kinds of its own
-            raise DataError(f"{path} cannot be read as an image ({error}); remove or replace it") from error
+        image = read_image(path)
         size = (image.height, image.width)
         self._check_size(path, size)
         if size != self.size:
@@ -223,22 +219,3 @@ class FileSource(ImageSource):
 
             image = functional.center_crop(functional.resize(image, min(self.size), antialias=True), list(self.size))
         return np.asarray(image).transpose(2, 0, 1)
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Read the header of an image file.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        (height, width) in pixels.
-
-    Raises:
-        DataError: it is no image.
-    """
-    try:
-        with Image.open(path) as file:
-            return file.height, file.width
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); remove or replace it") from error

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
 from ..errors import DataError
+from .image_files import read_image
 from .image_source import ImageSource
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -198,19 +198,14 @@ def decode(path: str) -> Tensor:  # [3, H, W] uint8
         uint8 [3, H, W].
 
     Raises:
-        DataError: it is missing, truncated or no image.
+        DataError: it is missing, truncated, no image, or one that `to_rgb` refuses.
     """
     try:
         return jpeg(path)
     except (OSError, RuntimeError):
         pass  # Pillow reads it, or raises a clearer error
-    try:
-        with Image.open(path) as file:
-            file.load()
-            pixels = np.array(file if file.mode == "RGB" else file.convert("RGB"))  # [H, W, 3]
-        return torch.from_numpy(pixels).permute(2, 0, 1)  # torch resizes channels-last memory fastest
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and kinds of its own
-        raise DataError(f"{path} cannot be read as an image ({error}); remove or replace it") from error
+    pixels = np.array(read_image(path))  # [H, W, 3]
+    return torch.from_numpy(pixels).permute(2, 0, 1)  # torch resizes channels-last memory fastest
 
 
 def jpeg(path: str) -> Tensor:  # [3, H, W] uint8

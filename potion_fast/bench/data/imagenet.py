@@ -7,12 +7,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import torch
-
 from ...errors import DataError
+from ...user.image_files import SUFFIXES, list_images
 from ...user.jpeg_source import JpegSource, Preprocessing
-
-PHOTOGRAPHS = (".jpeg", ".jpg", ".png")
 
 
 def find_imagenette(root: Path) -> Path:
@@ -47,30 +44,23 @@ def read_split(folder: Path, preprocessing: Preprocessing) -> tuple[tuple[str, .
         preprocessing: of the images.
 
     Returns:
-        The names of the folders, sorted, and the images by folder and file name.
+        The names of the folders, sorted, and the images in the order of `list_images`.
 
     Raises:
-        DataError: a folder that is missing, flat, still packed, or has a class without an image.
+        DataError: a folder that is missing, flat, or still packed, and as `list_images` raises it.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: {folder.parent} must hold train/ and val/, a folder per class in each")
     entries = list(os.scandir(folder))
-    classes = sorted(entry.name for entry in entries if entry.is_dir())
-    if not classes:
+    if not any(entry.is_dir() for entry in entries):
         raise DataError(_flat(folder, [entry.name for entry in entries]))
-    names, labels = [], []
-    for label, name in enumerate(classes):
-        files = sorted(file.name for file in os.scandir(folder / name) if file.name.lower().endswith(PHOTOGRAPHS))
-        if not files:
-            raise DataError(f"{folder / name} holds no {', '.join(PHOTOGRAPHS)} file; fill it or remove it")
-        names += [f"{name}/{file}" for file in files]
-        labels += [label] * len(files)
-    return tuple(classes), JpegSource(folder, names, torch.tensor(labels), preprocessing)
+    classes, names, labels = list_images(folder)
+    return classes, JpegSource(folder, names, labels, preprocessing)
 
 
 def _flat(folder: Path, names: list[str]) -> str:
     """What to do about a split without folders."""
-    images = sum(name.lower().endswith(PHOTOGRAPHS) for name in names)
+    images = sum(name.lower().endswith(SUFFIXES) for name in names)
     if images:
         return (
             f"{folder} is flat: {images} images and no folder per class, as ILSVRC's archive of the validation images "

@@ -12,7 +12,8 @@ import torch
 
 from ...errors import DataError
 from ...user import image_source
-from ...user.image_source import FileSource, ImageSource, MemorySource, PartSource, read_size
+from ...user.image_files import list_images, read_size
+from ...user.image_source import FileSource, ImageSource, MemorySource, PartSource
 from ...user.jpeg_source import Preprocessing
 from .imagenet import class_names, find_imagenette, read_split
 from .splits import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Splits, subset
@@ -21,7 +22,6 @@ from .text.load import NAMES as TEXTS
 from .user_dataset import load_user_dataset
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load_dataset(
@@ -43,10 +43,10 @@ def load_dataset(
     Args:
         name: "digits" (scikit-learn's 8x8 grey digits, embedded), "cifar10", "cifar100" (the published Python files),
             "imagenette" (what its archive unpacks to), "imagenet" (ILSVRC as train/<WordNet id>/* and
-            val/<WordNet id>/*), "folder" (JPEG or PNG files as train/<class>/<file>, and test/ or, where there is no
-            test/, val/), "toy-reviews" (short made-up texts, embedded), "reviews" (texts as `potion-fast tokenize`
-            writes them), or "module:factory", a function of yours that makes a data set, see `load_user_dataset`. That
-            one is imported and run: pass no name that somebody else wrote.
+            val/<WordNet id>/*), "folder" (image files as train/<class>/<file>, see `list_images`, and test/ or, where
+            there is no test/, val/), "toy-reviews" (short made-up texts, embedded), "reviews" (texts as
+            `potion-fast tokenize` writes them), or "module:factory", a function of yours that makes a data set, see
+            `load_user_dataset`. That one is imported and run: pass no name that somebody else wrote.
         root: folder of the data; without it the environment variable POTION_FAST_DATA. Digits, toy reviews and yours
             need none.
         train_size: keep this many training samples, in the data set's order; None keeps all.
@@ -180,18 +180,19 @@ def _folder(root: Path, train_size: int | None, seed: int, image_size: int | Non
             raise DataError(
                 f"{root} must hold train/ and test/ (or val/), a folder per class in each; {folder} is missing"
             )
-    classes, train_paths, train_labels = _list_images(train_folder)
-    test_classes, test_paths, test_labels = _list_images(test_folder)
+    classes, train_names, train_labels = list_images(train_folder)
+    test_classes, test_names, test_labels = list_images(test_folder)
     _check_same(train_folder, classes, test_folder, test_classes)
 
-    keep = subset(len(train_paths), train_size, seed)
-    size = (image_size, image_size) if image_size is not None else read_size(train_paths[keep[0]])
+    keep = subset(len(train_names), train_size, seed)
+    train_paths = [train_folder / train_names[index] for index in keep]
+    size = (image_size, image_size) if image_size is not None else read_size(train_paths[0])
     resize = image_size is not None
     is_cifar10 = size == (32, 32) and classes == CIFAR10_CLASSES
     return Splits(
         name="folder",
-        train=_file_source([train_paths[index] for index in keep], train_labels[keep], size, resize),
-        test=_file_source(test_paths, test_labels, size, resize),
+        train=_file_source(train_paths, train_labels[keep], size, resize),
+        test=_file_source([test_folder / name for name in test_names], test_labels, size, resize),
         classes=classes,
         mean=CIFAR_MEAN if is_cifar10 else IMAGENET_MEAN,
         std=CIFAR_STD if is_cifar10 else IMAGENET_STD,
@@ -231,26 +232,11 @@ def _check_same(train_folder: Path, classes: tuple[str, ...], test_folder: Path,
         raise DataError(f"{train_folder} and {test_folder} hold different classes; only in one of them: {odd}")
 
 
-def _list_images(folder: Path) -> tuple[tuple[str, ...], list[Path], torch.Tensor]:
-    """(class names, paths [N], labels int64 [N]), sorted by class and file name."""
-    from torchvision.datasets.folder import find_classes, make_dataset  # takes seconds: only when needed
-
-    try:
-        classes, class_to_index = find_classes(str(folder))
-        samples = make_dataset(str(folder), class_to_index, extensions=IMAGE_SUFFIXES)
-    except OSError as error:
-        raise DataError(
-            f"{folder} must hold a folder of {', '.join(IMAGE_SUFFIXES)} files per class: {error}"
-        ) from error
-    return tuple(classes), [Path(path) for path, _ in samples], torch.tensor([label for _, label in samples])
-
-
 def _file_source(paths: list[Path], labels: torch.Tensor, size: tuple[int, int], resize: bool) -> ImageSource:
     source = FileSource(paths, labels, size, resize)
     if source.nbytes() <= image_source.MEMORY_LIMIT:
         return source.in_memory()
-    if not resize:
-        source.check_sizes()
+    source.check_headers()
     return source
 
 

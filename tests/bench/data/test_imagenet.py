@@ -115,7 +115,7 @@ def test_missing_packed_and_empty_splits_are_named(root: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"val holds archives.*parse_train_archive"):
         load_dataset("imagenet", tmp_path)
     (tmp_path / "val" / "n01440764").mkdir()
-    with pytest.raises(DataError, match=r"val/n01440764 holds no \.jpeg"):
+    with pytest.raises(DataError, match="val/n01440764 holds no image"):
         load_dataset("imagenet", tmp_path)
 
 
