@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 import warnings
@@ -22,6 +21,7 @@ from ..edits.ranked import RankedPlan
 from ..errors import PotionWarning
 from ..importances import Importance
 from ..modes import mode_named
+from ..utils.copies import IN_PLACE, copy_model
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from .diagnostics import diagnose
@@ -109,7 +109,7 @@ def ptn_search(
             check_reads_everything(loader)
         forget.check_model(parameters)
         if not inplace:
-            parameters = ModelParameters(copy.deepcopy(parameters.wrapped))
+            parameters = ModelParameters(copy_model(parameters.wrapped, IN_PLACE))
     check_same_search(ranks, settings, forget, retain, sharded)
 
     start = time.perf_counter()

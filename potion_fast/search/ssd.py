@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 import warnings
@@ -16,6 +15,7 @@ from ..edits.plan import EditPlan
 from ..errors import PotionWarning, SearchError
 from ..importances import Importance
 from ..modes import GroupSize
+from ..utils.copies import IN_PLACE, copy_model
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from .evaluation import Evaluation
@@ -143,7 +143,7 @@ def ssd_grid(
     parameters = ModelParameters(model)
     forget.check_model(parameters)
     if not inplace:
-        model = copy.deepcopy(model)
+        model = copy_model(model, IN_PLACE)
         parameters = ModelParameters(model)
 
     start = time.perf_counter()

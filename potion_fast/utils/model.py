@@ -137,14 +137,43 @@ def fingerprint(model: nn.Module) -> str:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the block; afterwards every module is back in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    """Eval mode for the block; afterwards every module is back in the mode it was in.
+
+    Both by the modules' own `eval` and `train`, which may do more than to set the mode: merge adapters into weights and
+    take them out again, keep the norms of a frozen part in eval mode.
+
+    Raises:
+        ModelError: The model refuses eval mode.
+    """
+    before = {module: module.training for module in model.modules()}
     try:
+        if any(before.values()):
+            _set_eval(model)
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, training in before.items():  # parents come before their children
+            if module.training != training:
+                module.train(training)
+        for module, training in before.items():  # whose own `train` says otherwise
+            if module.training != training:
+                module.training = training
+
+
+def _set_eval(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except Exception as error:
+        if _is_exported(model):
+            raise ModelError(
+                "the model is a program of torch.export, which has no layers and no eval mode; give the nn.Module that "
+                "it was exported from"
+            ) from error
+        raise ModelError(f"the model, a {type(model).__name__}, cannot be set to eval mode: {error}") from error
+
+
+def _is_exported(model: nn.Module) -> bool:
+    """Whether some part is what `torch.export.export(...).module()` gives."""
+    return any(kind.__module__.startswith("torch.export") for m in model.modules() for kind in type(m).__mro__)
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -102,3 +102,81 @@ def test_eval_mode_is_left_again_where_it_was_not_before() -> None:
         assert not any(module.training for module in model.modules())
         raise ValueError("within")
     assert model.training and model.conv.training and not model.norm.training
+
+
+class Merging(nn.Linear):
+    """Adds its adapter to its frozen weight when it goes to eval mode and takes it out again, by its own `train`."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 3)
+        self.weight.requires_grad_(False)
+        self.adapter = nn.Parameter(torch.full((3, 3), 0.5))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        if mode == self.merged:
+            self.weight.data += -self.adapter.detach() if mode else self.adapter.detach()
+            self.merged = not mode
+        return super().train(mode)
+
+
+class FrozenNorms(nn.Sequential):
+    """Keeps its norms in eval mode whatever is asked for."""
+
+    def train(self, mode: bool = True) -> FrozenNorms:
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.eval()
+        return self
+
+
+class AlwaysRandom(nn.Dropout):
+    """Drops out in eval mode too."""
+
+    def train(self, mode: bool = True) -> AlwaysRandom:
+        return super().train(True)
+
+
+class Scripted(nn.Module):
+    """Refuses eval mode."""
+
+    def eval(self) -> Scripted:
+        raise RuntimeError("not now")
+
+
+def test_the_mode_is_set_by_the_modules_own_methods():
+    model = nn.Sequential(Merging(), FrozenNorms(nn.Linear(3, 3), nn.BatchNorm1d(3)), AlwaysRandom(), nn.Dropout())
+    model.train()
+    model[3].eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    assert before["1.0"] and not before["1.1"] and not before["3"]
+    with evaluating(model):
+        assert model[0].merged and not model.training and not model[1][0].training and model[2].training
+    assert not model[0].merged
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_a_model_in_eval_mode_is_not_asked_again():
+    model = Merging()
+    model.training = False  # and not merged: its own business
+    with evaluating(model):
+        assert not model.merged
+    assert not model.training and not model.merged
+
+
+def test_a_mode_that_no_method_gives_back_is_set_all_the_same():
+    model = AlwaysRandom()
+    model.training = False
+    parent = nn.Sequential(model, nn.Dropout())
+    with evaluating(parent):
+        assert model.training  # by its own method
+    assert not model.training and parent.training and parent[1].training
+
+
+def test_a_model_that_refuses_eval_mode_is_named():
+    exported = torch.export.export(nn.Linear(3, 3), (torch.ones(2, 3),)).module()
+    with pytest.raises(ModelError, match=r"a program of torch\.export"), evaluating(exported):
+        raise AssertionError("not reached")
+    with pytest.raises(ModelError, match="a Scripted, cannot be set to eval mode: not now"), evaluating(Scripted()):
+        raise AssertionError("not reached")

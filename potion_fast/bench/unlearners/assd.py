@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 
@@ -15,6 +14,7 @@ from ...errors import PotionWarning
 from ...importances import Importance
 from ...percentiles import percentile_of
 from ...search import Step
+from ...utils.copies import copy_model
 from ...utils.predict import accuracy, predict
 from .base import Loaders, Unlearned
 from .dampening import Dampening
@@ -42,7 +42,7 @@ class ASSD(Dampening):
         start = time.perf_counter()
         share = forget.samples / (retain.samples + (0 if self.holds_forget else forget.samples))
         percentile = percentile_of(share)
-        model = copy.deepcopy(model)
+        model = copy_model(model)
         plan = EditPlan.at_percentiles(model, forget, retain, [percentile], self.dampening)
         plan.apply(0)
         forget_accuracy = accuracy(*predict(model, loaders.forget_evaluation, progress))

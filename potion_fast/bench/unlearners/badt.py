@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from ...errors import DataError
+from ...utils.copies import copy_model
 from ..training.train import Batch
 from .base import Loaders, Unlearned
 from .finetuning import FreshStart, frozen_copy
@@ -36,7 +36,7 @@ class BadT(FreshStart):
             return badt_loss(student, good, bad, batch)
 
         mixed = MixedBatches(loaders.forget, loaders.retain)
-        return self.finetune(copy.deepcopy(model), mixed, loaders.validation, progress, loss=loss)
+        return self.finetune(copy_model(model), mixed, loaders.validation, progress, loss=loss)
 
 
 class MixedBatches:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from pydantic import PositiveInt
 from torch import nn
 from typing_extensions import override
 
+from ...utils.copies import copy_model
 from ..models.last_layers import last_layers
 from .epochs import PawelczykFinetuning
 from .registry import register_unlearner
@@ -29,4 +29,4 @@ class CFkPawelczyk(PawelczykFinetuning):
 
     @override
     def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
-        return copy.deepcopy(model), last_layers(model, self.k)
+        return copy_model(model), last_layers(model, self.k)

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ...errors import PotionError
 from ...modes import mode_named
+from ...utils.copies import copy_model
 from ...utils.predict import accuracy, predict
 from ..models import initialise, last_modules
 from ..training.schedules import Schedule
@@ -85,7 +86,7 @@ class Finetuning(Unlearner):
         Returns:
             The copy, and the names of its modules that are trained: None for all.
         """
-        return copy.deepcopy(model), None
+        return copy_model(model), None
 
     def finetune(
         self,
@@ -164,7 +165,7 @@ class LastLayersFinetuning(Finetuning):
 
     @override
     def prepare(self, model: nn.Module) -> tuple[nn.Module, Sequence[str] | None]:
-        return copy.deepcopy(model), last_modules(model, self.k)
+        return copy_model(model), last_modules(model, self.k)
 
 
 class FreshStart(Finetuning):
@@ -181,7 +182,7 @@ class FreshStart(Finetuning):
         """A model like this one, with none of its weights; on the same device."""
         if self.fresh is not None:
             return copy.deepcopy(self.fresh()).to(next(model.parameters()).device)
-        untrained = copy.deepcopy(model)
+        untrained = copy_model(model)
         initialise(untrained)
         return untrained
 
@@ -195,7 +196,7 @@ def reinitialised(model: nn.Module, names: Sequence[str] | None) -> tuple[nn.Mod
 
 def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode that needs no gradients: a teacher."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    return copy_model(model).eval().requires_grad_(False)
 
 
 def _accuracy_on(loader: Iterable[Any]) -> Callable[[nn.Module], float]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 from typing_extensions import override
 
+from ...utils.copies import copy_model
 from ..training.train import Batch, cross_entropy
 from .base import Loaders, Unlearned
 from .epochs import PawelczykFinetuning
@@ -26,7 +25,7 @@ class GA(PawelczykFinetuning):
 
     @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
-        return self.finetune(copy.deepcopy(model), loaders.forget, loaders.validation, progress, loss=ascent)
+        return self.finetune(copy_model(model), loaders.forget, loaders.validation, progress, loss=ascent)
 
 
 def ascent(model: nn.Module, batch: Batch) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from typing_extensions import override
 
 from ...errors import DataError
+from ...utils.copies import copy_model
 from ..models import LanguageModel
 from ..training.schedules import Schedule
 from ..training.train import Batch
@@ -52,7 +51,7 @@ class JiT(EpochFinetuning):
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             return slope(model.eval(), batch[0], self.copies, self.sigma)
 
-        return self.finetune(copy.deepcopy(model), loaders.forget, loaders.validation, progress, loss=loss)
+        return self.finetune(copy_model(model), loaders.forget, loaders.validation, progress, loss=loss)
 
 
 def slope(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
+from ...utils.copies import copy_model
 from ..training.train import Batch, cross_entropy
 from .base import Loaders, Unlearned
 from .epochs import PawelczykFinetuning
@@ -40,4 +40,4 @@ class NegGradPlus(PawelczykFinetuning):
             return self.beta * retain - (1 - self.beta) * forget
 
         pairs = PairedBatches(loaders.forget, loaders.retain)
-        return self.finetune(copy.deepcopy(model), pairs, loaders.validation, progress, loss=loss)
+        return self.finetune(copy_model(model), pairs, loaders.validation, progress, loss=loss)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from pydantic import NonNegativeFloat
 from torch import nn
 from typing_extensions import override
 
+from ...utils.copies import copy_model
 from .base import Loaders, Unlearned
 from .epochs import PawelczykFinetuning
 from .registry import register_unlearner
@@ -35,4 +35,4 @@ class NGD(PawelczykFinetuning):
                 if parameter.grad is not None:
                     parameter.grad.add_(torch.randn_like(parameter.grad), alpha=self.variance**0.5)
 
-        return self.finetune(copy.deepcopy(model), loaders.retain, loaders.validation, progress, adjust=add_noise)
+        return self.finetune(copy_model(model), loaders.retain, loaders.validation, progress, adjust=add_noise)

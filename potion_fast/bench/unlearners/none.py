@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 from typing_extensions import override
 
+from ...utils.copies import copy_model
 from .base import Loaders, Unlearned, Unlearner
 from .registry import register_unlearner
 
@@ -21,4 +20,4 @@ class NoUnlearning(Unlearner):
 
     @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
-        return Unlearned(copy.deepcopy(model).eval(), self.name)
+        return Unlearned(copy_model(model).eval(), self.name)

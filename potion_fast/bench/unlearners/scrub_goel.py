@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from ...utils.copies import copy_model
 from ..training.train import Batch
 from .base import Loaders, Unlearned
 from .finetuning import Finetuning, frozen_copy
@@ -48,7 +47,7 @@ class ScrubGoel(Finetuning):
             value = scrub_loss(student, teacher, batch, self.alpha, self.temperature)
             return -value if passes.maximising else value
 
-        return self.finetune(copy.deepcopy(model), passes, loaders.validation, progress, loss=loss)
+        return self.finetune(copy_model(model), passes, loaders.validation, progress, loss=loss)
 
 
 def scrub_loss(student: nn.Module, teacher: nn.Module, batch: Batch, alpha: float, temperature: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from ...utils.copies import copy_model
 from ..training.schedules import Schedule
 from ..training.train import Batch
 from .base import Loaders, Unlearned
@@ -58,7 +58,7 @@ class ScrubKurmanji(EpochFinetuning):
                 return -away
             return self.gamma * F.cross_entropy(logits, batch[1]) + self.alpha * away
 
-        return self.finetune(copy.deepcopy(model), passes, loaders.validation, progress, loss=loss)
+        return self.finetune(copy_model(model), passes, loaders.validation, progress, loss=loss)
 
     @override
     def iterations_of_epochs(self, loader: Iterable[Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import ClassVar
 
 from pydantic import NonNegativeFloat
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from ...utils.copies import copy_model
 from ..training.train import Batch
 from .base import Loaders, Unlearned
 from .epochs import PawelczykFinetuning
@@ -51,4 +51,4 @@ class ScrubPawelczyk(PawelczykFinetuning):
             return self.gamma * F.cross_entropy(logits, labels) + self.kl_weight * (towards - away)
 
         pairs = PairedBatches(loaders.forget, loaders.retain)
-        return self.finetune(copy.deepcopy(model), pairs, loaders.validation, progress, loss=loss)
+        return self.finetune(copy_model(model), pairs, loaders.validation, progress, loss=loss)

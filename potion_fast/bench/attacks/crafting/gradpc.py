@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from ....errors import DataError, ModelError
 from ....utils.batches import inputs_and_labels
+from ....utils.copies import copy_model
 from ....utils.model import ModelParameters
 from ....utils.progress import bar
 from ...training.train import seeded
@@ -61,7 +61,7 @@ def gradpc(
         raise DataError(f"budget={budget} and lr={lr} must be above 0 and finite, and epochs={epochs} at least 1")
     if not ModelParameters(model).parameters:
         raise ModelError("the model has no parameter that requires a gradient: there is none to corrupt")
-    model = copy.deepcopy(model).train()
+    model = copy_model(model).train()
     trained = ModelParameters(model)
     trained.check()
     parameters = list(trained.parameters.values())
