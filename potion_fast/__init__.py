@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .percentiles import thresholds
     from .search import Grid, Result, SearchOptions, Setting, Step, ptn_search, ssd_grid
     from .unlearning import unlearn
+    from .utils.adapter import Adapter, OneLogitAdapter
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,8 @@ __all__ = [
     "Setting",
     "ssd_grid",
     "unlearn",
+    "Adapter",
+    "OneLogitAdapter",
     "PotionError",
     "PotionWarning",
 ]
@@ -47,6 +50,7 @@ _NAMES = {
     ".edits": ("EditPlan",),
     ".search": ("SearchOptions", "Result", "Step", "ptn_search", "Grid", "Setting", "ssd_grid"),
     ".unlearning": ("unlearn",),
+    ".utils.adapter": ("Adapter", "OneLogitAdapter"),
 }
 _MODULES = ("distributed", "drop_in", "edits", "importances", "modes", "ops", "percentiles", "search", "unlearning")
 

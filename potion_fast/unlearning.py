@@ -17,7 +17,8 @@ from .importances.objectives import Losses
 from .importances.options import pass_options
 from .modes import GroupSize, mode_named
 from .search import Result, SearchKeywords, SearchOptions, ptn_search, search_options
-from .utils.batches import count_samples
+from .utils.adapter import Adapter
+from .utils.batches import check_rereadable, count_samples
 from .utils.memory import check_unlearning
 from .utils.model import ModelParameters
 
@@ -87,10 +88,13 @@ def unlearn(
         options, search_keywords = _split(passes, keywords)
         settings = search_options(search, search_keywords)
         parameters = ModelParameters.of(model)
+        for name, loader in (("forget_loader", forget_loader), ("evaluation_loader", evaluation_loader)):
+            if loader is not None:
+                check_rereadable(loader, name)
         if missing := (forget is None) + (retain is None):
             check_unlearning(parameters, missing, inplace)
         if group_size is None:
-            group_size = _group_size(settings, forget_loader, retain if forget is None else forget)
+            group_size = _group_size(settings, forget_loader, retain if forget is None else forget, options.adapter)
     long_pass = replace(options, process_group=ranks.group or False)
     short_pass = replace(long_pass, checkpoint=None, resume=False)
 
@@ -123,6 +127,7 @@ def unlearn(
         inplace=inplace,
         process_group=long_pass.process_group,
         progress=options.progress,
+        adapter=options.adapter,
     )
     result.seconds = {**seconds, **result.seconds}
     return result
@@ -142,11 +147,13 @@ def _split(passes: PassOptions | None, keywords: UnlearnKeywords) -> tuple[PassO
     return pass_options(passes, cast(PassKeywords, of_passes)), cast(SearchKeywords, of_search)
 
 
-def _group_size(settings: SearchOptions, forget_loader: Iterable[object], given: Importance | None) -> GroupSize:
+def _group_size(
+    settings: SearchOptions, forget_loader: Iterable[object], given: Importance | None, adapter: Adapter
+) -> GroupSize:
     """That of the importances that are given; the mode's where there are none."""
     if given is not None:
         return given.group_size
-    return mode_named(settings.mode).group_size_for(count_samples(forget_loader))
+    return mode_named(settings.mode).group_size_for(count_samples(forget_loader, adapter))
 
 
 def _report(

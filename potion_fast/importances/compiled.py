@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ImportanceError
 from ..utils import memory
+from ..utils.inputs import BatchInputs, shape_key
 from .hooks import LayerCall, RulePlan, expanded_parameter, first_input, substituted
 from .rules import rule_for
 
@@ -20,19 +21,22 @@ EAGER_BATCHES = 2  # of a shape that go through the model as it is, before that 
 COMPILED_SHAPES = 4  # at most
 
 Shape = tuple[torch.Size, torch.dtype]
-TracedLosses = Callable[[Tensor, Tensor | None], Tensor]  # inputs [B, ...], labels [B] -> losses [B]; reads no values
+BatchShape = tuple[object, ...]  # see `shape_key`
+TracedLosses = Callable[
+    [BatchInputs, Tensor | None], Tensor
+]  # inputs [B, ...], labels [B] -> losses [B]; reads no values
 
 
 class ShapeCounter:
     """Tells which batches are worth a compilation: those of a few shapes, each from its third batch on."""
 
     def __init__(self) -> None:
-        self.before: Counter[Shape] = Counter()
-        self.compiled: set[Shape] = set()
+        self.before: Counter[BatchShape] = Counter()
+        self.compiled: set[BatchShape] = set()
 
-    def is_frequent(self, inputs: Tensor) -> bool:
+    def is_frequent(self, inputs: BatchInputs) -> bool:
         """Whether this batch is; to be called once for each."""
-        shape = (inputs.shape, inputs.dtype)
+        shape = shape_key(inputs)
         if self.before[shape] >= EAGER_BATCHES and len(self.compiled) < COMPILED_SHAPES:
             self.compiled.add(shape)
         self.before[shape] += 1
@@ -78,18 +82,18 @@ class Compiled:
     def forget(self) -> None:
         """Start anew, for another plan."""
         self.counter = ShapeCounter()
-        self.outputs: dict[Shape, list[Shape]] = {}  # of the calls, for a batch of a shape
+        self.outputs: dict[BatchShape, list[Shape]] = {}  # of the calls, for a batch of a shape
 
-    def learn(self, inputs: Tensor, calls: list[LayerCall]) -> None:
+    def learn(self, inputs: BatchInputs, calls: list[LayerCall]) -> None:
         """Take note of a batch that went through the model as it is, with these calls."""
-        self.outputs[inputs.shape, inputs.dtype] = [(call.size, call.dtype) for call in calls]
+        self.outputs[shape_key(inputs)] = [(call.size, call.dtype) for call in calls]
 
-    def takes(self, inputs: Tensor) -> bool:
+    def takes(self, inputs: BatchInputs) -> bool:
         """Whether a batch is to go through the compiled function; to be called once for each."""
-        return self.counter.is_frequent(inputs) and (inputs.shape, inputs.dtype) in self.outputs
+        return self.counter.is_frequent(inputs) and shape_key(inputs) in self.outputs
 
     def forward(
-        self, plan: RulePlan, parameters: Mapping[str, nn.Parameter], inputs: Tensor, labels: Tensor | None
+        self, plan: RulePlan, parameters: Mapping[str, nn.Parameter], inputs: BatchInputs, labels: Tensor | None
     ) -> Outputs:
         """One forward pass.
 
@@ -98,7 +102,7 @@ class Compiled:
         """
         zeros = [
             torch.zeros((), dtype=dtype, device=inputs.device).expand(size).requires_grad_()
-            for size, dtype in self.outputs[inputs.shape, inputs.dtype]
+            for size, dtype in self.outputs[shape_key(inputs)]
         ]
         leaves = {name: expanded_parameter(parameters[name], len(inputs)) for name in plan.leaves}
         with ExitStack() as stack:
@@ -117,7 +121,7 @@ class Compiled:
         return Outputs(self.checked(losses), calls, zeros, leaves)
 
     def _function(
-        self, inputs: Tensor, labels: Tensor | None, zeros: list[Tensor]
+        self, inputs: BatchInputs, labels: Tensor | None, zeros: list[Tensor]
     ) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]]:
         self.zeros, self.calls = zeros, []
         return self.losses(inputs, labels), self.calls

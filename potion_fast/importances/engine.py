@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ImportanceError
+from ..utils.inputs import BatchInputs, map_tensors
 from ..utils.model import ModelParameters
 from .compiled import Compiled, Outputs, compiling
 from .hooks import LayerCall, LayerHooks, RulePlan, frozen, layer_hooks
@@ -60,10 +61,10 @@ class Engine:
 
     def add(
         self,
-        inputs: Tensor,
+        inputs: BatchInputs,
         labels: Tensor | None,
         groups: int,
-        losses: Callable[[Tensor], Tensor],
+        losses: Callable[[BatchInputs], Tensor],
         make_target: Callable[[Tensor], tuple[Tensor, AccumulationTarget]],
     ) -> tuple[AccumulationTarget, tuple[str, ...]]:
         """Add the statistics of a batch, for every parameter that a rule covers.
@@ -106,7 +107,7 @@ class Engine:
         return target, self.plan.without_rule
 
     def _forward(
-        self, inputs: Tensor, groups: int, losses: Callable[[Tensor], Tensor]
+        self, inputs: BatchInputs, groups: int, losses: Callable[[BatchInputs], Tensor]
     ) -> tuple[LayerHooks, Tensor, Receiver]:
         """One forward pass whose calls are those verified; otherwise they are verified again, for this batch."""
         for again in (False,) if self.gathered else (False, True):
@@ -123,7 +124,9 @@ class Engine:
                     return hooks, per_sample, receiver
         raise ImportanceError("the model takes another path through its layers each time it is called")
 
-    def _compiled_forward(self, inputs: Tensor, labels: Tensor | None, groups: int) -> tuple[Outputs, Tensor, Receiver]:
+    def _compiled_forward(
+        self, inputs: BatchInputs, labels: Tensor | None, groups: int
+    ) -> tuple[Outputs, Tensor, Receiver]:
         assert self.compiled is not None and self.plan is not None
         receiver = self._receiver(groups)
         outputs = self.compiled.forward(self.plan, self.model.parameters, self._laid_out(inputs), labels)
@@ -142,14 +145,14 @@ class Engine:
         assert self.plan is not None
         return [(call.layer, call.rows) for call in calls] == [(layer, rows * batch) for layer, rows in self.plan.calls]
 
-    def verify(self, inputs: Tensor, losses: Callable[[Tensor], Tensor]) -> None:
+    def verify(self, inputs: BatchInputs, losses: Callable[[BatchInputs], Tensor]) -> None:
         """Make the plan, on the first of these samples; parameters must be frozen."""
         self.plan = self._verified(inputs, losses)
         self._check_coverage(self.plan)
         if self.compiled is not None:
             self.compiled.forget()
 
-    def _verified(self, inputs: Tensor, losses: Callable[[Tensor], Tensor]) -> RulePlan:
+    def _verified(self, inputs: BatchInputs, losses: Callable[[BatchInputs], Tensor]) -> RulePlan:
         laid_out = self._laid_out(inputs)
         if laid_out is not inputs:
             try:
@@ -160,15 +163,15 @@ class Engine:
                 self.channels_last = False
         return verified(self.model, inputs, losses)
 
-    def _laid_out(self, inputs: Tensor) -> Tensor:
+    def _laid_out(self, inputs: BatchInputs) -> BatchInputs:
         """Images with their channels last in memory, and so all that convolutions make of them.
 
         On a CPU, convolutions are faster there, and the products of their rules spare a copy of every input and
         gradient.
         """
-        if not self.channels_last or inputs.dim() != 4 or inputs.device.type != "cpu":
+        if not self.channels_last or inputs.device.type != "cpu":
             return inputs
-        return inputs.contiguous(memory_format=torch.channels_last)
+        return map_tensors(inputs, lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t)
 
     def _check_coverage(self, plan: RulePlan) -> None:
         """Raise ImportanceError for parameters that would end the pass without a statistic."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch import Tensor
+from torch.func import grad, vmap
 
+from ..utils.adapter import DEFAULT, Adapter, functional_outputs
+from ..utils.inputs import BatchInputs, tensors_of
 from ..utils.model import ModelParameters
 from .engine import AccumulationTarget
 from .hooks import frozen
@@ -18,7 +22,7 @@ from .rules import Accumulators
 ELEMENTS = 1 << 22  # of gradients at a time
 GROUPS = 8  # at a time: vmap keeps the activations of all of them
 
-ModelLosses = Callable[[nn.Module | Callable[[Tensor], Tensor], Tensor, Tensor | None], Tensor]
+ModelLosses = Callable[[Callable[[BatchInputs], Any], BatchInputs, Tensor | None], Tensor]
 
 
 @dataclass
@@ -27,18 +31,20 @@ class Fallback:
 
     Attributes:
         model: The model.
-        losses: (model, inputs [m, ...], labels [m] or None) -> losses [m].
+        losses: (inputs -> outputs, inputs [m, ...], labels [m] or None) -> losses [m].
+        adapter: Calls the model.
         by_vmap: torch.func is used; False once it has refused the model.
     """
 
     model: ModelParameters
     losses: ModelLosses
+    adapter: Adapter = DEFAULT
     by_vmap: bool = True
 
     def add(
         self,
         names: Collection[str],
-        inputs: Tensor,
+        inputs: BatchInputs,
         labels: Tensor | None,
         groups: int,
         scale: float,
@@ -56,14 +62,15 @@ class Fallback:
         """
         x = inputs.unflatten(0, (groups, -1))  # [N, m, ...]
         y = None if labels is None else labels.unflatten(0, (groups, -1))
-        ones = torch.ones(1, len(inputs), dtype=torch.float64 if inputs.dtype == torch.float64 else torch.float32)
+        double = any(tensor.dtype == torch.float64 for tensor in tensors_of(inputs))
+        ones = torch.ones(1, len(inputs), dtype=torch.float64 if double else torch.float32)
         factors = ones.to(inputs.device) if target.factors is None else target.factors
         numel = sum(self.model.parameters[name].numel() for name in names)
         step = max(1, min(GROUPS, ELEMENTS // numel))
         with frozen(self.model.module):
             for k, factor in enumerate(factors):
                 rows = slice(None) if target.factors is None else slice(k, k + 1)
-                c = factor.unflatten(0, (groups, -1)) * (scale / x.shape[1])  # [N, m]
+                c = factor.unflatten(0, (groups, -1)) * (scale / (len(inputs) // groups))  # [N, m]
                 for start in range(0, groups, step):
                     part = slice(start, start + step)
                     weights = None if target.weights is None else target.weights[:, part]
@@ -73,7 +80,7 @@ class Fallback:
                     for name, gradient in gradients.items():
                         accumulators.add(name, gradient)
 
-    def _gradients(self, names: Collection[str], x: Tensor, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
+    def _gradients(self, names: Collection[str], x: BatchInputs, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
         """[N, *shape] of each name: the gradient of Σ_m c · loss for each of N groups."""
         if self.by_vmap:
             try:
@@ -82,22 +89,22 @@ class Fallback:
                 self.by_vmap = False
         return self._by_loop(names, x, y, c)
 
-    def _by_vmap(self, names: Collection[str], x: Tensor, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
-        def loss(values: dict[str, Tensor], x: Tensor, y: Tensor | None, c: Tensor) -> Tensor:
-            return (self.losses(lambda inputs: functional_call(self.model.module, values, (inputs,)), x, y) * c).sum()
+    def _by_vmap(self, names: Collection[str], x: BatchInputs, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
+        def loss(values: dict[str, Tensor], x: BatchInputs, y: Tensor | None, c: Tensor) -> Tensor:
+            return (self.losses(partial(functional_outputs, self.adapter, self.model.module, values), x, y) * c).sum()
 
         values = {name: self.model.parameters[name].detach() for name in names}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return vmap(grad(loss), in_dims=(None, 0, None if y is None else 0, 0))(values, x, y, c)
 
-    def _by_loop(self, names: Collection[str], x: Tensor, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
+    def _by_loop(self, names: Collection[str], x: BatchInputs, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
         chosen = [self.model.parameters[name] for name in names]
         for parameter in chosen:
             parameter.requires_grad_(True)  # `frozen` puts it back
-        rows = []
+        call, rows = partial(self.adapter.call, self.model.module), []
         for n in range(len(x)):
-            loss = (self.losses(self.model.module, x[n], None if y is None else y[n]) * c[n]).sum()
+            loss = (self.losses(call, x[n], None if y is None else y[n]) * c[n]).sum()
             if loss.requires_grad:
                 rows.append(torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True))
             else:  # no operation of this group reads any of them

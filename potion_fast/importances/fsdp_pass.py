@@ -15,7 +15,8 @@ from typing_extensions import override
 from ..distributed import Ranks
 from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
-from ..utils.batches import Chunk, chunks
+from ..utils.batches import Chunk, check_loader, chunks
+from ..utils.inputs import BatchInputs, concatenated
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from .checkpoints import PassCheckpoint, Position
@@ -27,7 +28,7 @@ from .objectives import Objective
 from .options import PassOptions
 from .rule_check import SAMPLES, ReadTracker
 
-Sample = tuple[Tensor, Tensor | None]  # input [1, ...], label [1, ...]
+Sample = tuple[BatchInputs, Tensor | None]  # input [1, ...], label [1, ...]
 
 
 class WholeSums(dict[str, Tensor]):
@@ -112,7 +113,8 @@ class ShardedPass(LocalPass):
 
     @override
     def accumulate(self, loader: Iterable[object], start: Position, checkpoint: PassCheckpoint | None) -> Position:
-        position, source = Position(), chunks(loader, self.group_size)
+        check_loader(loader)
+        position, source = Position(), chunks(loader, self.group_size, self.adapter)
         fill: Sample | None = None
         with bar(label="importances", unit="sample", shown=self.options.progress) as samples_done:
             while True:
@@ -125,6 +127,8 @@ class ShardedPass(LocalPass):
                 if fill is None:
                     fill = firsts[0]
                     self._verify(self._filled(None, fill))
+                    with self.ranks.raising_together():
+                        self._check_known(None if chunk is None else chunk.labels)
                 self.seen = position.samples
                 self._add(self._filled(chunk, fill))
                 if chunk is not None:
@@ -142,6 +146,7 @@ class ShardedPass(LocalPass):
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
         if chunk is not None and chunk.labels is None and labelled:
             raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
+        self._check_known(None if chunk is None else chunk.labels)
         return chunk
 
     def _filled(self, chunk: Chunk | None, fill: Sample) -> Chunk:
@@ -155,7 +160,7 @@ class ShardedPass(LocalPass):
         if not more:
             return chunk
         return Chunk(
-            torch.cat([chunk.inputs, *[inputs.to(chunk.inputs.device)] * (more * group_size)]),
+            concatenated([chunk.inputs, *[inputs.to(chunk.inputs.device)] * (more * group_size)]),
             None
             if chunk.labels is None or labels is None
             else torch.cat([chunk.labels, *[labels.to(chunk.labels.device)] * (more * group_size)]),
@@ -205,7 +210,7 @@ class ShardedPass(LocalPass):
         whole = WholeSums(self.model.parameters, target.sums)
         return total, replace(target, sums=whole, weights=weights, release=whole.release)
 
-    def _watched(self, engine: Engine, losses: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    def _watched(self, engine: Engine, losses: Callable[[BatchInputs], Tensor], inputs: BatchInputs) -> Tensor:
         """The losses; where they read a parameter that was not read before, which has no sums, the pass fails."""
         assert engine.plan is not None
         if not engine.plan.unused:

@@ -16,7 +16,10 @@ from ..distributed import Ranks
 from ..distributed.sampler import sampler_of
 from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
-from ..utils.batches import Chunk, chunks
+from ..utils.adapter import Adapter
+from ..utils.batches import Chunk, check_loader, chunks
+from ..utils.inputs import BatchInputs
+from ..utils.labels import check_targets
 from ..utils.memory import check, needs_of_pass
 from ..utils.model import ModelParameters, all_finite
 from ..utils.progress import bar
@@ -25,7 +28,7 @@ from .compiled import Compiled, ShapeCounter
 from .engine import AccumulationTarget, Engine
 from .fallback import Fallback
 from .micro_batches import MicroBatches
-from .objectives import Losses, Objective, norm
+from .objectives import Losses, Objective, norm, of_logits
 from .options import PassOptions
 from .result import Importance
 
@@ -41,15 +44,17 @@ class ObjectiveGroup:
     Attributes:
         objectives: K objectives.
         sums: [K, n], a row for each.
+        norm: ‖f(x)‖₂ of what the model gives.
     """
 
     objectives: list[Objective]
     sums: Tensor
+    norm: Losses = norm
 
     @property
     def losses(self) -> Losses:
         """What is differentiated."""
-        return self.objectives[0].losses if len(self.objectives) == 1 else norm
+        return self.objectives[0].losses if len(self.objectives) == 1 else self.norm
 
     def target(
         self, losses: Tensor, groups: int, scale: float, shapes: Mapping[str, tuple[int, ...]]
@@ -105,7 +110,11 @@ class LocalPass:
     def __init__(
         self, model: ModelParameters, objectives: list[Objective], group_size: GroupSize, options: PassOptions
     ) -> None:
-        self.model, self.objectives, self.group_size, self.options = model, objectives, group_size, options
+        self.model, self.group_size, self.options, self.adapter = model, group_size, options, options.adapter
+        objectives = [objective.adapted(self.adapter) for objective in objectives]
+        self.objectives = objectives
+        self.reads_classes = any(objective.of_logits and objective.needs_labels for objective in objectives)
+        self.logits_shape: torch.Size | None = None  # of a sample, once it is known and labels are compared with it
         self.compiled_model: Any = torch.compile(model.module, dynamic=False) if options.compiled else None
         self.counter = ShapeCounter()
         self.device, self.shapes = model.device, model.shapes
@@ -116,12 +125,17 @@ class LocalPass:
         together = [norms] if len(norms) > 1 else []
         alone = [[o] for o in objectives if not together or o not in norms]
         self.objective_groups = [
-            ObjectiveGroup(group, torch.zeros(len(group), size, dtype=options.dtype, device=self.device))
+            ObjectiveGroup(
+                group,
+                torch.zeros(len(group), size, dtype=options.dtype, device=self.device),
+                of_logits(norm, self.adapter),
+            )
             for group in together + alone
         ]
         self.engines = [Engine(model, compiled=self._compiled(group)) for group in self.objective_groups]
         self.fallback_engines = [
-            Fallback(model, functools.partial(self._losses, group.losses)) for group in self.objective_groups
+            Fallback(model, functools.partial(self._losses, group.losses), self.adapter)
+            for group in self.objective_groups
         ]
         # Of a group larger than a batch: the gradients so far of each objective, [n], and their samples.
         self.group_gradients: list[Tensor] = []
@@ -133,7 +147,7 @@ class LocalPass:
     def _compiled(self, group: ObjectiveGroup) -> Compiled | None:
         if not self.options.compiled:
             return None
-        return Compiled(functools.partial(self._losses, group.losses, self.model.module), self._checked)
+        return Compiled(functools.partial(self._losses, group.losses, self._call), self._checked)
 
     @property
     def buffers(self) -> list[Tensor]:
@@ -149,6 +163,7 @@ class LocalPass:
             "amp": str(self.options.amp),
             "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
             "weights (fingerprint)": self.model.fingerprint(),
+            **({} if type(self.adapter) is Adapter else {"adapter": type(self.adapter).__qualname__}),
         }
 
     def add_up(self, ranks: Ranks) -> None:
@@ -167,6 +182,7 @@ class LocalPass:
         Returns:
             The position at the end.
         """
+        check_loader(loader)
         sampler = sampler_of(loader)
         total = len(sampler) if isinstance(sampler, Sized) else None
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
@@ -175,7 +191,7 @@ class LocalPass:
             bar(total=total, label="importances", unit="sample", shown=shown) as samples_done,
             saved_on_error(checkpoint),
         ):
-            for chunk in chunks(loader, self.group_size, with_order=checkpoint is not None):
+            for chunk in chunks(loader, self.group_size, self.adapter, with_order=checkpoint is not None):
                 if chunk.labels is None and labelled:
                     raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
                 ahead = position.after(chunk)
@@ -231,6 +247,8 @@ class LocalPass:
     def _add(self, chunk: Chunk) -> None:
         inputs = chunk.inputs.to(self.device)
         labels = None if chunk.labels is None else chunk.labels.to(self.device)
+        if self.options.compiled:
+            self._check_known(labels)
         if chunk.groups == 1:
             self._add_one_group(inputs, labels, chunk.closes)
             return
@@ -252,13 +270,15 @@ class LocalPass:
         total = losses.sum() * (self.scale * groups / len(losses))
         return total, objective_group.target(losses, groups, self.scale, self.shapes)
 
-    def _add_one_group(self, inputs: Tensor, labels: Tensor | None, closes: bool) -> None:
+    def _add_one_group(self, inputs: BatchInputs, labels: Tensor | None, closes: bool) -> None:
         """A group that is all there is, or a part of a larger one: its gradient is the ordinary one."""
         parameters, dtype = list(self.model.parameters.values()), self.options.dtype
         objectives = [objective for group in self.objective_groups for objective in group.objectives]
         rows = [row for group in self.objective_groups for row in group.sums]
         compiled = self.compiled_model is not None and self.counter.is_frequent(inputs)
-        outputs = self._outputs(self.compiled_model if compiled else self.model.wrapped, inputs)
+        model = self.compiled_model if compiled else self.model.wrapped
+        outputs = self._outputs(functools.partial(self.adapter.call, model), inputs)
+        self._check_labels(outputs, labels)
         if not self.group_gradients:
             self.group_gradients = [] if closes else [torch.zeros_like(row) for row in rows]
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
@@ -287,24 +307,42 @@ class LocalPass:
             ops.accumulate(row, [gradient.div_(samples)], square=square)
         self.group_gradients, self.group_samples = [], 0
 
-    def _outputs(self, model: Callable[[Tensor], Any], inputs: Tensor) -> Any:
+    def _outputs(self, model: Callable[[BatchInputs], Any], inputs: BatchInputs) -> Any:
         amp = self.options.amp
         with torch.autocast(self.device.type, dtype=amp) if amp is not None else nullcontext():
             outputs = model(inputs)
         half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
         return outputs.float() if half else outputs
 
-    def _losses(self, losses: Losses, model: Callable[[Tensor], Any], inputs: Tensor, labels: Tensor | None) -> Tensor:
+    def _call(self, inputs: BatchInputs) -> Any:
+        return self.adapter.call(self.model.module, inputs)
+
+    def _check_labels(self, outputs: Any, labels: Tensor | None) -> None:
+        """Raise DataError unless the labels are classes of the logits, where an objective takes them for that."""
+        if self.reads_classes and labels is not None:
+            self.logits_shape = self.adapter.logits(outputs).shape[1:]
+            check_targets(labels, self.logits_shape)
+
+    def _check_known(self, labels: Tensor | None) -> None:
+        """The same before the forward pass, from the second batch on."""
+        if self.logits_shape is not None and labels is not None:
+            check_targets(labels, self.logits_shape)
+
+    def _losses(
+        self, losses: Losses, model: Callable[[BatchInputs], Any], inputs: BatchInputs, labels: Tensor | None
+    ) -> Tensor:
         """[B, ...] -> [B]; also under vmap and torch.compile, so no value is read."""
         return self._shaped(losses(self._outputs(model, inputs), labels), inputs)
 
-    def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: Tensor) -> Tensor:
+    def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: BatchInputs) -> Tensor:
         """The same of the current batch, or of its first samples."""
         labels = None if labels is None else labels[: len(inputs)]
-        return self._checked(self._losses(losses, self.model.module, inputs, labels))
+        outputs = self._outputs(self._call, inputs)
+        self._check_labels(outputs, labels)
+        return self._checked(self._shaped(losses(outputs, labels), inputs))
 
-    def _shaped(self, losses: Tensor, inputs: Tensor) -> Tensor:
-        if losses.shape != inputs.shape[:1]:
+    def _shaped(self, losses: Tensor, inputs: BatchInputs) -> Tensor:
+        if losses.shape != (len(inputs),):
             names = ", ".join(repr(objective.name) for objective in self.objectives)
             raise ImportanceError(
                 f"objective {names} gave losses of shape {list(losses.shape)} for {len(inputs)} samples; "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ImportanceError
+from ..utils.adapter import Adapter
+from ..utils.labels import class_targets
 
 Losses = Callable[[Tensor, Any], Tensor]  # the labels are a tensor, or None where the loader gives none
 
@@ -26,10 +28,11 @@ class Objective:
 
     Attributes:
         name: Stands in every result and file.
-        losses: (outputs [B, ...], labels [B]) -> losses [B], one per sample.
+        losses: (outputs, labels) -> losses [B], one per sample; the labels are those that the loader gives.
         square: Accumulate gradient² (True) or |gradient| (False).
         needs_labels: The losses use the labels.
         power: w where the losses are ‖f(x)‖₂^w (eq. 4), so that one backward pass serves several such objectives.
+        of_logits: The outputs that the losses get are the logits [B, ...], see `Adapter`, and not what the model gives.
     """
 
     name: str
@@ -37,11 +40,26 @@ class Objective:
     square: bool = False
     needs_labels: bool = False
     power: float | None = None
+    of_logits: bool = False
+
+    def adapted(self, adapter: Adapter) -> Objective:
+        """The same for a model whose logits the adapter finds in its output."""
+        return replace(self, losses=of_logits(self.losses, adapter)) if self.of_logits else self
+
+
+def of_logits(losses: Losses, adapter: Adapter) -> Losses:
+    """Losses of whatever a model gives, by those of its logits."""
+
+    def of_outputs(outputs: Any, labels: Tensor | None) -> Tensor:
+        logits = adapter.logits(outputs)
+        return losses(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, labels)
+
+    return of_outputs
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """−log softmax(f(x))[y] of every sample (eq. 1): [B, C], [B] -> [B]."""
-    return F.cross_entropy(_tensor(outputs), labels, reduction="none")
+    """−log softmax(f(x))[y] of every sample (eq. 1): [B, C], [B] -> [B]; for other labels see `class_targets`."""
+    return F.cross_entropy(_tensor(outputs), class_targets(outputs, labels), reduction="none")
 
 
 def _tensor(outputs: Any) -> Tensor:
@@ -69,9 +87,9 @@ def norm(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "ssd": Objective("ssd", cross_entropy, square=True, needs_labels=True),
-    "lf": Objective("lf", squared_norm, power=2),
-    "xlf": Objective("xlf", norm, power=1),
+    "ssd": Objective("ssd", cross_entropy, square=True, needs_labels=True, of_logits=True),
+    "lf": Objective("lf", squared_norm, power=2, of_logits=True),
+    "xlf": Objective("xlf", norm, power=1, of_logits=True),
 }
 
 
@@ -103,7 +121,7 @@ def norm_power(w: float) -> Objective:
         positive = length > 0
         return torch.where(positive, length, 1.0) ** w * positive  # 0^(w-1) is infinite for w < 1: keep it out
 
-    return Objective(f"l2^{w:g}", losses, power=w)
+    return Objective(f"l2^{w:g}", losses, power=w, of_logits=True)
 
 
 def resolve(objective: str | Losses | Objective | None, w: float | None) -> Objective:

@@ -10,6 +10,7 @@ import torch
 
 from ..distributed import Group
 from ..errors import ImportanceError
+from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,12 @@ class PassOptions:
             the same bits as that of an unbroken pass. With a ShareSampler each rank has a file, PATH.rank0 and so on,
             in a folder that all ranks see, and any number of ranks resumes from them, no sample being taken twice.
         progress: Show a progress bar, with samples per second and the time left.
+        adapter: Reads the batches, calls the model and finds its logits; the default one knows tuples, dicts and
+            outputs with `.logits`, see `Adapter`.
 
     Raises:
         ImportanceError: A value out of range, or `resume` without a checkpoint.
+        DataError: The adapter is none.
     """
 
     dtype: torch.dtype = torch.float32
@@ -46,8 +50,10 @@ class PassOptions:
     checkpoint_seconds: float = 300.0
     resume: bool = False
     progress: bool = False
+    adapter: Adapter = DEFAULT
 
     def __post_init__(self) -> None:
+        adapter_or_default(self.adapter)
         if self.dtype not in (torch.float32, torch.float64):
             raise ImportanceError(f"importances are float32 or float64, not {self.dtype}")
         if self.amp not in (None, torch.bfloat16, torch.float16):
@@ -69,6 +75,7 @@ class PassKeywords(TypedDict, total=False):
     checkpoint_seconds: float
     resume: bool
     progress: bool
+    adapter: Adapter
 
 
 def pass_options(options: PassOptions | None, keywords: PassKeywords) -> PassOptions:

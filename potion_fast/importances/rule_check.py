@@ -26,12 +26,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ImportanceError
+from ..utils.inputs import BatchInputs, map_tensors
 from ..utils.model import ModelParameters
 from .fsdp_gather import GatheredParameters
 from .hooks import LayerCall, RulePlan, candidates, layer_hooks
 
 SAMPLES = 3  # enough to tell "one sample's rows" from "all rows"; few, since each costs a backward pass
-Forward = Callable[[Tensor], Tensor]  # inputs [B, ...] -> losses [B]
+Forward = Callable[[BatchInputs], Tensor]  # inputs [B, ...] -> losses [B]
 
 
 def check_no_batch_statistics(module: nn.Module) -> None:
@@ -48,7 +49,7 @@ def check_no_batch_statistics(module: nn.Module) -> None:
             )
 
 
-def verified(model: ModelParameters, inputs: Tensor, losses: Forward) -> RulePlan:
+def verified(model: ModelParameters, inputs: BatchInputs, losses: Forward) -> RulePlan:
     """The plan that uses a rule wherever the first samples show that it is right.
 
     Args:
@@ -108,7 +109,7 @@ def _without(plan: RulePlan, rejection: RuleRejected) -> RulePlan:
 
 
 def _tested(
-    plan: RulePlan, model: ModelParameters, inputs: Tensor, losses: Forward, gathered: GatheredParameters | None
+    plan: RulePlan, model: ModelParameters, inputs: BatchInputs, losses: Forward, gathered: GatheredParameters | None
 ) -> RulePlan:
     """The plan with its calls and unused parameters filled in.
 
@@ -122,13 +123,20 @@ def _tested(
     def on_gradient(call: LayerCall, gradient: Tensor) -> None:
         reached[call.index, sample] = _nan_rows(gradient)
 
+    def tracked(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        followed = hooks.tracked(tensor)
+        followed.register_hook(on_input_gradient)
+        return followed
+
+    def on_input_gradient(gradient: Tensor) -> None:
+        rows = _nan_rows(gradient)
+        inputs_reached[sample] = inputs_reached[sample] | rows if sample in inputs_reached else rows
+
     with layer_hooks(plan, on_gradient, inputs.device) as hooks, torch.autograd.set_detect_anomaly(False):
         with hooks.forward(batch, values), ReadTracker(plan, model, gathered) as reads:
-            tracked = inputs
-            if inputs.is_floating_point():
-                tracked = hooks.tracked(inputs)
-                tracked.register_hook(lambda gradient: inputs_reached.update({sample: _nan_rows(gradient)}))
-            per_sample = losses(tracked)
+            per_sample = losses(map_tensors(inputs, tracked))
         single = {call.layer for call in hooks.calls if call.rows == 1 and call.layer not in plan.expanded}
         uneven = {call.layer for call in hooks.calls if call.rows % batch}
         if rejected := reads.outside | _names(plan, hooks.unfit | (uneven - single)):
@@ -191,7 +199,7 @@ def perturbed(parameter: Tensor) -> Tensor:
     return parameter + 0.01 * (1 + parameter.abs()) * noise
 
 
-def _rejected_leaves(plan: RulePlan, model: ModelParameters, inputs: Tensor, losses: Forward) -> set[str]:
+def _rejected_leaves(plan: RulePlan, model: ModelParameters, inputs: BatchInputs, losses: Forward) -> set[str]:
     """The parameters whose leaf alone makes the model fail or changes its losses; where there is none, all."""
     rejected = set()
     for name in plan.leaves:
@@ -206,7 +214,7 @@ def _rejected_leaves(plan: RulePlan, model: ModelParameters, inputs: Tensor, los
     return rejected or _substituted_names(plan)
 
 
-def _losses_with(losses: Forward, inputs: Tensor, plan: RulePlan, values: Mapping[str, Tensor]) -> Tensor:
+def _losses_with(losses: Forward, inputs: BatchInputs, plan: RulePlan, values: Mapping[str, Tensor]) -> Tensor:
     """The losses [B] with other values for parameters that the plan has leaves for."""
     with ExitStack() as stack, torch.no_grad():
         for name, value in values.items():

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import ops
 from ..errors import SearchError
 from ..importances import Importance
 from ..percentiles import paired_means
+from ..utils.adapter import DEFAULT, Adapter, functional_outputs
+from ..utils.inputs import BatchInputs, shape_key, tensors_of
+from ..utils.labels import class_indices
 from ..utils.memory import available
-from ..utils.model import ModelParameters
-from ..utils.predict import accuracy, predict
+from ..utils.model import ModelParameters, evaluating
+from ..utils.predict import accuracy, class_logits, collect
 from .strategies import Score
 
 MAX_CANDIDATES = 16  # side by side
@@ -29,19 +32,24 @@ UNKNOWN_MEMORY = 2**30  # bytes taken to be free where the system does not say
 class Evaluation:
     """Accuracy on a data set of the model as it stands.
 
-    On a CUDA device the forward pass is recorded as a graph, once for each shape of batch, and replayed: the edits of a
-    search are in place, so a graph stays valid from candidate to candidate.
+    On a CUDA device the way to the logits is recorded as a graph, once for each shape of batch, and replayed: the edits
+    of a search are in place, so a graph stays valid from candidate to candidate.
     """
 
-    def __init__(self, model: nn.Module | ModelParameters, loader: Iterable[object]) -> None:
-        parameters = ModelParameters.of(model)
-        recorded = parameters.device.type == "cuda" and not parameters.sharded  # shards are gathered anew each time
-        self.model = CUDAGraphModel(parameters.wrapped) if recorded else parameters.wrapped
-        self.loader = loader
+    def __init__(
+        self, model: nn.Module | ModelParameters, loader: Iterable[object], adapter: Adapter = DEFAULT
+    ) -> None:
+        self.parameters, self.loader, self.adapter = ModelParameters.of(model), loader, adapter
+        recorded = self.parameters.device.type == "cuda" and not self.parameters.sharded  # shards are gathered anew
+        self.logits_of: Callable[[BatchInputs], Tensor] = CUDAGraph(self._logits) if recorded else self._logits
 
     def __call__(self) -> Score:
         """The score of the model as it stands."""
-        return _score(*predict(self.model, self.loader))
+        with evaluating(self.parameters.wrapped):
+            return _score(*collect(self.logits_of, self.loader, self.parameters.device, self.adapter))
+
+    def _logits(self, inputs: BatchInputs) -> Tensor:
+        return class_logits(self.adapter.logits(self.adapter.call(self.parameters.wrapped, inputs)))
 
 
 class BatchedEvaluation:
@@ -58,6 +66,7 @@ class BatchedEvaluation:
         retain: Importances of the training data.
         loader: S_f, batches (input, label, ...).
         largest: Bytes of the largest output of a module, see `largest_output`.
+        adapter: Reads the batches, calls the model and finds its logits.
     """
 
     def __init__(
@@ -67,7 +76,9 @@ class BatchedEvaluation:
         retain: Importance,
         loader: Iterable[object],
         largest: int,
+        adapter: Adapter = DEFAULT,
     ) -> None:
+        self.adapter = adapter
         self.parameters, self.loader, self.parts = ModelParameters.of(model), loader, dict(forget.parts())
         self.weights = torch.cat([tensor.reshape(-1) for tensor in self.parameters.tensors.values()])  # [n]
         self.forget, self.retain = (mean.to(self.weights.device) for mean in paired_means(forget, retain))  # [n], [n]
@@ -89,86 +100,88 @@ class BatchedEvaluation:
         copies = ops.dampen_many(self.weights, self.forget, self.retain, alphas)  # [K, n]
         shapes = self.parameters.shapes
         stacked = {name: copies[:, part].view(len(copies), *shapes[name]) for name, part in self.parts.items()}
-        logits, labels = predict(StackedModel(self.parameters.wrapped, stacked), self.loader)  # [N, K · C]
-        return [_score(own, labels) for own in logits.view(len(logits), len(copies), -1).unbind(1)]
+        logits_of = partial(stacked_logits, self.adapter, self.parameters.wrapped, stacked)
+        with evaluating(self.parameters.wrapped):
+            logits, labels = collect(logits_of, self.loader, self.parameters.device, self.adapter)  # [N, K, C]
+        return [_score(own, labels) for own in logits.unbind(1)]
 
 
-class StackedModel(nn.Module):
-    """K versions of a model side by side.
+def stacked_logits(adapter: Adapter, model: nn.Module, stacked: dict[str, Tensor], inputs: BatchInputs) -> Tensor:
+    """Logits of K versions of a model side by side, [B, ...] -> [B, K, C].
 
     Args:
+        adapter: Calls the model and finds its logits.
         model: The model.
         stacked: [K, ...] for each trainable parameter.
+        inputs: Of a batch.
+
+    Raises:
+        SearchError: torch.func refuses the model.
     """
 
-    def __init__(self, model: nn.Module, stacked: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.model, self.stacked = model, stacked
+    def logits_of(parameters: dict[str, Tensor]) -> Tensor:
+        return adapter.logits(functional_outputs(adapter, model, parameters, inputs))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs of all versions, [B, ...] -> [B, K · C]."""
-
-        def outputs_of(parameters: dict[str, Tensor]) -> Any:
-            return functional_call(self.model, parameters, (inputs,))
-
-        try:
-            with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule: vmap would loop over them
-                outputs = torch.vmap(outputs_of)(self.stacked)  # [K, B, C]
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError) as error:
-            raise SearchError(
-                f'torch.func cannot run this model on stacked weights, take another strategy than "batched": {error}'
-            ) from error
-        return outputs.transpose(0, 1).flatten(1)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule: vmap would loop over them
+            return torch.vmap(logits_of)(stacked).transpose(0, 1)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise SearchError(
+            f'torch.func cannot run this model on stacked weights, take another strategy than "batched": {error}'
+        ) from error
 
 
-class CUDAGraphModel(nn.Module):
-    """A model on a CUDA device whose forward pass is recorded as a graph and replayed, shape by shape.
+class CUDAGraph:
+    """A function of a batch on a CUDA device that is recorded as a graph and replayed, shape by shape.
 
-    Weights may change in place between passes, not be replaced. A model that cannot be recorded runs as it is.
+    Weights may change in place between calls, not be replaced. What cannot be recorded runs as it is.
+
+    Args:
+        function: inputs [B, ...] -> a tensor.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.graphs: dict[tuple[Any, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+    def __init__(self, function: Callable[[BatchInputs], Tensor]) -> None:
+        self.function = function
+        self.graphs: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, BatchInputs, Tensor]] = {}
         self.recordable = True
 
-    def forward(self, inputs: Tensor) -> Any:
-        """What the model gives for the inputs."""
-        key = (inputs.shape, inputs.stride(), inputs.dtype)
+    def __call__(self, inputs: BatchInputs) -> Tensor:
+        """What the function gives for the inputs."""
+        key = (shape_key(inputs), *(tensor.stride() for tensor in tensors_of(inputs)))
         if key not in self.graphs:
             if not self.recordable or len(self.graphs) == MAX_GRAPHS:
-                return self.model(inputs)
+                return self.function(inputs)
             try:
-                self.graphs[key] = record(self.model, inputs)
+                self.graphs[key] = record(self.function, inputs)
             except RuntimeError:
                 self.recordable = False
-                return self.model(inputs)
+                return self.function(inputs)
         graph, kept_inputs, outputs = self.graphs[key]
-        kept_inputs.copy_(inputs)
+        for kept, given in zip(tensors_of(kept_inputs), tensors_of(inputs), strict=True):
+            kept.copy_(given)
         graph.replay()
         return outputs.clone()
 
 
-def record(model: nn.Module, inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-    """A graph of the forward pass, the tensor that it reads and the one that it writes.
+def record(
+    function: Callable[[BatchInputs], Tensor], inputs: BatchInputs
+) -> tuple[torch.cuda.CUDAGraph, BatchInputs, Tensor]:
+    """A graph of a function of a batch, the inputs that it reads and the tensor that it writes.
 
     Raises:
-        RuntimeError: The pass cannot be recorded, or gives no single tensor.
+        RuntimeError: The function cannot be recorded.
     """
     inputs, graph = inputs.clone(), torch.cuda.CUDAGraph()
     with torch.cuda.device(inputs.device):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # what libraries set up at their first call must not be recorded
-            model(inputs)
+            function(inputs)
         torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # a loader may pin memory in its own thread
-            outputs = model(inputs)
-    if not isinstance(outputs, Tensor):
-        raise RuntimeError("only a tensor can be read after a replay")
+            outputs = function(inputs)
     return graph, inputs, outputs
 
 
@@ -190,4 +203,4 @@ def largest_output(model: nn.Module) -> Iterator[list[int]]:
 
 
 def _score(logits: Tensor, labels: Tensor) -> Score:
-    return Score(accuracy(logits, labels), bool(torch.isfinite(logits).all()))
+    return Score(accuracy(logits, class_indices(logits, labels)), bool(torch.isfinite(logits).all()))

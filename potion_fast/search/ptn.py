@@ -21,6 +21,8 @@ from ..edits.ranked import RankedPlan
 from ..errors import PotionWarning
 from ..importances import Importance
 from ..modes import mode_named
+from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
+from ..utils.batches import check_rereadable
 from ..utils.copies import IN_PLACE, copy_model
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
@@ -56,6 +58,7 @@ def ptn_search(
     inplace: bool = False,
     process_group: Group = None,
     progress: bool = False,
+    adapter: Adapter = DEFAULT,
     **keywords: Unpack[SearchKeywords],
 ) -> Result:
     """Dampen more and more, until the accuracy on S_f has fallen to ρ of what it was (paper A, algorithm 1).
@@ -83,6 +86,7 @@ def ptn_search(
         process_group: The ranks of torch.distributed that search together, each with the same model, importances and
             whole S_f. None: all that there are; False: this process alone.
         progress: Show a progress bar.
+        adapter: Reads the batches, calls the model and finds its logits, see `Adapter`.
         **keywords: Fields of `SearchOptions`, in place of those of `options`.
 
     Returns:
@@ -94,12 +98,15 @@ def ptn_search(
         ImportanceError: Importances of another model, or that do not belong together, or ranks that are not given the
             same.
         ModelError: Weights that are not float32 or not finite.
-        DataError: An empty loader, or on several ranks one of a share of S_f.
+        DataError: An empty loader, one that can be read only once, on several ranks one of a share of S_f, or labels
+            that are no classes of the model's.
         TypeError: A keyword that is no field of `SearchOptions`.
     """
     parameters, loader = ModelParameters.of(model), forget_loader if evaluation_loader is None else evaluation_loader
     ranks, sharded = search_ranks(parameters, process_group)
     with ranks.raising_together():
+        adapter_or_default(adapter)
+        check_rereadable(loader, "the loader of the forget set")
         settings = search_options(options, keywords).resolved()
         strategy = STRATEGIES[settings.strategy]
         grid = settings.grid(forget.samples, retain.samples) if strategy.uses_grid else None
@@ -114,7 +121,7 @@ def ptn_search(
 
     start = time.perf_counter()
     f, r = (_on_device(importance, parameters.device) for importance in (forget, retain))
-    subject = _Subject(parameters, f, r, Evaluation(parameters, loader), ranks, sharded)
+    subject = _Subject(parameters, f, r, Evaluation(parameters, loader, adapter), ranks, sharded)
     search = _Search(settings, *_evaluate_unedited(subject, strategy))
     try:
         order = _order(subject, strategy, search)
@@ -233,7 +240,9 @@ def _order(subject: _Subject, strategy: Strategy, search: _Search) -> Order:
     ranks, evaluation = subject.ranks, subject.evaluation
     if strategy.parallel == "batch":
         with ranks.raising_together():
-            local = BatchedEvaluation(subject.model, subject.forget, subject.retain, evaluation.loader, search.largest)
+            local = BatchedEvaluation(
+                subject.model, subject.forget, subject.retain, evaluation.loader, search.largest, evaluation.adapter
+            )
         return partial(strategy.run, evaluate=DistributedEvaluation(local, ranks), passes=search.passes)
     if strategy.parallel == "ranks" and not subject.sharded:
         return partial(strategy.run, evaluate=evaluation, passes=search.passes, ranks=ranks)

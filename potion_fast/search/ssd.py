@@ -15,6 +15,8 @@ from ..edits.plan import EditPlan
 from ..errors import PotionWarning, SearchError
 from ..importances import Importance
 from ..modes import GroupSize
+from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
+from ..utils.batches import check_rereadable
 from ..utils.copies import IN_PLACE, copy_model
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
@@ -108,6 +110,7 @@ def ssd_grid(
     dampenings: Sequence[float] = DAMPENINGS,
     inplace: bool = False,
     progress: bool = False,
+    adapter: Adapter = DEFAULT,
 ) -> Grid:
     """Dampen at every α and λ = c · α of a grid and keep the setting with the best score (SSD as paper A compares it).
 
@@ -125,6 +128,7 @@ def ssd_grid(
         dampenings: c = λ / α, above 0.
         inplace: Change the caller's model; it is restored to the bit should anything fail.
         progress: Show a progress bar.
+        adapter: Reads the batches, calls the model and finds its logits, see `Adapter`.
 
     Returns:
         The model at the best setting, and the table of all.
@@ -140,6 +144,9 @@ def ssd_grid(
             raise SearchError(f"{name} is empty; a grid needs one value at least")
         if bad := [value for value in values if not 0 < value < math.inf]:
             raise SearchError(f"{name} must be above 0 and finite, not {bad[0]}")
+    adapter_or_default(adapter)
+    check_rereadable(forget_loader, "forget_loader")
+    check_rereadable(validation_loader, "validation_loader")
     parameters = ModelParameters(model)
     forget.check_model(parameters)
     if not inplace:
@@ -147,7 +154,8 @@ def ssd_grid(
         parameters = ModelParameters(model)
 
     start = time.perf_counter()
-    on_forget, on_validation = Evaluation(parameters, forget_loader), Evaluation(parameters, validation_loader)
+    on_forget = Evaluation(parameters, forget_loader, adapter)
+    on_validation = Evaluation(parameters, validation_loader, adapter)
     before = on_forget(), on_validation()
     places = [(k, c * alpha) for k, alpha in enumerate(alphas) for c in dampenings]
     settings: dict[tuple[int, float], Setting] = {}

@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, Dataset, IterableDataset
 
 from ..errors import DataError
 from ..modes import GroupSize
+from .adapter import DEFAULT, Adapter, read_batch
 from .crc import crc32
+from .inputs import BatchInputs, concatenated, tensors_of
 
-VALUES = 16  # of each sample's input that go into the checksum of their order
+VALUES = 16  # of each sample's inputs that go into the checksum of their order
 
 
 def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
@@ -25,17 +27,42 @@ def inputs_and_labels(batch: object) -> tuple[Tensor, Tensor | None]:
     Raises:
         DataError: They are no tensors, or differ in number.
     """
-    inputs, labels = batch, None
-    if isinstance(batch, tuple | list) and batch:
-        inputs, labels = batch[0], batch[1] if len(batch) > 1 else None
-    if not isinstance(inputs, Tensor) or not (labels is None or isinstance(labels, Tensor)):
+    inputs, labels = read_batch(batch)
+    if not isinstance(inputs, Tensor):
         raise DataError(f"the loader must give (input, label, ...) tensors, not {type(batch).__name__}")
-    if inputs.ndim == 0 or (labels is not None and (labels.ndim == 0 or len(labels) != len(inputs))):
-        raise DataError("the loader gave a batch whose inputs and labels differ in number")
     return inputs, labels
 
 
-def count_samples(loader: Iterable[object]) -> int:
+def check_loader(loader: Iterable[object], name: str = "the loader") -> None:
+    """Refuse what gives samples in place of batches, or nothing at all.
+
+    Raises:
+        DataError: It is a map-style data set, or cannot be iterated over.
+    """
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        raise DataError(
+            f"{name} is a data set ({type(loader).__name__}), which gives single samples: wrap it in a DataLoader, "
+            "with batch_size=None if its items are batches"
+        )
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise DataError(f"{name} must give batches, such as a DataLoader does; a {type(loader).__name__} gives none")
+
+
+def check_rereadable(loader: Iterable[object], name: str) -> None:
+    """The same, and refuse what can be read only once.
+
+    Raises:
+        DataError: It is a generator or another iterator.
+    """
+    check_loader(loader, name)
+    if isinstance(loader, Iterator):
+        raise DataError(
+            f"{name} is read more than once and a {type(loader).__name__} gives its batches once; give a DataLoader, "
+            "or a list of the batches"
+        )
+
+
+def count_samples(loader: Iterable[object], adapter: Adapter = DEFAULT) -> int:
     """How many samples a loader gives, on all ranks together where it has a ShareSampler.
 
     It is read for that, unless it is a DataLoader that knows: reading one draws random numbers.
@@ -43,10 +70,11 @@ def count_samples(loader: Iterable[object]) -> int:
     Raises:
         DataError: It gives something else than batches.
     """
+    check_loader(loader)
     batches = getattr(loader, "batch_sampler", None)
     if type(batches) is BatchSampler and not batches.drop_last and isinstance(batches.sampler, Sized):
         return int(getattr(batches.sampler, "total", len(batches.sampler)))
-    return sum(len(inputs_and_labels(batch)[0]) for batch in loader)
+    return sum(len(read_batch(batch, adapter)[0]) for batch in loader)
 
 
 class Chunk(NamedTuple):
@@ -60,14 +88,16 @@ class Chunk(NamedTuple):
         order: CRC-32 of all samples up to the last of these, which identifies their order; 0 where it is not requested.
     """
 
-    inputs: Tensor
+    inputs: BatchInputs
     labels: Tensor | None
     groups: int
     closes: bool
     order: int = 0
 
 
-def chunks(loader: Iterable[object], size: GroupSize, with_order: bool = False) -> Iterator[Chunk]:
+def chunks(
+    loader: Iterable[object], size: GroupSize, adapter: Adapter = DEFAULT, with_order: bool = False
+) -> Iterator[Chunk]:
     """A loader's samples in its order, for groups of `size` samples whatever its batch size.
 
     No chunk holds more than a batch and what was left of the one before: a group larger than a batch comes in parts.
@@ -76,23 +106,25 @@ def chunks(loader: Iterable[object], size: GroupSize, with_order: bool = False) 
     Args:
         loader: Gives batches.
         size: Samples per group.
+        adapter: Reads the batches.
         with_order: Take the checksum of the samples' order along, as a checkpoint needs it.
     """
     if not with_order:
-        yield from _chunks(loader, size)
+        yield from _chunks(loader, size, adapter)
         return
     order = 0
-    for chunk in _chunks(loader, size):
-        order = crc32(chunk.inputs.reshape(len(chunk.inputs), -1)[:, :VALUES], start=order)
+    for chunk in _chunks(loader, size, adapter):
+        for tensor in tensors_of(chunk.inputs):
+            order = crc32(tensor.reshape(len(tensor), -1)[:, :VALUES], start=order)
         order = order if chunk.labels is None else crc32(chunk.labels, start=order)
         yield chunk._replace(order=order)
 
 
-def _chunks(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
-    rest: tuple[Tensor, Tensor | None] | None = None  # samples of a group that is not begun
+def _chunks(loader: Iterable[object], size: GroupSize, adapter: Adapter) -> Iterator[Chunk]:
+    rest: tuple[BatchInputs, Tensor | None] | None = None  # samples of a group that is not begun
     begun = 0  # samples of the current group that were given out
     for batch in loader:
-        inputs, labels = inputs_and_labels(batch)
+        inputs, labels = read_batch(batch, adapter)
         most = len(inputs)
         if most == 0:
             continue
@@ -100,7 +132,7 @@ def _chunks(loader: Iterable[object], size: GroupSize) -> Iterator[Chunk]:
             yield Chunk(inputs, labels, 1, True)
             continue
         if rest is not None:
-            inputs = torch.cat([rest[0], inputs])
+            inputs = concatenated([rest[0], inputs])
             labels = torch.cat([rest[1], labels]) if rest[1] is not None and labels is not None else None
             rest = None
         while len(inputs):

@@ -2,51 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, ModelError
-from .batches import inputs_and_labels
+from .adapter import DEFAULT, Adapter, read_batch
+from .batches import check_loader
+from .inputs import BatchInputs
+from .labels import check_columns, class_indices
 from .model import evaluating
 from .progress import bar
 
 
-def predict(model: nn.Module, loader: Iterable[object], progress: bool = False) -> tuple[Tensor, Tensor]:
+def predict(
+    model: nn.Module, loader: Iterable[object], progress: bool = False, adapter: Adapter = DEFAULT
+) -> tuple[Tensor, Tensor]:
     """Predictions over a data set.
 
     The model computes in evaluation mode, on the device of its parameters, and is given back in the mode it had.
 
     Args:
         model: Gives logits [B, C].
-        loader: Gives batches (input [B, ...], label [B], ...).
+        loader: Gives batches (input [B, ...], label [B], ...), or others that the adapter reads.
         progress: Show a progress bar.
+        adapter: Reads the batches, calls the model and finds its logits, see `Adapter`.
 
     Returns:
         Logits float32 [N, C] and labels int64 [N] on the CPU, in the loader's order.
 
     Raises:
-        DataError: The loader gives no batch, or one without labels.
-        ModelError: The model gives something else than logits [B, C].
+        DataError: The loader gives no batch, or one without labels, or labels that are no classes of the model's.
+        ModelError: The model gives something else than logits [B, C], with C of at least 2.
     """
-    device = next(model.parameters()).device
-    logits, labels = [], []
-    with evaluating(model), torch.inference_mode():
+
+    def logits_of(inputs: BatchInputs) -> Tensor:
+        return class_logits(adapter.logits(adapter.call(model, inputs)))
+
+    with evaluating(model):
+        logits, labels = collect(logits_of, loader, next(model.parameters()).device, adapter, progress)
+    return logits, class_indices(logits, labels)
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    """The logits, checked.
+
+    Raises:
+        ModelError: They are not [B, C], with C of at least 2.
+    """
+    check_columns(logits)
+    if logits.ndim != 2:
+        raise ModelError(f"the model must give logits [B, C] to be evaluated, not {list(logits.shape)}")
+    return logits
+
+
+def collect(
+    outputs_of: Callable[[BatchInputs], Tensor],
+    loader: Iterable[object],
+    device: torch.device,
+    adapter: Adapter = DEFAULT,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Outputs float32 [N, ...] for the batches of a loader on a device, and their labels [N, ...]; both on the CPU.
+
+    Raises:
+        DataError: The loader gives no batch, or one without labels.
+    """
+    check_loader(loader)
+    collected, labels = [], []
+    with torch.inference_mode():
         for batch in bar(loader, label="predicting", unit="batch", shown=progress):
-            inputs, batch_labels = inputs_and_labels(batch)
+            inputs, batch_labels = read_batch(batch, adapter)
             if batch_labels is None:
                 raise DataError("the loader gives no labels to compare the predictions with")
-            outputs = model(inputs.to(device, non_blocking=True))
-            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                given = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-                raise ModelError(f"the model must give logits [B, C] to be evaluated, not {given}")
-            logits.append(outputs.float())
+            collected.append(outputs_of(inputs.to(device, non_blocking=True)).float())
             labels.append(batch_labels)
-    if not logits:
+    if not collected:
         raise DataError("the loader gave no batch; there is nothing to predict")
     # Copied once, at the end, so that the GPU never waits. clone(): an ordinary tensor, not an inference one.
-    return torch.cat(logits).cpu().clone(), torch.cat(labels).cpu()
+    return torch.cat(collected).cpu().clone(), torch.cat(labels).cpu()
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -236,8 +236,8 @@ def test_importances_of_another_model_weights_objective_or_group_size_are_refuse
         ([(torch.zeros(2, 2, 4, 4),)], "needs labels"),
         ([torch.zeros(2, 2, 4, 4)], "needs labels"),
         ([(torch.zeros(2, 2, 4, 4), torch.zeros(3, dtype=torch.int64))], "differ in number"),
-        ([{"x": torch.zeros(2, 2, 4, 4)}], "dict"),
-        ([("x", "y")], "tuple"),
+        ([{"x": torch.zeros(2, 2, 4, 4)}], "needs labels"),
+        ([("x", "y")], "a str as input"),
     ],
 )
 def test_a_loader_that_is_not_what_the_objective_needs_is_an_error(loader, match):
@@ -298,12 +298,12 @@ def test_values_that_are_not_finite_are_found_and_named():
 def test_a_model_that_gives_no_tensor_needs_an_objective_of_its_own(objective):
     class Wrapped(nn.Linear):
         def forward(self, x):
-            return {"logits": super().forward(x)}
+            return {"scores": super().forward(x)}
 
     model, loader = Wrapped(3, 2), [(torch.ones(2, 3), torch.tensor([0, 1]))]
-    with pytest.raises(ImportanceError, match="gives a dict"):
+    with pytest.raises(ModelError, match="gives a dict without logits"):
         pf.importance(model, loader, objective, group_size=1)
-    own = pf.importance(model, loader, lambda outputs, labels: outputs["logits"].norm(dim=1), group_size=1)
+    own = pf.importance(model, loader, lambda outputs, labels: outputs["scores"].norm(dim=1), group_size=1)
     assert own["weight"].shape == (2, 3)
 
 

@@ -11,7 +11,7 @@ import potion_fast as pf
 from helpers.toys import assert_same_weights, net, samples, weights
 from potion_fast.errors import SearchError
 from potion_fast.search import Score, evaluation
-from potion_fast.utils.predict import predict
+from potion_fast.utils.predict import collect, predict
 
 # --- several candidates at once
 
@@ -32,11 +32,12 @@ def test_stacked_weights_give_the_outputs_of_one_model_at_a_time(memory_format):
     alphas = torch.tensor([1e30, 20.0, 5.0, 1.5, 1.0])
     several = evaluation.BatchedEvaluation(model, forget, retain, loader, 0)
     seen = []
-    original = evaluation.predict
+    original = evaluation.collect
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "predict", lambda *arguments: seen.append(original(*arguments)) or seen[-1])
+        patch.setattr(evaluation, "collect", lambda *arguments: seen.append(original(*arguments)) or seen[-1])
         scores = several(alphas)
-    logits = seen[0][0].view(13, 5, 3)
+    logits = seen[0][0]
+    assert logits.shape == (13, 5, 3)
     plan = pf.EditPlan(model, forget, retain, alphas)
     for k in range(5):
         plan.apply(k)
@@ -100,9 +101,9 @@ def test_memory_is_counted_with_the_largest_output_of_the_first_evaluation(blobs
     counted = []
     original = evaluation.BatchedEvaluation.__init__
 
-    def seen(self, model, forget, retain, loader, largest):
+    def seen(self, model, forget, retain, loader, largest, adapter):
         counted.append(largest)
-        original(self, model, forget, retain, loader, largest)
+        original(self, model, forget, retain, loader, largest, adapter)
 
     monkeypatch.setattr(evaluation.BatchedEvaluation, "__init__", seen)
     pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="batched")
@@ -146,6 +147,11 @@ def test_a_gibibyte_is_taken_to_be_free_where_the_system_does_not_say(blobs, bot
 # --- recorded passes
 
 
+def outputs_of(replayed, loader):
+    """The outputs for all batches, on the CPU."""
+    return collect(replayed, loader, next(replayed.function.parameters()).device)[0]
+
+
 class Graph:
     """What a CUDA graph does, on the CPU: compute again from the same memory into the same memory."""
 
@@ -158,7 +164,7 @@ class Graph:
 
 
 def test_a_recorded_pass_is_replayed_for_each_shape_and_follows_edits(monkeypatch):
-    model, recorded = net(), []
+    model, recorded = net().eval(), []
 
     def record(model, inputs):
         recorded.append(tuple(inputs.shape))
@@ -166,15 +172,14 @@ def test_a_recorded_pass_is_replayed_for_each_shape_and_follows_edits(monkeypatc
         return graph, graph.inputs, graph.outputs
 
     monkeypatch.setattr(evaluation, "record", record)
-    replayed = evaluation.CUDAGraphModel(model)
+    replayed = evaluation.CUDAGraph(model)
     loader = [samples(8), samples(5, seed=2), samples(8, seed=3)]
     for _ in range(3):
-        got, want = predict(replayed, loader), predict(model, loader)
-        assert torch.equal(got[0], want[0])
+        assert torch.equal(outputs_of(replayed, loader), predict(model, loader)[0])
         with torch.no_grad():
             model.conv.weight.mul_(0.5)
     assert recorded == [(8, 2, 4, 4), (5, 2, 4, 4)]
-    predict(replayed, [samples(n) for n in range(1, 9)])
+    outputs_of(replayed, [samples(n) for n in range(1, 9)])
     assert len(replayed.graphs) == evaluation.MAX_GRAPHS
 
 
@@ -186,23 +191,23 @@ def test_a_model_that_cannot_be_recorded_runs_as_it_is(monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(evaluation, "record", record)
-    model = net()
-    replayed = evaluation.CUDAGraphModel(model)
+    model = net().eval()
+    replayed = evaluation.CUDAGraph(model)
     for _ in range(2):
-        assert torch.equal(predict(replayed, [samples(8)])[0], predict(model, [samples(8)])[0])
+        assert torch.equal(outputs_of(replayed, [samples(8)]), predict(model, [samples(8)])[0])
     assert len(calls) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_on_a_gpu_replayed_passes_are_those_of_the_model_after_every_edit():
-    model = net().cuda()
+    model = net().cuda().eval()
     forget, retain = (i.to("cuda") for i in importances(model))
     loader = [samples(8), samples(5, seed=2)]
-    replayed = evaluation.CUDAGraphModel(model)
+    replayed = evaluation.CUDAGraph(model)
     plan = pf.EditPlan(model, forget, retain, [20.0, 5.0, 1.0])
     for k in (0, 1, 2, 0):
         plan.apply(k)
-        torch.testing.assert_close(predict(replayed, loader)[0], predict(model, loader)[0])
+        torch.testing.assert_close(outputs_of(replayed, loader), predict(model, loader)[0])
     assert len(replayed.graphs) == 2
     want = pf.ptn_search(model.cpu(), forget.to("cpu"), retain.to("cpu"), loader, mode="reference")
     for strategy in ("sequential", "bisect", "batched"):

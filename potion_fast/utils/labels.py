@@ -1,0 +1,118 @@
+"""Labels of classes, in whatever form a loader gives them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError, ModelError
+
+IGNORED = -100  # the label that cross_entropy leaves out
+
+
+def class_targets(logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels as `cross_entropy` takes them. No value is read, so it works under vmap and torch.compile.
+
+    Args:
+        logits: [B, C, ...].
+        labels: Classes [B] or [B, 1] of any dtype, one-hot rows [B, C] of whole numbers, or probabilities [B, C].
+
+    Returns:
+        int64 [B], or probabilities [B, C].
+
+    Raises:
+        ModelError: There is only one column of logits.
+        DataError: The labels' shape fits no form.
+    """
+    check_columns(logits)
+    labels = _flat(labels)
+    if logits.ndim == 2 and labels.shape == logits.shape:
+        return labels.to(logits.dtype) if labels.is_floating_point() else labels.long().argmax(1)
+    if labels.shape != (len(logits), *logits.shape[2:]):
+        raise DataError(
+            f"labels {list(labels.shape)} do not fit outputs {list(logits.shape)}; give the class of each sample, [B]"
+        )
+    return labels.long()
+
+
+def check_targets(labels: Tensor, shape: torch.Size) -> None:
+    """Check the values of labels that `class_targets` is going to convert.
+
+    Args:
+        labels: [B, ...].
+        shape: Of a sample's logits, [C, ...].
+
+    Raises:
+        DataError: A label is not a class of the logits, nor −100; rows are not one-hot, or no probabilities.
+    """
+    labels = _flat(labels)
+    if len(shape) == 1 and labels.shape[1:] == shape:
+        if labels.is_floating_point():
+            _check_probabilities(labels)
+        else:
+            _check_one_hot(labels)
+    elif shape:
+        _check_classes(labels, shape[0], IGNORED)
+
+
+def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels int64 [N], which the largest logit is compared with.
+
+    Args:
+        logits: [N, C].
+        labels: As for `class_targets`; rows must be one-hot, as no class is the right one of others.
+
+    Raises:
+        DataError: They are not that.
+    """
+    labels = _flat(labels)
+    if labels.shape == logits.shape:
+        _check_one_hot(labels)
+        return labels.long().argmax(1)
+    if labels.shape != logits.shape[:1]:
+        raise DataError(
+            f"labels {list(labels.shape)} do not fit outputs {list(logits.shape)}; give the class of each sample, [N]"
+        )
+    _check_classes(labels, logits.shape[1])
+    return labels.long()
+
+
+def check_columns(logits: Tensor) -> None:
+    """Refuse one column: softmax makes probability 1 of any single number.
+
+    Raises:
+        ModelError: There is one.
+    """
+    if logits.ndim == 1 or (logits.ndim == 2 and logits.shape[1] == 1):
+        raise ModelError(
+            f"the model gives one output column, {list(logits.shape)}, and a class needs one each: for the logit z of "
+            "two classes give adapter=potion_fast.OneLogitAdapter(), or wrap the model so that it gives "
+            "torch.cat([torch.zeros_like(z), z], 1)"
+        )
+
+
+def _flat(labels: Tensor) -> Tensor:
+    """[B, 1] -> [B]."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _check_classes(labels: Tensor, classes: int, ignored: int | None = None) -> None:
+    """Whole numbers below the number of outputs, or the one that is ignored."""
+    if labels.is_complex() or (labels.is_floating_point() and not (labels == labels.round()).all()):
+        raise DataError("labels of classes are whole numbers from 0; round them, or give an objective that takes them")
+    odd = (labels < 0) | (labels >= classes)
+    if odd.any() and len(found := [label for label in labels[odd].tolist() if label != ignored]):
+        raise DataError(f"labels count from 0; found {int(found[0])} with {classes} outputs")
+
+
+def _check_one_hot(labels: Tensor) -> None:
+    if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
+        raise DataError(
+            f"labels {list(labels.shape)} are not one-hot, and only one class can be right; give the class of each "
+            "sample, such as labels.argmax(1)"
+        )
+
+
+def _check_probabilities(labels: Tensor) -> None:
+    if not ((labels >= 0).all() and torch.allclose(labels.sum(1), labels.new_ones(()), atol=1e-2)):
+        raise DataError(f"labels {list(labels.shape)} are no probabilities, whose rows are at least 0 and sum to 1")
