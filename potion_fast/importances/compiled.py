@@ -128,6 +128,8 @@ class Compiled:
 
     def _after_call(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         """Forward hook of every layer of the plan."""
+        if not torch.is_grad_enabled():
+            return output
         zero, inputs = self.zeros[len(self.calls)], first_input(args, kwargs).detach()
         if len(output) != len(zero):  # one output for all samples
             inputs = inputs.expand(len(zero), *inputs.shape[1:])

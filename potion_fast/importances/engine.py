@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ImportanceError
 from ..utils.inputs import BatchInputs, map_tensors
+from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
 from .compiled import Compiled, Outputs, compiling
 from .hooks import LayerCall, LayerHooks, RulePlan, frozen, layer_hooks
-from .rule_check import verified
+from .rule_check import substituted_names, verified
 from .rules import LEAF, Accumulators, LayerIO, Rule, accumulate_tied, at_least_float32
 
 ELEMENTS = 1 << 22  # of gradients per group that are written out at a time, for a parameter with several uses
@@ -48,6 +49,7 @@ class Engine:
     Attributes:
         model: The model.
         plan: Verified on the first samples; None before.
+        irregular: Parameters of layers that some batch has called otherwise than the samples that were verified.
         channels_last: Images are laid out so; False once the model has refused that.
         gathered: FSDP2 gathers the parameters when a layer is called, on all ranks: none may verify rules by itself.
         compiled: Takes some of the batches in place of the model as it is.
@@ -55,6 +57,7 @@ class Engine:
 
     model: ModelParameters
     plan: RulePlan | None = None
+    irregular: set[str] = field(default_factory=set)
     channels_last: bool = True
     gathered: bool = False
     compiled: Compiled | None = None
@@ -81,12 +84,12 @@ class Engine:
         """
         compiled = self.compiled is not None and self.compiled.takes(inputs)
         parameters = self.model.parameters
-        with frozen(self.model.module, compiled):
+        with frozen(self.model.module, compiled), ExitStack() as stack:
             hooks: LayerHooks | Outputs
             if compiled:
                 hooks, per_sample, receiver = self._compiled_forward(inputs, labels, groups)
             else:
-                hooks, per_sample, receiver = self._forward(inputs, groups, losses)
+                hooks, per_sample, receiver = self._forward(stack, inputs, groups, losses)
             total, target = make_target(per_sample)
             assert self.plan is not None
             if total.requires_grad:
@@ -107,22 +110,38 @@ class Engine:
         return target, self.plan.without_rule
 
     def _forward(
-        self, inputs: BatchInputs, groups: int, losses: Callable[[BatchInputs], Tensor]
+        self, stack: ExitStack, inputs: BatchInputs, groups: int, losses: Callable[[BatchInputs], Tensor]
     ) -> tuple[LayerHooks, Tensor, Receiver]:
-        """One forward pass whose calls are those verified; otherwise they are verified again, for this batch."""
-        for again in (False,) if self.gathered else (False, True):
-            if self.plan is None or again:
+        """One forward pass, with hooks that stay until the stack is closed: a backward pass may call layers again.
+
+        Layers whose calls are not those that were verified get no rule any more, from this batch on.
+        """
+        while True:
+            if self.plan is None:
                 self.verify(inputs, losses)
             receiver = self._receiver(groups)
             assert self.plan is not None
-            with layer_hooks(self.plan, receiver, inputs.device) as hooks:
+            hooks = stack.enter_context(layer_hooks(self.plan, receiver, inputs.device))
+            try:
                 with hooks.forward(len(inputs), {} if self.gathered else self.model.parameters):
                     per_sample = losses(self._laid_out(inputs))
-                if not hooks.unfit and self._as_verified(hooks.calls, len(inputs)):
-                    if self.compiled is not None:
-                        self.compiled.learn(inputs, hooks.calls)
-                    return hooks, per_sample, receiver
-        raise ImportanceError("the model takes another path through its layers each time it is called")
+                names = self._irregular(hooks, len(inputs))
+            except Exception as error:
+                names = substituted_names(self.plan)
+                if not names or self.gathered or ran_out(error):
+                    raise
+            if not names:
+                if self.compiled is not None:
+                    self.compiled.learn(inputs, hooks.calls)
+                return hooks, per_sample, receiver
+            stack.close()
+            if self.gathered:
+                raise ImportanceError(
+                    f"the layers of {', '.join(sorted(names))} are called otherwise than for the first sample, and "
+                    "without a rule a sharded model's importances cannot be had; use a model that is not sharded"
+                )
+            self.irregular.update(names)
+            self.verify(inputs, losses)
 
     def _compiled_forward(
         self, inputs: BatchInputs, labels: Tensor | None, groups: int
@@ -130,7 +149,7 @@ class Engine:
         assert self.compiled is not None and self.plan is not None
         receiver = self._receiver(groups)
         outputs = self.compiled.forward(self.plan, self.model.parameters, self._laid_out(inputs), labels)
-        if not self._as_verified(outputs.calls, len(inputs)):
+        if self._called_otherwise(outputs.calls, len(inputs)):
             raise ImportanceError("the model takes another path through its layers when it is compiled")
         return outputs, outputs.losses, receiver
 
@@ -141,12 +160,27 @@ class Engine:
             self.model.parameters[name].requires_grad_(True)
         return Receiver(self.plan, groups, [] if self.compiled is not None else None)
 
-    def _as_verified(self, calls: list[LayerCall], batch: int) -> bool:
+    def _irregular(self, hooks: LayerHooks, batch: int) -> set[str]:
+        """Parameters of layers whose calls are not those that were verified."""
         assert self.plan is not None
-        return [(call.layer, call.rows) for call in calls] == [(layer, rows * batch) for layer, rows in self.plan.calls]
+        layers = self._called_otherwise(hooks.calls, batch) | hooks.unfit | hooks.early
+        return {name for layer in layers for name in self.plan.layers[layer].values()}
+
+    def _called_otherwise(self, calls: list[LayerCall], batch: int) -> set[nn.Module]:
+        """Layers called another number of times, or with other rows to a sample, than those that were verified."""
+        assert self.plan is not None
+        rows: dict[nn.Module, list[int]] = {}
+        verified_rows: dict[nn.Module, list[int]] = {}
+        for call in calls:
+            rows.setdefault(call.layer, []).append(call.rows)
+        for layer, rows_each in self.plan.calls:
+            verified_rows.setdefault(layer, []).append(rows_each * batch)
+        return {layer for layer in {*rows, *verified_rows} if rows.get(layer) != verified_rows.get(layer)}
 
     def verify(self, inputs: BatchInputs, losses: Callable[[BatchInputs], Tensor]) -> None:
         """Make the plan, on the first of these samples; parameters must be frozen."""
+        for parameter in self.model.parameters.values():  # those that no operation has read so far are not
+            parameter.requires_grad_(False)
         self.plan = self._verified(inputs, losses)
         self._check_coverage(self.plan)
         if self.compiled is not None:
@@ -156,12 +190,12 @@ class Engine:
         laid_out = self._laid_out(inputs)
         if laid_out is not inputs:
             try:
-                return verified(self.model, laid_out, losses)
+                return verified(self.model, laid_out, losses, self.irregular)
             except ImportanceError:
                 raise
             except Exception:  # a `view` of what is not contiguous, say
                 self.channels_last = False
-        return verified(self.model, inputs, losses)
+        return verified(self.model, inputs, losses, self.irregular)
 
     def _laid_out(self, inputs: BatchInputs) -> BatchInputs:
         """Images with their channels last in memory, and so all that convolutions make of them.

@@ -106,7 +106,13 @@ class Fallback:
         for n in range(len(x)):
             loss = (self.losses(call, x[n], None if y is None else y[n]) * c[n]).sum()
             if loss.requires_grad:
-                rows.append(torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True))
+                gradients = torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True)
+                rows.append(tuple(dense(gradient) for gradient in gradients))
             else:  # no operation of this group reads any of them
                 rows.append(tuple(torch.zeros_like(parameter) for parameter in chosen))
         return {name: torch.stack(gradients) for name, gradients in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """The gradient itself, or that of an embedding with `sparse=True` written out."""
+    return gradient.to_dense() if gradient.is_sparse else gradient

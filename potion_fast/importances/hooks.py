@@ -7,6 +7,7 @@ product takes the place of the ordinary weight gradient.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from ..errors import ImportanceError
 from ..utils.model import ModelParameters
@@ -102,6 +104,8 @@ class LayerHooks:
         calls: Of the layers, in order.
         leaves: [B, ...], by the name of their parameter.
         unfit: Layers called in a way that their rule is not right for.
+        early: Layers at whose output a gradient came while the forward pass was running: the model differentiates
+            within it, and what comes afterwards is not their whole gradient.
     """
 
     plan: RulePlan
@@ -112,6 +116,7 @@ class LayerHooks:
     calls: list[LayerCall] = field(default_factory=list)
     leaves: dict[str, Tensor] = field(default_factory=dict)
     unfit: set[nn.Module] = field(default_factory=set)
+    early: set[nn.Module] = field(default_factory=set)
 
     @property
     def sources(self) -> list[Tensor]:
@@ -156,9 +161,17 @@ class LayerHooks:
         stack.callback(module.register_forward_hook(after, prepend=True, always_call=True).remove)
 
     def after_call(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Forward hook of every layer of the plan."""
-        if not self.recording:
+        """Forward hook of every layer of the plan.
+
+        A call under `no_grad` is left as it is: its share of the gradient is 0. One that comes after the forward pass
+        is a recomputation of activation checkpointing, for which autograd must see what it has seen before.
+        """
+        if not torch.is_grad_enabled():
+            check_not_checkpointed(layer)
             return None
+        if not self.recording:
+            requires_none = isinstance(output, Tensor) and not output.requires_grad
+            return self.tracked(output) if requires_none else None
         inputs = first_input(args, kwargs)
         rule = rule_for(layer)
         if rule is None or not rule.fits(inputs, output):
@@ -170,12 +183,40 @@ class LayerHooks:
             output = self.tracked(output)
         call = LayerCall(len(self.calls), layer, rule, inputs.detach(), inputs._version, output.shape, output.dtype)
         self.calls.append(call)
-        output.register_hook(functools.partial(self.on_gradient, call))
+        output.register_hook(functools.partial(self._gradient, call))
         return output
+
+    def _gradient(self, call: LayerCall, gradient: Tensor) -> None:
+        if self.recording:
+            self.early.add(call.layer)
+        else:
+            self.on_gradient(call, gradient)
 
     def tracked(self, tensor: Tensor) -> Tensor:
         """The same values, requiring gradients; not a leaf, so that the model may change them in place."""
         return _Tracked.apply(tensor, self.anchor)
+
+
+def check_not_checkpointed(module: nn.Module) -> None:
+    """Check that a module called under `no_grad` is not called within a reentrant activation checkpoint.
+
+    Its parameters have a gradient then, by a second call within the backward pass, which autograd gives to
+    `Tensor.backward` alone and never to a pass that asks for gradients of its own.
+
+    Raises:
+        ImportanceError: It is.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "forward" and frame.f_code.co_varnames[:1] in (("ctx",), ("context",)):
+            context = frame.f_locals.get(frame.f_code.co_varnames[0])
+            if isinstance(context, FunctionCtx) and type(context).__name__.startswith("Checkpoint"):
+                raise ImportanceError(
+                    f"a {type(module).__name__} is called within activation checkpointing of the reentrant kind, which "
+                    "hides its gradients from a pass; call torch.utils.checkpoint with use_reentrant=False, or switch "
+                    "checkpointing off"
+                )
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

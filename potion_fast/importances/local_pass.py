@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..distributed import Ranks
@@ -26,7 +26,7 @@ from ..utils.progress import bar
 from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
 from .compiled import Compiled, ShapeCounter
 from .engine import AccumulationTarget, Engine
-from .fallback import Fallback
+from .fallback import Fallback, dense
 from .micro_batches import MicroBatches
 from .objectives import Losses, Objective, norm, of_logits
 from .options import PassOptions
@@ -279,6 +279,8 @@ class LocalPass:
         model = self.compiled_model if compiled else self.model.wrapped
         outputs = self._outputs(functools.partial(self.adapter.call, model), inputs)
         self._check_labels(outputs, labels)
+        if self.group_gradients or not closes:
+            check_no_frequencies(self.model.module)
         if not self.group_gradients:
             self.group_gradients = [] if closes else [torch.zeros_like(row) for row in rows]
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
@@ -287,7 +289,7 @@ class LocalPass:
             scaled = torch.autograd.grad(
                 loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True, materialize_grads=True
             )
-            gradients = [g.to(dtype) if self.scale == 1 else g.to(dtype) / self.scale for g in scaled]
+            gradients = [dense(g).to(dtype) if self.scale == 1 else dense(g).to(dtype) / self.scale for g in scaled]
             if self.group_gradients:
                 sizes = [gradient.numel() for gradient in gradients]
                 for part, gradient in zip(self.group_gradients[i].split(sizes), gradients, strict=True):
@@ -357,3 +359,17 @@ class LocalPass:
             sample = self.seen + self.micro_batches.done + k
             raise ImportanceError(f"the loss of sample {sample} is {losses[k].item()}; look for bad inputs or weights")
         return losses
+
+
+def check_no_frequencies(module: nn.Module) -> None:
+    """Check that no embedding scales its gradient by how often a token stands in a call, which parts do not tell.
+
+    Raises:
+        ImportanceError: One does; it is named.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.scale_grad_by_freq:
+            raise ImportanceError(
+                f"layer {name!r} scales its gradient by the frequency of tokens (scale_grad_by_freq=True) in a group, "
+                "and this group comes in parts; let the loader give batches of whole groups, or set it to False"
+            )

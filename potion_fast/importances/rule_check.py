@@ -49,29 +49,29 @@ def check_no_batch_statistics(module: nn.Module) -> None:
             )
 
 
-def verified(model: ModelParameters, inputs: BatchInputs, losses: Forward) -> RulePlan:
+def verified(model: ModelParameters, inputs: BatchInputs, losses: Forward, without: Iterable[str] = ()) -> RulePlan:
     """The plan that uses a rule wherever the first samples show that it is right.
 
     Args:
         model: Its parameters frozen.
         inputs: [B, ...], two samples or more.
         losses: Of the model, [B', ...] -> [B'].
+        without: Parameters that get no rule.
 
     Raises:
         ImportanceError: Samples mix.
     """
     check_no_batch_statistics(model.module)
     plan, gathered = candidates(model), GatheredParameters.of(model)
+    plan = _without(plan, RuleRejected(set(without) - {*plan.without_rule}))
     while True:
         try:
             return _tested(plan, model, inputs[:SAMPLES], losses, gathered)
         except RuleRejected as rejection:
             plan = _without(plan, rejection)
-        except ImportanceError:
-            raise
         except Exception:
-            if not _substituted_names(plan) or gathered is not None:
-                raise  # the model itself fails
+            if not substituted_names(plan) or gathered is not None:
+                raise  # the model itself fails, or its samples mix
             plan = _without(plan, RuleRejected(_rejected_leaves(plan, model, inputs[:SAMPLES], losses)))
 
 
@@ -88,7 +88,7 @@ class RuleRejected(Exception):  # noqa: N818 - not an error: it says what to do 
         self.names, self.expand = names, frozenset(expand)
 
 
-def _substituted_names(plan: RulePlan) -> set[str]:
+def substituted_names(plan: RulePlan) -> set[str]:
     """The parameters in whose place the model gets something else: a leaf, or a layer's expanded output."""
     return set(plan.leaves) | {name for layer in plan.expanded for name in plan.layers[layer].values()}
 
@@ -139,7 +139,7 @@ def _tested(
             per_sample = losses(map_tensors(inputs, tracked))
         single = {call.layer for call in hooks.calls if call.rows == 1 and call.layer not in plan.expanded}
         uneven = {call.layer for call in hooks.calls if call.rows % batch}
-        if rejected := reads.outside | _names(plan, hooks.unfit | (uneven - single)):
+        if rejected := reads.outside | _names(plan, hooks.unfit | hooks.early | (uneven - single)):
             raise RuleRejected(rejected)
         if single:  # one output for all samples: try again with one for each
             raise RuleRejected(set(), single)
@@ -161,11 +161,11 @@ def _tested(
     rejected |= _names(
         plan, {hooks.calls[i].layer for (i, k), rows in reached.items() if not _only(rows, k, len(rows) // batch)}
     )
-    if _substituted_names(plan) and not _close(per_sample, _losses_with(losses, inputs, plan, values)):
+    if substituted_names(plan) and not _close(per_sample, _losses_with(losses, inputs, plan, values)):
         if gathered is None:
             rejected |= _rejected_leaves(plan, model, inputs, losses)
         else:
-            rejected |= _substituted_names(plan)
+            rejected |= substituted_names(plan)
     if rejected:
         raise RuleRejected(rejected)
     unread = reads.unread()
@@ -211,7 +211,7 @@ def _rejected_leaves(plan: RulePlan, model: ModelParameters, inputs: BatchInputs
             rejected.add(name)
         else:
             rejected |= set() if _close(got, want) else {name}
-    return rejected or _substituted_names(plan)
+    return rejected or substituted_names(plan)
 
 
 def _losses_with(losses: Forward, inputs: BatchInputs, plan: RulePlan, values: Mapping[str, Tensor]) -> Tensor:

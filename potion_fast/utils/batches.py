@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..modes import GroupSize
 from .adapter import DEFAULT, Adapter, read_batch
 from .crc import crc32
-from .inputs import BatchInputs, concatenated, tensors_of
+from .inputs import BatchInputs, concatenated, samples_key, tensors_of
 
 VALUES = 16  # of each sample's inputs that go into the checksum of their order
 
@@ -102,6 +102,7 @@ def chunks(
 
     No chunk holds more than a batch and what was left of the one before: a group larger than a batch comes in parts.
     The last group may be smaller; it comes with `closes` false where its last part was given out before it was known.
+    A group whose samples have several shapes, as of batches padded to the longest of each, comes in parts of one shape.
 
     Args:
         loader: Gives batches.
@@ -131,10 +132,13 @@ def _chunks(loader: Iterable[object], size: GroupSize, adapter: Adapter) -> Iter
         if size == "batch":
             yield Chunk(inputs, labels, 1, True)
             continue
-        if rest is not None:
+        if rest is not None and stackable(rest, (inputs, labels)):
             inputs = concatenated([rest[0], inputs])
             labels = torch.cat([rest[1], labels]) if rest[1] is not None and labels is not None else None
-            rest = None
+        elif rest is not None:
+            begun = len(rest[0])
+            yield Chunk(*rest, 1, False)
+        rest = None
         while len(inputs):
             number = 1 if begun else max(1, len(inputs) // size)
             count = min(number * size - begun, len(inputs))
@@ -146,3 +150,10 @@ def _chunks(loader: Iterable[object], size: GroupSize, adapter: Adapter) -> Iter
             inputs, labels = inputs[count:], None if labels is None else labels[count:]
     if rest is not None:
         yield Chunk(*rest, 1, True)
+
+
+def stackable(one: tuple[BatchInputs, Tensor | None], other: tuple[BatchInputs, Tensor | None]) -> bool:
+    """Whether the samples of two batches can stand in one: inputs and labels have the same shapes."""
+    return [samples_key(part) for part in one if part is not None] == [
+        samples_key(part) for part in other if part is not None
+    ]

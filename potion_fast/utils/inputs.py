@@ -200,3 +200,9 @@ def shape_key(inputs: BatchInputs) -> tuple[object, ...]:
     """What tells batches of other shapes, dtypes or entries apart."""
     shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(inputs))
     return shapes if isinstance(inputs, Tensor) else (*shapes, inputs.constants())
+
+
+def samples_key(inputs: BatchInputs) -> tuple[object, ...]:
+    """What tells samples apart that cannot stand in one batch: other shapes, devices or entries."""
+    shapes = tuple((tensor.shape[1:], tensor.device) for tensor in tensors_of(inputs))
+    return shapes if isinstance(inputs, Tensor) else (*shapes, inputs.constants())
