@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from typing_extensions import override
 
 from .schema import Schema, extra_of
 
@@ -50,6 +51,7 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
             flag,
             type=_reader(field),
             nargs="+" if extra_of(field, "many") else None,
+            action=_Flat if extra_of(field, "many") else "store",
             choices=choices_of(field),
             metavar=extra_of(field, "metavar"),
             default=unset,
@@ -73,8 +75,9 @@ def _words(annotation: Any) -> list[str]:
 def _reader(field: FieldInfo) -> Any:
     """What reads a field's value from the command line."""
     parts = list(_parts(field.annotation))
-    if any(get_origin(part) is tuple for part in parts):
-        return int if extra_of(field, "many") else _integers
+    for part in parts:
+        if get_origin(part) is tuple:
+            return _list_of(float if float in _parts(get_args(part)[0]) else int)
     words = _words(field.annotation)
     numbers = [part for part in parts if part in (int, float)]
     if numbers and words:
@@ -103,8 +106,24 @@ def _number_or_word(text: str, words: Collection[str]) -> int | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {wanted}") from None
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of labels, as 3,5") from None
+def _list_of(kind: type[int] | type[float]) -> Callable[[str], tuple[float, ...]]:
+    """What reads numbers with commas between them."""
+
+    def read(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            example = "whole numbers, as 3,5" if kind is int else "numbers, as 0.5,0.25"
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of {example}") from None
+
+    return read
+
+
+class _Flat(argparse.Action):
+    """Keeps several lists of numbers as one: they come with spaces or with commas between them."""
+
+    @override
+    def __call__(
+        self, parser: object, namespace: argparse.Namespace, values: Any, option_string: object = None
+    ) -> None:
+        setattr(namespace, self.dest, tuple(number for numbers in values for number in numbers))

@@ -83,7 +83,8 @@ def _walk(root: str, place: str, above: tuple[str, ...]) -> Iterator[tuple[str, 
 
 def _entries(path: str) -> tuple[list[str], list[str]]:
     """The folders and the files of a folder, each sorted, without hidden ones and those of operating systems."""
-    folders, files = [], []
+    folders: list[str] = []
+    files: list[str] = []
     try:
         with os.scandir(path) as entries:
             for entry in entries:

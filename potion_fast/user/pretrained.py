@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import FileError, ModelError
-from .user_code import find_user_code
+from .user_code import called, find_user_code
 
 
 def timm_model(name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -94,12 +94,13 @@ def factory_model(name: str, num_classes: int, in_channels: int, options: dict[s
         options: given to the factory.
 
     Raises:
-        ModelError: there is no such module or factory, or it makes something else than a model. Its own errors pass.
+        ModelError: there is no such module or factory, it fails, or it makes something else than a model.
     """
     factory = find_user_code(name, ModelError)
     offered = {"num_classes": num_classes, "in_channels": in_channels}
     taken = inspect.signature(factory).parameters
-    model = factory(**{key: value for key, value in offered.items() if key in taken}, **options)
+    arguments = {key: value for key, value in offered.items() if key in taken}
+    model = called(name, factory, ModelError, **arguments, **options)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name!r} made a {type(model).__name__}, not an nn.Module")
     return model

@@ -74,7 +74,8 @@ def _as_tuple(value: object) -> object:
 
 
 Integers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]  # a list in YAML
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+Means = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_as_tuple)]  # of pixels in [0, 1]
+Deviations = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_as_tuple)]
 
 
 class Schema(BaseModel):
@@ -165,7 +166,7 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
     same = [detail for detail in details if detail["loc"][0] == name]
     bounds = [detail for detail in same if detail["type"] in BOUNDS]  # of a union's types one alone has them
     detail = (bounds or same)[0]
-    kind, value, inside = detail["type"], detail["input"], len(detail["loc"]) > 1 and type(detail["loc"][1]) is int
+    kind, value, inside = detail["type"], detail["input"], type(detail["loc"][-1]) is int
     if kind == "extra_forbidden":
         schema.refuse_key(name)
     if kind == "missing":
@@ -173,6 +174,8 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
     wanted = schema.model_fields[name].annotation
     if inside and get_origin(wanted) is list:
         name, wanted = f"each of {name}", get_args(wanted)[0]
+    elif inside and kind in BOUNDS:
+        name = f"each {name}"
     else:
         value = values[name]
     if kind in BOUNDS:

@@ -2,85 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from typing_extensions import override
 
 from ..errors import DataError
 from .image_source import ImageSource
+from .samples import IMAGE_KEYS, LABEL_KEYS, class_numbers, pixels_of
+from .user_code import where_raised
 
 LABELS = ("targets", "labels")  # attributes that hold them, in torchvision's data sets and others
+CHECKED = 10_000  # samples that are read once before anything is done with them
 
 
 class UserSource(ImageSource):
-    """A map-style data set of (image, label): a Pillow image, read as RGB, or uint8 [C, H, W]; a whole number.
+    """A map-style data set of (image, label, ...), or of dicts as Hugging Face's.
 
-    Labels come from the attribute `targets` or `labels` where there is one, else every sample is read once for them.
+    Images are as `pixels_of` has them, labels as `class_numbers`. Labels come from the attribute `targets` or `labels`
+    or a column "labels" or "label" where there is one, else every sample is read once for them. Samples are read once
+    in any case, of large data sets 10,000 that are evenly spaced, so that a wrong one is an error before a run and not
+    at its end.
 
     Args:
         dataset: the user's data set.
         image_size: scale the shorter side to this and crop the centre; None: all images must have the first one's size.
         name: of the data set, in errors.
+
+    Raises:
+        DataError: it is no map-style data set or holds no sample, or a sample is none, naming it.
     """
 
     def __init__(self, dataset: Any, image_size: int | None, name: str) -> None:
         self.dataset, self.image_size, self.name = dataset, image_size, name
-        try:
-            count = len(dataset)
-        except TypeError as error:
-            raise DataError(f"{name} has no length; it must be a map-style data set: len() and [index]") from error
-        if count == 0:
-            raise DataError(f"{name} holds no sample")
+        count = self._count()
         self.shape: tuple[int, ...] = self._pixels(self._sample(0)[0], 0).shape
-        given = next((getattr(dataset, name) for name in LABELS if hasattr(dataset, name)), None)
-        labels = [self._sample(index)[1] for index in range(count)] if given is None else list(given)
+        given = self._given_labels()
+        step = 1 if given is None else -(-count // CHECKED)
+        read = []
+        for index in range(0, count, step):
+            image, label = self._sample(index)
+            self._pixels(image, index)
+            read.append(label)
+        labels = read if given is None else given
         if len(labels) != count:
             raise DataError(f"{name} has {count} samples and {len(labels)} labels")
-        self.labels = torch.tensor([self._label(label, index) for index, label in enumerate(labels)])
+        self.labels = class_numbers(labels, name)
 
     @override
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
-        images = []
-        for index in torch.as_tensor(indices, dtype=torch.int64).tolist():
-            image = self._pixels(self._sample(index)[0], index)
-            if image.shape != self.shape:
-                raise DataError(
-                    f"image {index} of {self.name} is {list(image.shape)}, the first one {list(self.shape)}; "
-                    "pass image_size to bring all images to one size"
-                )
-            images.append(image)
+        rows = torch.as_tensor(indices, dtype=torch.int64).tolist()
+        images = [self._pixels(self._sample(index)[0], index) for index in rows]
         return torch.stack(images) if images else torch.empty(0, *self.shape, dtype=torch.uint8)
 
-    def _sample(self, index: int) -> Any:
-        sample = self.dataset[index]
+    def _count(self) -> int:
+        wanted = "it must be a map-style data set: len() and [index]"
+        if isinstance(self.dataset, torch.utils.data.DataLoader):
+            raise DataError(f"{self.name} is a DataLoader; give the data set that it reads")
+        try:
+            count = len(self.dataset)
+        except (TypeError, NotImplementedError) as error:
+            raise DataError(f"{self.name} ({type(self.dataset).__name__}) has no length; {wanted}") from error
+        if isinstance(self.dataset, (Mapping, str)) or not hasattr(self.dataset, "__getitem__"):
+            raise DataError(f"{self.name} is a {type(self.dataset).__name__}; {wanted}")
+        if count == 0:
+            raise DataError(f"{self.name} holds no sample")
+        return count
+
+    def _given_labels(self) -> Sequence[Any] | Tensor | None:
+        """What the data set says of all labels at once."""
+        columns = getattr(self.dataset, "column_names", None)  # of Hugging Face's
+        if isinstance(columns, (list, tuple)):
+            return next((list(self.dataset[key]) for key in LABEL_KEYS if key in columns), None)
+        given = next((getattr(self.dataset, name) for name in LABELS if hasattr(self.dataset, name)), None)
+        return given if isinstance(given, Tensor) or given is None else list(given)
+
+    def _sample(self, index: int) -> tuple[Any, Any]:
+        """Its image and its label."""
+        try:
+            sample = self.dataset[index]
+        except Exception as error:  # of the user's own code
+            raise DataError(f"sample {index} of {self.name} cannot be read: {where_raised(error)}") from error
+        if isinstance(sample, Mapping):
+            keys = [next((key for key in names if key in sample), None) for names in (IMAGE_KEYS, LABEL_KEYS)]
+            if None in keys:
+                raise DataError(
+                    f"sample {index} of {self.name} has the keys {', '.join(map(str, sample))}, and needs one of "
+                    f"{', '.join(IMAGE_KEYS)} and one of {', '.join(LABEL_KEYS)}"
+                )
+            return sample[keys[0]], sample[keys[1]]
         if not isinstance(sample, (tuple, list)) or len(sample) < 2:
-            raise DataError(f"sample {index} of {self.name} must be (image, label), not {type(sample).__name__}")
-        return sample
+            raise DataError(
+                f"sample {index} of {self.name} must be (image, label) or a dict, not {type(sample).__name__}"
+            )
+        return sample[0], sample[1]
 
     def _pixels(self, image: Any, index: int) -> Tensor:  # [C, H, W] uint8
-        if isinstance(image, Image.Image):
+        try:
+            pixels = pixels_of(image)
+        except Exception as error:  # ValueError, and what Pillow raises for a broken file
+            raise DataError(f"image {index} of {self.name} cannot be used: {error}") from error
+        if self.image_size is not None and pixels.shape[1:] != (self.image_size, self.image_size):
             from torchvision.transforms import functional  # takes seconds: only when needed
 
-            image = functional.pil_to_tensor(image.convert("RGB"))
-        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3:
-            kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            pixels = functional.center_crop(functional.resize(pixels, [self.image_size]), [self.image_size] * 2)
+        shape = getattr(self, "shape", pixels.shape)
+        if pixels.shape != shape:
             raise DataError(
-                f"image {index} of {self.name} must be a Pillow image or uint8 [C, H, W], not {kind}: it is augmented, "
-                "normalised and poisoned here, in this order"
+                f"image {index} of {self.name} is {list(pixels.shape)}, the first one {list(shape)}; bring all images "
+                "to one size (--image-size) and one number of channels"
             )
-        if self.image_size is not None and image.shape[1:] != (self.image_size, self.image_size):
-            from torchvision.transforms import functional
-
-            image = functional.center_crop(functional.resize(image, [self.image_size]), [self.image_size] * 2)
-        pixels: Tensor = image
         return pixels
-
-    def _label(self, label: Any, index: int) -> int:
-        number = label.item() if hasattr(label, "item") else label
-        if not isinstance(number, int) or number < 0:
-            raise DataError(f"label {index} of {self.name} must be a whole number from 0, not {label!r}")
-        return number

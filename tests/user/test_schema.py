@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from potion_fast.errors import DataError, PotionError
 from potion_fast.user.flags import OrFactory, add_flags
-from potion_fast.user.schema import SEEDS, Integers, Numbers, Schema, setting
+from potion_fast.user.schema import SEEDS, Deviations, Integers, Schema, setting
 
 
 class Settings(Schema):
@@ -29,7 +29,8 @@ class Settings(Schema):
     data: str = setting("digits", "data set", metavar="NAME", choices=OrFactory(["digits", "folder"]))
     pair: Integers | None = setting(None, "two labels", metavar="A,B", left_out=True)
     seeds: Integers = setting((0,), "several", metavar="N", many=True)
-    mean: Numbers | None = setting(None, "per channel", flag=False)
+    std: Deviations | None = setting(None, "per channel", metavar="X", many=True)
+    hidden: int | None = setting(None, "of a file alone", metavar="N", flag=False)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,6 +66,9 @@ def parsed(*arguments: str) -> Settings:
         ({"source": "a", "order": "left"}, "order must be 'up' or 'down', not 'left'"),
         ({"source": "a", "pair": [1, "b"]}, "pair must be a list of numbers, not [1, 'b']"),
         ({"source": "a", "pair": 3}, "pair must be a list of numbers, not 3"),
+        ({"source": "a", "std": [0.5, 0]}, "each std must be above 0, not 0"),
+        ({"source": "a", "std": [58.4]}, "each std must be at most 1, not 58.4"),
+        ({"source": "a", "std": 0.5}, "std must be a list of numbers, not 0.5"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(values: dict[Any, Any], words: str):
@@ -120,15 +124,15 @@ def test_validators_may_raise_plain_value_errors():
 
 
 def test_settings_survive_their_file_and_are_changed_in_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    settings = Settings(source="a", pair=(3, 5), mean=(0.5, 1), rate=1)
+    settings = Settings(source="a", pair=(3, 5), std=(0.5, 1), rate=1)
     plain = settings.to_dict()
-    assert plain["pair"] == [3, 5] and plain["mean"] == [0.5, 1.0] and "count" in plain
+    assert plain["pair"] == [3, 5] and plain["std"] == [0.5, 1.0] and "count" in plain
     assert "pair" not in Settings(source="a").to_dict()  # left out where it is None
     assert Settings.from_dict(plain) == settings
 
     changed = settings.updated(rate=2.0)
     assert (changed.rate, changed.pair, settings.rate) == (2.0, (3, 5), 1.0)
-    assert set(changed.given()) == {"source", "pair", "mean", "rate"}
+    assert set(changed.given()) == {"source", "pair", "std", "rate"}
     with pytest.raises(PotionError, match="rate must be above 0"):
         settings.updated(rate=0.0)
     with pytest.raises(Exception, match="frozen"):
@@ -155,11 +159,22 @@ def test_flags_give_what_was_typed_and_leave_the_rest_to_the_defaults():
         data="my:set",
     )
     assert parsed("--size", "4").size == 4
+    for flags in ("--std 0.5 0.25 1", "--std 0.5,0.25,1", "--std 0.5 0.25,1"):
+        assert parsed(*flags.split()).std == (0.5, 0.25, 1.0)
 
 
 @pytest.mark.parametrize(
     "flags",
-    ["--count many", "--size all", "--order left", "--data mnist", "--pair 3;5", "--mean 1", "--colour red"],
+    [
+        "--count many",
+        "--size all",
+        "--order left",
+        "--data mnist",
+        "--pair 3;5",
+        "--std a",
+        "--hidden 1",
+        "--colour red",
+    ],
 )
 def test_flags_that_cannot_be_read_are_wrong_usage(flags: str):
     with pytest.raises((argparse.ArgumentError, SystemExit)):
@@ -170,6 +185,7 @@ def test_flags_that_can_be_read_are_judged_by_the_schema():
     for flags, words in (
         ("--count 0", "count must be at least 1"),
         ("--corner top", "corner must be 'left' or 'right'"),
+        ("--std 0.5 -1", "each std must be above 0, not -1"),
     ):
         with pytest.raises(PotionError, match=words):
             parsed(*flags.split())
@@ -187,4 +203,4 @@ def test_help_names_units_choices_and_defaults():
         "--seeds N [N ...]",
     ):
         assert words in text
-    assert "mean" not in text
+    assert "hidden" not in text

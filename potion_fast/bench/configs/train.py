@@ -11,7 +11,7 @@ from typing_extensions import override
 from ...errors import DataError, PotionError
 from ...modes import mode_named
 from ...user.flags import OrFactory
-from ...user.schema import SEEDS, Numbers, Schema, setting
+from ...user.schema import SEEDS, Deviations, Means, Schema, setting
 from ..attacks import ATTACKS, AttackOptions, attack_named, shared_options
 from .defaults import DATA_DEFAULTS, FINE_TUNED, SCRATCH, TEXT, default_of, format_defaults
 from .machine import resolved_device
@@ -70,8 +70,20 @@ class TrainConfig(Schema):
         default_text="as they are; of imagenette and imagenet the model's",
         ge=1,
     )
-    mean: Numbers | None = setting(None, "per channel, of pixels in [0, 1]", flag=False)
-    std: Numbers | None = setting(None, "per channel, of pixels in [0, 1]", flag=False)
+    mean: Means | None = setting(
+        None,
+        "mean of each channel, of pixels in [0, 1], that images are normalised by",
+        metavar="X",
+        default_text="the data set's; of images of yours ImageNet's, or 0.5 where they have not three channels",
+        many=True,
+    )
+    std: Deviations | None = setting(
+        None,
+        "standard deviation of each channel, of pixels in [0, 1]",
+        metavar="X",
+        default_text="as for the mean",
+        many=True,
+    )
     length: int | None = setting(
         None,
         "tokens of a text that the model reads, with the template",

@@ -102,9 +102,7 @@ def load_dataset(
     if name in loaders:
         splits = loaders[name]()
     else:
-        given = root is not None or os.environ.get("POTION_FAST_DATA")
-        folder = _root(name, root) if given else None
-        splits = load_user_dataset(name, folder, image_size, mean is not None and std is not None)
+        splits = load_user_dataset(name, None if root is None else _root(name, root), image_size)
         if train_size is not None:
             keep = subset(len(splits.train), train_size, seed)
             splits = replace(splits, train=PartSource(splits.train, keep))
@@ -254,5 +252,12 @@ def _with_normalisation(splits: Splits, mean: Sequence[float] | None, std: Seque
     means = splits.mean if mean is None else tuple(float(m) for m in mean)
     stds = splits.std if std is None else tuple(float(s) for s in std)
     if len(means) != splits.channels or len(stds) != splits.channels or not all(s > 0 for s in stds):
-        raise DataError(f"the images need {splits.channels} means and as many positive stds, got {means} and {stds}")
+        raise DataError(
+            f"the images of {splits.name!r} have {splits.channels} channels, and need as many means (--mean) and "
+            f"positive standard deviations (--std), not {_shown(means)} and {_shown(stds)}"
+        )
     return replace(splits, mean=means, std=stds)
+
+
+def _shown(numbers: tuple[float, ...]) -> str:
+    return " ".join(f"{number:g}" for number in numbers) or "none"

@@ -19,6 +19,8 @@ from potion_fast.errors import DataError
 CODE = """
 import numpy as np, torch
 from PIL import Image
+from types import SimpleNamespace
+from torch.utils.data import DataLoader, TensorDataset
 from potion_fast.bench.data import MemorySource, Splits
 
 class Pictures:
@@ -35,10 +37,20 @@ class Pictures:
             "tensor": lambda: torch.from_numpy(pixels).permute(2, 0, 1),
             "float": lambda: torch.from_numpy(pixels).permute(2, 0, 1) / 255,
             "array": lambda: pixels,
+            "normalised": lambda: torch.from_numpy(pixels).permute(2, 0, 1) / 255 * 4 - 2,
             "grey": lambda: torch.from_numpy(pixels[None, :, :, 0]),
             "odd": lambda: Image.fromarray(pixels[: self.size - (index == 2)]),
         }[self.kind]()
         return image, index % 3
+
+class Table(Pictures):
+    column_names = ["image", "label"]
+    features = {"label": SimpleNamespace(names=["r", "g", "b"])}
+    classes = None
+    def __getitem__(self, key):
+        if key == "label":
+            return [index % 3 for index in range(self.n)]
+        return {"image": super().__getitem__(key)[0]} | {"label": key % 3}
 
 class WithTargets(Pictures):
     def __init__(self, n, targets):
@@ -52,6 +64,19 @@ def targets(): return WithTargets(9, torch.arange(9) % 3), WithTargets(6, [0, 1,
 def grey(): return Pictures(9, "grey"), Pictures(6, "grey")
 def floats(): return Pictures(9, "float"), Pictures(6, "float")
 def arrays(): return Pictures(9, "array"), Pictures(6, "array")
+def normalised(): return Pictures(9, "normalised"), Pictures(6, "normalised")
+def four(): return [TensorDataset(torch.full((n, 4, 8, 8), 51, dtype=torch.uint8), torch.arange(n) % 3) for n in (9, 6)]
+def as_dict(): return {"train": Pictures(9), "validation": Pictures(6)}
+def other_dict(): return {"data": 1}
+def table(): return Table(9), Table(6)
+def three(): return Pictures(9), Pictures(6), Pictures(6)
+def nothing(): pass
+def loaders(): return [DataLoader(Pictures(n), batch_size=3, collate_fn=list) for n in (9, 6)]
+def one_based(): return WithTargets(9, [1, 2, 3] * 3), WithTargets(6, [1, 2, 3] * 2)
+def unnamed_one_based(): return [TensorDataset(torch.zeros(6, 3, 8, 8), torch.tensor([1, 2] * 3)) for _ in range(2)]
+def unnamed_ids(): return [TensorDataset(torch.zeros(2, 3, 8, 8), torch.tensor([0, 10**12])) for _ in range(2)]
+def leaving(): raise SystemExit(2)
+def optional(n=9): return Pictures(n), Pictures(6)
 def odd(): return Pictures(9, "odd"), Pictures(6)
 def other_size(): return Pictures(9), Pictures(6, size=13)
 def too_few_labels(): return WithTargets(9, [0]), Pictures(6)
@@ -84,7 +109,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop("own_pictures", None)
 
 
-@pytest.mark.parametrize("factory", ["pair", "tensors", "targets"])
+@pytest.mark.parametrize("factory", ["pair", "tensors", "targets", "floats", "arrays", "as_dict"])
 def test_a_pair_of_data_sets_is_read_with_its_class_names(factory: str):
     splits = load_dataset(f"own_pictures:{factory}")
     assert (splits.classes, splits.size, splits.channels) == (("red", "green", "blue"), (12, 14), 3)
@@ -94,11 +119,19 @@ def test_a_pair_of_data_sets_is_read_with_its_class_names(factory: str):
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_the_factory_gets_the_folder_where_one_is_given(tmp_path: Path):
+def test_the_factory_gets_the_folder_where_it_takes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "count").write_text("5")
     assert len(load_dataset("own_pictures:rooted", tmp_path).train) == 5
-    with pytest.raises(TypeError):  # the user's own error, as it is
+    with pytest.raises(
+        DataError, match="'own_pictures:rooted' takes an argument, the folder.*--root or set POTION_FAST"
+    ):
         load_dataset("own_pictures:rooted")
+    monkeypatch.setenv("POTION_FAST_DATA", str(tmp_path))
+    assert len(load_dataset("own_pictures:rooted").train) == 5
+    assert len(load_dataset("own_pictures:pair").train) == 9  # takes none, and gets none
+    assert len(load_dataset("own_pictures:optional").train) == 9  # its argument is something else
+    with pytest.raises(DataError, match="takes no argument, and a folder was given; leave --root out"):
+        load_dataset("own_pictures:pair", tmp_path)
 
 
 def test_splits_are_used_as_they_are_and_train_size_keeps_a_part():
@@ -116,18 +149,38 @@ def test_image_size_brings_all_images_to_one_size():
     assert splits.train.images(range(9)).shape == (9, 3, 6, 6)
 
 
-def test_grey_images_need_their_own_statistics():
-    with pytest.raises(DataError, match="1 channels; pass mean and std"):
-        load_dataset("own_pictures:grey")
-    splits = load_dataset("own_pictures:grey", mean=(0.5,), std=(0.25,))
-    assert (splits.channels, splits.mean) == (1, (0.5,))
+@pytest.mark.parametrize(("factory", "channels"), [("grey", 1), ("four", 4)])
+def test_images_of_other_than_three_channels_have_a_normalisation_that_can_be_chosen(factory: str, channels: int):
+    splits = load_dataset(f"own_pictures:{factory}")
+    assert (splits.channels, splits.mean, splits.std) == (channels, (0.5,) * channels, (0.5,) * channels)
+    mean, std = tuple(0.1 * k for k in range(channels)), tuple(0.2 + 0.1 * k for k in range(channels))
+    splits = load_dataset(f"own_pictures:{factory}", mean=mean, std=std)
+    images, _ = splits.dataset("train").batch([3])
+    pixels = splits.train.images([3]).double() / 255
+    expected = (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    torch.testing.assert_close(images.double(), expected, atol=1e-6, rtol=0)
+    for wrong in ({"mean": (0.5,) * (channels + 1)}, {"std": (0.5,) * (channels + 1)}, {"mean": ()}):
+        with pytest.raises(DataError, match=rf"have {channels} channels, and need as many means \(--mean\).*\(--std\)"):
+            load_dataset(f"own_pictures:{factory}", **wrong)
+
+
+def test_the_classes_of_a_table_are_the_names_of_its_label():
+    splits = load_dataset("own_pictures:table")
+    assert (splits.classes, splits.train.labels.tolist()) == (("r", "g", "b"), [0, 1, 2] * 3)
 
 
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("floats", "image 0 of the training set.*not torch.float32.*normalised and poisoned here"),
-        ("arrays", "image 0 of the training set.*not ndarray"),
+        ("normalised", "image 0 of the training set.*go from -2 to 1.*not normalised yet"),
+        ("other_dict", "made a dict of data; it needs train and test"),
+        ("three", r"a pair \(train, test\) of data sets, not tuple of 3"),
+        ("nothing", r"must make Splits or a pair \(train, test\) of data sets, not NoneType"),
+        ("loaders", "the training set of .* is a DataLoader; give the data set that it reads"),
+        ("one_based", "labels from 1 to 3, and there are 3 classes; take 1 off each"),
+        ("unnamed_one_based", "labels of .* go from 1 to 2; they must count from 0: take 1 off each"),
+        ("unnamed_ids", "labels of .* go up to 1000000000000; they must number the classes from 0"),
+        ("leaving", r"'own_pictures:leaving' failed: SystemExit: 2 \(.*own_pictures.py, line"),
         ("other_size", r"the test set .* gives torch.uint8 \[1, 3, 13, 15\]"),
         ("too_few_labels", "9 samples and 1 labels"),
         ("negative_label", "label 1 of the training set .* not -1"),
@@ -136,7 +189,7 @@ def test_grey_images_need_their_own_statistics():
         ("empty", "the test set .* holds no sample"),
         ("generator", "has no length"),
         ("single", r"must make Splits or a pair \(train, test\).*not Pictures"),
-        ("unlabelled", r"sample 0 .* must be \(image, label\), not Tensor"),
+        ("unlabelled", r"sample 0 .* must be \(image, label\) or a dict, not Tensor"),
         ("wrong_splits", r"uint8 \[1, 3, 5, 4\] was expected"),
         ("missing", "has no function 'missing'"),
         ("number", "has no function 'number'"),
@@ -147,19 +200,44 @@ def test_what_is_no_data_set_is_named(factory: str, message: str):
         load_dataset(f"own_pictures:{factory}")
 
 
-def test_an_image_of_another_size_is_named_when_it_is_read():
-    train = load_dataset("own_pictures:odd").train
+def test_an_image_of_another_size_is_named_before_a_run():
     with pytest.raises(
-        DataError, match=r"image 2 of the training set .* is \[3, 11, 14\], the first one \[3, 12, 14\]"
+        DataError, match=r"image 2 of the training set .* is \[3, 11, 14\], the first one \[3, 12, 14\].*--image-size"
     ):
-        train.images([0, 2])
+        load_dataset("own_pictures:odd")
 
 
-def test_the_user_s_own_errors_pass_and_a_missing_module_is_named():
-    with pytest.raises(ZeroDivisionError):
+def test_the_user_s_own_error_is_in_the_text_with_its_line_and_is_the_cause(tmp_path: Path):
+    with pytest.raises(
+        DataError,
+        match=r"pictures:broken' failed: ZeroDivisionError: in the user's own code \(.*own_pictures\.py, line \d+\)$",
+    ) as caught:
         load_dataset("own_pictures:broken")
-    with pytest.raises(DataError, match="there is no module 'no_such_module'"):
-        load_dataset("no_such_module:make")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("no_such_module:make", None, "there is no module 'no_such_module'"),
+        (":make", None, "is no module:factory"),
+        ("own/pictures.py:make", None, "is no module:factory"),
+        (".own_pictures:make", None, "is no module:factory"),
+        ("own_other:make", "import no_such_package", "cannot be imported: ModuleNotFoundError: .*own_other.py, line 1"),
+        ("own_other:make", "x = 1\ny = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero .*line 2"),
+        ("own_other:make", "def make(:", "cannot be imported: SyntaxError: .*own_other.py, line 1"),
+        ("own_other:make", "exit(3)", "cannot be imported: SystemExit: 3"),
+        ("own_other:make", "", r"own_other.py\) has no function 'make'"),
+    ],
+)
+def test_a_module_that_cannot_be_used_is_named(tmp_path: Path, name: str, text: str | None, message: str):
+    if text is not None:
+        (tmp_path / "own_other.py").write_text(text)
+    sys.modules.pop("own_other", None)
+    with pytest.raises(DataError, match=message) as caught:
+        load_dataset(name)
+    assert "\n" not in str(caught.value)
+    sys.modules.pop("own_other", None)
 
 
 def test_a_run_folder_alone_makes_no_code_run(tmp_path: Path):

@@ -377,8 +377,9 @@ def test_a_factory_of_the_users_is_called_with_what_it_takes(own_module: str):
     assert create_model(f"{own_module}:make", 4, 1)[1].out_features == 3
     assert create_model(f"{own_module}:make", 4, 1, width=5)[1].out_features == 5
     assert create_model(f"{own_module}:plain", 4, 3)[2].out_features == 4
-    with pytest.raises(KeyError, match="of its own"):
+    with pytest.raises(ModelError, match=r"broken' failed: KeyError: 'of its own' \(.*, line \d+\)") as caught:
         create_model(f"{own_module}:broken", 4)
+    assert isinstance(caught.value.__cause__, KeyError)
     assert sys.path == path
 
 
