@@ -13,7 +13,10 @@ LABELS = torch.tensor([0, 1, 2]).repeat(30)
 
 
 def loop(model, inputs, objective="xlf", group_size=1, losses=None):
-    """Mean |gradient| or gradient² over groups: one backward pass for each, in the dtype of the model."""
+    """Mean |gradient| or gradient² over groups: one backward pass for each, in the dtype of the model.
+
+    `group_size` may be the list of all groups' sizes.
+    """
     chosen = OBJECTIVES.get(objective)
     losses = losses or chosen.losses
     training = [module for module in model.modules() if module.training]
@@ -21,11 +24,19 @@ def loop(model, inputs, objective="xlf", group_size=1, losses=None):
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     parts = list(zip(inputs.split(group_size), LABELS[: len(inputs)].split(group_size), strict=True))
+    kept = [parameter.grad for parameter in parameters.values()]
     for x, y in parts:
+        for parameter in parameters.values():
+            parameter.grad = None
         loss = losses(model(x), y).mean()
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
-        for sums, gradient in zip(total.values(), gradients, strict=True):
-            sums += gradient.square() if chosen is not None and chosen.square else gradient.abs()
+        if loss.requires_grad:  # otherwise nothing of this group reads a parameter
+            loss.backward()  # autograd.grad is not for reentrant checkpoints
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                gradient = parameter.grad.to_dense()  # that of a sparse embedding is not
+                total[name] += gradient.square() if chosen is not None and chosen.square else gradient.abs()
+    for parameter, gradient in zip(parameters.values(), kept, strict=True):
+        parameter.grad = gradient
     for module in training:
         module.training = True
     return {name: sums / len(parts) for name, sums in total.items()}
