@@ -105,9 +105,9 @@ def ptn_search(
     parameters, loader = ModelParameters.of(model), forget_loader if evaluation_loader is None else evaluation_loader
     ranks, sharded = search_ranks(parameters, process_group)
     with ranks.raising_together():
+        settings = search_options(options, keywords).resolved()
         adapter_or_default(adapter)
         check_rereadable(loader, "the loader of the forget set")
-        settings = search_options(options, keywords).resolved()
         strategy = STRATEGIES[settings.strategy]
         grid = settings.grid(forget.samples, retain.samples) if strategy.uses_grid else None
         if sharded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import DataError, ModelError
-from .inputs import BatchInputs, Inputs, as_inputs, as_tensor
+from .inputs import BatchInputs, Inputs, as_inputs, as_tensor, tensors_of
 
 LABELS = ("labels", "label", "label_ids")  # keys of the labels in a batch that is a mapping
 
@@ -56,10 +57,18 @@ class Adapter:
         """The model's output.
 
         Args:
-            model: To be called; it need not be the model itself, so no other method of it is at hand.
+            model: The model, or what stands for it.
             inputs: A tensor [B, ...], or `Inputs`, whose `args` and `kwargs` hold the arguments.
+
+        Raises:
+            DataError: The model takes other arguments, or other dtypes.
         """
-        return model(*inputs.args, **inputs.kwargs) if isinstance(inputs, Inputs) else model(inputs)
+        try:
+            return model(*inputs.args, **inputs.kwargs) if isinstance(inputs, Inputs) else model(inputs)
+        except (TypeError, RuntimeError) as error:
+            if found := _mistake(error, inputs):
+                raise DataError(found) from error
+            raise
 
     def logits(self, outputs: Any) -> Tensor:
         """The logits [B, C] in a model's output, for the built-in objectives and the accuracy.
@@ -140,6 +149,22 @@ def read_batch(batch: object, adapter: Adapter = DEFAULT) -> tuple[BatchInputs, 
             f"the loader gave a batch whose inputs and labels differ in number: {len(inputs)} and {len(labels)}"
         )
     return inputs, labels
+
+
+def _mistake(error: TypeError | RuntimeError, inputs: BatchInputs) -> str | None:
+    """What is wrong with the inputs of a batch, if it is that what made a model fail."""
+    text = str(error).strip().partition("\n")[0]
+    if isinstance(error, TypeError) and ("argument" in text and "forward" in text):
+        return (
+            f"the model cannot be called with the inputs of a batch: {text}; "
+            "change the batches, or give an adapter that does (potion_fast.Adapter)"
+        )
+    if isinstance(error, RuntimeError) and re.search("dtype|scalar type|Input type|not implemented for", text):
+        dtypes = ", ".join(str(tensor.dtype) for tensor in tensors_of(inputs))
+        return (
+            f"the model cannot compute with inputs of {dtypes}: {text}; convert them, to the dtype of its weights say"
+        )
+    return None
 
 
 def _without_labels(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

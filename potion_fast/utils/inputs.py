@@ -146,6 +146,10 @@ def as_tensor(given: object) -> Tensor | None:
         DataError: An array of a dtype that tensors do not have.
     """
     if isinstance(given, Tensor):
+        if given.layout != torch.strided or given.is_nested:
+            kind = "nested" if given.is_nested else str(given.layout).removeprefix("torch.")
+            advice = "pad it, with torch.nested.to_padded_tensor" if given.is_nested else "give it dense (.to_dense())"
+            raise DataError(f"the loader gave a tensor that is {kind}, and samples are cut out of dense ones; {advice}")
         return given
     if not isinstance(given, np.ndarray | np.generic):
         return None

@@ -198,7 +198,10 @@ def test_predict_reads_batches_with_more_than_labels_and_refuses_those_without()
         predict(model, [(inputs,)])
 
 
-@pytest.mark.parametrize(("outputs", "match"), [(lambda x: {"logits": x}, "dict"), (lambda x: x[:, 0], r"\[4\]")])
+@pytest.mark.parametrize(
+    ("outputs", "match"),
+    [(lambda x: {"scores": x}, "dict"), (lambda x: (x, x), "tuple"), (lambda x: x[:, 0], r"\[4\]")],
+)
 def test_a_model_that_gives_no_logits_cannot_be_evaluated(outputs: Any, match: str):
     class Odd(nn.Linear):
         def forward(self, inputs: torch.Tensor) -> Any:
