@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from ..distributed import Ranks, ranks_for
 from ..errors import ImportanceError
 from ..modes import GroupSize
-from ..utils.model import ModelParameters, evaluating
+from ..utils.model import ModelParameters, differentiable_rnns, evaluating
 from .local_pass import LocalPass
 from .objectives import Losses, Objective, resolve
 from .options import PassKeywords, PassOptions, pass_options
@@ -113,7 +113,7 @@ def importance(
     ranks = ranks_for(loader, chosen_options.process_group)
     with torch.inference_mode(False), torch.enable_grad():
         parameters = ModelParameters.of(model)
-        with evaluating(parameters.wrapped):
+        with evaluating(parameters.wrapped), differentiable_rnns(parameters.module):
             with ranks.raising_together():
                 parameters.check()
                 run = pass_of(parameters, chosen, group_size, chosen_options, ranks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -157,6 +157,26 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         for module, training in before.items():  # whose own `train` says otherwise
             if module.training != training:
                 module.training = training
+
+
+@contextmanager
+def differentiable_rnns(model: nn.Module) -> Iterator[None]:
+    """Recurrent layers run without cuDNN in the block, which has no backward pass for them in eval mode."""
+
+    def before(layer: nn.Module, args: Any) -> None:
+        enabled.append(torch.backends.cudnn.enabled)
+        torch.backends.cudnn.enabled = False
+
+    def after(layer: nn.Module, args: Any, output: Any) -> None:
+        torch.backends.cudnn.enabled = enabled.pop()
+
+    enabled: list[bool] = []
+    with ExitStack() as stack:
+        for layer in model.modules():
+            if isinstance(layer, nn.RNNBase):
+                stack.callback(layer.register_forward_pre_hook(before, prepend=True).remove)
+                stack.callback(layer.register_forward_hook(after, always_call=True).remove)
+        yield
 
 
 def _set_eval(model: nn.Module) -> None:

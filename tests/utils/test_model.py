@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import potion_fast as pf
 from helpers.toys import net
 from potion_fast.distributed import Ranks
 from potion_fast.errors import ImportanceError, ModelError
@@ -180,3 +181,30 @@ def test_a_model_that_refuses_eval_mode_is_named():
         raise AssertionError("not reached")
     with pytest.raises(ModelError, match="a Scripted, cannot be set to eval mode: not now"), evaluating(Scripted()):
         raise AssertionError("not reached")
+
+
+class WatchedLSTM(nn.LSTM):
+    """Notes whether cuDNN may be used while it runs, and fails where its inputs are too long."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4, batch_first=True)
+        self.seen: list[bool] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(torch.backends.cudnn.enabled)
+        if x.shape[1] > 5:
+            raise ValueError("too long")
+        return super().forward(x)[0][:, -1]
+
+
+def test_recurrent_layers_run_without_cudnn_whose_backward_pass_refuses_eval_mode():
+    model = WatchedLSTM()
+    x, y = torch.randn(6, 5, 3), torch.zeros(6, dtype=torch.long)
+    assert torch.backends.cudnn.enabled
+    pf.importance(model, [(x, y)], group_size="batch")
+    pf.importance(model, [(x, y)], group_size=1)
+    assert model.seen and not any(model.seen)
+    with pytest.raises(Exception, match="too long"):
+        pf.importance(model, [(torch.randn(6, 7, 3), y)], group_size=1)
+    assert torch.backends.cudnn.enabled
+    assert not model._forward_hooks and not model._forward_pre_hooks
