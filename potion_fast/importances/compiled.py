@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from ..errors import ImportanceError
 from ..utils import memory
@@ -57,6 +58,11 @@ class Outputs(NamedTuple):
     calls: list[LayerCall]
     sources: list[Tensor]
     leaves: dict[str, Tensor]
+
+    @property
+    def edges(self) -> dict[str, GradientEdge]:
+        """None: no rules go by operation, see `LayerHooks.edges`."""
+        return {}
 
 
 class Compiled:
@@ -117,7 +123,8 @@ class Compiled:
         for index, ((layer, layer_input), zero) in enumerate(zip(layer_inputs, zeros, strict=True)):
             rule = rule_for(layer)
             assert rule is not None
-            calls.append(LayerCall(index, layer, rule, layer_input, layer_input._version, zero.shape, zero.dtype))
+            version, own = layer_input._version, plan.layers[layer]
+            calls.append(LayerCall(index, layer, rule, layer_input, version, zero.shape, zero.dtype, own))
         return Outputs(self.checked(losses), calls, zeros, leaves)
 
     def _function(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from ..utils.inputs import BatchInputs, map_tensors
 from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
 from .compiled import Compiled, Outputs, compiling
+from .derived import DerivedWeight
 from .hooks import LayerCall, LayerHooks, RulePlan, frozen, layer_hooks
+from .operation_rules import Operation
 from .rule_check import substituted_names, verified
 from .rules import LEAF, Accumulators, LayerIO, Rule, accumulate_tied, at_least_float32
 
@@ -95,13 +98,16 @@ class Engine:
             if total.requires_grad:
                 unused = {} if self.gathered else {name: parameters[name] for name in self.plan.unused}
                 receiver.begin(hooks.calls, target)
-                reached = [*hooks.sources, *hooks.leaves.values(), *unused.values()]
+                edges = hooks.edges
+                reached: list[Any] = [*hooks.sources, *hooks.leaves.values(), *unused.values(), *edges.values()]
                 with compiling() if compiled else nullcontext():
                     gradients = torch.autograd.grad(total, reached, allow_unused=True)
                 if compiled:
                     receiver.take(hooks.calls, gradients)
                 rest = gradients[len(hooks.sources) :]
-                receiver.finish(dict(zip((*hooks.leaves, *unused), rest, strict=True)))
+                receiver.finish(dict(zip((*hooks.leaves, *unused), rest, strict=False)))
+                if read := [n for n, g in zip(edges, rest[len(rest) - len(edges) :], strict=True) if g is not None]:
+                    raise ImportanceError(f"{', '.join(read)} got a gradient by an operation that was not seen before")
                 # No batch before has read these parameters: their sums are 0 until now.
                 if newly_used := receiver.newly_used:
                     still_unused = tuple(name for name in unused if name not in newly_used)
@@ -121,13 +127,13 @@ class Engine:
                 self.verify(inputs, losses)
             receiver = self._receiver(groups)
             assert self.plan is not None
-            hooks = stack.enter_context(layer_hooks(self.plan, receiver, inputs.device))
+            hooks = stack.enter_context(layer_hooks(self.plan, receiver, inputs.device, self.model))
             try:
                 with hooks.forward(len(inputs), {} if self.gathered else self.model.parameters):
                     per_sample = losses(self._laid_out(inputs))
                 names = self._irregular(hooks, len(inputs))
             except Exception as error:
-                names = substituted_names(self.plan)
+                names = substituted_names(self.plan) | self.plan.operations
                 if not names or self.gathered or ran_out(error):
                     raise
             if not names:
@@ -163,19 +169,24 @@ class Engine:
     def _irregular(self, hooks: LayerHooks, batch: int) -> set[str]:
         """Parameters of layers whose calls are not those that were verified."""
         assert self.plan is not None
-        layers = self._called_otherwise(hooks.calls, batch) | hooks.unfit | hooks.early
-        return {name for layer in layers for name in self.plan.layers[layer].values()}
+        names = {name for layer in hooks.unfit for name in self.plan.layers[layer].values()}
+        return names | hooks.early | hooks.misread | self._called_otherwise(hooks.calls, batch)
 
-    def _called_otherwise(self, calls: list[LayerCall], batch: int) -> set[nn.Module]:
-        """Layers called another number of times, or with other rows to a sample, than those that were verified."""
+    def _called_otherwise(self, calls: list[LayerCall], batch: int) -> set[str]:
+        """Of what was called another number of times, or with other rows to a sample, than was verified."""
         assert self.plan is not None
-        rows: dict[nn.Module, list[int]] = {}
-        verified_rows: dict[nn.Module, list[int]] = {}
+        rows: dict[nn.Module | Operation, list[int]] = {}
+        verified_rows: dict[nn.Module | Operation, list[int]] = {}
         for call in calls:
             rows.setdefault(call.layer, []).append(call.rows)
         for layer, rows_each in self.plan.calls:
             verified_rows.setdefault(layer, []).append(rows_each * batch)
-        return {layer for layer in {*rows, *verified_rows} if rows.get(layer) != verified_rows.get(layer)}
+        changed = {layer for layer in {*rows, *verified_rows} if rows.get(layer) != verified_rows.get(layer)}
+        return {
+            name
+            for layer in changed
+            for name in (layer.names if isinstance(layer, Operation) else self.plan.layers[layer].values())
+        }
 
     def verify(self, inputs: BatchInputs, losses: Callable[[BatchInputs], Tensor]) -> None:
         """Make the plan, on the first of these samples; parameters must be frozen."""
@@ -190,12 +201,12 @@ class Engine:
         laid_out = self._laid_out(inputs)
         if laid_out is not inputs:
             try:
-                return verified(self.model, laid_out, losses, self.irregular)
+                return verified(self.model, laid_out, losses, self.irregular, self.compiled is None)
             except ImportanceError:
                 raise
             except Exception:  # a `view` of what is not contiguous, say
                 self.channels_last = False
-        return verified(self.model, inputs, losses, self.irregular)
+        return verified(self.model, inputs, losses, self.irregular, self.compiled is None)
 
     def _laid_out(self, inputs: BatchInputs) -> BatchInputs:
         """Images with their channels last in memory, and so all that convolutions make of them.
@@ -210,7 +221,7 @@ class Engine:
     def _check_coverage(self, plan: RulePlan) -> None:
         """Raise ImportanceError for parameters that would end the pass without a statistic."""
         covered = {name for own in plan.layers.values() for name in own.values()}
-        covered |= {*plan.leaves, *plan.unused, *plan.without_rule}
+        covered |= {*plan.leaves, *plan.operations, *plan.unused, *plan.without_rule}
         if missed := [name for name in self.model.parameters if name not in covered]:
             raise ImportanceError(f"no rule gives the importances of {', '.join(missed)}")
 
@@ -234,8 +245,8 @@ class Receiver:
     def begin(self, calls: list[LayerCall], target: AccumulationTarget) -> None:
         """Prepare for the backward pass through these calls."""
         self.target = target
-        self.expected = Counter(name for call in calls for name in self.plan.layers[call.layer].values())
-        self.shared: dict[str, list[tuple[Rule, nn.Module, str, LayerIO]]] = {}
+        self.expected = Counter(name for call in calls for name in call.names)
+        self.shared: dict[str, list[ParameterUse]] = {}
 
     def take(self, calls: list[LayerCall], gradients: Iterable[Tensor | None]) -> None:
         """Those of a compiled backward pass, all at once."""
@@ -245,7 +256,7 @@ class Receiver:
 
     def __call__(self, call: LayerCall, gradient: Tensor) -> None:
         """The gradient at a call's output."""
-        rule, own = call.rule, self.plan.layers[call.layer]
+        rule, layer, own = call.rule, cast(nn.Module, call.layer), call.own
         inputs = call.take_inputs()
         if self.retained is not None:
             self.retained += [inputs, gradient]
@@ -254,12 +265,16 @@ class Receiver:
         io = LayerIO(inputs, gradient, self.groups)
         used_once = {local: name for local, name in own.items() if self.expected[name] == 1}
         if used_once:
-            self._add(rule, call.layer, io, used_once)
+            self._add(rule, layer, io, used_once, call.shapes)
         for local in own.keys() - used_once.keys():
-            uses = self.shared.setdefault(own[local], [])
-            uses.append((rule, call.layer, local, io))
-            if len(uses) == self.expected[own[local]]:
-                self._add_shared(own[local], self.shared.pop(own[local]))
+            self._share(own[local], ParameterUse(rule, layer, local, io))
+        for local, weight in call.derived.items():
+            use = ParameterUse(rule, layer, local, io, weight)
+            if all(self.expected[name] == 1 for name in weight.edges):
+                self._add_in_full([*weight.edges], [use])
+            else:
+                for name in weight.edges:
+                    self._share(name, use)
 
     def finish(self, gradients: Mapping[str, Tensor | None]) -> None:
         """The gradients of the leaves [B, ...], and parameters of which some use leads nowhere."""
@@ -272,32 +287,59 @@ class Receiver:
         for name, uses in self.shared.items():
             self._add_shared(name, uses)
 
-    def _add(self, rule: Rule, layer: nn.Module, io: LayerIO, names: Mapping[str, str]) -> None:
+    def _add(
+        self,
+        rule: Rule,
+        layer: nn.Module,
+        io: LayerIO,
+        names: Mapping[str, str],
+        shapes: Mapping[str, torch.Size] | None = None,
+    ) -> None:
         for rows, factor in self._objectives():
             sums = {local: self.target.sums[name][rows] for local, name in names.items()}
+            if shapes:
+                sums = {local: total.view(len(total), *shapes[local]) for local, total in sums.items()}
             accumulators = Accumulators(sums, self.target.square, self.target.weights)
             rule.accumulate(layer, scaled(io, factor), accumulators)
         self._release(names.values())
 
-    def _add_shared(self, name: str, uses: list[tuple[Rule, nn.Module, str, LayerIO]]) -> None:
-        """The uses of one parameter add up before |·| or ·² is taken."""
-        for rows, factor in self._objectives():
-            total = self.target.sums[name][rows]
-            scaled_uses = [(rule, layer, local, scaled(io, factor)) for rule, layer, local, io in uses]
-            accumulators = Accumulators({"weight": total}, self.target.square, self.target.weights)
-            if not accumulate_tied([(rule, layer, io) for rule, layer, _, io in scaled_uses], accumulators):
-                self._add_in_full(total, scaled_uses)
-        self._release((name,))
+    def _share(self, name: str, use: ParameterUse) -> None:
+        """One of several uses of a parameter, which add up before |·| or ·² is taken."""
+        uses = self.shared.setdefault(name, [])
+        uses.append(use)
+        if len(uses) == self.expected[name]:
+            self._add_shared(name, self.shared.pop(name))
 
-    def _add_in_full(self, total: Tensor, uses: list[tuple[Rule, nn.Module, str, LayerIO]]) -> None:
+    def _add_shared(self, name: str, uses: list[ParameterUse]) -> None:
+        if all(use.derived is None for use in uses):
+            tied = True
+            for rows, factor in self._objectives():
+                accumulators = Accumulators(
+                    {"weight": self.target.sums[name][rows]}, self.target.square, self.target.weights
+                )
+                tied = tied and accumulate_tied([(u.rule, u.layer, scaled(u.io, factor)) for u in uses], accumulators)
+            if tied:
+                self._release((name,))
+                return
+        self._add_in_full([name], uses)
+
+    def _add_in_full(self, names: list[str], uses: list[ParameterUse]) -> None:
         """By gradients per group that are written out, a few groups at a time."""
-        step = max(1, ELEMENTS // total[0].numel())
-        for start in range(0, self.groups, step):
-            part = slice(start, min(start + step, self.groups))
-            gradients = [rule.gradients(layer, of_groups(io, part), (local,))[local] for rule, layer, local, io in uses]
-            weights = None if self.target.weights is None else self.target.weights[:, part]
-            accumulators = Accumulators({"weight": total}, self.target.square, weights)
-            accumulators.add("weight", functools.reduce(torch.add, gradients))
+        totals = {name: self.target.sums[name] for name in names}
+        largest = max(total[0].numel() for total in totals.values())
+        step = max(1, ELEMENTS // max(largest, *(use.numel for use in uses)))
+        for rows, factor in self._objectives():
+            scaled_uses = [use._replace(io=scaled(use.io, factor)) for use in uses]
+            for start in range(0, self.groups, step):
+                part = slice(start, min(start + step, self.groups))
+                weights = None if self.target.weights is None else self.target.weights[:, part]
+                sums = {name: total[rows] for name, total in totals.items()}
+                accumulators = Accumulators(sums, self.target.square, weights)
+                gradients = [use.gradients(names, part) for use in scaled_uses]
+                for name, total in totals.items():
+                    if of_name := [found[name] for found in gradients if name in found]:
+                        accumulators.add(name, functools.reduce(torch.add, of_name).reshape(-1, *total.shape[1:]))
+        self._release(names)
 
     def _release(self, names: Iterable[str]) -> None:
         if self.target.release is not None:
@@ -310,6 +352,34 @@ class Receiver:
         else:
             for k, factor in enumerate(self.target.factors):
                 yield slice(k, k + 1), factor
+
+
+class ParameterUse(NamedTuple):
+    """What a call has computed from a parameter.
+
+    Attributes:
+        rule: Of the call.
+        layer: The layer.
+        local: Name of the parameter, or of the weight that was computed from it, within the layer.
+        io: The call.
+        derived: That weight.
+    """
+
+    rule: Rule
+    layer: nn.Module
+    local: str
+    io: LayerIO
+    derived: DerivedWeight | None = None
+
+    @property
+    def numel(self) -> int:
+        """Elements of a gradient of the weight that was computed; 0 where there is none."""
+        return 0 if self.derived is None else self.derived.value.numel()
+
+    def gradients(self, names: list[str], part: slice) -> dict[str, Tensor]:
+        """Of some groups, by the names of the parameters; without `derived` there is but one."""
+        gradient = self.rule.gradients(self.layer, of_groups(self.io, part), (self.local,))[self.local]
+        return {names[0]: gradient} if self.derived is None else self.derived.pulled_back(gradient, names)
 
 
 def scaled(io: LayerIO, factor: Tensor | None) -> LayerIO:

@@ -16,9 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.autograd.graph import GradientEdge
 
 from ..errors import ImportanceError
 from ..utils.model import ModelParameters
+from .derived import DerivedWeight
+from .operation_rules import Operation
+from .operations import OperationMode, Use
 from .rules import Rule, rule_for
 
 
@@ -29,41 +33,59 @@ class RulePlan:
     Attributes:
         layers: Layer with a rule -> name within it -> name of the parameter.
         leaves: Parameter [1, ...] that is substituted by a leaf [B, ...] -> its module and its name within it.
+        operations: Parameters whose rules are those of the operations that read them.
         expanded: Layers that give one output for all samples, which is expanded to one for each.
-        calls: Calls of the layers in a forward pass: the layer, and its rows to a sample.
+        calls: Calls of layers and operations in a forward pass: which, and its rows to a sample.
         unused: Parameters that no operation reads.
         without_rule: Parameters that go through torch.func or a loop.
     """
 
     layers: Mapping[nn.Module, Mapping[str, str]]
     leaves: Mapping[str, tuple[nn.Module, str]]
+    operations: frozenset[str] = frozenset()
     expanded: frozenset[nn.Module] = frozenset()
-    calls: tuple[tuple[nn.Module, int], ...] = ()
+    calls: tuple[tuple[nn.Module | Operation, int], ...] = ()
     unused: tuple[str, ...] = ()
     without_rule: tuple[str, ...] = ()
 
 
 @dataclass
 class LayerCall:
-    """One call of a layer in the current forward pass.
+    """One call of a layer, or of an operation, in the current forward pass.
 
     Attributes:
-        index: Among the calls of all layers.
-        layer: The layer.
+        index: Among all calls.
+        layer: The layer, or what stands for it in the operation's rule.
         rule: Its rule.
         inputs: Its input, until its gradient has come.
         version: Of the input's memory.
         size: Of its output.
         dtype: Of its output.
+        own: Name within the layer -> name of the parameter.
+        derived: Name within the layer -> a weight that was computed from parameters.
+        shapes: Name within the layer -> shape of the weight, of an operation's.
     """
 
     index: int
-    layer: nn.Module
+    layer: nn.Module | Operation
     rule: Rule
     inputs: Tensor | None
     version: int
     size: torch.Size
     dtype: torch.dtype
+    own: Mapping[str, str]
+    derived: Mapping[str, DerivedWeight] = field(default_factory=dict)
+    shapes: Mapping[str, torch.Size] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters that it uses, as often as it does."""
+        return [*self.own.values(), *(name for weight in self.derived.values() for name in weight.edges)]
+
+    @property
+    def kind(self) -> str:
+        """Of layer or operation, for messages."""
+        return self.layer.kind if isinstance(self.layer, Operation) else type(self.layer).__name__
 
     @property
     def rows(self) -> int:
@@ -81,7 +103,7 @@ class LayerCall:
             raise ImportanceError("a layer's output got its gradient twice; run each batch through the model once")
         if inputs._version != self.version:
             raise ImportanceError(
-                f"the input of a {type(self.layer).__name__} was changed in place after the layer had used it; "
+                f"the input of a {self.kind} was changed in place after the layer had used it; "
                 "its gradient is lost. Make that operation out of place"
             )
         self.inputs = None
@@ -104,24 +126,38 @@ class LayerHooks:
         calls: Of the layers, in order.
         leaves: [B, ...], by the name of their parameter.
         unfit: Layers called in a way that their rule is not right for.
-        early: Layers at whose output a gradient came while the forward pass was running: the model differentiates
-            within it, and what comes afterwards is not their whole gradient.
+        early: Parameters of layers at whose output a gradient came while the forward pass was running: the model
+            differentiates within it, and what comes afterwards is not their whole gradient.
+        model: Whose operations are seen, where the plan has some.
+        mode: That sees them, of the last forward pass.
     """
 
     plan: RulePlan
     on_gradient: OnGradient
     anchor: Tensor
+    model: ModelParameters | None = None
+    mode: OperationMode | None = None
     batch: int = 0
     recording: bool = False
     calls: list[LayerCall] = field(default_factory=list)
     leaves: dict[str, Tensor] = field(default_factory=dict)
     unfit: set[nn.Module] = field(default_factory=set)
-    early: set[nn.Module] = field(default_factory=set)
+    early: set[str] = field(default_factory=set)
 
     @property
     def sources(self) -> list[Tensor]:
         """What a backward pass must reach, so that it passes all hooks."""
         return [self.anchor]
+
+    @property
+    def misread(self) -> set[str]:
+        """Parameters that some operation has read in a way that no rule is known for."""
+        return set() if self.mode is None else self.mode.unfit
+
+    @property
+    def edges(self) -> dict[str, GradientEdge]:
+        """Where a gradient comes out that no recorded operation has given, by the parameter's name."""
+        return {} if self.mode is None else self.mode.edges
 
     @contextmanager
     def forward(self, batch: int, values: Mapping[str, Tensor]) -> Iterator[None]:
@@ -141,9 +177,41 @@ class LayerHooks:
                         stack.enter_context(substituted(module, local, self.leaves[name]))
                     else:
                         self._substitute_when_called(stack, name, module, local)
+                if self.plan.operations:
+                    stack.enter_context(self._operation_mode())
                 yield
         finally:
             self.recording = False  # what runs in the backward pass is a recomputation
+
+    def _operation_mode(self) -> OperationMode:
+        assert self.model is not None
+        parameters = {name: p for name, p in self.model.parameters.items() if name not in self.plan.unused}
+        module, operations = self.model.module, self.plan.operations
+        self.mode = OperationMode(module, parameters, operations, self.batch, self.tracked, self._record)
+        return self.mode
+
+    def _record(self, use: Use, output: Tensor) -> None:
+        """Called with every operation of the mode, and the tensor whose gradient its rule needs."""
+        inputs = use.inputs.detach()
+        self._called(
+            LayerCall(
+                len(self.calls),
+                use.operation,
+                use.rule,
+                inputs,
+                inputs._version,
+                output.shape,
+                output.dtype,
+                use.own,
+                use.derived,
+                use.shapes,
+            ),
+            output,
+        )
+
+    def _called(self, call: LayerCall, output: Tensor) -> None:
+        self.calls.append(call)
+        output.register_hook(functools.partial(self._gradient, call))
 
     def _substitute_when_called(self, stack: ExitStack, name: str, module: nn.Module, local: str) -> None:
         """FSDP2 puts the whole parameter in place just before the call, and takes it away after it."""
@@ -181,14 +249,16 @@ class LayerHooks:
             inputs, output = (t.expand(self.batch, *t.shape[1:]) for t in (inputs, output))
         if not output.requires_grad:
             output = self.tracked(output)
-        call = LayerCall(len(self.calls), layer, rule, inputs.detach(), inputs._version, output.shape, output.dtype)
-        self.calls.append(call)
-        output.register_hook(functools.partial(self._gradient, call))
+        own, index = self.plan.layers[layer], len(self.calls)
+        call = LayerCall(index, layer, rule, inputs.detach(), inputs._version, output.shape, output.dtype, own)
+        self._called(call, output)
+        if self.mode is not None:
+            self.mode.forget(output)
         return output
 
     def _gradient(self, call: LayerCall, gradient: Tensor) -> None:
         if self.recording:
-            self.early.add(call.layer)
+            self.early.update(call.names)
         else:
             self.on_gradient(call, gradient)
 
@@ -246,14 +316,16 @@ class _Tracked(torch.autograd.Function):
         return tensor.detach()  # not the tensor itself: autograd would take the result for a view of it
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        return None, gradient.new_zeros(())
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        return gradient if context.needs_input_grad[0] else None, gradient.new_zeros(())
 
 
 @contextmanager
-def layer_hooks(plan: RulePlan, on_gradient: OnGradient, device: torch.device) -> Iterator[LayerHooks]:
+def layer_hooks(
+    plan: RulePlan, on_gradient: OnGradient, device: torch.device, model: ModelParameters | None = None
+) -> Iterator[LayerHooks]:
     """Hooks on all layers of the plan for the block, before any hook of the user's."""
-    hooks = LayerHooks(plan, on_gradient, torch.zeros((), device=device, requires_grad=True))
+    hooks = LayerHooks(plan, on_gradient, torch.zeros((), device=device, requires_grad=True), model)
     with ExitStack() as stack:
         for layer in plan.layers:
             handle = layer.register_forward_hook(hooks.after_call, prepend=True, with_kwargs=True)
@@ -285,8 +357,13 @@ def frozen(module: nn.Module, compiled: bool = False) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def candidates(model: ModelParameters) -> RulePlan:
-    """Every layer of a kind that has a rule, and a leaf for every other parameter [1, ...] of one module."""
+def candidates(model: ModelParameters, by_operation: bool) -> RulePlan:
+    """Every layer of a kind that has a rule, and a leaf for every other parameter [1, ...] of one module.
+
+    Args:
+        model: The model.
+        by_operation: The others may have rules by operation.
+    """
     names = {parameter: name for name, parameter in model.parameters.items()}
     layers: dict[nn.Module, dict[str, str]] = {}
     owners: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in model.parameters}
@@ -302,4 +379,7 @@ def candidates(model: ModelParameters) -> RulePlan:
         if len(owners[name]) == 1 and owners[name][0][0] not in layers and parameter.dim() > 1 and len(parameter) == 1
     }
     covered = {name for own in layers.values() for name in own.values()} | set(leaves)
-    return RulePlan(layers, leaves, without_rule=tuple(name for name in model.parameters if name not in covered))
+    others = tuple(name for name in model.parameters if name not in covered)
+    if by_operation:
+        return RulePlan(layers, leaves, frozenset(others))
+    return RulePlan(layers, leaves, without_rule=others)

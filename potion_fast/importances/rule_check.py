@@ -49,7 +49,13 @@ def check_no_batch_statistics(module: nn.Module) -> None:
             )
 
 
-def verified(model: ModelParameters, inputs: BatchInputs, losses: Forward, without: Iterable[str] = ()) -> RulePlan:
+def verified(
+    model: ModelParameters,
+    inputs: BatchInputs,
+    losses: Forward,
+    without: Iterable[str] = (),
+    by_operation: bool = True,
+) -> RulePlan:
     """The plan that uses a rule wherever the first samples show that it is right.
 
     Args:
@@ -57,35 +63,40 @@ def verified(model: ModelParameters, inputs: BatchInputs, losses: Forward, witho
         inputs: [B, ...], two samples or more.
         losses: Of the model, [B', ...] -> [B'].
         without: Parameters that get no rule.
+        by_operation: Parameters may have rules by operation.
 
     Raises:
         ImportanceError: Samples mix.
     """
     check_no_batch_statistics(model.module)
-    plan, gathered = candidates(model), GatheredParameters.of(model)
-    plan = _without(plan, RuleRejected(set(without) - {*plan.without_rule}))
+    gathered = GatheredParameters.of(model)
+    by_operation = by_operation and gathered is None
+    plan = candidates(model, by_operation)
+    plan = _without(plan, RuleRejected(set(without) - {*plan.without_rule}), by_operation=False)
     while True:
         try:
             return _tested(plan, model, inputs[:SAMPLES], losses, gathered)
         except RuleRejected as rejection:
-            plan = _without(plan, rejection)
+            plan = _without(plan, rejection, by_operation)
         except Exception:
-            if not substituted_names(plan) or gathered is not None:
+            if gathered is not None or not (plan.operations or substituted_names(plan)):
                 raise  # the model itself fails, or its samples mix
-            plan = _without(plan, RuleRejected(_rejected_leaves(plan, model, inputs[:SAMPLES], losses)))
+            leaves = _rejected_leaves(plan, model, inputs[:SAMPLES], losses)
+            plan = _without(plan, RuleRejected(leaves or set(plan.operations)), by_operation)
 
 
 class RuleRejected(Exception):  # noqa: N818 - not an error: it says what to do next
     """A plan that the samples show to be wrong.
 
     Args:
-        names: Parameters to leave to torch.func.
+        names: Parameters that lose their rule.
         expand: Layers to expand.
+        elsewhere: Whether these are read by other operations than their layers', which may have rules.
     """
 
-    def __init__(self, names: set[str], expand: Iterable[nn.Module] = ()) -> None:
+    def __init__(self, names: set[str], expand: Iterable[nn.Module] = (), elsewhere: bool = False) -> None:
         super().__init__(sorted(names))
-        self.names, self.expand = names, frozenset(expand)
+        self.names, self.expand, self.elsewhere = names, frozenset(expand), elsewhere
 
 
 def substituted_names(plan: RulePlan) -> set[str]:
@@ -93,18 +104,21 @@ def substituted_names(plan: RulePlan) -> set[str]:
     return set(plan.leaves) | {name for layer in plan.expanded for name in plan.layers[layer].values()}
 
 
-def _without(plan: RulePlan, rejection: RuleRejected) -> RulePlan:
+def _without(plan: RulePlan, rejection: RuleRejected, by_operation: bool) -> RulePlan:
     layers = {
         layer: kept
         for layer, own in plan.layers.items()
         if (kept := {local: name for local, name in own.items() if name not in rejection.names})
     }
+    moved = rejection.names & plan.leaves.keys() | (rejection.names if rejection.elsewhere else set())
+    moved = moved - plan.operations if by_operation else set()
     return replace(
         plan,
         layers=layers,
         leaves={name: place for name, place in plan.leaves.items() if name not in rejection.names},
+        operations=plan.operations - rejection.names | moved,
         expanded=(plan.expanded | rejection.expand) & layers.keys(),
-        without_rule=(*plan.without_rule, *sorted(rejection.names)),
+        without_rule=(*plan.without_rule, *sorted(rejection.names - moved)),
     )
 
 
@@ -134,12 +148,21 @@ def _tested(
         rows = _nan_rows(gradient)
         inputs_reached[sample] = inputs_reached[sample] | rows if sample in inputs_reached else rows
 
-    with layer_hooks(plan, on_gradient, inputs.device) as hooks, torch.autograd.set_detect_anomaly(False):
+    with layer_hooks(plan, on_gradient, inputs.device, model) as hooks, torch.autograd.set_detect_anomaly(False):
         with hooks.forward(batch, values), ReadTracker(plan, model, gathered) as reads:
             per_sample = losses(map_tensors(inputs, tracked))
-        single = {call.layer for call in hooks.calls if call.rows == 1 and call.layer not in plan.expanded}
-        uneven = {call.layer for call in hooks.calls if call.rows % batch}
-        if rejected := reads.outside | _names(plan, hooks.unfit | hooks.early | (uneven - single)):
+        if reads.outside:
+            raise RuleRejected(reads.outside, elsewhere=True)
+        single: set[nn.Module] = set()  # layers with one output for all samples
+        rejected = _names(plan, hooks.unfit) | hooks.early
+        for call in hooks.calls:
+            if call.rows == 1 and isinstance(call.layer, nn.Module) and call.layer not in plan.expanded:
+                single.add(call.layer)
+            elif call.rows % batch:
+                rejected.update(call.names)
+        if hooks.mode is not None:
+            rejected |= hooks.misread | hooks.mode.reached_from(per_sample)
+        if rejected:
             raise RuleRejected(rejected)
         if single:  # one output for all samples: try again with one for each
             raise RuleRejected(set(), single)
@@ -158,9 +181,9 @@ def _tested(
                     if not _only(_nan_rows(leaf.grad), sample, 1):
                         rejected.add(name)
                 leaf.grad = None
-    rejected |= _names(
-        plan, {hooks.calls[i].layer for (i, k), rows in reached.items() if not _only(rows, k, len(rows) // batch)}
-    )
+    for (i, k), rows in reached.items():
+        if not _only(rows, k, len(rows) // batch):
+            rejected.update(hooks.calls[i].names)
     if substituted_names(plan) and not _close(per_sample, _losses_with(losses, inputs, plan, values)):
         if gathered is None:
             rejected |= _rejected_leaves(plan, model, inputs, losses)
@@ -172,6 +195,7 @@ def _tested(
     return replace(
         plan,
         calls=tuple((call.layer, call.rows // batch) for call in hooks.calls),
+        operations=plan.operations - unread,
         unused=tuple(name for name in model.parameters if name in unread),
         without_rule=tuple(name for name in plan.without_rule if name not in unread),
     )
@@ -276,7 +300,8 @@ class ReadTracker(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 for name in self.by_memory.get(tensor.untyped_storage().data_ptr(), ()):
                     self.read.add(name)
-                    if name not in own and name not in self.plan.without_rule and not self._is_substituted(name):
+                    elsewhere = name in self.plan.operations or name in self.plan.without_rule
+                    if name not in own and not elsewhere and not self._is_substituted(name):
                         self.outside.add(name)
         return function(*args, **(kwargs or {}))
 

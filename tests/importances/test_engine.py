@@ -81,8 +81,6 @@ FALLBACK = {  # the only parameters without a rule, by a part of their names
     "lstm": "lstm.",
     "time-first-lstm": "",
     "vit_b_16": "self_attention",
-    "convnext_atto": "gamma",
-    "swin_tiny": "relative_position_bias_table",
 }
 
 

@@ -1,11 +1,19 @@
 """Rules, one per kind of layer: the gradient per group of samples from a layer's inputs and output gradient."""
 
 from .base import Accumulators, LayerIO, Rule, at_least_float32
-from .conv import ConvRule
+from .conv import ConvRule, ConvTransposeRule
 from .embedding import EmbeddingRule
-from .leaf import LeafRule
-from .linear import LinearRule, TransposedLinearRule
-from .norm import BatchNormRule, GroupNormRule, LayerNorm2dRule, LayerNormRule, LayerScaleRule, RMSNormRule
+from .leaf import BroadcastRule, LeafRule
+from .linear import LeftProductRule, LinearRule, TransposedLinearRule, VectorProductRule
+from .norm import (
+    BatchNormRule,
+    GroupNormRule,
+    LayerNorm2dRule,
+    LayerNormRule,
+    LayerScaleRule,
+    PReLURule,
+    RMSNormRule,
+)
 from .registry import RULES, register_rule, rule_for
 from .tied import accumulate_tied
 
@@ -14,7 +22,9 @@ __all__ = [
     "RULES",
     "Accumulators",
     "BatchNormRule",
+    "BroadcastRule",
     "ConvRule",
+    "ConvTransposeRule",
     "EmbeddingRule",
     "GroupNormRule",
     "LayerIO",
@@ -22,10 +32,13 @@ __all__ = [
     "LayerNormRule",
     "LayerScaleRule",
     "LeafRule",
+    "LeftProductRule",
     "LinearRule",
+    "PReLURule",
     "RMSNormRule",
     "Rule",
     "TransposedLinearRule",
+    "VectorProductRule",
     "accumulate_tied",
     "at_least_float32",
     "register_rule",

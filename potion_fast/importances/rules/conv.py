@@ -64,6 +64,28 @@ class ConvRule(Rule):
         )
 
 
+class ConvTransposeRule(ConvRule):
+    """Transposed convolutions: their gradient is a convolution's whose input and output gradient change places."""
+
+    @override
+    def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
+        gradients = super().gradients(module, io, set(names) - {"weight"})
+        if "weight" in names:
+            exchanged = LayerIO(io.gradient, io.inputs, io.groups)
+            gradients |= super().gradients(module, exchanged, {"weight"})
+        return gradients
+
+    @override
+    def accumulate(self, module: nn.Module, io: LayerIO, accumulators: Accumulators) -> None:
+        sums = dict(accumulators.sums)
+        weight = {"weight": sums.pop("weight")} if "weight" in sums else {}
+        if weight:
+            exchanged = LayerIO(io.gradient, io.inputs, io.groups)
+            super().accumulate(module, exchanged, accumulators._replace(sums=weight))
+        if sums:
+            super().accumulate(module, io, accumulators._replace(sums=sums))
+
+
 def padded(layer: Convolution, inputs: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """The input, and the zero padding still to be added; other modes and "same" are laid out in the input."""
     if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):

@@ -59,3 +59,26 @@ class TransposedLinearRule(Rule):
             ops.accumulate_linear(sums["weight"], g, a, square, weights)  # [K, I, O]
         if "bias" in sums:
             accumulators.add("bias", at_least_float32(g).sum(1))
+
+
+class VectorProductRule(Rule):
+    """y = x · w, of inputs [B · r, ..., I] and w [I]."""
+
+    names = ("weight",)
+
+    @override
+    def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
+        a, g = grouped(io.inputs, io.groups), io.gradient.reshape(io.groups, -1, 1)  # [N, T, I], [N, T, 1]
+        return {"weight": (a.mT @ g).squeeze(-1)}
+
+
+class LeftProductRule(LinearRule):
+    """Y = W X, of inputs [B · r, ..., I, T] and W [O, I]."""
+
+    @override
+    def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
+        return super().gradients(module, LayerIO(io.inputs.mT, io.gradient.mT, io.groups), names)
+
+    @override
+    def accumulate(self, module: nn.Module, io: LayerIO, accumulators: Accumulators) -> None:
+        super().accumulate(module, LayerIO(io.inputs.mT, io.gradient.mT, io.groups), accumulators)

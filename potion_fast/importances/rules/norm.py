@@ -112,3 +112,18 @@ class LayerScaleRule(Rule):
     def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
         x, g = at_least_float32(io.inputs), at_least_float32(io.gradient)
         return {"gamma": grouped(g * x, io.groups).sum(1)}
+
+
+class PReLURule(Rule):
+    """PReLU: y = max(x, 0) + a min(x, 0), with one a or one for each channel [C]."""
+
+    names = ("weight",)
+
+    @override
+    def gradients(self, module: nn.Module, io: LayerIO, names: Collection[str]) -> dict[str, Tensor]:
+        shape = cast(nn.PReLU, module).weight.shape
+        below = at_least_float32(io.inputs).clamp(max=0)
+        if shape.numel() == 1:
+            below, io = below.reshape(len(below), 1, -1), io._replace(gradient=io.gradient.reshape(len(below), 1, -1))
+        gradients = channel_gradients(below, below.new_zeros(shape.numel()), io, names)
+        return {"weight": gradients["weight"].reshape(io.groups, *shape)}
