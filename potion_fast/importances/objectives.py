@@ -86,11 +86,50 @@ def norm(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
     return torch.linalg.vector_norm(_rows(outputs), dim=1)
 
 
+def norm_over_classes(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+    """‖f(x)‖₂ over dimension 1, averaged over what follows it: [B, C, ...] -> [B]."""
+    return _mean_of_rest(_norm_over_classes(outputs))
+
+
+def norm_over_classes_squared(outputs: Tensor, labels: Tensor | None = None) -> Tensor:
+    """The square of that norm, averaged likewise: of [B, C] it is `squared_norm`, rounded in another order."""
+    return _mean_of_rest(_norm_over_classes(outputs).pow(2))
+
+
+def _norm_over_classes(outputs: Any) -> Tensor:
+    outputs = _tensor(outputs)
+    return torch.linalg.vector_norm(outputs if outputs.dim() > 1 else outputs[:, None], dim=1)
+
+
+def _mean_of_rest(values: Tensor) -> Tensor:
+    """[B, ...] -> [B]."""
+    return values if values.dim() == 1 else values.flatten(1).mean(1)
+
+
 OBJECTIVES: dict[str, Objective] = {
     "ssd": Objective("ssd", cross_entropy, square=True, needs_labels=True, of_logits=True),
     "lf": Objective("lf", squared_norm, power=2, of_logits=True),
     "xlf": Objective("xlf", norm, power=1, of_logits=True),
 }
+
+
+REFERENCE_FORMS = {
+    "lf": Objective("lf", norm_over_classes_squared),
+    "xlf": Objective("xlf", norm_over_classes),
+}
+
+
+def in_reference_form(objective: Objective) -> Objective:
+    """An objective as the public code forms it, so that its importances are the same bits; most are as they are.
+
+    LF is there the square of the norm, and not the sum of squares, and the norm of outputs [B, C, ...] is over
+    dimension 1.
+    """
+    return (
+        REFERENCE_FORMS[objective.name]
+        if objective is OBJECTIVES.get(objective.name) and objective.name in REFERENCE_FORMS
+        else objective
+    )
 
 
 def register_objective(objective: Objective) -> None:
