@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from .errors import SearchError
 
 GroupSize = int | Literal["batch"]
@@ -25,6 +27,8 @@ class Mode:
         retain_holds_forget: The retain loader holds all of S_tr (True) or S_tr without S_f (False).
         unlearnt_step: If acc₀ = 0: apply the first step all the same (True) or leave the model unchanged (False).
         augmented_forget: S_f is evaluated with the random augmentation of training (True) or without (False).
+        float32_accuracy: Accuracies on S_f are compared in float32, where 1/5 does not pass ρ = 0.2 (True).
+        square_of_norm: LF is formed as the norm squared (True) or as the sum of squares (False), other bits.
         keep: The epoch of a training that is kept: the last, or the best on the test or a validation set.
     """
 
@@ -34,6 +38,8 @@ class Mode:
     retain_holds_forget: bool
     unlearnt_step: bool
     augmented_forget: bool
+    float32_accuracy: bool
+    square_of_norm: bool
     keep: Literal["last", "test", "validation"]
 
     def group_size_for(self, found: int) -> GroupSize:
@@ -44,11 +50,54 @@ class Mode:
         """
         return "batch" if self.group_size == "batch" else max(1, min(self.group_size, found))
 
+    def passes(self, accuracy: float, initial: float, rho: float, strict: bool) -> bool:
+        """Whether an accuracy on S_f ends a search.
+
+        Args:
+            accuracy: Of the edited model, in [0, 1].
+            initial: acc₀, of the model before.
+            rho: ρ.
+            strict: As decided; the mode's own is a default.
+        """
+        if self.float32_accuracy:  # the public code multiplies and compares them in float64
+            accuracy, initial = float(np.float32(accuracy)), float(np.float32(initial))
+        return accuracy < rho * initial or (accuracy == rho * initial and not strict)
+
 
 MODES: dict[str, Mode] = {
-    "default": Mode(64, 1 / 25, False, False, False, False, "last"),
-    "reference": Mode("batch", 1 / 25, False, False, True, True, "test"),
-    "paper": Mode(1, 25.0, True, True, False, False, "validation"),
+    "default": Mode(
+        group_size=64,
+        b_start=1 / 25,
+        strict=False,
+        retain_holds_forget=False,
+        unlearnt_step=False,
+        augmented_forget=False,
+        float32_accuracy=False,
+        square_of_norm=False,
+        keep="last",
+    ),
+    "reference": Mode(
+        group_size="batch",
+        b_start=1 / 25,
+        strict=False,
+        retain_holds_forget=False,
+        unlearnt_step=True,
+        augmented_forget=True,
+        float32_accuracy=True,
+        square_of_norm=True,
+        keep="test",
+    ),
+    "paper": Mode(
+        group_size=1,
+        b_start=25.0,
+        strict=True,
+        retain_holds_forget=True,
+        unlearnt_step=False,
+        augmented_forget=False,
+        float32_accuracy=False,
+        square_of_norm=False,
+        keep="validation",
+    ),
 }
 
 

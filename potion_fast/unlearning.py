@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from .distributed import Ranks, ranks_for
 from .distributed.sampler import gives_a_share
 from .importances import Importance, Objective, PassKeywords, PassOptions, importance
-from .importances.objectives import Losses
+from .importances.objectives import Losses, resolve_in_mode
 from .importances.options import pass_options
 from .modes import GroupSize, mode_named
 from .search import Result, SearchKeywords, SearchOptions, ptn_search, search_options
@@ -91,6 +91,8 @@ def unlearn(
         for name, loader in (("forget_loader", forget_loader), ("evaluation_loader", evaluation_loader)):
             if loader is not None:
                 check_rereadable(loader, name)
+        if forget is None or retain is None:
+            objective, w = resolve_in_mode(objective, w, settings.mode), None
         if missing := (forget is None) + (retain is None):
             check_unlearning(parameters, missing, inplace)
         if group_size is None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..errors import DataError, ImportanceError, SearchError
 from ..importances import Objective
-from ..importances.objectives import OBJECTIVES, in_reference_form
+from ..importances.objectives import REFERENCE_OBJECTIVES
 from ..percentiles import percentile_of
 from .batches import POTION, LabelledBatches
 from .kept import importances_of_step
@@ -166,7 +166,7 @@ class ParameterPerturber(Perturber):
     def _objective(self, batches: LabelledBatches) -> Objective:
         if not self.label_free:
             return super()._objective(batches)
-        return in_reference_form(OBJECTIVES["xlf" if self.x_D else "lf"])
+        return REFERENCE_OBJECTIVES["xlf" if self.x_D else "lf"]
 
     def _noisy(self, inputs: Any) -> Tensor:
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ImportanceError
+from ..modes import mode_named
 from ..utils.adapter import Adapter
 from ..utils.labels import class_targets
 
@@ -113,23 +114,11 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
-REFERENCE_FORMS = {
-    "lf": Objective("lf", norm_over_classes_squared),
-    "xlf": Objective("xlf", norm_over_classes),
+# As the public code forms them: LF as the norm squared, and the norm of outputs [B, C, ...] over dimension 1.
+REFERENCE_OBJECTIVES: dict[str, Objective] = {
+    "lf": Objective("lf", norm_over_classes_squared, of_logits=True),
+    "xlf": Objective("xlf", norm_over_classes, of_logits=True),
 }
-
-
-def in_reference_form(objective: Objective) -> Objective:
-    """An objective as the public code forms it, so that its importances are the same bits; most are as they are.
-
-    LF is there the square of the norm, and not the sum of squares, and the norm of outputs [B, C, ...] is over
-    dimension 1.
-    """
-    return (
-        REFERENCE_FORMS[objective.name]
-        if objective is OBJECTIVES.get(objective.name) and objective.name in REFERENCE_FORMS
-        else objective
-    )
 
 
 def register_objective(objective: Objective) -> None:
@@ -190,3 +179,10 @@ def resolve(objective: str | Losses | Objective | None, w: float | None) -> Obje
         name = getattr(objective, "__qualname__", type(objective).__qualname__)
         return Objective(f"{objective.__module__}.{name}", objective)
     raise ImportanceError(f"an objective is a name, a callable or an Objective, not {type(objective).__name__}")
+
+
+def resolve_in_mode(objective: str | Losses | Objective | None, w: float | None, mode: str) -> Objective:
+    """The objective that a caller means, in the form that gives the public code's bits where the mode is its own."""
+    chosen = resolve(objective, w)
+    built_in = chosen is OBJECTIVES.get(chosen.name)
+    return REFERENCE_OBJECTIVES.get(chosen.name, chosen) if built_in and mode_named(mode).square_of_norm else chosen

@@ -180,8 +180,8 @@ class _Search:
 
     def passes(self, accuracy: float) -> bool:
         """Whether the accuracy on S_f is low enough."""
-        threshold = self.settings.rho * self.initial.accuracy
-        return accuracy < threshold or (accuracy == threshold and not self.settings.strict)
+        strict = bool(self.settings.strict)
+        return mode_named(self.settings.mode).passes(accuracy, self.initial.accuracy, self.settings.rho, strict)
 
     def record(self, trial: Trial, points: list[Point]) -> tuple[Trial, Step]:
         """Add a candidate to the trace; `points` are the steps of the round, none where there is no schedule."""

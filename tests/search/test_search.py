@@ -12,7 +12,7 @@ from torch import nn
 import potion_fast as pf
 from helpers.toys import Blobs, assert_same_weights, weights
 from potion_fast.errors import DataError, ImportanceError, SearchError
-from potion_fast.search import STRATEGIES, Score
+from potion_fast.search import STRATEGIES, Score, SearchOptions, ptn
 
 
 def public_codes_search(model, forget, retain, loader, rho, s_step=1.1, max_steps=500):
@@ -41,9 +41,10 @@ def public_codes_search(model, forget, retain, loader, rho, s_step=1.1, max_step
 
 
 def share_given_its_label(model, loader):
+    """In float32, as the metric of the public code has it: 1/5 is 0.200000003."""
     with torch.no_grad():
         hits = torch.cat([model(x).argmax(1) == y for x, y in loader])
-    return hits.double().mean().item()
+    return (hits.sum().float() / torch.tensor(len(hits)).float()).item()
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.2, 0.5, 0.9])
@@ -54,6 +55,26 @@ def test_the_search_ends_where_the_public_codes_does_with_the_same_weights(blobs
     assert result.reason == "threshold passed"
     assert (len(result.trace), result.alpha, result.trace[-1].percentile) == (steps, alpha, p)
     assert_same_weights(result.model, weights(model))
+
+
+@pytest.mark.parametrize(
+    ("correct", "of", "rho", "reference"),
+    [
+        (1, 5, 0.2, False),  # 0.200000003
+        (3, 10, 0.3, False),  # 0.300000012
+        (1, 10, 0.1, False),  # 0.100000001
+        (7, 10, 0.7, True),  # 0.699999988
+        (1, 4, 0.25, True),
+        (0, 5, 0.0, True),
+        (1, 5, 0.21, True),
+    ],
+)
+def test_a_tie_passes_in_mode_reference_only_where_float32_has_it_below(blobs, both, correct, of, rho, reference):
+    def passes(mode):
+        search = ptn._Search(SearchOptions(rho=rho, mode=mode).resolved(), Score(1.0, True), 0)
+        return search.passes(correct / of)
+
+    assert (passes("reference"), passes("default"), passes("paper")) == (reference, True, rho == 0.21)
 
 
 def test_the_search_heals_a_model_and_says_how(blobs, both):

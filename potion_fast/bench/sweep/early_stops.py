@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...modes import mode_named
 from ...search import OUT_OF_STEPS, S_STEP, SATURATED, THRESHOLD_PASSED, Result, Step
 
 MAX_STEPS = 500  # of the public code, at its step of 1.1
@@ -47,11 +48,11 @@ def stop_at(result: Result, rho: float, strict: bool) -> EarlyStop:
         rho: Not below the result's own, so that the steps are the same up to there.
         strict: Stop below ρ · acc₀ and not at it.
     """
-    threshold = rho * result.initial_accuracy
+    mode = mode_named(result.mode)
     kept, steps, reason = result.kept, len(result.trace), result.reason
     if result.kept is not None:
         for number, step in enumerate(result.trace, start=1):
-            if step.accuracy < threshold or (step.accuracy == threshold and not strict):
+            if mode.passes(step.accuracy, result.initial_accuracy, rho, strict):
                 kept, steps, reason = step, number, THRESHOLD_PASSED
                 break
     unneeded = sum(step.seconds for step in result.trace[steps:])

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import PotionWarning
-from ...importances import importance
+from ...importances import Objective, importance
+from ...importances.objectives import resolve_in_mode
 from ..configs import CraftConfig
 from ..runs.craft import craft_run
 from ..runs.inputs import PERTURBATIONS
@@ -101,7 +102,7 @@ class Executor:
                     subject.scenario.train_set(augment=False),
                     subject.scenario.trained_on,
                     founds,
-                    task.objectives,
+                    self._objectives(task),
                     task.group_size,
                     batch_size=subject.batch_size,
                     seed=subject.seed,
@@ -114,8 +115,11 @@ class Executor:
         """Of one S_f alone: shuffled, and augmented where the sweep asks for it."""
         loader, start = subject.retain_loader(found, self.config.augmented), time.perf_counter()
         settings: dict[str, Any] = {"group_size": task.group_size, "progress": self.progress}
-        importances = importance(subject.model, loader, list(task.objectives), **settings)
+        importances = importance(subject.model, loader, self._objectives(task), **settings)
         return importances, time.perf_counter() - start
+
+    def _objectives(self, task: RetainPass) -> tuple[Objective, ...]:
+        return tuple(resolve_in_mode(name, None, self.config.mode) for name in task.objectives)
 
     def _unlearning(self, unit: Unlearning) -> list[Row]:
         subject = self._of(unit.model)

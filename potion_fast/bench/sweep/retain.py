@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 
 from ...errors import PotionWarning
-from ...importances import Importance, importance
+from ...importances import Importance, Objective, importance
 from ..data import PoisonedDataset, make_loader
 
 RetainImportances = tuple[list[Importance], float]  # one per objective, and the seconds of their pass
@@ -28,7 +28,7 @@ def shared_retain(
     dataset: PoisonedDataset,
     trained_on: Sequence[int],
     founds: Mapping[int, Collection[int]],
-    objectives: Sequence[str],
+    objectives: Sequence[str | Objective],
     group_size: int,
     *,
     batch_size: int,
@@ -60,7 +60,7 @@ def shared_retain(
     for owners in sorted(parts, key=len, reverse=True):
         loader = make_loader(dataset, parts[owners], batch_size=batch_size, shuffle=False, seed=seed, workers=workers)
         start = time.perf_counter()
-        part = importance(model, loader, list(objectives), group_size=group_size, progress=progress)
+        part = importance(model, loader, tuple(objectives), group_size=group_size, progress=progress)
         seconds = time.perf_counter() - start
         for key in owners:
             before, spent = results.get(key, ([], 0.0))

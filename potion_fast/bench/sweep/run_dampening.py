@@ -11,6 +11,7 @@ from torch import nn
 
 from ...edits.plan import EditPlan
 from ...importances import Importance, importance
+from ...importances.objectives import resolve_in_mode
 from ...modes import mode_named
 from ...search import S_STEP, STRATEGIES, Result, Step
 from ..runs.scenario import Loader
@@ -80,7 +81,8 @@ def _pair(case: UnlearningCase, unlearner: Dampening, folder: SweepFolder, retai
     file = folder.retain_file(retain_pass, case.unit.found, objective)
     retain = Importance.load(file, next(subject.model.parameters()).device)
     loader, start = subject.forget_loader(case.found, case.config.augmented), time.perf_counter()
-    forget = importance(subject.model, loader, objective, group_size=m, progress=case.progress)
+    formed = resolve_in_mode(objective, None, case.config.mode)
+    forget = importance(subject.model, loader, formed, group_size=m, progress=case.progress)
     seconds = {"forget": time.perf_counter() - start, "retain": folder.retain_seconds(retain_pass, case.unit.found)}
     return ImportancePair(forget, retain, seconds)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ...importances import Importance, importance
+from ...importances.objectives import resolve_in_mode
 from ...modes import GroupSize, mode_named
 from ...search import Grid, Result
 from ...utils.batches import count_samples
@@ -53,7 +54,7 @@ class Dampening(Unlearner):
             importances[phase] = importance(
                 model,
                 counting,
-                self.objective,
+                resolve_in_mode(self.objective, None, self.mode),
                 group_size=group_size,
                 amp=PRECISIONS[self.amp],
                 progress=progress,

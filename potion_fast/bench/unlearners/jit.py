@@ -31,6 +31,9 @@ class JiT(EpochFinetuning):
     Of a text with room for noise, [B, L, 1 + D], ε moves the embedded tokens, which have no range to be clamped to.
     Token ids cannot be moved: a DataError.
 
+    The authors' code clears the gradients once, before the first batch, so that each step is along the sum of all
+    gradients so far. In mode "reference" it is so here: a momentum of 1, where none is given.
+
     Defaults are those of the authors' VGG-16; for their ViT they take lr 1.5 and σ .8.
 
     Attributes:
@@ -51,7 +54,9 @@ class JiT(EpochFinetuning):
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             return slope(model.eval(), batch[0], self.copies, self.sigma)
 
-        return self.finetune(copy_model(model), loaders.forget, loaders.validation, progress, loss=loss)
+        adds_up = self.mode == "reference" and "momentum" not in self.model_fields_set
+        settings = self.updated(momentum=1.0) if adds_up and self.optimizer == "sgd" else self
+        return settings.finetune(copy_model(model), loaders.forget, loaders.validation, progress, loss=loss)
 
 
 def slope(

@@ -389,7 +389,7 @@ def test_a_trace_is_read_to_the_first_step_that_passes():
         Step(k, 0.1 * k, 99.0, 9.0 - k, accuracy, k, 1.0) for k, accuracy in enumerate((0.9, 0.5, 0.6, 0.1, 0.1), 1)
     ]
     result: Any = SimpleNamespace(
-        trace=trace, kept=trace[-1], initial_accuracy=1.0, reason=SATURATED, seconds={"search": 7.0}
+        trace=trace, kept=trace[-1], initial_accuracy=1.0, reason=SATURATED, seconds={"search": 7.0}, mode="default"
     )
     stop = stop_at(result, 0.5, strict=False)
     assert (stop.kept, stop.steps, stop.reason, stop.seconds, stop.notes) == (trace[1], 2, THRESHOLD_PASSED, 4.0, [])
@@ -397,6 +397,9 @@ def test_a_trace_is_read_to_the_first_step_that_passes():
     never = stop_at(result, 0.05, strict=False)
     assert (never.kept, never.steps, never.reason) == (trace[4], 5, SATURATED)
     assert "ended saturated before" in never.notes[0]
+    assert stop_at(result, 0.1, strict=False).kept == trace[3]
+    result.mode = "reference"  # whose 1/10 is 0.100000001
+    assert stop_at(result, 0.1, strict=False).reason == SATURATED
     result.reason = OUT_OF_STEPS
     assert "out of steps" in stop_at(result, 0, strict=False).notes[0]
     assert [step.step for step in spread(trace, 3)] == [1, 3, 5]

@@ -189,6 +189,22 @@ def test_jit_flattens_the_slope_around_the_forget_set(monkeypatch: pytest.Monkey
     assert done.trace[0].loss == pytest.approx(1.6) and done.gradient_steps == 1
 
 
+def test_jit_adds_its_gradients_up_in_mode_reference(monkeypatch: pytest.MonkeyPatch):
+    """The gradient is −(0, 10) − (5, 5) / 5 again as the slopes do not change their sign: w₂ = w₁ + .1 · 2 · that."""
+    x = torch.tensor([[0.0, 10.0], [5.0, 5.0]])
+    monkeypatch.setattr(torch, "randn_like", lambda like: torch.tensor([[1.0, 2.0], [3.0, 4.0]]) / 2)
+    batch = (x, torch.tensor([0, 1]))
+
+    def weights(**settings: Any) -> list[float]:
+        loaders = Loaders([batch, batch], FAR, validation=[batch])
+        unlearner = make_unlearner("jit", lr=0.1, sigma=2.0, copies=3, keep="last", **settings)
+        return unlearner(Two(1.0, 0.0), loaders).model.w.tolist()
+
+    assert weights() == pytest.approx([1.2, 2.2])
+    assert weights(mode="reference") == pytest.approx([1.3, 3.3])
+    assert weights(mode="reference", momentum=0.0) == weights()
+
+
 def test_jit_takes_the_number_of_copies_and_survives_a_batch_of_one_value(monkeypatch: pytest.MonkeyPatch):
     calls: list[float] = []
     randn = torch.randn
