@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -91,7 +92,7 @@ class Perturber:
             kind = type(parameters).__name__
             raise ImportanceError(f"parameters is a {kind}; it must be a dict of {', '.join(NUMBERS)}")
         if unknown := [str(key) for key in parameters if key not in DEFAULTS]:
-            warn(f"unknown parameters are ignored: {', '.join(unknown)}", level=5)
+            warn(f"unknown parameters are ignored: {', '.join(unknown)}")
         for name, default in DEFAULTS.items():
             setattr(self, name, parameters.get(name, default))
         self._numbers()
@@ -242,8 +243,11 @@ def by_name(model: nn.Module, importances: Importance) -> dict[str, Tensor]:
     }
 
 
-def warn(text: str, level: int) -> None:
-    """A PotionWarning at a caller so many calls above this one."""
+def warn(text: str) -> None:
+    """A PotionWarning at the line outside of this package that led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        level, frame = level + 1, frame.f_back
     warnings.warn(text, PotionWarning, stacklevel=level)
 
 

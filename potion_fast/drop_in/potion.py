@@ -106,7 +106,7 @@ class ParameterPerturber(Perturber):
                 setattr(self, name, default)
             self.dampening_constant = self.selection_weighting = ADAPTIVE
             if changed := [name for name in ("lower_bound", "exponent") if given.get(name, 1) != 1]:
-                warn(f"{' and '.join(changed)} of parameters have no effect with adaptive=True: set the attribute", 5)
+                warn(f"{' and '.join(changed)} of parameters have no effect with adaptive=True: set the attribute")
         self.alpha = None if parameters is None else parameters.get("selection_weighting")
 
     def calc_importance(self, dataloader: Iterable[object], extra_noise: bool = False) -> dict[str, Tensor]:
@@ -143,7 +143,7 @@ class ParameterPerturber(Perturber):
         """
         if not self.adaptive:
             if PERCENTILE is not None:
-                warn("PERCENTILE is of no effect without adaptive=True: α is selection_weighting", level=3)
+                warn("PERCENTILE is of no effect without adaptive=True: α is selection_weighting")
             super().modify_weight(original_importance, forget_importance)
             return
         if PERCENTILE is None:
@@ -155,7 +155,7 @@ class ParameterPerturber(Perturber):
         retain, forget = self._checked(original_importance, forget_importance)
         alpha = float(ops.select(torch.cat(forget), torch.cat(retain), [percentile]))
         if math.isnan(alpha):
-            warn("no weight has a finite ratio of importances: there is nothing to select by", level=3)
+            warn("no weight has a finite ratio of importances: there is nothing to select by")
         self.dampening_constant, self.selection_weighting = 1, alpha
         self._dampen(retain, forget, {**numbers, "dampening_constant": 1.0, "selection_weighting": alpha})
 
