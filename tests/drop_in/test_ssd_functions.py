@@ -102,7 +102,7 @@ def entropies(model, samples):
 
 
 def multinomial_attack(members, others, judged):
-    """Share that a balanced multinomial regression with C = 1 takes for members: two weights and intercepts, by SciPy."""
+    """Share that the balanced multinomial regression with C = 1 takes for members: of two weights and intercepts."""
     x = np.concatenate([members, others])
     y = np.concatenate([np.ones(len(members), int), np.zeros(len(others), int)])
     balanced = len(x) / (2 * np.bincount(y))[y]
