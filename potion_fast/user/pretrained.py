@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import FileError, ModelError
+from ..utils.adapter import DEFAULT
 from .user_code import called, find_user_code
 
 
@@ -79,6 +80,8 @@ def torchvision_model(
             own, loaded = model.state_dict(), weights.get_state_dict(progress=False, check_hash=True)
             head = [key for key, value in loaded.items() if len(value) == 1000 and len(own[key]) == num_classes != 1000]
             model.load_state_dict({**loaded, **{key: own[key] for key in head}})
+        if getattr(model, "aux_logits", False):
+            model.register_forward_hook(_logits)  # in training there are more outputs
         return model
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         raise ModelError(f"torchvision cannot make {name!r} with {options}: {error}") from error
@@ -86,6 +89,8 @@ def torchvision_model(
 
 def factory_model(name: str, num_classes: int, in_channels: int, options: dict[str, Any]) -> nn.Module:
     """Make a model by code of the user's, which is imported and run: only names that the user typed may come here.
+
+    Of an output that has its logits as `logits`, as Hugging Face's, the model gives these.
 
     Args:
         name: "module:factory", see `find_user_code`.
@@ -103,7 +108,16 @@ def factory_model(name: str, num_classes: int, in_channels: int, options: dict[s
     model = called(name, factory, ModelError, **arguments, **options)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name!r} made a {type(model).__name__}, not an nn.Module")
+    model.register_forward_hook(_logits)
     return model
+
+
+def _logits(model: nn.Module, inputs: object, outputs: Any) -> Any:
+    """The logits of an output that has them, as those of Hugging Face; any other as it is."""
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    has_logits = "logits" in outputs if isinstance(outputs, Mapping) else hasattr(outputs, "logits")
+    return DEFAULT.logits(outputs) if has_logits else outputs
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:

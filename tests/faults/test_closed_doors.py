@@ -323,7 +323,7 @@ def test_a_factory_that_a_file_names_is_not_run(tmp_path: Path, canary: Path):
     with pytest.raises(PotionError, match="name it yourself"):
         unlearn_run(UnlearnConfig(run=str(tmp_path / "run"), device="cpu"), tmp_path / "healed")
     assert not canary.exists() and not (tmp_path / "healed").exists()
-    with pytest.raises(SystemExit):
+    with pytest.raises(PotionError, match="'canary:make' failed: SystemExit"):
         load_model(tmp_path / "model.safetensors", "canary:make")
     assert canary.exists(), "what the user typed is run"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from helpers.layer_grid import CASES
 from helpers.outcomes import GOOD, REFUSED, outcomes_of_case, worst

@@ -13,7 +13,7 @@ from ...user.schema import Schema, setting
 from ..attacks import ATTACKS, CraftOptions, attack_named, shared_craft_options
 from .machine import resolved_device
 from .options import flag_of, refuse_foreign
-from .shared import device_field, same_data_field, same_root_field, seed_field, workers_field
+from .shared import device_field, same_data_field, same_model_field, same_root_field, seed_field, workers_field
 
 
 class CraftConfig(Schema):
@@ -30,6 +30,7 @@ class CraftConfig(Schema):
     run: str = setting(..., "folder of a training with --leave-out-poisoned", metavar="DIR")
     root: str | None = same_root_field()
     data: str | None = same_data_field()
+    model: str | None = same_model_field()
     settings: dict[str, Any] = setting({}, "settings of the crafting", flag=False)
     seed: int | None = seed_field(None, default_text="the training's")
     device: str = device_field()

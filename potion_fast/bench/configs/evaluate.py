@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...user.schema import Schema, setting
 from .machine import resolved_device
-from .shared import device_field, reference_field, same_data_field, same_root_field, workers_field
+from .shared import device_field, reference_field, same_data_field, same_model_field, same_root_field, workers_field
 
 
 class EvaluateConfig(Schema):
@@ -13,6 +13,7 @@ class EvaluateConfig(Schema):
     run: str = setting(..., "folder of a training or an unlearning run", metavar="DIR")
     root: str | None = same_root_field()
     data: str | None = same_data_field()
+    model: str | None = same_model_field()
     reference: str | None = reference_field()
     device: str = device_field()
     workers: int = workers_field()

@@ -53,6 +53,16 @@ def same_data_field() -> Any:
     )
 
 
+def same_model_field() -> Any:
+    """The architecture of an earlier training, as `same_data_field`."""
+    return setting(
+        None,
+        "architecture, where the training run's is a module:factory, code that is run",
+        metavar="NAME",
+        default_text="the training's",
+    )
+
+
 def reference_field() -> Any:
     """A training run without any of S_m."""
     return setting(

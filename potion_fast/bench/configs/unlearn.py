@@ -16,6 +16,7 @@ from .shared import (
     mode_field,
     reference_field,
     same_data_field,
+    same_model_field,
     same_root_field,
     seed_field,
     workers_field,
@@ -28,6 +29,7 @@ class UnlearnConfig(Schema):
     run: str = setting(..., "folder of the training run", metavar="DIR")
     root: str | None = same_root_field()
     data: str | None = same_data_field()
+    model: str | None = same_model_field()
     forget: str | None = setting(
         None,
         "indices of the found samples, S_f: .txt, .csv, .json or .npy",

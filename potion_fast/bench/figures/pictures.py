@@ -184,7 +184,8 @@ def _draw_statistics(
 
 def show(axes: Axes, image: Tensor) -> None:
     """Draw an image [C, H, W] of pixels in [0, 1]."""
-    axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+    shown = image[:3] if len(image) >= 3 else image[:1]  # of many channels the first three, as colours
+    axes.imshow(shown.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(color=FORGET, linewidth=0.5)  # a white patch in the corner is not the page
 

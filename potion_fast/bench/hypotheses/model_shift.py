@@ -13,7 +13,7 @@ from ...errors import DataError
 from ...user.schema import Integers, Schema, setting
 from ...utils.progress import bar
 from ..configs import EvaluateConfig, resolved_device
-from ..configs.shared import device_field, workers_field
+from ..configs.shared import device_field, same_model_field, workers_field
 from ..runs.folder import RunFolder, strict
 from ..runs.inputs import check_out
 from .bounds import check_seeds, seeds_field
@@ -45,6 +45,7 @@ class ShiftConfig(Schema):
         metavar="NAME",
         default_text="digits",
     )
+    model: str | None = same_model_field()
     root: str | None = setting(
         None,
         "folder of the data",
@@ -161,6 +162,7 @@ def _features(config: ShiftConfig, progress: bool) -> Features:
     where: dict[str, Any] = {
         "root": config.root,
         "data": config.data,
+        "model": config.model,
         "device": config.device,
         "workers": config.workers,
     }

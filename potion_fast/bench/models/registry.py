@@ -38,6 +38,7 @@ FOREIGN: dict[str, Callable[..., nn.Module]] = {  # by the name before the colon
 }
 
 FILE_KEY = "potion_fast.model"  # the entry of the safetensors metadata that marks a file as ours
+WEIGHTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 LAYERS = ("depth", "layers", "num_layers")  # options that count layers, each of at least one tensor
 REQUIRED = {"architecture": str, "num_classes": int, "in_channels": int, "options": dict}
 
@@ -75,6 +76,11 @@ def create_model(
         _check_number(name, key, value)
     if colon:
         return FOREIGN[kind](rest, num_classes, in_channels, pretrained, options)
+    if name.lower().endswith(WEIGHTS):
+        raise ModelError(
+            f"{name!r} is a file of weights; write a function that makes its model and loads them "
+            "(potion_fast.bench.models.load_weights), and name it as module:factory"
+        )
     if name not in MODELS:
         raise ModelError(
             f"unknown model {name!r}; known: {', '.join(MODELS)}, {':NAME, '.join(FOREIGN)}:NAME and module:factory"
@@ -133,7 +139,7 @@ def load_model(path: str | os.PathLike[str], factory: str | None = None) -> tupl
         if metadata["architecture"] != factory:
             raise ModelError(
                 f"{path} holds a model of {metadata['architecture']!r}, code that would be imported and run; "
-                "name it yourself if you trust it"
+                "name it yourself if you trust it (--model)"
             )
     else:
         check_tensors(_checked_skeleton(metadata, tensors, str(path)), tensors, str(path))

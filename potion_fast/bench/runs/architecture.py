@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...utils.predict import predict
+from ...errors import ModelError, PotionError
+from ...user.user_code import where_raised
+from ...utils.model import evaluating
 from ..configs import TrainConfig
 from ..data import Splits
 from ..models import LanguageModel, create_model
@@ -39,8 +40,31 @@ def fresh_model(config: TrainConfig, splits: Splits) -> nn.Module:
     arguments = architecture(config, splits)
     options = {**arguments["options"], "pretrained": config.pretrained}
     model = create_model(arguments["architecture"], arguments["num_classes"], arguments["in_channels"], **options)
-    predict(model, [(splits.sample(), torch.zeros(1))])
+    _check_outputs(model, str(config.model), splits)
     return model
+
+
+def _check_outputs(model: nn.Module, name: str, splits: Splits) -> None:
+    """Raise ModelError unless the model takes one of the samples, and can be trained to tell the classes apart."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError(f"the model {name!r} has no trainable parameter")
+    sample, classes = splits.sample(), len(splits.classes)
+    given = f"{splits.sample_name} {list(sample.shape)}"
+    try:
+        with evaluating(model):
+            outputs = model(sample)
+    except PotionError:
+        raise
+    except Exception as error:  # of the user's own code, or of torch
+        raise ModelError(f"the model {name!r} does not take one {given}: {where_raised(error)}") from error
+    shape = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if shape != [1, classes]:
+        raise ModelError(
+            f"the model {name!r} must give logits [1, {classes}] for one {given}, one for each class of the data, and "
+            f"gives {shape}"
+        )
+    if not (outputs.is_floating_point() and outputs.requires_grad):
+        raise ModelError(f"the outputs of the model {name!r} have no gradient, so that it cannot be trained")
 
 
 def loss_of(config: TrainConfig) -> Loss:

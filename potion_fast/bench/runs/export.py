@@ -61,7 +61,7 @@ def export_run(
 
     Raises:
         PotionError: an unknown form, and the errors of `Scenario.load` and `RunFolder`.
-        DataError: texts.
+        DataError: texts, or images of other than one or three channels as files.
         FileError: a file or folder is in the way.
     """
     if form not in get_args(Format):
@@ -72,6 +72,10 @@ def export_run(
     if config.data in TEXT:
         raise DataError("only images are exported; `potion-fast preview` shows what a poison does to texts")
     scenario = Scenario.load(config)
+    if form == "folder" and scenario.splits.channels not in (1, 3):
+        raise DataError(
+            f"images of {scenario.splits.channels} channels are exported as arrays alone: --form npz (form='npz')"
+        )
     splits = {"train": scenario.train_set(augment=False), "test": scenario.splits.dataset("test")}
     if scenario.poison.target is not None:
         splits["triggered"] = scenario.splits.dataset("test", poison=scenario.poison, trigger_all=True)

@@ -16,6 +16,7 @@ from ..configs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
 from ..configs.defaults import TEXT
 from ..data import read_indices
 from ..models import load_model
+from ..models.registry import FOREIGN
 from .folder import CONFIG, RunFolder
 from .scenario import Scenario
 
@@ -76,11 +77,14 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftC
         DataError: the data are not those of the training.
     """
     stored = _config(run, TrainConfig, "train")
-    if ":" in stored.data and stored.data != config.data:
-        raise DataError(
-            f"{run.path} was trained on {stored.data!r}, code that would be imported and run; if you trust it, name it "
-            "yourself (--data)"
-        )
+    for flag, trained, typed in (("data", stored.data, config.data), ("model", stored.model, config.model)):
+        if trained is not None and _is_code(trained) and trained != typed:
+            raise DataError(
+                f"{run.path} was trained on {trained!r}, code that would be imported and run; if you trust it, name it "
+                f"yourself (--{flag})"
+            )
+        if typed is not None and typed != trained:
+            raise DataError(f"{run.path} was trained on {trained!r}, not on {typed!r}; leave --{flag} out")
     stored = stored.updated(root=config.root or stored.root, device=config.device, workers=config.workers)
     attack = ATTACKS.get(stored.poison)
     if attack is not None and attack.takes_perturbations and not stored.leave_out_poisoned:
@@ -91,8 +95,14 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftC
     return scenario, _accuracies(run, scenario.config.poison)
 
 
+def _is_code(name: str) -> bool:
+    """Whether a data set or a model is a module:factory of the user's."""
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind not in FOREIGN
+
+
 def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a run and its file's metadata.
+    """The model of a run and its file's metadata. A module:factory runs where `load_trained` let its name pass.
 
     Args:
         run: that has the model.
@@ -103,7 +113,7 @@ def load_weights(run: RunFolder, scenario: Scenario, device: str) -> tuple[nn.Mo
         FileError: the file is broken.
         ModelError: the model is broken, or made for other classes.
     """
-    model, metadata = load_model(run / "model.safetensors")
+    model, metadata = load_model(run / "model.safetensors", scenario.config.model)
     if metadata.get("classes") != list(scenario.splits.classes):
         raise ModelError(f"the model of {run.path} knows other classes than the data; were the data changed?")
     return model.to(device), metadata

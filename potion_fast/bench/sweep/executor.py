@@ -79,7 +79,7 @@ class Executor:
     def _crafting(self, task: Crafting) -> None:
         """Goes on where an earlier one was killed."""
         clean = self.plan.trainings[task.model]
-        machine = {name: getattr(clean.config, name) for name in ("root", "data", "device", "workers")}
+        machine = {name: getattr(clean.config, name) for name in ("root", "data", "model", "device", "workers")}
         config = CraftConfig(**{"run": str(self.folder.place(clean)), **machine, **task.settings})
         with self.folder.made(task) as place:
             if not (place / "metrics.json").exists():  # else it was killed with nothing left to do

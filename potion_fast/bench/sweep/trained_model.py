@@ -84,9 +84,8 @@ class TrainedModel:
             FileError, DataError: a run is missing, broken, or not what it should be.
         """
         run, trained = RunFolder.open(folder.place(training)), training.config
-        read = EvaluateConfig(
-            run=str(run.path), root=trained.root, data=trained.data, device=trained.device, workers=trained.workers
-        ).resolved()
+        machine = {name: getattr(trained, name) for name in ("root", "data", "model", "device", "workers")}
+        read = EvaluateConfig(run=str(run.path), **machine).resolved()
         scenario, scores = load_trained(run, read)
         model, _ = load_weights(run, scenario, read.device)
         before = ModelScores.of(model, scenario) if scenario.poison.has_noise else ModelScores(scores)

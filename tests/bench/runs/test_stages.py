@@ -265,7 +265,7 @@ def test_unlearning_writes_all_files_and_heals(healed: Path, poisoned: Path, cle
     assert float(trace[-1]["alpha"]) == content["search"]["alpha"] == content["search"]["kept_step"]["alpha"]
     assert set(content["search"]["seconds"]) == {"forget", "retain", "search"}
     missing = {name for name, value in stored(healed).items() if value is None}
-    assert missing == {"root", "data", "forget", "w", "amp"}
+    assert missing == {"root", "data", "model", "forget", "w", "amp"}
 
 
 def test_a_run_does_what_the_library_call_does(healed: Path, poisoned: Path):
