@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..utils.batches import check_loader
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class LabelledBatches:
         labelled: A label is needed.
         change: Applied to each input, once it is on its device; None for nothing.
 
+    Raises:
+        DataError: No loader, or a data set, which gives single samples.
+
     Attributes:
         classes: Outputs of the model, once known: what a class may be.
     """
@@ -52,6 +56,7 @@ class LabelledBatches:
         labelled: bool = True,
         change: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        check_loader(loader)
         self.loader, self.form, self.label_at, self.labelled, self.change = loader, form, label_at, labelled, change
         self.classes = 0
         self._only_flags = labelled and form is SSD and label_at is None  # for all that was read

@@ -293,6 +293,10 @@ def test_loaders_that_are_not_what_was_asked_for_leave_the_model_alone(blobs, ob
         tuned(blobs.forget(), [])
     with pytest.raises(DataError, match="tensors"):
         tuned(["a"], blobs.retain())
+    with pytest.raises(DataError, match="wrap it in a DataLoader"):
+        tuned(blobs.forget(), TensorDataset(blobs.inputs, blobs.labels))
+    with pytest.raises(DataError, match="NoneType gives none"):
+        tuned(blobs.forget(), None)
     if objective in (None, "ssd"):
         with pytest.raises(DataError, match="gives none"):
             tuned([blobs.inputs], blobs.retain())
