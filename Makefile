@@ -2,6 +2,7 @@
 #
 #   make demo            poison, train, heal and draw a small run, into runs/demo
 #   make test            the tests
+#   make exactness       every layer and 2,000 random networks against the loop over groups, into benchmarks/results
 #   make faults          the full fault injection: processes killed, disks filled, 100,000 broken files of each kind
 #   make smoke           all attacks and methods at toy size, with their reports, into runs/{smoke,exam,text}
 #   make lint            ruff and mypy
@@ -15,13 +16,16 @@ READY := $(VENV)/.installed
 BUILD_INPUTS := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test faults smoke lint check-gpu-code bench clean
+.PHONY: demo test exactness faults smoke lint check-gpu-code bench clean
 
 demo: $(READY)
 	$(VENV)/bin/potion-fast demo --out runs/demo --overwrite
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -q -m "not gpu_code"
+
+exactness: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/studies/exactness.py benchmarks/results/exactness
 
 faults: $(READY)
 	OMP_NUM_THREADS=1 POTION_FAST_FAULTS=full $(VENV)/bin/python -m pytest -q -rs tests/faults

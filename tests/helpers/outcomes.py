@@ -18,11 +18,13 @@ from helpers.cases import Case
 from helpers.loops import LABELS, loop
 from helpers.random_networks import Network
 from potion_fast.errors import PotionError, PotionWarning
+from potion_fast.importances.engine import Engine
 from potion_fast.importances.fallback import Fallback
 
-RULE, FUNC, LOOP, REFUSED = "by rule", "by torch.func", "by loop", "refused"
+# A group that comes alone has the gradient of an ordinary backward pass.
+ALONE, RULE, FUNC, LOOP, REFUSED = "plain backward", "by rule", "by torch.func", "by loop", "refused"
 WRONG, CHANGED, CRASHED = "wrong", "model changed", "another error"
-GOOD = (RULE, FUNC, LOOP, REFUSED)  # in the order of their cost
+GOOD = (ALONE, RULE, FUNC, LOOP, REFUSED)  # in the order of their cost
 BAD = (WRONG, CHANGED, CRASHED)
 ROUNDING = 1e-9  # of a parameter's importances, relative to their norm; gradients that cancel out are 1e-13 of the rest
 
@@ -82,7 +84,7 @@ def outcome(
     model, inputs = build(), torch.cat(list(batches))
     labels = LABELS[: len(inputs)].split([len(batch) for batch in batches])
     before = state(model)
-    with warnings.catch_warnings(record=True) as caught, way_taken() as way:
+    with warnings.catch_warnings(record=True) as caught, watched() as calls:
         warnings.simplefilter("always")
         try:
             got = pf.importance(
@@ -111,8 +113,7 @@ def outcome(
         return Outcome(WRONG, errors)
     if not any(value.any() for value in want.values()) and not caught:
         return Outcome(WRONG, "no parameter has a gradient, and no word of that")
-    kind = (LOOP if "loop" in way else FUNC) if got.fallback else RULE
-    return Outcome(kind, ", ".join(got.fallback))
+    return Outcome(way_taken(calls, got), ", ".join(got.fallback))
 
 
 def expected(build: Build, batches: Sequence[Tensor], objective: str, group_size: int | str) -> dict[str, Tensor]:
@@ -165,19 +166,26 @@ def changed(before: dict[str, object], model: nn.Module) -> str:
     return ""
 
 
+def way_taken(calls: set[object], got: pf.Importance) -> str:
+    """One of `GOOD`, the slowest of what a pass has called."""
+    if got.fallback:
+        return LOOP if Fallback._by_loop in calls else FUNC
+    return RULE if Engine.add in calls else ALONE
+
+
 @contextmanager
-def way_taken() -> Iterator[set[str]]:
-    """Holds "loop" once a parameter without a rule has gone through the loop over groups."""
-    way: set[str] = set()
-    by_loop = Fallback._by_loop
-
-    def watched(self: Fallback, *args: object, **kwargs: object) -> object:
-        way.add("loop")
-        return by_loop(self, *args, **kwargs)  # type: ignore[arg-type]
-
+def watched() -> Iterator[set[object]]:
+    """Holds which of a pass's ways through a batch were called in the block."""
+    calls: set[object] = set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Fallback, "_by_loop", watched)
-        yield way
+        for owner, function in ((Fallback, Fallback._by_loop), (Engine, Engine.add)):
+
+            def watch(*args: object, _function: Callable[..., object] = function, **kwargs: object) -> object:
+                calls.add(_function)
+                return _function(*args, **kwargs)
+
+            patch.setattr(owner, function.__name__, watch)
+        yield calls
 
 
 def outcomes_of_case(case: Case) -> list[Outcome]:

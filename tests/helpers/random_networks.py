@@ -155,8 +155,8 @@ def network(rng: Random) -> Network:
     return Network(
         source=source,
         steps=random_steps(rng, depth=2, most=4),
-        batches=tuple(rng.randint(1, 6) for _ in range(rng.randint(1, 3))),
-        group_size=rng.choice([1, 1, 2, 3, 4, "batch"]),
+        batches=tuple(rng.choice([1, 2, 3, 5, 6, 8, 12]) for _ in range(rng.randint(1, 3))),
+        group_size=rng.choice([1, 1, 1, 1, 2, 2, 3, 4, "batch"]),
         objective=rng.choice(["xlf", "ssd", "lf"]),
         frozen=rng.choice([0, 0, 0, 3]),
         hooked=rng.choice([0, 0, 0, 0, 0, 0, 4]),
