@@ -114,7 +114,7 @@ class LocalPass:
         objectives = [objective.adapted(self.adapter) for objective in objectives]
         self.objectives = objectives
         self.reads_classes = any(objective.of_logits and objective.needs_labels for objective in objectives)
-        self.logits_shape: torch.Size | None = None  # of a sample, once it is known and labels are compared with it
+        self.logits: Tensor | None = None  # of a sample, once there are some and labels are compared with them
         self.compiled_model: Any = torch.compile(model.module, dynamic=False) if options.compiled else None
         self.counter = ShapeCounter()
         self.device, self.shapes = model.device, model.shapes
@@ -322,13 +322,13 @@ class LocalPass:
     def _check_labels(self, outputs: Any, labels: Tensor | None) -> None:
         """Raise DataError unless the labels are classes of the logits, where an objective takes them for that."""
         if self.reads_classes and labels is not None:
-            self.logits_shape = self.adapter.logits(outputs).shape[1:]
-            check_targets(labels, self.logits_shape)
+            self.logits = self.adapter.logits(outputs).detach()[:1]
+            check_targets(self.logits, labels)
 
     def _check_known(self, labels: Tensor | None) -> None:
         """The same before the forward pass, from the second batch on."""
-        if self.logits_shape is not None and labels is not None:
-            check_targets(labels, self.logits_shape)
+        if self.logits is not None and labels is not None:
+            check_targets(self.logits, labels)
 
     def _losses(
         self, losses: Losses, model: Callable[[BatchInputs], Any], inputs: BatchInputs, labels: Tensor | None

@@ -161,9 +161,7 @@ def _mistake(error: TypeError | RuntimeError, inputs: BatchInputs) -> str | None
         )
     if isinstance(error, RuntimeError) and re.search("dtype|scalar type|Input type|not implemented for", text):
         dtypes = ", ".join(str(tensor.dtype) for tensor in tensors_of(inputs))
-        return (
-            f"the model cannot compute with inputs of {dtypes}: {text}; convert them, to the dtype of its weights say"
-        )
+        return f"the model cannot compute with inputs of {dtypes}: {text}; convert them, say to its weights' dtype"
     return None
 
 

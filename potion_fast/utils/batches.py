@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, IterableDataset
@@ -44,8 +45,12 @@ def check_loader(loader: Iterable[object], name: str = "the loader") -> None:
             f"{name} is a data set ({type(loader).__name__}), which gives single samples: wrap it in a DataLoader, "
             "with batch_size=None if its items are batches"
         )
+    if isinstance(loader, Tensor | np.ndarray | Mapping):
+        raise DataError(
+            f"{name} is a {type(loader).__name__}, not a loader of batches; if it is one batch, give a list: [batch]"
+        )
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
-        raise DataError(f"{name} must give batches, such as a DataLoader does; a {type(loader).__name__} gives none")
+        raise DataError(f"{name} must give batches, as a DataLoader does; got a {type(loader).__name__}")
 
 
 def check_rereadable(loader: Iterable[object], name: str) -> None:

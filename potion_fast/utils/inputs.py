@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class Inputs:
     Attributes:
         args: Positional arguments: tensors [B, ...], and None, numbers and texts, which are the same for all samples.
         kwargs: Keyword arguments, likewise.
+        places: Of the tensors among them: positions and names.
 
     Raises:
         DataError: The tensors differ in their number of samples, there is none, or an entry is of another kind.
@@ -31,29 +32,23 @@ class Inputs:
     def __init__(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> None:
         self.args = tuple(_entry(value, f"input {place}") for place, value in enumerate(args))
         self.kwargs = {str(key): _entry(value, f"entry {key!r}") for key, value in (kwargs or {}).items()}
-        named = [(f"input {place}", value) for place, value in enumerate(self.args)]
-        named += [(f"entry {key!r}", value) for key, value in self.kwargs.items()]
-        sizes = {name: len(value) for name, value in named if isinstance(value, Tensor)}
-        if not sizes:
+        entries: list[tuple[int | str, object]] = [*enumerate(self.args), *self.kwargs.items()]
+        self.places = tuple(place for place, value in entries if isinstance(value, Tensor))
+        if not self.places:
             raise DataError("the loader gave a batch without an input tensor")
-        if len(set(sizes.values())) > 1:
-            given = ", ".join(f"{count} in {name}" for name, count in sizes.items())
+        sizes = [len(tensor) for tensor in self.tensors]
+        if len(set(sizes)) > 1:
+            names = [f"input {place}" if isinstance(place, int) else f"entry {place!r}" for place in self.places]
+            given = ", ".join(f"{size} in {name}" for size, name in zip(sizes, names, strict=True))
             raise DataError(
                 f"the tensors of a batch must hold the same number of samples, there are {given}; what is not of the "
                 "samples belongs into the model, or into an adapter"
             )
 
-    @classmethod
-    def _of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """Without checks: under vmap the entries are no ordinary tensors, in a tree of specifications none at all."""
-        made = cls.__new__(cls)
-        made.args, made.kwargs = args, kwargs
-        return made
-
     @property
     def tensors(self) -> list[Tensor]:
-        """The tensors among the entries, in their order."""
-        return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor)]
+        """The tensors, in the order of their places."""
+        return [self.args[place] if isinstance(place, int) else self.kwargs[place] for place in self.places]
 
     @property
     def device(self) -> torch.device:
@@ -65,9 +60,16 @@ class Inputs:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
         """The same with a function of each tensor in its place."""
-        args = tuple(function(value) if isinstance(value, Tensor) else value for value in self.args)
-        items = self.kwargs.items()
-        return Inputs._of(args, {key: function(value) if isinstance(value, Tensor) else value for key, value in items})
+        return self.with_tensors([function(tensor) for tensor in self.tensors])
+
+    def with_tensors(self, tensors: Iterable[Any]) -> Inputs:
+        """The same with others in place of the tensors; under vmap and in trees they are no ordinary ones."""
+        at = dict(zip(self.places, tensors, strict=True))
+        made = Inputs.__new__(Inputs)
+        made.args = tuple(at.get(place, value) for place, value in enumerate(self.args))
+        made.kwargs = {key: at.get(key, value) for key, value in self.kwargs.items()}
+        made.places = self.places
+        return made
 
     def __getitem__(self, part: slice | int) -> Inputs:
         return self.map(lambda tensor: tensor[part])
@@ -88,23 +90,21 @@ class Inputs:
         """As `Tensor.unflatten`; of dimension 0."""
         return self.map(lambda tensor: tensor.unflatten(dim, sizes))
 
-    def constants(self) -> tuple[object, ...]:
-        """The entries that are no tensors, each with its place."""
-        entries = [*enumerate(self.args), *self.kwargs.items()]
-        return tuple((place, None if isinstance(value, Tensor) else (value,)) for place, value in entries)
+    def form(self) -> tuple[object, ...]:
+        """All but the tensors: what must be the same in batches whose samples are put together."""
+        bare = self.with_tensors([None] * len(self.places))
+        return bare.args, tuple(bare.kwargs.items()), bare.places
 
 
 def _flatten(inputs: Inputs) -> tuple[list[Any], Any]:
     """The tensors are the children; all else, which vmap must not touch, is the context."""
-    args = tuple(None if isinstance(value, Tensor) else (value,) for value in inputs.args)
-    kwargs = tuple((k, None if isinstance(value, Tensor) else (value,)) for k, value in inputs.kwargs.items())
-    return inputs.tensors, (args, kwargs)
+    return inputs.tensors, inputs.form()
 
 
-def _unflatten(children: Any, context: Any) -> Inputs:
-    tensors, (args, kwargs) = iter(children), context
-    own = tuple(next(tensors) if constant is None else constant[0] for constant in args)
-    return Inputs._of(own, {k: next(tensors) if constant is None else constant[0] for k, constant in kwargs})
+def _unflatten(children: Iterable[Any], form: Any) -> Inputs:
+    made = Inputs.__new__(Inputs)
+    made.args, made.kwargs, made.places = form[0], dict(form[1]), form[2]
+    return made.with_tensors(children)
 
 
 register_pytree_node(Inputs, _flatten, _unflatten, serialized_type_name="potion_fast.Inputs")
@@ -159,7 +159,7 @@ def as_tensor(given: object) -> Tensor | None:
         raise DataError(f"the loader gave a NumPy array of dtype {given.dtype}, which no tensor has") from None
 
 
-def _entry(value: object, name: str) -> object:
+def _entry(value: object, name: str) -> Any:
     tensor = as_tensor(value)
     if tensor is None:
         if isinstance(value, CONSTANTS):
@@ -194,19 +194,19 @@ def concatenated(parts: Sequence[BatchInputs]) -> BatchInputs:
         if not all(isinstance(part, Tensor) for part in parts):
             raise DataError("the loader gives batches of one input and batches of several")
         return torch.cat(list(parts))  # type: ignore[arg-type]
-    if not all(isinstance(part, Inputs) and part.constants() == first.constants() for part in parts):
+    if not all(isinstance(part, Inputs) and part.form() == first.form() for part in parts):
         raise DataError("the loader gives batches with different entries, whose samples cannot be put together")
     columns = zip(*(tensors_of(part) for part in parts), strict=True)
-    return _unflatten([torch.cat(column) for column in columns], _flatten(first)[1])
+    return first.with_tensors([torch.cat(column) for column in columns])
 
 
 def shape_key(inputs: BatchInputs) -> tuple[object, ...]:
     """What tells batches of other shapes, dtypes or entries apart."""
     shapes = tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(inputs))
-    return shapes if isinstance(inputs, Tensor) else (*shapes, inputs.constants())
+    return shapes if isinstance(inputs, Tensor) else (*shapes, inputs.form())
 
 
 def samples_key(inputs: BatchInputs) -> tuple[object, ...]:
     """What tells samples apart that cannot stand in one batch: other shapes, devices or entries."""
     shapes = tuple((tensor.shape[1:], tensor.device) for tensor in tensors_of(inputs))
-    return shapes if isinstance(inputs, Tensor) else (*shapes, inputs.constants())
+    return shapes if isinstance(inputs, Tensor) else (*shapes, inputs.form())

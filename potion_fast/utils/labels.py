@@ -26,33 +26,30 @@ def class_targets(logits: Tensor, labels: Tensor) -> Tensor:
     """
     check_columns(logits)
     labels = _flat(labels)
-    if logits.ndim == 2 and labels.shape == logits.shape:
-        return labels.to(logits.dtype) if labels.is_floating_point() else labels.long().argmax(1)
-    if labels.shape != (len(logits), *logits.shape[2:]):
-        raise DataError(
-            f"labels {list(labels.shape)} do not fit outputs {list(logits.shape)}; give the class of each sample, [B]"
-        )
+    if _are_rows(labels, logits.shape[1:]):
+        return labels.to(logits.dtype) if labels.is_floating_point() else labels.argmax(1)
     return labels.long()
 
 
-def check_targets(labels: Tensor, shape: torch.Size) -> None:
+def check_targets(logits: Tensor, labels: Tensor) -> None:
     """Check the values of labels that `class_targets` is going to convert.
 
     Args:
+        logits: [B, C, ...]; only their shape is used.
         labels: [B, ...].
-        shape: Of a sample's logits, [C, ...].
 
     Raises:
+        ModelError: There is only one column of logits.
         DataError: A label is not a class of the logits, nor −100; rows are not one-hot, or no probabilities.
     """
+    check_columns(logits)
     labels = _flat(labels)
-    if len(shape) == 1 and labels.shape[1:] == shape:
-        if labels.is_floating_point():
-            _check_probabilities(labels)
-        else:
-            _check_one_hot(labels)
-    elif shape:
-        _check_classes(labels, shape[0], IGNORED)
+    if not _are_rows(labels, logits.shape[1:]):
+        _check_classes(labels, logits.shape[1], IGNORED)
+    elif labels.is_floating_point():
+        _check_probabilities(labels)
+    else:
+        _check_one_hot(labels)
 
 
 def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
@@ -92,8 +89,21 @@ def check_columns(logits: Tensor) -> None:
 
 
 def _flat(labels: Tensor) -> Tensor:
-    """[B, 1] -> [B]."""
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    """[B, 1] -> [B], and as signed numbers: of unsigned ones torch knows uint8 only."""
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return labels if labels.is_floating_point() or labels.is_complex() else labels.long()
+
+
+def _are_rows(labels: Tensor, shape: torch.Size) -> bool:
+    """Whether they are [B, C], for logits of that shape to a sample, and not [B]."""
+    if len(shape) == 1 and labels.shape[1:] == shape:
+        return True
+    if labels.shape[1:] != shape[1:]:
+        raise DataError(
+            f"labels {list(labels.shape)} do not fit outputs [B, {', '.join(map(str, shape))}]; give the class of each "
+            "sample, [B], or an objective of your own, a callable (outputs, labels) -> losses [B]"
+        )
+    return False
 
 
 def _check_classes(labels: Tensor, classes: int, ignored: int | None = None) -> None:
