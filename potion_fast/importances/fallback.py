@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from .engine import AccumulationTarget
 from .hooks import frozen
 from .rules import Accumulators
 
-ELEMENTS = 1 << 22  # of gradients at a time
-GROUPS = 8  # at a time: vmap keeps the activations of all of them
+ELEMENTS = 1 << 24  # of gradients at a time
+SAMPLES = 64  # at a time, whatever the group size: vmap keeps the activations of all of them
+SLOW_SHARE, SLOW_SECONDS = 0.25, 20.0  # of a pass, from which on it is worth saying
 
 ModelLosses = Callable[[Callable[[BatchInputs], Any], BatchInputs, Tensor | None], Tensor]
 
@@ -34,12 +36,14 @@ class Fallback:
         losses: (inputs -> outputs, inputs [m, ...], labels [m] or None) -> losses [m].
         adapter: Calls the model.
         by_vmap: torch.func is used; False once it has refused the model.
+        seconds: Spent so far.
     """
 
     model: ModelParameters
     losses: ModelLosses
     adapter: Adapter = DEFAULT
     by_vmap: bool = True
+    seconds: float = 0.0
 
     def add(
         self,
@@ -60,13 +64,14 @@ class Fallback:
             scale: The gradients are those of scale · mean.
             target: Where they go.
         """
+        started = self._clock()
         x = inputs.unflatten(0, (groups, -1))  # [N, m, ...]
         y = None if labels is None else labels.unflatten(0, (groups, -1))
         double = any(tensor.dtype == torch.float64 for tensor in tensors_of(inputs))
         ones = torch.ones(1, len(inputs), dtype=torch.float64 if double else torch.float32)
         factors = ones.to(inputs.device) if target.factors is None else target.factors
         numel = sum(self.model.parameters[name].numel() for name in names)
-        step = max(1, min(GROUPS, ELEMENTS // numel))
+        step = max(1, min(SAMPLES * groups // len(inputs), ELEMENTS // numel))
         with frozen(self.model.module):
             for k, factor in enumerate(factors):
                 rows = slice(None) if target.factors is None else slice(k, k + 1)
@@ -79,6 +84,12 @@ class Fallback:
                     gradients = self._gradients(names, x[part], None if y is None else y[part], c[part])
                     for name, gradient in gradients.items():
                         accumulators.add(name, gradient)
+        self.seconds += self._clock() - started
+
+    def _clock(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
 
     def _gradients(self, names: Collection[str], x: BatchInputs, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
         """[N, *shape] of each name: the gradient of Σ_m c · loss for each of N groups."""
@@ -116,3 +127,27 @@ class Fallback:
 def dense(gradient: Tensor) -> Tensor:
     """The gradient itself, or that of an embedding with `sparse=True` written out."""
     return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def slow_layers(model: ModelParameters, names: Collection[str], seconds: float, of: float) -> str | None:
+    """What to say of the time that went into parameters without a rule; None where it is little.
+
+    Args:
+        model: The model.
+        names: Of those parameters.
+        seconds: That went into them.
+        of: Seconds of the whole pass.
+    """
+    if seconds < SLOW_SECONDS or seconds < SLOW_SHARE * of:
+        return None
+    slow = {id(model.parameters[name]) for name in names}
+    kinds = {
+        type(module).__name__
+        for module in model.module.modules()
+        if any(id(parameter) in slow for parameter in module.parameters(recurse=False))
+    }
+    return (
+        f"{100 * seconds / of:.0f} % of this pass, {seconds:.0f} of {of:.0f} seconds, went into {len(names)} parameters "
+        f"of {', '.join(sorted(kinds))} that no rule covers: their gradients took passes of their own, by torch.func or "
+        "a loop over groups; see docs/add-a-rule.md"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from ..utils.progress import bar
 from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
 from .compiled import Compiled, ShapeCounter
 from .engine import AccumulationTarget, Engine
-from .fallback import Fallback, dense
+from .fallback import Fallback, dense, slow_layers
 from .micro_batches import MicroBatches
 from .objectives import Losses, Objective, norm, of_logits
 from .options import PassOptions
@@ -143,6 +144,7 @@ class LocalPass:
         self.micro_batches = MicroBatches(self._add, lambda: [*self.buffers, *self.group_gradients], self.device)
         self.seen = 0
         self.without_rule: set[str] = set()
+        self.started = time.perf_counter()
 
     def _compiled(self, group: ObjectiveGroup) -> Compiled | None:
         if not self.options.compiled:
@@ -243,6 +245,12 @@ class LocalPass:
                         )
                 results[id(objective)] = result
         return [results[id(objective)] for objective in self.objectives]
+
+    @property
+    def slow_layers(self) -> str | None:
+        """What to say of the time that parameters without a rule took; None where it was little."""
+        seconds = sum(fallback.seconds for fallback in self.fallback_engines)
+        return slow_layers(self.model, self.without_rule, seconds, time.perf_counter() - self.started)
 
     def _add(self, chunk: Chunk) -> None:
         inputs = chunk.inputs.to(self.device)

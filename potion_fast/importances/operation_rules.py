@@ -215,6 +215,17 @@ def _embedding(
     return Reading(EmbeddingRule(), input, {"weight": weight}, settings)
 
 
+def _row(input: Tensor, index: Any) -> Reading | None:
+    """Of table[tokens]."""
+    if not isinstance(index, Tensor) or index.is_floating_point() or index.dtype == torch.bool or input.dim() != 2:
+        return None
+    return _embedding(index % len(input), input)  # -1 is the last
+
+
+def _index_select(input: Tensor, dim: int, index: Tensor) -> Reading | None:
+    return _row(input, index) if dim == 0 else None
+
+
 def _prelu(input: Tensor, weight: Tensor) -> Reading | None:
     return Reading(PReLURule(), input, {"weight": weight}, {"weight": weight.detach()})
 
@@ -233,6 +244,9 @@ OPERATIONS: dict[Any, Describe] = {
     F.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
     F.embedding: _embedding,
+    Tensor.__getitem__: _row,
+    torch.index_select: _index_select,
+    Tensor.index_select: _index_select,
     F.prelu: _prelu,
     Tensor.prelu: _prelu,
     **{getattr(F, f"conv{n}d"): _convolution(n) for n in (1, 2, 3)},
@@ -245,7 +259,7 @@ OPERATIONS: dict[Any, Describe] = {
 # Each element of the result is of the elements at its place in the arguments, as they broadcast.
 ELEMENTWISE_NAMES = """
     add sub subtract rsub mul multiply div divide true_divide pow float_power addcmul addcdiv lerp where maximum minimum
-    fmax fmin atan2 arctan2 hypot xlogy logaddexp logaddexp2 copysign clamp clamp_min clamp_max clip
+    expand_as fmax fmin atan2 arctan2 hypot xlogy logaddexp logaddexp2 copysign clamp clamp_min clamp_max clip
     __radd __rsub __rmul __rdiv __rtruediv __truediv __pow __rpow __ipow
 """
 ELEMENTWISE = {

@@ -168,12 +168,15 @@ class OperationMode(TorchFunctionMode):
 
     def _spreads(self, function: Any, args: Any) -> bool:
         """Whether a weight is given a dimension of samples."""
-        return function is Tensor.expand and bool(args[1:]) and sizes_of(args[1:])[0] == self.batch
+        return function in (Tensor.expand, Tensor.repeat) and sizes_of(args)[:1] == (self.batch,)
 
     def _recorded(self, function: Any, args: Any, kwargs: Any, weights: list[Tensor]) -> Any:
         """The operation's output, recorded; None where no rule is known for it."""
         if self._spreads(function, args):
-            return self._by_leaf(function, args, kwargs, weights, sizes_of(args[1:], weights[0]))
+            sizes = sizes_of(args)
+            if function is Tensor.repeat:  # the leaf has that many rows already
+                args = (args[0], 1, *sizes[1:])
+            return self._by_leaf(function, args, kwargs, weights, torch.Size([self.batch, *[1] * (len(sizes) - 1)]))
         if function in ELEMENTWISE and "out" not in kwargs:
             tensors = [*tensors_in(args), *tensors_in(kwargs.values())]
             return self._by_leaf(function, args, kwargs, weights, torch.broadcast_shapes(*(t.shape for t in tensors)))
@@ -218,8 +221,7 @@ class OperationMode(TorchFunctionMode):
         if not reading.rule.fits(reading.inputs, output):
             self.unfit.update(use.operation.names)
             return output
-        if not output.requires_grad or output._is_view():
-            output = self.tracked(output)
+        output = self.tracked(output)  # also a view, or what a leaf of the model's own makes
         self.record(use, output)
         return output
 
@@ -257,13 +259,9 @@ def replaced(values: Any, tensors: Mapping[int, Tensor]) -> Any:
     return tuple(tensors.get(id(value), value) for value in values)
 
 
-def sizes_of(args: Any, weight: Tensor | None = None) -> Any:
-    """The sizes given to `Tensor.expand`, -1 being filled in from the weight."""
-    sizes = tuple(args[0]) if isinstance(args[0], (tuple, list)) else tuple(args)
-    if weight is None:
-        return sizes
-    own = [1] * (len(sizes) - weight.dim()) + list(weight.shape)
-    return torch.Size(o if size == -1 else size for size, o in zip(sizes, own, strict=True))
+def sizes_of(args: Any) -> tuple[int, ...]:
+    """The sizes given to a method of a tensor, one by one or as one argument; none where they are given by name."""
+    return tuple(args[1]) if len(args) == 2 and isinstance(args[1], (tuple, list)) else tuple(args[1:])
 
 
 def in_place(function: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import overload
 
@@ -10,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from ..distributed import Ranks, ranks_for
-from ..errors import ImportanceError
+from ..errors import ImportanceError, PotionWarning
 from ..modes import GroupSize
 from ..utils.model import ModelParameters, differentiable_rnns, evaluating
 from .local_pass import LocalPass
@@ -61,8 +62,9 @@ def importance(
 
     Exact, at the price of one ordinary forward and backward pass per batch: each layer's gradients are summed per group
     as they are computed, in the rules of `potion_fast.importances.rules`. All ‖f(x)‖₂^w share one backward pass.
-    Parameters for which no rule is verified go through torch.func or a loop over groups, also exact;
-    `Importance.fallback` names them.
+    A rule is that of the layer's type, or else of the operations that read the parameter, or a weight computed from it
+    (weight norm, pruning). Parameters for which no rule is verified go through torch.func or a loop over groups, also
+    exact; `Importance.fallback` names them, and a PotionWarning says so where they take a quarter of a long pass.
 
     On several ranks a group of samples is of one rank; a ShareSampler cuts shares between the groups of one process.
     DistributedDataParallel and torch.compile's wrapper are unwrapped. A rank sends 2 (1 - 1 / ranks) n sums to the
@@ -122,6 +124,8 @@ def importance(
                 results = run.results(position)
     if kept is not None:
         kept.remove()
+    if slow := run.slow_layers:
+        warnings.warn(slow, PotionWarning, stacklevel=2)
     return results if several else results[0]
 
 

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.weight_norm import weight_norm
 
+import potion_fast as pf
 from helpers.loops import assert_equals_loop, perturbed
+from potion_fast.errors import PotionWarning
+from potion_fast.importances import fallback
 
 B = 8  # samples
 
@@ -104,6 +107,11 @@ OPERATIONS = {
     "maximum": (lambda: Op(lambda x, w: torch.maximum(x, w - 1), w=(5,)), 2, 5),
     "expanded-token": (lambda: Op(lambda x, c: torch.cat([c.expand(len(x), 1, -1), x], 1), c=(5,)), 2, 5),
     "weights-by-sample": (lambda: Op(_weights_by_sample, w=(5, 4)), 2, 5),
+    "repeated-token": (lambda: Op(lambda x, c: torch.cat([c.repeat(len(x), 2, 1), x], 1), c=(1, 5)), 2, 5),
+    "expanded-as-the-data": (lambda: Op(lambda x, c: torch.cat([c.expand_as(x), x], 1), c=(2, 1)), 2, 5),
+    "rows-by-index": (lambda: Op(lambda x, w: x + w[(x[..., 0] > 0).long() - 1], w=(4, 5)), 2, 5),
+    "selected-rows": (lambda: Op(lambda x, w: x * w.index_select(0, (x[:, 0] > 0).long()), w=(4, 5)), 5),
+    "gradient-of-the-inputs": (lambda: Op(_force, w=(3, 5)), 2, 5),
     "several-operations": (lambda: Op(lambda x, w, b: F.linear(x * b, w) + b.sum() * b[:3], w=(3, 5), b=(5,)), 2, 5),
     "the-same-twice": (lambda: Op(lambda x, w: F.linear(torch.tanh(F.linear(x, w)), w), w=(5, 5)), 2, 5),
     "with-its-transpose": (lambda: Op(lambda x, w: F.linear(torch.tanh(F.linear(x, w)), w.T), w=(3, 5)), 2, 5),
@@ -114,6 +122,12 @@ OPERATIONS = {
 
 def _weights_by_sample(x: Tensor, w: Tensor) -> Tensor:
     return torch.bmm(x, w * x.detach().mean((1, 2)).view(-1, 1, 1).exp())
+
+
+def _force(x: Tensor, w: Tensor) -> Tensor:
+    with torch.enable_grad():
+        own = x.detach().requires_grad_()
+        return F.linear(own, w)
 
 
 def _scale_of_a_view(x: Tensor, w: Tensor) -> Tensor:
@@ -370,3 +384,40 @@ ODD = {
 def test_what_no_rule_fits_is_exact(name: str) -> None:
     make, left, *shape = ODD[name]
     assert {name.removeprefix("0.") for name in equals_loop(make(), *shape)} == left
+
+
+def test_what_goes_slowly_is_said_once_with_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = nn.GRU(5, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.cells(x)[0]
+
+    torch.manual_seed(0)
+    model, inputs = network(Recurrent(), 2, 5)
+    data = [(inputs, torch.zeros(B, dtype=torch.long))] * 3
+    assert all(".1." in name for name in pf.importance(model, data, group_size=1).fallback)
+    monkeypatch.setattr(fallback, "SLOW_SECONDS", 0.0)
+    with pytest.warns(PotionWarning, match=r"\d+ % .*4 parameters.* of GRU.*add-a-rule") as warned:
+        pf.importance(model, data, group_size=1)
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 16])
+def test_the_group_size_does_not_shrink_the_batch_of_torch_func(
+    group_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    seen: list[int] = []
+    by_vmap = fallback.Fallback._by_vmap
+
+    def counted(self, names, x, y, c):
+        seen.append(x.shape[0] * x.shape[1])
+        return by_vmap(self, names, x, y, c)
+
+    monkeypatch.setattr(fallback.Fallback, "_by_vmap", counted)
+    model = Op(lambda x, w: torch.einsum("bi,io->bo", x, w), w=(5, 3)).double()
+    pf.importance(model, [(torch.randn(128, 5, dtype=torch.float64),)], group_size=group_size)
+    assert seen[-2:] == [64, 64]  # after the few whose memory is measured
