@@ -147,7 +147,7 @@ def slow_layers(model: ModelParameters, names: Collection[str], seconds: float, 
         if any(id(parameter) in slow for parameter in module.parameters(recurse=False))
     }
     return (
-        f"{100 * seconds / of:.0f} % of this pass, {seconds:.0f} of {of:.0f} seconds, went into {len(names)} parameters "
-        f"of {', '.join(sorted(kinds))} that no rule covers: their gradients took passes of their own, by torch.func or "
-        "a loop over groups; see docs/add-a-rule.md"
+        f"{100 * seconds / of:.0f} % of this pass, {seconds:.0f} of {of:.0f} seconds, went into the {len(names)} "
+        f"parameters of {', '.join(sorted(kinds))} that no rule covers: their gradients took passes of their own, by "
+        "torch.func or a loop over groups; see docs/add-a-rule.md"
     )
