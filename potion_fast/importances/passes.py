@@ -75,11 +75,11 @@ def importance(
 
     Args:
         model: Any nn.Module with its parameters on one device; it runs in eval mode and is unchanged afterwards.
-        loader: Batches (input [B, ...], label [B], ...); what follows the label is ignored, and objectives that need
-            no labels take batches without them.
-        objective: "xlf" (default), "lf", "ssd", a registered name, an Objective, or a callable
-            (outputs [B, ...], labels [B]) -> losses [B] whose |gradient| is summed. A list of these, and of
-            exponents w, gives a list of importances from one pass over the data.
+        loader: Batches (input [B, ...], label [B], ...), dicts as Hugging Face's, or whatever the adapter reads, see
+            `Adapter`; objectives that need no labels take batches without them.
+        objective: "xlf" (default), "lf", "ssd", a registered name, an Objective, or a callable (outputs, labels) ->
+            losses [B] whose |gradient| is summed; it gets the model's output and the labels as they are. A
+            list of these, and of exponents w, gives a list of importances from one pass over the data.
         group_size: The loss is averaged over groups of this many samples in the loader's order, whatever its batch
             size; 1 is the equations as printed, "batch" the loader's batches, what the public code does, and 64, or as
             many as were found if these are fewer, what `unlearn` takes. The last group may be smaller and weighs as
@@ -94,8 +94,9 @@ def importance(
     Raises:
         ImportanceError: No trainable parameter, a non-finite loss or importance (with its parameter's name), an
             objective of the wrong shape, samples that mix, an option out of range.
-        ModelError: Weights that are not finite, or on several devices.
-        DataError: An empty loader, labels missing, batches that are not (input, label), another order than the
+        ModelError: Weights that are not finite, or on several devices; an output without logits, or with one column
+            where the objective needs one for each class.
+        DataError: An empty loader, labels missing or no classes, batches of another form, another order than the
             checkpoint's.
         FileError: A checkpoint that cannot be read or written.
         OutOfMemoryError: The sums, or a single sample, do not fit.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections import UserDict, namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 import potion_fast as pf
@@ -202,6 +206,36 @@ def test_one_logit_becomes_two():
     for given in (X, X[:, :1, None]):
         with pytest.raises(ModelError, match="is for outputs"):
             pf.OneLogitAdapter().logits(given)
+
+
+# --- the page about it
+
+
+def test_the_examples_of_the_page_run():
+    pytest.importorskip("transformers")
+    page = (Path(__file__).parents[2] / "docs" / "batches.md").read_text(encoding="utf-8")
+    hugging_face, own = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pf.PotionWarning)  # a random model need not be healed
+        exec(hugging_face, names)
+    assert names["result"].initial_accuracy == 1 and names["result"].trace and names["importance"].fallback == ()
+    exec(own, names)
+    images, model = names["images"], names["TwoOutputs"](8, 3)
+    logits_of = pf.importance(
+        model,
+        [(images["image"], images["target"])],
+        pf.Objective("own", lambda outputs, y: F.cross_entropy(outputs[0], y, reduction="none"), square=True),
+        group_size=4,
+    )
+    got = pf.importance(
+        model,
+        [images],
+        "ssd",
+        group_size=4,
+        adapter=names["FirstOutput"](),
+    )
+    assert torch.equal(got.sums, logits_of.sums)
 
 
 # --- several inputs as one
