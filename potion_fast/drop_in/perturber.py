@@ -43,7 +43,7 @@ class Perturber:
     Args:
         model: Parameters float32 and finite; `modify_weight` changes them in place.
         opt: Not used: no gradient is left in the model that an optimiser would have to clear.
-        device: Where the model is. Left out: a GPU if there is one, as in the public code, or else where the model is.
+        device: Where the model is; it is not moved, and the device may be left out.
         parameters: Values of the attributes by name.
         label_at: Position of the label in every batch, in place of the repository's own.
 
@@ -206,9 +206,7 @@ def tune(perturber: Perturber, forget_loader: Iterable[object], full_loader: Ite
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """A GPU where there is one, as the public code takes it, or else where the model is."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
+    """Where a model is, by its first parameter."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 

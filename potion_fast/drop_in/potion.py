@@ -59,7 +59,7 @@ class ParameterPerturber(Perturber):
     Args:
         model: Moved to the device; parameters float32 and finite. `modify_weight` changes them in place.
         opt: Not used: no gradient is left in the model that an optimiser would have to clear.
-        device: Left out: a GPU if there is one, or else where the model is.
+        device: Left out: a GPU if there is one, as in the public code, or else where the model is.
         parameters: With `adaptive` of no effect, as in the public code: the attributes `lower_bound` and `exponent` are
             1, α is the percentile and λ is 1. Without it the numbers are those of `parameters`, as in
             `ParameterPerturber_old`; the public code has none then, and ends in an error.
@@ -94,7 +94,9 @@ class ParameterPerturber(Perturber):
         if x_D and not label_free:
             raise ImportanceError("x_D makes XLF of LF; set label_free=True as well")
         self.adaptive, self.label_free, self.x_D = adaptive, label_free, x_D
-        model.to(checked_device(device_of(model) if device is None else device))
+        if device is None:
+            device = torch.device("cuda") if torch.cuda.is_available() else device_of(model)
+        model.to(checked_device(device))
         super().__init__(model, opt, device, parameters, label_at)
 
     def _read_parameters(self, parameters: Mapping[str, Any] | None) -> None:
