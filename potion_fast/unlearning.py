@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from torch import nn
@@ -12,15 +12,21 @@ from typing_extensions import Unpack
 
 from .distributed import Ranks, ranks_for
 from .distributed.sampler import gives_a_share
-from .importances import Importance, Objective, PassKeywords, PassOptions, importance
+from .importances import Importance, Objective, PassKeywords, PassOptions
+from .importances.checkpoints import PassCheckpoint
 from .importances.objectives import Losses, resolve_in_mode
 from .importances.options import pass_options
+from .importances.passes import check_group_size, computed
 from .modes import GroupSize, mode_named
-from .search import Result, SearchKeywords, SearchOptions, ptn_search, search_options
+from .search import Result, SearchKeywords, SearchOptions, search_options
+from .search.parallel import check_same_search, search_ranks
+from .search.ptn import search_from, unchanged
+from .search.unedited import Unedited, check_search
 from .utils.adapter import Adapter
 from .utils.batches import check_rereadable, count_samples
+from .utils.copies import IN_PLACE, copy_model
 from .utils.memory import check_unlearning
-from .utils.model import ModelParameters
+from .utils.model import ModelParameters, evaluating
 
 
 class UnlearnKeywords(PassKeywords, SearchKeywords):
@@ -84,55 +90,124 @@ def unlearn(
     """
     process_group = keywords.get("process_group", None if passes is None else passes.process_group)
     ranks = ranks_for(retain_loader, process_group) if retain is None else Ranks.of(process_group)
+    evaluated = forget_loader if evaluation_loader is None else evaluation_loader
     with ranks.raising_together():
         options, search_keywords = _split(passes, keywords)
-        settings = search_options(search, search_keywords)
+        settings = search_options(search, search_keywords).resolved()
+        chosen = resolve_in_mode(objective, w, settings.mode)
         parameters = ModelParameters.of(model)
-        for name, loader in (("forget_loader", forget_loader), ("evaluation_loader", evaluation_loader)):
-            if loader is not None:
-                check_rereadable(loader, name)
-        if forget is None or retain is None:
-            objective, w = resolve_in_mode(objective, w, settings.mode), None
+        search_group, sharded = search_ranks(parameters, ranks.group or False)
+        check_rereadable(forget_loader, "forget_loader")
+        check_search(settings, evaluated, search_group, sharded, inplace)
+        parameters.check_dampenable(to_be_copied=not inplace)
         if missing := (forget is None) + (retain is None):
             check_unlearning(parameters, missing, inplace)
+        if not inplace:
+            parameters = ModelParameters(copy_model(parameters.wrapped, IN_PLACE))
         if group_size is None:
             group_size = _group_size(settings, forget_loader, retain if forget is None else forget, options.adapter)
-    long_pass = replace(options, process_group=ranks.group or False)
-    short_pass = replace(long_pass, checkpoint=None, resume=False)
+        check_group_size(group_size)
 
-    seconds = {}
-    if forget is None:  # the cheap one first
-        start = time.perf_counter()
-        if gives_a_share(forget_loader):
-            forget = importance(parameters, forget_loader, objective, group_size=group_size, w=w, options=short_pass)
-        else:
-            alone = replace(short_pass, process_group=False)
-            with ranks.raising_together():
-                forget = importance(parameters, forget_loader, objective, group_size=group_size, w=w, options=alone)
-            ranks.broadcast(forget.sums)  # kernels of a GPU may add in another order on each
-        seconds["forget"] = time.perf_counter() - start
-        _report(on_importance, "forget", forget, ranks)
-    if retain is None:
-        start = time.perf_counter()
-        retain = importance(parameters, retain_loader, objective, group_size=group_size, w=w, options=long_pass)
-        seconds["retain"] = time.perf_counter() - start
-        _report(on_importance, "retain", retain, ranks)
-    forget.check_same(retain)
-
-    result = ptn_search(
-        parameters,
-        forget,
-        retain,
-        forget_loader,
-        options=settings,
-        evaluation_loader=evaluation_loader,
-        inplace=inplace,
-        process_group=long_pass.process_group,
-        progress=options.progress,
-        adapter=options.adapter,
-    )
-    result.seconds = {**seconds, **result.seconds}
+    with evaluating(parameters.wrapped):
+        with ranks.raising_together():
+            _check_given(parameters, forget, retain, chosen, group_size, options)
+        unedited = Unedited.of(parameters, evaluated, settings, search_group, sharded, options.adapter)
+        if unedited.ends_at_once and missing:
+            result = unchanged(unedited, chosen.name, group_size, stacklevel=3)
+            result.forget, result.retain = forget, retain
+            return result
+        compute = _Passes(parameters, chosen, group_size, replace(options, process_group=ranks.group or False), ranks)
+        importances = {"forget": forget, "retain": retain}
+        loaders = {"forget": forget_loader, "retain": retain_loader}
+        # The cheap one first, as it may fail; the public code's order matters where augmentation is random.
+        for name in ("retain", "forget") if settings.mode == "reference" else ("forget", "retain"):
+            if importances[name] is None:
+                importances[name] = compute(name, loaders[name], on_importance)
+        forget, retain = importances["forget"], importances["retain"]
+        assert forget is not None and retain is not None
+        check_same_search(search_group, settings, forget, retain, sharded)
+        started = time.perf_counter()
+        result = search_from(unedited, forget, retain, options.progress, stacklevel=3)
+        result.seconds = {**compute.seconds, "search": time.perf_counter() - started}
+    if compute.checkpoint is not None:
+        compute.checkpoint.remove()
     return result
+
+
+@dataclass
+class _Passes:
+    """The passes of one call of `unlearn`.
+
+    Attributes:
+        model: The model that is healed.
+        objective: Whose importances are computed.
+        group_size: Samples whose loss is averaged, or "batch".
+        options: Of the long pass.
+        ranks: Of the whole method.
+        seconds: Wall-clock time of each pass.
+        checkpoint: Of the long pass, which is of use until all is done.
+    """
+
+    model: ModelParameters
+    objective: Objective
+    group_size: GroupSize
+    options: PassOptions
+    ranks: Ranks
+    seconds: dict[str, float] = field(default_factory=dict)
+    checkpoint: PassCheckpoint | None = None
+
+    def __call__(
+        self, name: str, loader: Iterable[object], on_importance: Callable[[str, Importance], None] | None
+    ) -> Importance:
+        """The importances of "forget" or "retain", reported and timed."""
+        started = time.perf_counter()
+        if name == "retain":
+            result, self.checkpoint = self._run(loader, self.options, kept=True)
+        elif gives_a_share(loader):
+            result, _ = self._run(loader, replace(self.options, checkpoint=None, resume=False))
+        else:
+            alone = replace(self.options, checkpoint=None, resume=False, process_group=False)
+            with self.ranks.raising_together():
+                result, _ = self._run(loader, alone)
+            self.ranks.broadcast(result.sums)  # kernels of a GPU may add in another order on each
+        self.seconds[name] = time.perf_counter() - started
+        with self.ranks.raising_together():
+            if on_importance is not None:
+                on_importance(name, result)
+        return result
+
+    def _run(
+        self, loader: Iterable[object], options: PassOptions, kept: bool = False
+    ) -> tuple[Importance, PassCheckpoint | None]:
+        results, checkpoint = computed(
+            self.model,
+            loader,
+            self.objective,
+            group_size=self.group_size,
+            options=options,
+            kept=kept,
+            stacklevel=5,  # the caller of `unlearn`
+        )
+        return results[0], checkpoint
+
+
+def _check_given(
+    parameters: ModelParameters,
+    forget: Importance | None,
+    retain: Importance | None,
+    objective: Objective,
+    group_size: GroupSize,
+    options: PassOptions,
+) -> None:
+    """Raise ImportanceError unless importances computed before belong together, or to those that will be computed."""
+    for given in (forget, retain):
+        if given is not None:
+            given.check_model(parameters)
+    if forget is not None and retain is not None:
+        forget.check_same(retain)
+    elif (one := forget or retain) is not None:
+        sums = one.sums.new_empty(0, dtype=options.dtype)
+        one.check_same(replace(one, sums=sums, objective=objective.name, group_size=group_size))
 
 
 def _split(passes: PassOptions | None, keywords: UnlearnKeywords) -> tuple[PassOptions, SearchKeywords]:
@@ -156,11 +231,3 @@ def _group_size(
     if given is not None:
         return given.group_size
     return mode_named(settings.mode).group_size_for(count_samples(forget_loader, adapter))
-
-
-def _report(
-    on_importance: Callable[[str, Importance], None] | None, name: str, computed: Importance, ranks: Ranks
-) -> None:
-    with ranks.raising_together():
-        if on_importance is not None:
-            on_importance(name, computed)

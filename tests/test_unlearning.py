@@ -131,7 +131,7 @@ def test_importances_can_be_saved_before_the_next_step(blobs, tmp_path):
         ({"mode": "x"}, SearchError, "mode"),
         ({"objective": "x"}, ImportanceError, "objective"),
         ({"group_size": 0}, ImportanceError, "group_size"),
-        ({"forget_loader": []}, DataError, "no samples"),
+        ({"forget_loader": []}, DataError, "no batch"),
     ],
 )
 def test_errors_are_raised_before_the_pass_over_the_training_data(blobs, options, error, match):

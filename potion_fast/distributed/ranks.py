@@ -163,5 +163,8 @@ def unwrap_ddp(model: nn.Module) -> nn.Module:
 
 def unwrap_compile(model: nn.Module) -> nn.Module:
     """The module that `torch.compile` was given."""
-    inner = model._modules.get("_orig_mod")
-    return model if inner is None else inner
+    if "_orig_mod" not in model._modules:  # a ScriptModule's has no `get`
+        return model
+    inner = model._modules["_orig_mod"]
+    assert inner is not None
+    return inner

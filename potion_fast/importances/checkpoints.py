@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,6 +54,7 @@ class PassCheckpoint:
         mid_update: Something is being added, or an error came meanwhile: the sums are of no position, and the file on
             disk stays.
         saved: Time of the last checkpoint, or of the start.
+        without_rule: Where the file that was loaded is of a finished pass: its parameters without a rule.
         kept: The file was written once: the path is right, and what fails later may pass.
     """
 
@@ -65,6 +66,7 @@ class PassCheckpoint:
     mid_update: bool = False
     saved: float = field(default_factory=time.monotonic)
     kept: bool = False
+    without_rule: list[str] | None = None
 
     def load(self) -> Position:
         """Fill the sums from the file, and return the position; the start where there is no file.
@@ -78,6 +80,9 @@ class PassCheckpoint:
         content, stored = self.read(self.path)
         try:
             position = Position(**content["position"])
+            self.without_rule = content.get("finished")
+            if not all(isinstance(name, str) for name in self.without_rule or ()):
+                raise TypeError("its parameters without a rule are no names")
             if not all(type(number) is int and number >= 0 for number in asdict(position).values()):
                 raise TypeError("its position is not of whole numbers")
         except (KeyError, TypeError) as error:
@@ -123,6 +128,12 @@ class PassCheckpoint:
             warnings.warn(
                 f"the pass continues, but its checkpoint could not be written: {error}", PotionWarning, stacklevel=2
             )
+
+    def finished(self, position: Position, without_rule: Iterable[str], kept: bool) -> None:
+        """The pass is over; `kept` lets the file hold that, as more may fail that it would have to be repeated for."""
+        self.position = position
+        if kept:
+            self.write(self.path, {"position": asdict(position), "finished": sorted(without_rule)})
 
     def save(self) -> None:
         """Write the file, whole or not at all. Raises FileError."""

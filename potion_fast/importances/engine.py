@@ -327,7 +327,7 @@ class Receiver:
         """By gradients per group that are written out, a few groups at a time."""
         totals = {name: self.target.sums[name] for name in names}
         largest = max(total[0].numel() for total in totals.values())
-        step = max(1, ELEMENTS // max(largest, *(use.numel for use in uses)))
+        step = max(1, ELEMENTS // max(1, largest, *(use.numel for use in uses)))
         for rows, factor in self._objectives():
             scaled_uses = [use._replace(io=scaled(use.io, factor)) for use in uses]
             for start in range(0, self.groups, step):

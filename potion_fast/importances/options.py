@@ -27,8 +27,10 @@ class PassOptions:
             then of all of them, with the same bits on every rank. False: this loader gives all. None: the loader's
             sampler says so, see `distributed.ShareSampler`; in a group of several ranks another sampler is an error.
         checkpoint: File that keeps the sums so far, every `checkpoint_seconds` seconds and where an error or Ctrl-C
-            ends the pass between two batches; it is removed when the pass is complete. A program whose Ctrl-C should
-            wait for the end of a batch calls the pass within `potion_fast.utils.interrupts.deferred_interrupts`.
+            ends the pass between two batches; it is removed when the pass is complete, or within `unlearn` when all of
+            that is: should anything fail after the pass, `resume` takes the finished sums without reading the loader
+            again. A program whose Ctrl-C should wait for the end of a batch calls the pass within
+            `potion_fast.utils.interrupts.deferred_interrupts`.
         checkpoint_seconds: Seconds from one checkpoint to the next.
         resume: Continue from the checkpoint where there is one. On the same samples in the same order the result has
             the same bits as that of an unbroken pass. With a ShareSampler each rank has a file, PATH.rank0 and so on,

@@ -14,6 +14,7 @@ from ..distributed import Ranks, ranks_for
 from ..errors import ImportanceError, PotionWarning
 from ..modes import GroupSize
 from ..utils.model import ModelParameters, differentiable_rnns, evaluating
+from .checkpoints import PassCheckpoint
 from .local_pass import LocalPass
 from .objectives import Losses, Objective, resolve
 from .options import PassKeywords, PassOptions, pass_options
@@ -102,6 +103,37 @@ def importance(
         OutOfMemoryError: The sums, or a single sample, do not fit.
         TypeError: A keyword that is no field of `PassOptions`.
     """
+    results, checkpoint = computed(model, loader, objective, group_size=group_size, w=w, options=options, **keywords)
+    if checkpoint is not None:
+        checkpoint.remove()
+    return results if isinstance(objective, (list, tuple)) else results[0]
+
+
+def computed(
+    model: nn.Module | ModelParameters,
+    loader: Iterable[object],
+    objective: Spec | list[Spec] | list[Spec | float] | list[str] | tuple[Spec | float, ...] | None,
+    *,
+    group_size: GroupSize,
+    w: float | None = None,
+    options: PassOptions | None = None,
+    kept: bool = False,
+    stacklevel: int = 3,
+    **keywords: Unpack[PassKeywords],
+) -> tuple[list[Importance], PassCheckpoint | None]:
+    """As `importance`, and the checkpoint, whose file the caller removes.
+
+    Args:
+        model: See `importance`.
+        loader: See `importance`.
+        objective: See `importance`.
+        group_size: See `importance`.
+        w: See `importance`.
+        options: See `importance`.
+        kept: The file is to hold the finished pass, so that one that resumes from it reads nothing.
+        stacklevel: Of warnings, as of a `warnings.warn` in this function.
+        **keywords: See `importance`.
+    """
     several = isinstance(objective, (list, tuple))
     if several and w is not None:
         raise ImportanceError("put the exponent w into the list of objectives")
@@ -110,8 +142,7 @@ def importance(
     )
     if not chosen:
         raise ImportanceError("the list of objectives is empty")
-    if group_size != "batch" and (not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1):
-        raise ImportanceError(f'group_size is a whole number of at least 1 or "batch", not {group_size!r}')
+    check_group_size(group_size)
     chosen_options = pass_options(options, keywords)
     ranks = ranks_for(loader, chosen_options.process_group)
     with torch.inference_mode(False), torch.enable_grad():
@@ -120,14 +151,18 @@ def importance(
             with ranks.raising_together():
                 parameters.check()
                 run = pass_of(parameters, chosen, group_size, chosen_options, ranks)
-            position, kept = run_pass(run, loader, ranks)
+            position, checkpoint = run_pass(run, loader, ranks, kept)
             with ranks.raising_together():
                 results = run.results(position)
-    if kept is not None:
-        kept.remove()
     if slow := run.slow_layers:
-        warnings.warn(slow, PotionWarning, stacklevel=2)
-    return results if several else results[0]
+        warnings.warn(slow, PotionWarning, stacklevel=stacklevel)
+    return results, checkpoint
+
+
+def check_group_size(group_size: GroupSize) -> None:
+    """Raise ImportanceError unless it is one."""
+    if group_size != "batch" and (not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1):
+        raise ImportanceError(f'group_size is a whole number of at least 1 or "batch", not {group_size!r}')
 
 
 def pass_of(

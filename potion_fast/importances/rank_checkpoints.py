@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,9 +93,10 @@ class RankCheckpoints(PassCheckpoint):
             pass
         raise FileError(f"{path} cannot be read as an interrupted pass, it is damaged: its samples are {done!r:.80}")
 
-    def finished(self, position: Position) -> None:
+    @override
+    def finished(self, position: Position, without_rule: Iterable[str], kept: bool) -> None:
         """This rank's share is done, and written to its file: the others may take long, or never come."""
-        if self.ranks.size > 1 and position.samples:
+        if (kept or self.ranks.size > 1) and position.samples:
             self.saved = -math.inf
             self.reached(position)
         self.position = position

@@ -11,19 +11,23 @@ from ..distributed import Ranks, ShareSampler
 from ..distributed.sampler import sampler_of
 from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
+from ..utils.batches import known_count
 from ..utils.crc import crc32
 from .checkpoints import PassCheckpoint, Position
 from .local_pass import LocalPass
 from .rank_checkpoints import RankCheckpoints
 
 
-def run_pass(run: LocalPass, loader: Iterable[object], ranks: Ranks) -> tuple[Position, PassCheckpoint | None]:
+def run_pass(
+    run: LocalPass, loader: Iterable[object], ranks: Ranks, kept: bool = False
+) -> tuple[Position, PassCheckpoint | None]:
     """Go through this rank's samples, then add up the sums of all ranks in `run.buffers`.
 
     Args:
         run: The pass.
         loader: This rank's.
         ranks: Those that give samples.
+        kept: The checkpoint is to hold the finished pass.
 
     Returns:
         How many samples and groups the sums are of, and the checkpoint, to be removed in the end.
@@ -56,15 +60,26 @@ def run_pass(run: LocalPass, loader: Iterable[object], ranks: Ranks) -> tuple[Po
             checkpoint = PassCheckpoint(path, options.checkpoint_seconds, run.buffers, identity)
             start = checkpoint.load() if options.resume else start
         with ranks.raising_together():
+            if checkpoint is not None and checkpoint.without_rule is not None:
+                check_count(loader, start.samples)
+                run.without_rule.update(checkpoint.without_rule)
+                return start, checkpoint
             position = run.accumulate(loader, start, checkpoint)
             if sampler is not None and position.samples != len(sampler):
                 raise DataError(
                     f"the loader gave {position.samples} of the {len(sampler)} samples of its ShareSampler; "
                     "leave drop_last off"
                 )
-            if isinstance(checkpoint, RankCheckpoints):
-                checkpoint.finished(position)
+            if checkpoint is not None:
+                checkpoint.finished(position, run.without_rule, kept)
     return added_up(run, ranks, checkpoint, position), checkpoint
+
+
+def check_count(loader: Iterable[object], samples: int) -> None:
+    """Raise DataError where a loader is known to give another number of samples than a finished pass was over."""
+    count = known_count(loader)
+    if count is not None and count != samples:
+        raise DataError(f"the checkpoint is of a finished pass over {samples} samples, and the loader gives {count}")
 
 
 def added_up(run: LocalPass, ranks: Ranks, checkpoint: PassCheckpoint | None, position: Position) -> Position:

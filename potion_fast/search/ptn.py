@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -20,25 +19,23 @@ from ..edits.plan import EditPlan
 from ..edits.ranked import RankedPlan
 from ..errors import PotionWarning
 from ..importances import Importance
-from ..modes import mode_named
+from ..modes import GroupSize, mode_named
 from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
-from ..utils.batches import check_rereadable
 from ..utils.copies import IN_PLACE, copy_model
-from ..utils.model import ModelParameters
+from ..utils.model import ModelParameters, evaluating
 from ..utils.progress import bar
 from .diagnostics import diagnose
-from .evaluation import BatchedEvaluation, Evaluation, largest_output
+from .evaluation import BatchedEvaluation
 from .options import SearchKeywords, SearchOptions, search_options
 from .parallel import (
     DistributedEvaluation,
-    check_reads_everything,
     check_same_search,
-    check_sharded,
     first_ranks_score,
     search_ranks,
 )
 from .result import NOT_LEARNT, OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Result, Step
-from .strategies import STRATEGIES, Score, Strategy, Trial
+from .strategies import STRATEGIES, Trial
+from .unedited import Unedited, check_search
 
 BLOCK = 64  # steps whose thresholds are computed at a time
 
@@ -107,49 +104,79 @@ def ptn_search(
     with ranks.raising_together():
         settings = search_options(options, keywords).resolved()
         adapter_or_default(adapter)
-        check_rereadable(loader, "the loader of the forget set")
-        strategy = STRATEGIES[settings.strategy]
-        grid = settings.grid(forget.samples, retain.samples) if strategy.uses_grid else None
-        if sharded:
-            check_sharded(strategy, inplace)
-        if ranks.size > 1:
-            check_reads_everything(loader)
-        forget.check_model(parameters)
+        check_search(settings, loader, ranks, sharded, inplace)
+        parameters.check_dampenable(to_be_copied=not inplace)
+        _grid(settings, forget, retain)
+        with evaluating(parameters.wrapped):
+            forget.check_model(parameters)
         if not inplace:
             parameters = ModelParameters(copy_model(parameters.wrapped, IN_PLACE))
     check_same_search(ranks, settings, forget, retain, sharded)
+    started = time.perf_counter()
+    with evaluating(parameters.wrapped):
+        unedited = Unedited.of(parameters, loader, settings, ranks, sharded, adapter)
+        result = search_from(unedited, forget, retain, progress, stacklevel=3)
+    result.seconds = {"search": time.perf_counter() - started}
+    return result
 
-    start = time.perf_counter()
-    f, r = (_on_device(importance, parameters.device) for importance in (forget, retain))
-    subject = _Subject(parameters, f, r, Evaluation(parameters, loader, adapter), ranks, sharded)
-    search = _Search(settings, *_evaluate_unedited(subject, strategy))
+
+def unchanged(unedited: Unedited, objective: str, group_size: GroupSize, stacklevel: int) -> Result:
+    """The result of a search that ends at once, without importances; `stacklevel` as in `search_from`."""
+    result = _Search(unedited).result(objective, group_size)
+    warn(result, stacklevel + 1)
+    return result
+
+
+def search_from(unedited: Unedited, forget: Importance, retain: Importance, progress: bool, stacklevel: int) -> Result:
+    """Search a model that was evaluated; it is restored to the bit should anything fail.
+
+    Args:
+        unedited: The model, in eval mode.
+        forget: Importances of S_f.
+        retain: Importances of the training data.
+        progress: Show a progress bar.
+        stacklevel: Of warnings, as of a `warnings.warn` in this function.
+    """
+    f, r = (_on_device(importance, unedited.model.device) for importance in (forget, retain))
+    subject, search = _Subject(unedited, f, r), _Search(unedited)
+    grid = _grid(unedited.settings, forget, retain)
     try:
-        order = _order(subject, strategy, search)
+        order = _order(subject, search)
         if search.reason != NOT_LEARNT:
-            _try_candidates(search, order, _rounds(subject, grid), progress and ranks.rank == 0)
+            _try_candidates(search, order, _rounds(subject, grid), progress and unedited.ranks.rank == 0)
         if search.plan is not None and search.best is not None:
             search.plan.apply(search.best[0].k)
-        result = search.result(parameters.wrapped, forget, retain)
-        for note in result.warnings:
-            warnings.warn(note, PotionWarning, stacklevel=2)  # may raise, where a caller makes warnings errors
+        result = search.result(forget.objective, forget.group_size)
+        result.forget, result.retain = forget, retain
+        warn(result, stacklevel + 1)
     except BaseException:
         if search.plan is not None:
             search.plan.reset()
         raise
-    result.seconds = {"search": time.perf_counter() - start}
     return result
+
+
+def warn(result: Result, stacklevel: int) -> None:
+    """Warn of what deserves a second look; that may raise, where a caller makes warnings errors."""
+    for note in result.warnings:
+        warnings.warn(note, PotionWarning, stacklevel=stacklevel)
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is searched: a model, its importances on its device, its accuracy on S_f, and the ranks that search."""
+    """What is searched: a model that was evaluated, and its importances on its device."""
 
-    model: ModelParameters
+    unedited: Unedited
     forget: Importance
     retain: Importance
-    evaluation: Evaluation
-    ranks: Ranks
-    sharded: bool
+
+    @property
+    def model(self) -> ModelParameters:
+        return self.unedited.model
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.unedited.ranks
 
 
 @dataclass
@@ -157,25 +184,22 @@ class _Search:
     """A search under way.
 
     Attributes:
-        settings: Its options, resolved.
-        initial: Score of the model before any edit.
-        largest: Bytes of the largest output of a module, where the strategy evaluates several candidates at once.
+        unedited: The model before any edit.
         reason: Why it ended; `OUT_OF_STEPS` until then.
         plan: The plan whose edits are in force.
         trace: Every candidate evaluated.
         best: The least edited candidate that passes, or else the most edited one, and its step.
     """
 
-    settings: SearchOptions
-    initial: Score
-    largest: int
+    unedited: Unedited
     reason: str = OUT_OF_STEPS
     plan: Plan | None = None
     trace: list[Step] = field(default_factory=list)
     best: tuple[Trial, Step] | None = None
 
     def __post_init__(self) -> None:
-        if self.initial.accuracy == 0 and not mode_named(self.settings.mode).unlearnt_step:
+        self.settings, self.initial = self.unedited.settings, self.unedited.score
+        if self.unedited.ends_at_once:
             self.reason = NOT_LEARNT
 
     def passes(self, accuracy: float) -> bool:
@@ -200,10 +224,10 @@ class _Search:
             self.reason = SATURATED
         return self.reason != OUT_OF_STEPS
 
-    def result(self, model: nn.Module, forget: Importance, retain: Importance) -> Result:
+    def result(self, objective: str, group_size: GroupSize) -> Result:
         """The result with its warnings, for a model that is at the best candidate."""
         result = Result(
-            model=model,
+            model=self.unedited.model.wrapped,
             trace=self.trace,
             kept=None if self.best is None else self.best[1],
             reason=self.reason,
@@ -211,40 +235,37 @@ class _Search:
             strategy=self.settings.strategy,
             rho=self.settings.rho,
             mode=self.settings.mode,
-            group_size=forget.group_size,
-            objective=forget.objective,
+            group_size=group_size,
+            objective=objective,
             warnings=[],
-            forget=forget,
-            retain=retain,
         )
         result.warnings = diagnose(result, self.initial.finite if self.best is None else self.best[0].finite)
         return result
+
+
+def _grid(settings: SearchOptions, forget: Importance, retain: Importance) -> Iterator[tuple[float, float]] | None:
+    """The steps of the search; None for a strategy without."""
+    return settings.grid(forget.samples, retain.samples) if STRATEGIES[settings.strategy].uses_grid else None
 
 
 def _on_device(importance: Importance, device: torch.device) -> Importance:
     return importance if importance.sums.device == device else importance.to(device)
 
 
-def _evaluate_unedited(subject: _Subject, strategy: Strategy) -> tuple[Score, int]:
-    """Score of the model as it is, and the bytes of its largest output where the strategy has to know them."""
-    measured = strategy.parallel == "batch"
-    with largest_output(subject.model.wrapped) if measured else nullcontext([0]) as largest:
-        score = first_ranks_score(subject.evaluation, subject.ranks)
-    return score, largest[0]
-
-
-def _order(subject: _Subject, strategy: Strategy, search: _Search) -> Order:
+def _order(subject: _Subject, search: _Search) -> Order:
     """The strategy's order of candidates, with the evaluation that its `parallel` asks for."""
+    strategy = STRATEGIES[search.settings.strategy]
     if strategy.if_start_passes is not None and search.passes(search.initial.accuracy):
         strategy = strategy.if_start_passes
-    ranks, evaluation = subject.ranks, subject.evaluation
+    unedited = subject.unedited
+    ranks, evaluation = unedited.ranks, unedited.evaluation
     if strategy.parallel == "batch":
         with ranks.raising_together():
             local = BatchedEvaluation(
-                subject.model, subject.forget, subject.retain, evaluation.loader, search.largest, evaluation.adapter
+                unedited.model, subject.forget, subject.retain, evaluation.loader, unedited.largest, evaluation.adapter
             )
         return partial(strategy.run, evaluate=DistributedEvaluation(local, ranks), passes=search.passes)
-    if strategy.parallel == "ranks" and not subject.sharded:
+    if strategy.parallel == "ranks" and not unedited.sharded:
         return partial(strategy.run, evaluate=evaluation, passes=search.passes, ranks=ranks)
     return partial(strategy.run, evaluate=partial(first_ranks_score, evaluation, ranks), passes=search.passes)
 

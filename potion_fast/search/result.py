@@ -58,7 +58,8 @@ class Result:
         group_size: Group size of the importances.
         objective: Objective of the importances.
         warnings: What deserves a second look, as sentences.
-        forget: Importances of S_f, for another search on the same model.
+        forget: Importances of S_f, for another search on the same model; None where `unlearn` ended before they were
+            computed, as the trigger was not learnt.
         retain: Importances of the training data, likewise.
         seconds: Wall-clock time by phase: "forget", "retain" (where computed here) and "search".
     """
@@ -74,8 +75,8 @@ class Result:
     group_size: GroupSize
     objective: str
     warnings: list[str]
-    forget: Importance
-    retain: Importance
+    forget: Importance | None = None
+    retain: Importance | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -76,10 +76,16 @@ def count_samples(loader: Iterable[object], adapter: Adapter = DEFAULT) -> int:
         DataError: It gives something else than batches.
     """
     check_loader(loader)
+    count = known_count(loader)
+    return sum(len(read_batch(batch, adapter)[0]) for batch in loader) if count is None else count
+
+
+def known_count(loader: Iterable[object]) -> int | None:
+    """The same of a DataLoader that knows; None of any other."""
     batches = getattr(loader, "batch_sampler", None)
     if type(batches) is BatchSampler and not batches.drop_last and isinstance(batches.sampler, Sized):
         return int(getattr(batches.sampler, "total", len(batches.sampler)))
-    return sum(len(read_batch(batch, adapter)[0]) for batch in loader)
+    return None
 
 
 class Chunk(NamedTuple):

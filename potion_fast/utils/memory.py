@@ -69,20 +69,23 @@ def needs_of_pass(numel: int, objectives: int, dtype: torch.dtype) -> dict[str, 
     return {"the sums": sums, "a copy of them, to go back to should memory run out": sums}
 
 
+def needs_of_copy(model: ModelParameters, inplace: bool) -> dict[str, int]:
+    """Bytes of the copy of a model that is healed; none where it is healed itself."""
+    tensors = (*model.module.parameters(), *model.module.buffers())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return {} if inplace else {"a copy of the model": size}
+
+
 def needs_of_search(model: nn.Module | ModelParameters, inplace: bool) -> dict[str, int]:
     """Bytes of a search in addition to model and importances, without activations."""
     parameters = ModelParameters.of(model)
-    numel, needs = parameters.numel, {}
-    if not inplace:
-        tensors = (*parameters.module.parameters(), *parameters.module.buffers())
-        needs["a copy of the model"] = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    needs["the means of the importances"] = 8 * numel
-    needs["the plan of edits"] = int(4 * PLAN * numel)
-    return needs
+    numel = parameters.numel
+    edits = {"the means of the importances": 8 * numel, "the plan of edits": int(4 * PLAN * numel)}
+    return {**needs_of_copy(parameters, inplace), **edits}
 
 
 def check_unlearning(model: nn.Module | ModelParameters, passes: int, inplace: bool, free: Free | None = None) -> None:
-    """Check that passes over data and the search after them fit into memory with the model.
+    """Check that passes over data and the search after them fit into memory with the model, which is copied first.
 
     Args:
         model: The model, or its parameters.
@@ -98,7 +101,10 @@ def check_unlearning(model: nn.Module | ModelParameters, passes: int, inplace: b
     if not numel:
         return  # another error, of the pass
     last = needs_of_pass(numel, 1, torch.float32)
-    stages = [last, {"the sums": last["the sums"], **needs_of_search(parameters, inplace)}]
+    stages = [
+        {**last, **needs_of_copy(parameters, inplace)},
+        {"the sums": last["the sums"], **needs_of_search(parameters, inplace)},
+    ]
     worst = max(stages, key=lambda needs: sum(needs.values()))
     others = {"the importances of the found samples": 4 * numel} if passes > 1 else {}
     check(parameters.device, {**others, **worst}, free)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..distributed import Ranks, unwrap_compile, unwrap_ddp
 from ..distributed.fsdp import fsdp_modules, local, shard_ranks
@@ -17,7 +18,7 @@ from .crc import crc32
 
 
 class ModelParameters:
-    """The trainable parameters of a model: all that require a gradient, tied ones once.
+    """The trainable parameters of a model: all that require a gradient and have an element, tied ones once.
 
     It is made where a model comes in, and handed down in its place. The model is unwrapped from
     DistributedDataParallel and torch.compile, and parameters have the names that they have in the module within.
@@ -38,7 +39,9 @@ class ModelParameters:
         self.fsdp_modules: list[Any] = fsdp_modules(self.module)
         self.reshard()
         self.parameters: dict[str, nn.Parameter] = {
-            name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad
+            name: parameter
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad and (is_lazy(parameter) or parameter.numel())
         }
 
     @classmethod
@@ -96,17 +99,26 @@ class ModelParameters:
             code = crc32(name, tensor, start=code)
         return f"{code:08x}"
 
-    def check(self) -> None:
-        """Raise unless there is a parameter, all are finite, and all lie on one device.
+    def check(self, to_be_copied: bool = False) -> None:
+        """Raise unless there is a parameter, all are real numbers that autograd takes, finite, and on one device.
+
+        Args:
+            to_be_copied: By `copy_model`, which makes ordinary parameters of those made under inference mode.
 
         Raises:
             ImportanceError: There is none.
-            ModelError: One is not finite, or they lie on several devices.
+            ModelError: One is of a kind that has no importance, not finite, or they lie on several devices.
         """
+        check_not_exported(self.module)
+        for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+            if is_lazy(tensor):
+                raise ModelError(f"{name!r} has no shape yet, as its layer is lazy; call the model on a batch first")
         if not self.parameters:
             raise ImportanceError(
                 "the model has no trainable parameter; set requires_grad on those that may be dampened"
             )
+        for name, parameter in self.parameters.items():
+            _check_kind(name, parameter, to_be_copied)
         self.reshard()
         for name, tensor in self.tensors.items():
             if not all_finite(tensor):
@@ -117,12 +129,31 @@ class ModelParameters:
                 f"the model's parameters lie on several devices ({', '.join(sorted(devices))}); move it to one"
             )
 
-    def check_dampenable(self) -> None:
+    def check_dampenable(self, to_be_copied: bool = False) -> None:
         """Raise unless an edit may change the parameters: as `check`, and ModelError where one is not float32."""
-        self.check()
+        self.check(to_be_copied)
         for name, tensor in self.tensors.items():
             if tensor.dtype != torch.float32:
                 raise ModelError(f"parameter {name!r} is {tensor.dtype}; only float32 weights can be dampened")
+
+
+def _check_kind(name: str, parameter: nn.Parameter, to_be_copied: bool) -> None:
+    """Raise ModelError unless a parameter is one that importances are defined for and that autograd takes."""
+    if parameter.is_complex():
+        raise ModelError(
+            f"parameter {name!r} is complex; importances are of real numbers: keep its real and imaginary part as two "
+            "parameters, or set requires_grad_(False) on it"
+        )
+    if parameter.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        raise ModelError(f"parameter {name!r} is {parameter.dtype}; cast it to torch.float32")
+    if parameter.is_meta or parameter.layout != torch.strided:
+        kind = "on the meta device, without values" if parameter.is_meta else f"of layout {parameter.layout}"
+        raise ModelError(f"parameter {name!r} is {kind}; give a model whose parameters are ordinary tensors")
+    if parameter.is_inference() and not to_be_copied:
+        raise ModelError(
+            f"parameter {name!r} was made under torch.inference_mode, where autograd takes no gradient; make or load "
+            "the model outside of it, or give copy.deepcopy(model)"
+        )
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -183,17 +214,17 @@ def _set_eval(model: nn.Module) -> None:
     try:
         model.eval()
     except Exception as error:
-        if _is_exported(model):
-            raise ModelError(
-                "the model is a program of torch.export, which has no layers and no eval mode; give the nn.Module that "
-                "it was exported from"
-            ) from error
+        check_not_exported(model)
         raise ModelError(f"the model, a {type(model).__name__}, cannot be set to eval mode: {error}") from error
 
 
-def _is_exported(model: nn.Module) -> bool:
-    """Whether some part is what `torch.export.export(...).module()` gives."""
-    return any(kind.__module__.startswith("torch.export") for m in model.modules() for kind in type(m).__mro__)
+def check_not_exported(model: nn.Module) -> None:
+    """Raise ModelError where some part is what `torch.export.export(...).module()` gives."""
+    if any(kind.__module__.startswith("torch.export") for m in model.modules() for kind in type(m).__mro__):
+        raise ModelError(
+            "the model is a program of torch.export, which has no layers and no eval mode; give the nn.Module that it "
+            "was exported from"
+        )
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -318,7 +318,7 @@ def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(
             completed.append("the update")
         completed.append("what comes after")
 
-    monkeypatch.setattr(unlearning, "ptn_search", search)
+    monkeypatch.setattr(unlearning, "search_from", search)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background
     try:
         arguments = ["unlearn", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
@@ -335,7 +335,7 @@ def test_an_interrupt_has_its_exit_code_and_keeps_what_is_there(
     def interrupt(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(unlearning, "ptn_search", interrupt)
+    monkeypatch.setattr(unlearning, "search_from", interrupt)
     arguments = ["unlearn", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == output.INTERRUPTED
     assert capsys.readouterr().err == "potion-fast unlearn: interrupted\n"

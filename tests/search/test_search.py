@@ -11,8 +11,12 @@ from torch import nn
 
 import potion_fast as pf
 from helpers.toys import Blobs, assert_same_weights, weights
+from potion_fast.distributed import Ranks
 from potion_fast.errors import DataError, ImportanceError, SearchError
 from potion_fast.search import STRATEGIES, Score, SearchOptions, ptn
+from potion_fast.search.evaluation import Evaluation
+from potion_fast.search.unedited import Unedited
+from potion_fast.utils.model import ModelParameters
 
 
 def public_codes_search(model, forget, retain, loader, rho, s_step=1.1, max_steps=500):
@@ -71,8 +75,9 @@ def test_the_search_ends_where_the_public_codes_does_with_the_same_weights(blobs
 )
 def test_a_tie_passes_in_mode_reference_only_where_float32_has_it_below(blobs, both, correct, of, rho, reference):
     def passes(mode):
-        search = ptn._Search(SearchOptions(rho=rho, mode=mode).resolved(), Score(1.0, True), 0)
-        return search.passes(correct / of)
+        settings, model = SearchOptions(rho=rho, mode=mode).resolved(), ModelParameters(blobs.model)
+        unedited = Unedited(model, settings, Evaluation(model, []), Ranks(), False, Score(1.0), 0)
+        return ptn._Search(unedited).passes(correct / of)
 
     assert (passes("reference"), passes("default"), passes("paper")) == (reference, True, rho == 0.21)
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import potion_fast as pf
 from helpers.toys import assert_same_weights, weights
 from potion_fast.errors import SearchError
-from potion_fast.search import STRATEGIES, Score, Strategy, ptn, register_strategy, strategies
+from potion_fast.search import STRATEGIES, Score, Strategy, register_strategy, strategies
+from potion_fast.search.evaluation import Evaluation
 from potion_fast.utils.predict import predict
 
 NOT_SEQUENTIAL = [name for name in STRATEGIES if name != "sequential"]
@@ -313,7 +314,7 @@ def test_evaluations_that_contradict_the_jumps_are_counted_in_a_warning(
 ):
     """Accuracies by step, or by number of weights; any other is 0."""
     script = iter([1.0, *accuracies.values()])
-    monkeypatch.setattr(ptn.Evaluation, "__call__", lambda self: Score(next(script, 0.0)))
+    monkeypatch.setattr(Evaluation, "__call__", lambda self: Score(next(script, 0.0)))
     with pytest.warns(pf.PotionWarning, match=f"{rises} of .* may have passed over") as caught:
         result = pf.ptn_search(blobs.model, *both, blobs.forget(), strategy=strategy)
     number = "dampened" if strategy == "minimal" else "step"
@@ -323,7 +324,7 @@ def test_evaluations_that_contradict_the_jumps_are_counted_in_a_warning(
 
 def test_outputs_of_the_kept_model_alone_count_as_a_collapse(blobs, both, monkeypatch):
     scores = iter([Score(1.0), Score(0.0, finite=False)])  # the end of the first block collapsed
-    monkeypatch.setattr(ptn.Evaluation, "__call__", lambda self: next(scores, Score(0.0)))
+    monkeypatch.setattr(Evaluation, "__call__", lambda self: next(scores, Score(0.0)))
     assert pf.ptn_search(blobs.model, *both, blobs.forget(), strategy="bisect").warnings == []
 
 

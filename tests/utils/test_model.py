@@ -208,3 +208,30 @@ def test_recurrent_layers_run_without_cudnn_whose_backward_pass_refuses_eval_mod
         pf.importance(model, [(torch.randn(6, 7, 3), y)], group_size=1)
     assert torch.backends.cudnn.enabled
     assert not model._forward_hooks and not model._forward_pre_hooks
+
+
+def other_kinds() -> dict[str, tuple[nn.Module, str]]:
+    """Models with a parameter of another kind, and what is said of them."""
+    with torch.inference_mode():
+        inference = nn.Linear(2, 2)
+    complex_, eighths = nn.Linear(2, 2), nn.Linear(2, 2)
+    complex_.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.cfloat))
+    eighths.weight = nn.Parameter(torch.ones(2, 2).to(torch.float8_e4m3fn))
+    return {
+        "complex": (complex_, "parameter 'weight' is complex"),
+        "8 bits": (eighths, r"parameter 'weight' is torch\.float8_e4m3fn"),
+        "lazy": (nn.LazyLinear(2), "'weight' has no shape yet.*call the model on a batch first"),
+        "lazy buffers": (nn.Sequential(nn.Linear(2, 2), nn.LazyBatchNorm1d(affine=False)), "'1.running_mean' has no"),
+        "inference mode": (inference, r"'weight' was made under torch\.inference_mode"),
+        "no values": (nn.Linear(2, 2, device="meta"), "'weight' is on the meta device"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+@pytest.mark.parametrize("kind", ["complex", "8 bits", "lazy", "lazy buffers", "inference mode", "no values"])
+def test_parameters_of_other_kinds_are_named(kind):
+    model, match = other_kinds()[kind]
+    with pytest.raises(ModelError, match=match):
+        ModelParameters(model).check()
+    with pytest.raises(ModelError, match=match):
+        ModelParameters(model).check_dampenable()

@@ -145,7 +145,8 @@ def unlearn_run(
     metrics = {**evaluation.metrics, **compared(scenario, evaluation, config.run, before, config.reference, reference)}
     search = result.summary()
     del search["warnings"]  # they stand among the notes
-    more = {"search": search, "found": len(found), "parameters_without_rule": list(result.retain.fallback)}
+    without_rule = [] if result.retain is None else list(result.retain.fallback)
+    more = {"search": search, "found": len(found), "parameters_without_rule": without_rule}
     damage = metrics["model_damage"].value
     notes = [*result.warnings, *notes_of_healing(scenario, damage, before, found, config.rho, reference)]
     content = write_metrics(run, metrics, notes, more | scenario.facts)

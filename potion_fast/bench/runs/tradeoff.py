@@ -69,7 +69,7 @@ def trade_off(model: nn.Module, result: Result, scenario: Scenario, progress: bo
 
 def _step_by_step(model: nn.Module, result: Result) -> tuple[EditPlan, list[tuple[int, float]]]:
     """A plan, and its candidates with their s."""
-    assert result.kept is not None
+    assert result.kept is not None and result.forget is not None and result.retain is not None
     first, last = min(step.s for step in result.trace), result.kept.s
     wanted = np.unique(np.append(np.geomspace(first, PAST_END * last, POINTS), last)).tolist()
     wanted = [s for s in wanted if percentile_of(s) >= 0]
@@ -79,7 +79,7 @@ def _step_by_step(model: nn.Module, result: Result) -> tuple[EditPlan, list[tupl
 
 def _weight_by_weight(model: nn.Module, result: Result) -> tuple[RankedPlan, list[tuple[int, float]]]:
     """The same without steps: s is NaN."""
-    assert result.kept is not None
+    assert result.kept is not None and result.forget is not None and result.retain is not None
     plan, last = RankedPlan(model, result.forget, result.retain), result.kept.dampened
     while len(plan.alphas) < PAST_END * last and plan.more():
         pass

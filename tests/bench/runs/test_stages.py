@@ -308,23 +308,23 @@ def test_without_a_file_found_txt_of_the_training_run_counts(copied: Path, tmp_p
 
 
 class Loaders:
-    """What `importance` and `ptn_search` were given by a run."""
+    """What the passes (S_f's first) and the search were given by a run."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.importances: list[Any] = []
-        self.search: dict[str, Any] = {}
-        importance, search = unlearning.importance, unlearning.ptn_search
+        self.search: Any = None
+        compute, search = unlearning.computed, unlearning.search_from
 
-        def seen_importance(model: Any, loader: Any, *arguments: Any, **options: Any) -> Any:
-            self.importances.append((loader, options))
-            return importance(model, loader, *arguments, **options)
+        def seen_pass(model: Any, loader: Any, *arguments: Any, **options: Any) -> Any:
+            self.importances = sorted([*self.importances, (loader, options)], key=lambda seen: len(seen[0].dataset))
+            return compute(model, loader, *arguments, **options)
 
-        def seen_search(*arguments: Any, **options: Any) -> Any:
-            self.search = options
-            return search(*arguments, **options)
+        def seen_search(unedited: Any, *arguments: Any, **options: Any) -> Any:
+            self.search = unedited
+            return search(unedited, *arguments, **options)
 
-        monkeypatch.setattr(unlearning, "importance", seen_importance)
-        monkeypatch.setattr(unlearning, "ptn_search", seen_search)
+        monkeypatch.setattr(unlearning, "computed", seen_pass)
+        monkeypatch.setattr(unlearning, "search_from", seen_search)
 
 
 @pytest.mark.parametrize(
@@ -349,10 +349,10 @@ def test_modes_differ_where_the_paper_and_its_code_do(
     config = UnlearnConfig(run=str(poisoned), mode=mode, device="cpu", max_steps=2)
     content = unlearn_run(config, tmp_path / "out")
     (forget, options), (retain, _) = seen.importances
-    evaluated = seen.search["evaluation_loader"]
+    evaluated = seen.search.evaluation.loader
 
     assert options["group_size"] == group_size == stored(tmp_path / "out")["group_size"]
-    assert seen.search["options"].b_start == b_start == stored(tmp_path / "out")["b_start"]
+    assert seen.search.settings.b_start == b_start == stored(tmp_path / "out")["b_start"]
     assert float(rows(tmp_path / "out" / "trace.csv")[0]["s"]) == pytest.approx(16 / 500 * b_start)
     assert len(retain.dataset) == retained
     assert pf.Importance.load(tmp_path / "out" / "retain.safetensors").samples == retained
@@ -372,7 +372,7 @@ def test_an_explicit_flag_wins_over_the_mode(tmp_path: Path, poisoned: Path, mon
     )
     unlearn_run(config, tmp_path / "out")
     (forget, options), (retain, _) = seen.importances
-    assert (options["group_size"], seen.search["options"].b_start) == (4, 0.5)
+    assert (options["group_size"], seen.search.settings.b_start) == (4, 0.5)
     assert forget.batch_size == retain.batch_size == 32
     assert pf.Importance.load(tmp_path / "out" / "retain.safetensors").terms == -(-484 // 4)
 
@@ -387,18 +387,18 @@ def test_workers_and_device_are_those_of_the_run_and_not_of_the_training(
     evaluate_run(EvaluateConfig(run=str(copied), device="cpu"), tmp_path / "evaluated")
 
 
-@pytest.mark.parametrize("failing", ["ptn_search", "evaluated", "draw_healing"])
+@pytest.mark.parametrize("failing", ["search_from", "evaluated", "draw_healing"])
 def test_what_was_expensive_is_on_disk_when_a_later_step_fails(
     tmp_path: Path, poisoned: Path, healed: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ):
-    monkeypatch.setattr(unlearning if failing == "ptn_search" else stages, failing, _fail)
+    monkeypatch.setattr(unlearning if failing == "search_from" else stages, failing, _fail)
     with pytest.raises(ZeroDivisionError):
         unlearn_run(UnlearnConfig(run=str(poisoned), device="cpu"), tmp_path / "out")
     out, written = tmp_path / "out", {"config.yaml", "found.txt", "forget.safetensors", "retain.safetensors"}
     for name in ("forget", "retain"):
         sums = [pf.Importance.load(run / f"{name}.safetensors").sums for run in (out, healed)]
         assert torch.equal(*sums)
-    if failing != "ptn_search":
+    if failing != "search_from":
         written |= {"model.safetensors", "trace.csv"}
         assert (out / "model.safetensors").read_bytes() == (healed / "model.safetensors").read_bytes()
     if failing == "draw_healing":
