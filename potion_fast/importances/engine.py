@@ -18,7 +18,7 @@ from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
 from .compiled import Compiled, Outputs, compiling
 from .derived import DerivedWeight
-from .hooks import LayerCall, LayerHooks, RulePlan, frozen, layer_hooks
+from .hooks import LayerCall, LayerHooks, RulePlan, frozen, layer_hooks, leaves_of
 from .operation_rules import Operation
 from .rule_check import substituted_names, verified
 from .rules import LEAF, Accumulators, LayerIO, Rule, accumulate_tied, at_least_float32
@@ -99,7 +99,10 @@ class Engine:
                 unused = {} if self.gathered else {name: parameters[name] for name in self.plan.unused}
                 receiver.begin(hooks.calls, target)
                 edges = hooks.edges
-                reached: list[Any] = [*hooks.sources, *hooks.leaves.values(), *unused.values(), *edges.values()]
+                reached: list[Any] = [*hooks.sources, *hooks.leaves.values(), *unused.values()]
+                if self.plan.own_leaves:
+                    reached += leaves_of(total, [*reached, *parameters.values()])
+                reached += edges.values()
                 with compiling() if compiled else nullcontext():
                     gradients = torch.autograd.grad(total, reached, allow_unused=True)
                 if compiled:

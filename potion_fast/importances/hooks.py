@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,11 @@ from .operation_rules import Operation
 from .operations import OperationMode, Use
 from .rules import Rule, rule_for
 
+REENTRANT = (
+    "the model uses activation checkpointing of the reentrant kind, which hides gradients from a pass; call "
+    "torch.utils.checkpoint with use_reentrant=False, or switch checkpointing off"
+)
+
 
 @dataclass(frozen=True)
 class RulePlan:
@@ -38,6 +43,7 @@ class RulePlan:
         calls: Calls of layers and operations in a forward pass: which, and its rows to a sample.
         unused: Parameters that no operation reads.
         without_rule: Parameters that go through torch.func or a loop.
+        own_leaves: The model makes leaves of its own, at which a backward pass may end as well.
     """
 
     layers: Mapping[nn.Module, Mapping[str, str]]
@@ -47,6 +53,7 @@ class RulePlan:
     calls: tuple[tuple[nn.Module | Operation, int], ...] = ()
     unused: tuple[str, ...] = ()
     without_rule: tuple[str, ...] = ()
+    own_leaves: bool = False
 
 
 @dataclass
@@ -235,7 +242,7 @@ class LayerHooks:
         is a recomputation of activation checkpointing, for which autograd must see what it has seen before.
         """
         if not torch.is_grad_enabled():
-            check_not_checkpointed(layer)
+            check_not_checkpointed()
             return None
         if not self.recording:
             requires_none = isinstance(output, Tensor) and not output.requires_grad
@@ -267,8 +274,8 @@ class LayerHooks:
         return _Tracked.apply(tensor, self.anchor)
 
 
-def check_not_checkpointed(module: nn.Module) -> None:
-    """Check that a module called under `no_grad` is not called within a reentrant activation checkpoint.
+def check_not_checkpointed() -> None:
+    """Check that a layer called under `no_grad` is not called within a reentrant activation checkpoint.
 
     Its parameters have a gradient then, by a second call within the backward pass, which autograd gives to
     `Tensor.backward` alone and never to a pass that asks for gradients of its own.
@@ -281,12 +288,25 @@ def check_not_checkpointed(module: nn.Module) -> None:
         if frame.f_code.co_name == "forward" and frame.f_code.co_varnames[:1] in (("ctx",), ("context",)):
             context = frame.f_locals.get(frame.f_code.co_varnames[0])
             if isinstance(context, FunctionCtx) and type(context).__name__.startswith("Checkpoint"):
-                raise ImportanceError(
-                    f"a {type(module).__name__} is called within activation checkpointing of the reentrant kind, which "
-                    "hides its gradients from a pass; call torch.utils.checkpoint with use_reentrant=False, or switch "
-                    "checkpointing off"
-                )
+                raise ImportanceError(REENTRANT)
         frame = frame.f_back  # type: ignore[assignment]
+
+
+def leaves_of(losses: Tensor, known: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves of a graph of autograd but for some: what the model itself has set to require gradients."""
+    left_out = {id(tensor) for tensor in known}
+    seen: set[Any] = set()
+    leaves, waiting = [], [losses.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in left_out:
+            leaves.append(leaf)
+        waiting += [following for following, _ in node.next_functions]
+    return leaves
 
 
 def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

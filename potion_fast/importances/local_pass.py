@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..distributed import Ranks
 from ..distributed.sampler import sampler_of
-from ..errors import DataError, ImportanceError
+from ..errors import DataError, ImportanceError, PotionWarning
 from ..modes import GroupSize
 from ..utils.adapter import Adapter
 from ..utils.batches import Chunk, check_loader, chunks
@@ -32,7 +33,14 @@ from .micro_batches import MicroBatches
 from .objectives import Losses, Objective, norm, of_logits
 from .options import PassOptions
 from .result import Importance
+from .rule_check import check_no_batch_statistics
+from .sample_checks import FEW, SampleChecks, memory_may_run_out
 
+NAMED = 5  # parameters at most in a warning
+RANDOM = (
+    "the model is random in eval mode: the same samples have other losses each time (F.dropout without "
+    "training=self.training, or noise), and so will their importances"
+)
 HALF_SCALE = 1024.0  # of float16 losses: keeps small gradients from underflow; a power of 2, so nothing is rounded
 
 
@@ -105,6 +113,7 @@ class LocalPass:
 
     Attributes:
         without_rule: Names of the parameters that went through torch.func or a loop.
+        unconnected: Names of the parameters that no loss of the first samples depends on.
         seen: Samples before the current ones, for messages.
     """
 
@@ -145,6 +154,12 @@ class LocalPass:
         self.seen = 0
         self.without_rule: set[str] = set()
         self.started = time.perf_counter()
+        self.checks = [
+            SampleChecks(model, functools.partial(self._losses, group.losses), self.adapter, options.amp is not None)
+            for group in self.objective_groups
+        ]
+        self.batch_losses = torch.zeros(0)  # [B], of the current batch and group of objectives
+        self.unconnected: set[str] | None = None
 
     def _compiled(self, group: ObjectiveGroup) -> Compiled | None:
         if not self.options.compiled:
@@ -201,6 +216,8 @@ class LocalPass:
                     if position.samples < start.samples:
                         raise DataError("the loader's batches are not those of the pass that the checkpoint is of")
                     self.seen = position.samples
+                    if self.unconnected is None:
+                        self._inspect(chunk)
                     with whole_update(checkpoint):
                         self.micro_batches.add(chunk)
                         if checkpoint is not None and chunk.closes:
@@ -244,6 +261,7 @@ class LocalPass:
                             f"the importances of parameter {name!r} are not finite: its gradient overflowed{advice}"
                         )
                 results[id(objective)] = result
+        self._warn_of_zeros()
         return [results[id(objective)] for objective in self.objectives]
 
     @property
@@ -252,6 +270,40 @@ class LocalPass:
         seconds = sum(fallback.seconds for fallback in self.fallback_engines)
         return slow_layers(self.model, self.without_rule, seconds, time.perf_counter() - self.started)
 
+    def _warn_of_zeros(self) -> None:
+        """Warn of parameters that no gradient has reached, and where no parameter has an importance above 0."""
+        sums = [group.views(self.shapes) for group in self.objective_groups]
+        zero = {name for name in self.shapes if not any(views[name].any() for views in sums)}
+        if zero.issuperset(self.shapes):
+            warnings.warn(
+                "every importance is exactly 0: the losses depend on parameters, and their gradients are 0; look for "
+                "outputs that are constant or saturated",
+                PotionWarning,
+                stacklevel=4,
+            )
+        elif without := [name for name in self.shapes if name in zero and name in (self.unconnected or ())]:
+            names = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
+            warnings.warn(
+                f"no gradient reaches {names}: no loss depends on them, so their importance is 0",
+                PotionWarning,
+                stacklevel=4,
+            )
+
+    def _inspect(self, chunk: Chunk) -> None:
+        """Check the model on the first samples."""
+        if self.group_size != "batch":
+            check_no_batch_statistics(self.model.module)
+        few = slice(FEW)
+        inputs = chunk.inputs[few].to(self.device)
+        labels = None if chunk.labels is None else chunk.labels[few].to(self.device)
+        for samples in self.checks:
+            with memory_may_run_out():
+                samples.inspect(inputs, labels, may_mix=self.group_size == "batch")
+        if any(samples.random for samples in self.checks):
+            warnings.warn(RANDOM, PotionWarning, stacklevel=6)
+        reached = [samples.connected for samples in self.checks]
+        self.unconnected = set() if None in reached else set(self.shapes).difference(*reached)
+
     def _add(self, chunk: Chunk) -> None:
         inputs = chunk.inputs.to(self.device)
         labels = None if chunk.labels is None else chunk.labels.to(self.device)
@@ -259,22 +311,33 @@ class LocalPass:
             self._check_known(labels)
         if chunk.groups == 1:
             self._add_one_group(inputs, labels, chunk.closes)
-            return
-        for group, engine, fallback in zip(self.objective_groups, self.engines, self.fallback_engines, strict=True):
+        else:
+            self._add_groups(inputs, labels, chunk.groups)
+
+    def _compare(self, inputs: BatchInputs, labels: Tensor | None, index: int, losses: Tensor) -> None:
+        """Check that the samples of a batch do not mix, for the group of objectives with that index."""
+        if self.group_size != "batch" and not self.micro_batches.measuring:
+            self.checks[index].compare(inputs, labels, losses)
+
+    def _add_groups(self, inputs: BatchInputs, labels: Tensor | None, groups: int) -> None:
+        engines = zip(self.objective_groups, self.engines, self.fallback_engines, strict=True)
+        for index, (group, engine, fallback) in enumerate(engines):
             target, without_rule = engine.add(
                 inputs,
                 labels,
-                chunk.groups,
+                groups,
                 functools.partial(self._checked_losses, group.losses, labels),
-                functools.partial(self._make_target, group, chunk.groups),
+                functools.partial(self._make_target, group, groups),
             )
+            self._compare(inputs, labels, index, self.batch_losses)
             if without_rule:
-                fallback.add(without_rule, inputs, labels, chunk.groups, self.scale, target)
+                fallback.add(without_rule, inputs, labels, groups, self.scale, target)
                 self.without_rule.update(without_rule)
 
     def _make_target(
         self, objective_group: ObjectiveGroup, groups: int, losses: Tensor
     ) -> tuple[Tensor, AccumulationTarget]:
+        self.batch_losses = losses.detach()
         total = losses.sum() * (self.scale * groups / len(losses))
         return total, objective_group.target(losses, groups, self.scale, self.shapes)
 
@@ -287,6 +350,9 @@ class LocalPass:
         model = self.compiled_model if compiled else self.model.wrapped
         outputs = self._outputs(functools.partial(self.adapter.call, model), inputs)
         self._check_labels(outputs, labels)
+        with torch.no_grad():
+            for index, group in enumerate(self.objective_groups):
+                self._compare(inputs, labels, index, self._checked(self._shaped(group.losses(outputs, labels), inputs)))
         if self.group_gradients or not closes:
             check_no_frequencies(self.model.module)
         if not self.group_gradients:
@@ -294,6 +360,8 @@ class LocalPass:
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
             losses = self._checked(self._shaped(objective.losses(outputs, labels), inputs))
             loss = (losses.sum() if self.group_gradients else losses.mean()) * self.scale
+            if not loss.requires_grad:  # the first samples' losses did
+                continue
             scaled = torch.autograd.grad(
                 loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True, materialize_grads=True
             )
@@ -317,8 +385,8 @@ class LocalPass:
             ops.accumulate(row, [gradient.div_(samples)], square=square)
         self.group_gradients, self.group_samples = [], 0
 
-    def _outputs(self, model: Callable[[BatchInputs], Any], inputs: BatchInputs) -> Any:
-        amp = self.options.amp
+    def _outputs(self, model: Callable[[BatchInputs], Any], inputs: BatchInputs, exact: bool = False) -> Any:
+        amp = None if exact else self.options.amp
         with torch.autocast(self.device.type, dtype=amp) if amp is not None else nullcontext():
             outputs = model(inputs)
         half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
@@ -339,10 +407,15 @@ class LocalPass:
             check_targets(self.logits, labels)
 
     def _losses(
-        self, losses: Losses, model: Callable[[BatchInputs], Any], inputs: BatchInputs, labels: Tensor | None
+        self,
+        losses: Losses,
+        model: Callable[[BatchInputs], Any],
+        inputs: BatchInputs,
+        labels: Tensor | None,
+        exact: bool = False,
     ) -> Tensor:
-        """[B, ...] -> [B]; also under vmap and torch.compile, so no value is read."""
-        return self._shaped(losses(self._outputs(model, inputs), labels), inputs)
+        """[B, ...] -> [B]; also under vmap and torch.compile, so no value is read; exact: without autocast."""
+        return self._shaped(losses(self._outputs(model, inputs, exact), labels), inputs)
 
     def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: BatchInputs) -> Tensor:
         """The same of the current batch, or of its first samples."""

@@ -45,6 +45,7 @@ class MicroBatches:
 
     Attributes:
         done: Samples of the current chunk that are before those that `attempt` gets.
+        measuring: What `attempt` adds will be undone.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class MicroBatches:
         self.attempt, self.state, self.device = attempt, state, device
         self.most = sys.maxsize  # samples at a time
         self.measured = False
+        self.measuring = False
         self.done = 0
         self.copies: list[Tensor] = []
         self.between_groups = len(state())  # tensors while no group is begun
@@ -65,8 +67,11 @@ class MicroBatches:
         """
         self.done = 0
         if not self.measured and len(chunk.inputs) > PROBE_SIZES[-1] and len(self.state()) == self.between_groups:
-            self.measured = True
-            self.most = self._fitting(chunk)
+            self.measured = self.measuring = True
+            try:
+                self.most = self._fitting(chunk)
+            finally:
+                self.measuring = False
         waiting = [chunk]
         while waiting:
             part = waiting.pop()

@@ -29,7 +29,8 @@ from ..errors import ImportanceError
 from ..utils.inputs import BatchInputs, map_tensors
 from ..utils.model import ModelParameters
 from .fsdp_gather import GatheredParameters
-from .hooks import LayerCall, RulePlan, candidates, layer_hooks
+from .hooks import LayerCall, RulePlan, candidates, layer_hooks, leaves_of
+from .sample_checks import MIXED
 
 SAMPLES = 3  # enough to tell "one sample's rows" from "all rows"; few, since each costs a backward pass
 Forward = Callable[[BatchInputs], Tensor]  # inputs [B, ...] -> losses [B]
@@ -68,7 +69,6 @@ def verified(
     Raises:
         ImportanceError: Samples mix.
     """
-    check_no_batch_statistics(model.module)
     gathered = GatheredParameters.of(model)
     by_operation = by_operation and gathered is None
     plan = candidates(model, by_operation)
@@ -166,21 +166,19 @@ def _tested(
             raise RuleRejected(rejected)
         if single:  # one output for all samples: try again with one for each
             raise RuleRejected(set(), single)
+        own_leaves = leaves_of(per_sample, [*hooks.sources, *hooks.leaves.values(), *model.parameters.values()])
+        sources = [*hooks.leaves.values(), *hooks.sources, *own_leaves]
         for sample in range(batch if per_sample.requires_grad else 0):
             seed = torch.zeros_like(per_sample)
             seed[sample] = torch.nan
-            torch.autograd.backward(per_sample, seed, retain_graph=True)
+            gradients = torch.autograd.grad(per_sample, sources, seed, retain_graph=True, allow_unused=True)
             if sample in inputs_reached and not _only(inputs_reached[sample], sample, 1):
-                raise ImportanceError(
-                    f"the loss of sample {sample} depends on other samples of its batch, so they have no gradients of "
-                    "their own; look for layers or losses that use statistics of the batch"
-                )
-            for name, leaf in hooks.leaves.items():
-                if leaf.grad is not None:
+                raise ImportanceError(MIXED)
+            for name, gradient in zip(hooks.leaves, gradients, strict=False):
+                if gradient is not None:
                     reads.read.add(name)
-                    if not _only(_nan_rows(leaf.grad), sample, 1):
+                    if not _only(_nan_rows(gradient), sample, 1):
                         rejected.add(name)
-                leaf.grad = None
     for (i, k), rows in reached.items():
         if not _only(rows, k, len(rows) // batch):
             rejected.update(hooks.calls[i].names)
@@ -198,6 +196,7 @@ def _tested(
         operations=plan.operations - unread,
         unused=tuple(name for name in model.parameters if name in unread),
         without_rule=tuple(name for name in plan.without_rule if name not in unread),
+        own_leaves=bool(own_leaves),
     )
 
 

@@ -85,10 +85,12 @@ def check_count(loader: Iterable[object], samples: int) -> None:
 def added_up(run: LocalPass, ranks: Ranks, checkpoint: PassCheckpoint | None, position: Position) -> Position:
     """Put the sums of all ranks in place of this one's, and return the samples and groups that they are of."""
     own = checkpoint.total() if isinstance(checkpoint, RankCheckpoints) else (position.samples, position.terms)
-    samples, terms, without_rule = zip(*ranks.all_gather((*own, run.without_rule)), strict=True)
+    gathered = ranks.all_gather((*own, run.without_rule, run.unconnected or set()))
+    samples, terms, without_rule, unconnected = zip(*gathered, strict=True)
     if sum(samples) == 0:
         raise DataError("the loader gave no samples; importances need at least one")
     run.without_rule.update(*without_rule)
+    run.unconnected = set().union(*unconnected)
     run.add_up(ranks)
     return Position(sum(samples), sum(terms))
 

@@ -9,7 +9,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 class Net(nn.Module):
-    """A convolution, a batch norm, a layer used twice and a parameter that is never used."""
+    """A convolution, a batch norm, and a layer used twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -17,11 +17,18 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm2d(4)
         self.twice = nn.Linear(16, 16)
         self.head = nn.Linear(16, 3)
-        self.unused = nn.Parameter(torch.ones(2))
 
     def forward(self, x: Tensor) -> Tensor:  # [B, 2, 4, 4] -> [B, 3]
         x = torch.celu(self.norm(self.conv(x))).flatten(1)
         return self.head(torch.tanh(self.twice(torch.tanh(self.twice(x)))))
+
+
+class NetWithUnread(Net):
+    """The same, and a parameter that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unread = nn.Parameter(torch.ones(2))
 
 
 def net(seed: int = 0, dtype: torch.dtype = torch.float32) -> Net:

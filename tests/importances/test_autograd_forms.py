@@ -121,6 +121,20 @@ class Penalised(Layers):
         return self.head(features) * (1 + slope.square().sum(1, keepdim=True))
 
 
+class OwnLeaf(Layers):
+    """A leaf that the model itself makes, and the gradient of an energy by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            hidden = self.second(self.first(x).tanh()).tanh()
+        return self.head(hidden) * self.energy(hidden)
+
+
 FORMS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "fixed-features": (Fixed, set()),
     "gate": (Gate, set()),
@@ -131,10 +145,12 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "checkpoint-later": (lambda: Checkpointed("later"), set()),
     "checkpoint-sequence": (lambda: Checkpointed("sequence"), set()),
     "forces": (Forces, {"first.weight", "first.bias", "second.weight", "second.bias", "head.weight", "head.bias"}),
+    "own-leaf": (OwnLeaf, set()),
     "penalised": (Penalised, {"second.weight", "second.bias"}),
 }
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
 @OBJECTIVES
 @GROUPS
 @pytest.mark.parametrize("form", FORMS)
@@ -148,7 +164,7 @@ def test_gradients_are_those_of_autograd(form: str, group_size: int, objective: 
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
-@pytest.mark.parametrize("group_size", [1, 2])
+@pytest.mark.parametrize("group_size", [1, 2, 8, 100, "batch"])
 @pytest.mark.parametrize("where", ["first", "later", "sequence"])
 def test_reentrant_checkpointing_is_refused_and_named(where: str, group_size) -> None:
     model, inputs = Checkpointed(where, reentrant=True), torch.randn(8, 4)
@@ -206,7 +222,7 @@ class Halves(nn.Module):
         return torch.cat([self.embedding(tokens[:, :3]), by_name], 1)
 
 
-@pytest.mark.filterwarnings("ignore:.*no gradient")
+@pytest.mark.filterwarnings("ignore:no gradient reaches embedding")
 @OBJECTIVES
 @GROUPS
 @pytest.mark.parametrize("kind", EMBEDDINGS)

@@ -69,19 +69,20 @@ def test_ctrl_c_in_the_middle_of_a_batch_never_leaves_a_part_of_it(tmp_path, def
     calls, armed = [], False
 
     def losses(outputs, labels):
-        calls.append(len(outputs))
-        if armed and len(calls) == 3:  # in the second batch, after the first and the check of the rules
+        if len(outputs) == 4:  # a whole batch: checks are of other numbers of samples
+            calls.append(len(outputs))
+        if armed and len(outputs) == 4 and len(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return outputs.square().sum(1)
 
     want = pf.importance(model, loader, losses, group_size=1)
-    assert calls == [3, 4, 4, 4]
+    assert calls == [4, 4, 4]
     calls, armed = [], True
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), deferred_interrupts() if deferred else nullcontext():
         pf.importance(model, loader, losses, group_size=1, checkpoint=path, checkpoint_seconds=0)
     assert signal.getsignal(signal.SIGINT) == before
-    assert calls == [3, 4, 4]
+    assert calls == [4, 4]
     content, _ = load_checksummed(path, FILE_KEY, "interrupted pass")
     assert content["position"]["samples"] == (8 if deferred else 4)
     armed = False
@@ -99,7 +100,7 @@ def test_a_pass_takes_no_signal_over(tmp_path):
 
     loader = batches(*samples(8), 4)
     pf.importance(net(), loader, losses, group_size=1, checkpoint=tmp_path / "pass", checkpoint_seconds=0)
-    assert handlers == [handler] * 3
+    assert set(handlers) == {handler}
 
 
 def test_an_error_within_a_batch_does_not_leave_half_of_it(tmp_path):

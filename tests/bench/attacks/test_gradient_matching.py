@@ -43,7 +43,7 @@ class Case:
 
     def naive(self, delta: Tensor, draws: Tensor | None = None, rows: slice = slice(None)) -> Tensor:
         """Equation 3 as it stands, by autograd; a graph of all the poisons in `rows`."""
-        parameters = [p for name, p in self.model.named_parameters() if name != "unused"]
+        parameters = list(self.model.parameters())
         wanted = torch.autograd.grad(F.cross_entropy(self.model(self.targets), self.intended), parameters)
         inputs = (self.images + delta)[rows]
         inputs = inputs if draws is None else shift_and_flip(inputs, draws[rows])

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import potion_fast as pf
-from helpers.toys import assert_same_weights, net, weights
+from helpers.toys import NetWithUnread, assert_same_weights, weights
 from potion_fast.bench.models import create_model, initialise, last_modules, load_model, save_model
 from potion_fast.errors import FileError, ModelError
 
@@ -227,8 +227,8 @@ def test_initialise_reaches_what_timm_makes_without_reset_parameters():
 
 
 def test_initialise_refuses_parameters_that_would_keep_their_old_values():
-    with pytest.raises(ModelError, match="the parameters unused"):
-        initialise(net())
+    with pytest.raises(ModelError, match="the parameters unread"):
+        initialise(NetWithUnread())
     with pytest.raises(ModelError, match=r"parametrizations\.weight\.original0"):
         initialise(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
     initialise(nn.MultiheadAttention(4, 2))
