@@ -23,7 +23,7 @@ from .search.parallel import check_same_search, search_ranks
 from .search.ptn import search_from, unchanged
 from .search.unedited import Unedited, check_search
 from .utils.adapter import Adapter
-from .utils.batches import check_rereadable, count_samples
+from .utils.batches import check_loader, check_rereadable, count_samples
 from .utils.copies import IN_PLACE, copy_model
 from .utils.memory import check_unlearning
 from .utils.model import ModelParameters, evaluating
@@ -98,6 +98,8 @@ def unlearn(
         parameters = ModelParameters.of(model)
         search_group, sharded = search_ranks(parameters, ranks.group or False)
         check_rereadable(forget_loader, "forget_loader")
+        if retain is None:
+            check_loader(retain_loader, "retain_loader")
         check_search(settings, evaluated, search_group, sharded, inplace)
         parameters.check_dampenable(to_be_copied=not inplace)
         if missing := (forget is None) + (retain is None):

@@ -133,12 +133,12 @@ def read_batch(batch: object, adapter: Adapter = DEFAULT) -> tuple[BatchInputs, 
         DataError: They are no tensors or arrays, or differ in number.
     """
     given, given_labels = adapter.split(batch)
-    inputs = as_inputs(given)
-    if given_labels is None:
-        return inputs, None
     labels = as_tensor(given_labels)
     if isinstance(given_labels, int | float) or (labels is not None and labels.ndim == 0):
         raise DataError("the loader gives single samples, each with a label, not batches; wrap it in a DataLoader")
+    inputs = as_inputs(given)
+    if given_labels is None:
+        return inputs, None
     if labels is None:
         raise DataError(
             f"the loader must give labels as a tensor [B], not as a {type(given_labels).__name__}: "

@@ -261,6 +261,72 @@ def test_a_callable_gets_what_the_model_gives_and_the_labels_as_they_are():
     assert set(seen) == {("SequenceClassifierOutput", torch.float64)} and got.samples == TEXTS
 
 
+@pytest.mark.parametrize("group_size", [1, 3, 5])
+def test_dicts_that_are_padded_to_the_longest_of_each_batch(group_size):
+    """Batches of lengths 6, 7, 5 and 7; a group may lie in several."""
+    model, inputs = double("bert")
+    lengths, loader = (6, 7, 5, 7), []
+    for k, length in enumerate(lengths):
+        part = {key: value[3 * k : 3 * k + 3, :length].clone() for key, value in inputs.items()}
+        part["attention_mask"][:, 0] = 1
+        loader.append({**part, "labels": LABELS[3 * k : 3 * k + 3]})
+    got = pf.importance(model, loader, "ssd", group_size=group_size, dtype=torch.float64)
+
+    def logits_of(samples):
+        rows = []
+        for k in range(*samples.indices(TEXTS)):
+            one = {key: value[k % 3 : k % 3 + 1] for key, value in loader[k // 3].items() if key != "labels"}
+            rows.append(model(**one).logits)
+        return torch.cat(rows)
+
+    assert_close(got, looped(model, logits_of, group_size, "ssd"))
+
+
+def test_a_language_model_has_a_callable_that_leaves_out_padding():
+    import transformers
+
+    config = transformers.GPT2Config(vocab_size=30, n_positions=10, n_embd=16, n_layer=1, n_head=2, eos_token_id=1)
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config).double().eval()
+    _, inputs = double("gpt2")
+    labels = torch.where(inputs["attention_mask"] == 1, inputs["input_ids"], -100)
+
+    def losses(outputs, labels):  # [B, T, V], [B, T] -> [B]
+        of_tokens = F.cross_entropy(outputs.logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+        return of_tokens.sum(1) / (labels[:, 1:] != -100).sum(1)
+
+    loader = parts({**inputs, "labels": labels}, 5)
+    got = pf.importance(model, loader, losses, group_size=4, dtype=torch.float64)
+    parameters = dict(model.named_parameters())
+    want = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    for start in (0, 4, 8):
+        part = {key: value[start : start + 4] for key, value in inputs.items()}
+        loss = losses(model(**part), labels[start : start + 4]).mean()
+        for name, gradient in zip(want, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+            want[name] += gradient.abs() / 3
+    assert_close(got, want)
+    with pytest.raises(DataError, match="do not fit outputs.*a callable"):
+        pf.importance(model, loader, "ssd", group_size=4)
+
+
+@pytest.mark.parametrize("group_size", [4, "batch"])
+def test_outputs_with_logits_under_autocast_have_the_bits_of_plain_ones(group_size):
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = plain
+
+        def forward(self, x):
+            return {"logits": self.inner(x)}
+
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    for objective in ("xlf", "ssd"):
+        options = {"group_size": group_size, "amp": torch.bfloat16}
+        want = pf.importance(plain, [(X.float(), LABELS)], objective, **options)
+        assert torch.equal(pf.importance(Logits(), [(X.float(), LABELS)], objective, **options).sums, want.sums)
+
+
 def test_an_adapter_overrides_one_part():
     class Images(pf.Adapter):
         """Batches of an image data set of Hugging Face for a model of timm's form."""

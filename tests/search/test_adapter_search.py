@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 import potion_fast as pf
 from helpers.hugging_face import double
@@ -154,6 +155,16 @@ def test_unlearning_a_model_of_transformers_leaves_a_model_of_transformers():
     assert result.kept.accuracy == float((after == labels[:4]).double().mean())
 
 
+def test_the_wrapper_of_torch_compile_reads_dicts_in_every_strategy(trained):
+    inputs, labels = poisoned()
+    retain, forget = (loader("dict", inputs[part], labels[part]) for part in (slice(100), slice(100, 120)))
+    compiled = torch.compile(trained, backend="eager")
+    for strategy in ("sequential", "batched"):
+        got = pf.unlearn(compiled, retain, forget, strategy=strategy)
+        want = pf.unlearn(trained, retain, forget, strategy=strategy)
+        assert [step.accuracy for step in got.trace] == [step.accuracy for step in want.trace]
+
+
 # --- one output column
 
 
@@ -201,6 +212,10 @@ def test_a_forget_loader_that_can_be_read_once_is_refused_before_any_pass(traine
     for given in ({"forget_loader": iter(forget)}, {"forget_loader": forget, "evaluation_loader": iter(forget)}):
         with pytest.raises(DataError, match="read more than once"):
             pf.unlearn(trained, retain(), **given)
+    for name in ("retain_loader", "forget_loader", "evaluation_loader"):
+        loaders = {"retain_loader": forget, "forget_loader": forget, name: TensorDataset(inputs, labels)}
+        with pytest.raises(DataError, match="data set .TensorDataset"):
+            pf.unlearn(trained, **loaders, on_importance=lambda *_: read.append(1))
     importances = [pf.importance(trained, forget, group_size=20)] * 2
     with pytest.raises(DataError, match="read more than once"):
         pf.ptn_search(trained, *importances, iter(forget))

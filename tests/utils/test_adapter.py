@@ -98,6 +98,8 @@ def test_arrays_are_copied_and_keep_their_dtype():
         ((X[0], Y[0]), "single samples"),
         ((X[0], 1), "single samples"),
         ({"x": X[0], "label": 1}, "single samples"),
+        ({"input_ids": [1, 2, 3], "label": 1}, "single samples"),
+        ({"input_ids": [[1, 2], [3, 4]], "labels": Y[:2]}, "'input_ids' of a batch is a list"),
         ({"x": X[0], "label": np.int64(1)}, "single samples"),
         (torch.tensor(1.0), "single samples"),
         ((np.array([object()]), Y[:1]), "dtype object"),
