@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from ..errors import DataError
+from ..errors import DataError, ModelError
+from ..utils.batches import check_loader
 from .batches import SSD, LabelledBatches
 from .perturber import Device, Perturber, tune
 from .ssd_scores import Scores, membership, percent_correct, zero_retrain_forgetting
@@ -108,24 +109,35 @@ def ssd_tuning(
         What `get_metric_scores` gives.
 
     Raises:
-        PotionError: As `ParameterPerturber` and its methods do; the model is then unchanged.
+        PotionError: As `ParameterPerturber`, its methods and `get_metric_scores` do; the weights are then unchanged.
     """
+    if not callable(unlearning_teacher):
+        kind = type(unlearning_teacher).__name__
+        raise ModelError(f"unlearning_teacher is a {kind}; give a model that never saw the forget set")
     for loader in (retain_train_dl, retain_valid_dl, forget_valid_dl, valid_dl):  # which are read when all is done
+        check_loader(loader)
         if isinstance(loader, Sized) and not len(loader):
             raise DataError("one of the loaders for the scores has no samples")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
     parameters = {"dampening_constant": dampening_constant, "selection_weighting": selection_weighting}
     tune(ParameterPerturber(model, None, device, parameters, label_at=label_at), forget_train_dl, full_train_dl)
-    return get_metric_scores(
-        model,
-        unlearning_teacher,
-        retain_train_dl,
-        retain_valid_dl,
-        forget_train_dl,
-        forget_valid_dl,
-        valid_dl,
-        device,
-        label_at=label_at,
-    )
+    try:
+        return get_metric_scores(
+            model,
+            unlearning_teacher,
+            retain_train_dl,
+            retain_valid_dl,
+            forget_train_dl,
+            forget_valid_dl,
+            valid_dl,
+            device,
+            label_at=label_at,
+        )
+    except BaseException:
+        with torch.no_grad():
+            for parameter, values in zip(model.parameters(), before, strict=True):
+                parameter.copy_(values)
+        raise
 
 
 def get_metric_scores(

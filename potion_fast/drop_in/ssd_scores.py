@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from ..errors import DataError, PotionWarning
+from ..errors import DataError
 from ..utils.batches import inputs_and_labels
+from .perturber import warn
 
 Scores = tuple[float, float, Tensor, float, float]
 Device = torch.device | str | int
@@ -87,9 +87,7 @@ def membership(
 
     of_members, of_judged, of_others = (_entropies(model, loader) for loader in (members, judged, others))
     if not all(np.isfinite(values).all() for values in (of_members, of_judged, of_others)):
-        warnings.warn(
-            "the model collapsed: its outputs are not finite, and no membership is inferred", PotionWarning, 3
-        )
+        warn("the model collapsed: its outputs are not finite, and no membership is inferred")
         return float("nan")
     known = np.concatenate([of_members, of_others])[:, None]
     labels = np.concatenate([np.ones(len(of_members)), np.zeros(len(of_others))])

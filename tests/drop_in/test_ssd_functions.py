@@ -17,7 +17,7 @@ import potion_fast as pf
 from helpers.public_codes import edited, loop
 from helpers.toys import assert_same_weights, weights
 from potion_fast.drop_in import ssd as strategies
-from potion_fast.errors import DataError
+from potion_fast.errors import DataError, ModelError
 
 CLASSES, FORGOTTEN = 4, 3
 
@@ -212,6 +212,20 @@ def test_loaders_without_samples_are_named_before_the_model_is_changed(trained, 
     assert_same_weights(call["model"], weights(trained[0]))
 
 
+def test_a_failure_while_scoring_leaves_the_weights_alone(trained, call):
+    unlabelled = [(x,) for x, _, _ in call["valid_dl"]]
+    for change, error, match in (
+        ({"valid_dl": unlabelled}, DataError, "gives no labels"),
+        ({"forget_valid_dl": unlabelled}, DataError, "gives no labels"),
+        ({"valid_dl": None}, DataError, "NoneType"),
+        ({"unlearning_teacher": None}, ModelError, "NoneType"),
+        ({"unlearning_teacher": nn.Linear(7, 2)}, RuntimeError, "shapes"),
+    ):
+        with pytest.raises(error, match=match):
+            strategies.ssd_tuning(**{**call, **change})
+        assert_same_weights(call["model"], weights(trained[0]))
+
+
 def test_the_scores_of_lists_of_batches_are_those_of_their_samples(call):
     want = strategies.ssd_tuning(**{**call, "model": copy.deepcopy(call["model"]), "unlearning_teacher": Net(5).eval()})
     lists = {name: list(value) if name.endswith("_dl") else value for name, value in call.items()}
@@ -225,6 +239,7 @@ def test_a_model_that_collapsed_has_no_members(call):
     arguments = {
         name: call[name] for name in inspect.signature(strategies.get_metric_scores).parameters if name in call
     }
-    with pytest.warns(pf.PotionWarning, match="collapsed"):
+    with pytest.warns(pf.PotionWarning, match="collapsed") as caught:
         scored = strategies.get_metric_scores(**arguments)
+    assert caught[0].filename == __file__
     assert math.isnan(scored[3])
