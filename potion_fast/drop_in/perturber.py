@@ -17,6 +17,7 @@ from .. import ops
 from ..errors import ImportanceError, ModelError, PotionWarning
 from ..importances import Importance, Objective, importance
 from ..importances.objectives import OBJECTIVES, cross_entropy
+from ..utils.labels import check_targets
 from ..utils.model import ModelParameters
 from .batches import Form, LabelledBatches, checked_label_at
 
@@ -157,9 +158,9 @@ class Perturber:
         """SSD's, which sees how many classes there are."""
 
         def losses(outputs: Tensor, labels: Tensor) -> Tensor:
-            values = cross_entropy(outputs, labels)
+            check_targets(outputs, labels)
             batches.classes = outputs.shape[1]
-            return values
+            return cross_entropy(outputs, labels)
 
         return replace(OBJECTIVES["ssd"], losses=losses)
 

@@ -106,6 +106,20 @@ def test_bool_flags_are_not_taken_for_labels_anywhere(three_classes):
             perturber(cls, model).calc_importance(flagged)
 
 
+@pytest.mark.parametrize("cls", CLASSES)
+def test_labels_of_other_kinds_are_read_or_refused_in_words(three_classes, cls):
+    model, loader = three_classes
+    want = loop(model, loader)
+    for change in (torch.Tensor.int, torch.Tensor.short, torch.Tensor.float, lambda y: y[:, None]):
+        assert same(perturber(cls, model).calc_importance([(x, change(y)) for x, y in loader]), want)
+    one_hot = [(x, nn.functional.one_hot(y, 3)) for x, y in loader]
+    assert same(perturber(cls, model).calc_importance(one_hot), want)
+    with pytest.raises(DataError, match="labels count from 0"):
+        perturber(cls, model).calc_importance([(x, y + 1) for x, y in loader])
+    with pytest.raises(DataError, match="labels count from 0"):
+        perturber(cls, model).calc_importance([*loader, (loader[0][0], loader[0][1] + 1)])
+
+
 def test_labels_of_two_classes_next_to_finer_ones_are_labels(three_classes):
     """As in SSD's data of super-classes: the second is a class that the model does not have."""
     model, loader = three_classes
