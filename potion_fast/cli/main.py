@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = options.pop("command")
         code: int = getattr(_module(command), f"run_{command}")(options)
         return code
-    except PotionError as error:
+    except (PotionError, OSError) as error:  # OSError: a file or folder that may not be read or written
         print(f"potion-fast {name}: error: {error}", file=sys.stderr)
         return FAILED
     except ImportError as error:

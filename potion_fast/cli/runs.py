@@ -7,7 +7,6 @@ import argparse
 from ..bench.configs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
 from ..user.flags import add_flags
 from ..user.schema import Schema
-from ..utils.interrupts import deferred_interrupts
 from .output import Options, add_run_flags, print_metrics, run_options
 
 
@@ -37,9 +36,7 @@ def run_unlearn(options: Options) -> int:
     """Unlearn, and print the metrics."""
     from ..bench.runs import unlearn_run
 
-    with deferred_interrupts():  # Ctrl-C takes effect between the batches of a pass that keeps checkpoints
-        metrics = unlearn_run(UnlearnConfig.from_flags(options), **run_options(options))
-    return print_metrics(metrics, options)
+    return print_metrics(unlearn_run(UnlearnConfig.from_flags(options), **run_options(options)), options)
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -207,7 +207,7 @@ class FileSource(ImageSource):
         if size != self.size and not self.resize:
             raise DataError(
                 f"{path} is {size[0]}x{size[1]} (height x width), the first image is {self.size[0]}x{self.size[1]}; "
-                "pass image_size to bring all images to one size"
+                "bring all images to one size (--image-size, or image_size=)"
             )
 
     def _decode(self, path: Path) -> np.ndarray:  # [3, H, W] uint8

@@ -112,6 +112,6 @@ class UserSource(ImageSource):
         if pixels.shape != shape:
             raise DataError(
                 f"image {index} of {self.name} is {list(pixels.shape)}, the first one {list(shape)}; bring all images "
-                "to one size (--image-size) and one number of channels"
+                "to one size (--image-size, or image_size=) and one number of channels"
             )
         return pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import zlib
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def crc32(*parts: Tensor | np.ndarray | str | bytes, start: int = 0) -> int:
+def crc32(*parts: Tensor | np.ndarray | str | bytes | mmap.mmap, start: int = 0) -> int:
     """The CRC-32 of the bytes of all parts, one after the other.
 
     Args:
@@ -24,5 +25,5 @@ def crc32(*parts: Tensor | np.ndarray | str | bytes, start: int = 0) -> int:
             flat = part.detach().cpu().contiguous().reshape(-1)
             code = zlib.crc32(flat.view(torch.uint8).numpy().data, code)
         else:
-            code = zlib.crc32(part if isinstance(part, bytes) else part.tobytes(), code)
+            code = zlib.crc32(part.tobytes() if isinstance(part, np.ndarray) else part, code)
     return code

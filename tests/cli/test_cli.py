@@ -5,7 +5,6 @@ import importlib.metadata
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ from potion_fast.bench.runs import demo as demo_run
 from potion_fast.cli import main as cli
 from potion_fast.cli import output
 from potion_fast.user.schema import Schema
-from potion_fast.utils import interrupts
 
 pytest_plugins = ["helpers.small_runs"]
 
@@ -305,28 +303,6 @@ def test_wrong_usage_has_exit_code_2(arguments: list[str], capsys: pytest.Captur
     error = capsys.readouterr().err
     assert error.startswith("usage: potion-fast")
     assert "_group_size" not in error
-
-
-def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(
-    poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    completed: list[str] = []
-
-    def search(*arguments: object, **options: object) -> None:
-        with interrupts.update():
-            os.kill(os.getpid(), signal.SIGINT)
-            completed.append("the update")
-        completed.append("what comes after")
-
-    monkeypatch.setattr(unlearning, "search_from", search)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background
-    try:
-        arguments = ["unlearn", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
-        assert cli.main(arguments) == output.INTERRUPTED
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert completed == ["the update"]
 
 
 def test_an_interrupt_has_its_exit_code_and_keeps_what_is_there(

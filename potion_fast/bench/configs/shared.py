@@ -35,7 +35,7 @@ def device_field() -> Any:
 
 def workers_field() -> Any:
     """Processes that load data."""
-    return setting(0, "processes that load data; 0 loads them in this one", metavar="N", ge=0)
+    return setting(0, "processes that load data; 0 loads them in this one", metavar="N", ge=0, le=1024)
 
 
 def same_root_field() -> Any:

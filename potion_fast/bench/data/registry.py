@@ -150,7 +150,7 @@ def _cifar(name: str, root: Path, train_size: int | None, seed: int) -> Splits:
     except Exception as error:  # RuntimeError for missing and changed files, and whatever a broken file leads to
         raise DataError(
             f"{root} holds no complete {dataset.base_folder}/ (looked for {dataset.filename} unpacked there; {error}); "
-            "unpack the published archive into that folder or pass another root"
+            "unpack the published archive there, or give another folder (--root)"
         ) from error
     train, test = (
         (torch.from_numpy(part.data).permute(0, 3, 1, 2), torch.tensor(part.targets)) for part in parts
@@ -241,10 +241,12 @@ def _file_source(paths: list[Path], labels: torch.Tensor, size: tuple[int, int],
 def _root(name: str, root: str | os.PathLike[str] | None) -> Path:
     root = root if root is not None else os.environ.get("POTION_FAST_DATA")
     if not root:
-        raise DataError(f"the data set {name!r} needs a folder: pass root or set POTION_FAST_DATA")
+        raise DataError(f"the data set {name!r} needs a folder: give --root (root=) or set POTION_FAST_DATA")
     path = Path(root).expanduser()
+    if path.is_file():
+        raise DataError(f"{path} is a file, and the folder of the data was to be given (--root, root=)")
     if not path.is_dir():
-        raise DataError(f"the data folder {path} is not there; pass another root or set POTION_FAST_DATA")
+        raise DataError(f"the data folder {path} is not there; give another one (--root, root= or POTION_FAST_DATA)")
     return path
 
 

@@ -46,7 +46,7 @@ def load_user_dataset(name: str, root: Path | None, image_size: int | None) -> S
     product = called(name, factory, DataError, *_arguments(name, factory, root))
     if isinstance(product, Splits):
         if image_size is not None:
-            raise DataError(f"{name!r} made Splits, whose images have their size; leave image_size out")
+            raise DataError(f"{name!r} made Splits, whose images have their size; leave --image-size (image_size=) out")
         _check(product, name)
         return product
     pair = _pair(product, name)

@@ -39,7 +39,12 @@ def fresh_model(config: TrainConfig, splits: Splits) -> nn.Module:
     """
     arguments = architecture(config, splits)
     options = {**arguments["options"], "pretrained": config.pretrained}
-    model = create_model(arguments["architecture"], arguments["num_classes"], arguments["in_channels"], **options)
+    try:
+        model = create_model(arguments["architecture"], arguments["num_classes"], arguments["in_channels"], **options)
+    except (MemoryError, RuntimeError, TypeError, ValueError) as error:  # of torch, of sizes that cannot be
+        if isinstance(error, PotionError):
+            raise
+        raise ModelError(f"the model {config.model!r} cannot be made with {options}: {where_raised(error)}") from error
     _check_outputs(model, str(config.model), splits)
     return model
 

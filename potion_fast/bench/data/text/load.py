@@ -100,7 +100,7 @@ def _tokens(name: str, root: str | os.PathLike[str] | None) -> Tokens:
         reviews = toy_reviews()
         return Tokens.of(reviews, train_tokenizer(reviews.train.texts, TOY_VOCABULARY))
     if root is None:
-        raise DataError(f"the data set {name!r} needs a folder: pass root or set POTION_FAST_DATA")
+        raise DataError(f"the data set {name!r} needs a folder: give --root (root=) or set POTION_FAST_DATA")
     if (Path(root) / "train" / "pos").is_dir():
         raise DataError(
             f"{root} holds the reviews as published; make tokens of them once, and pass that folder: `potion-fast "

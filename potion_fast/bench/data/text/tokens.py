@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 from ....errors import FileError
 from ....user.read_data import read_json
 from ....utils.atomic_files import folder_written_whole
+from ....utils.crc import crc32
 from .ragged import ARRAYS, TokenSplit, encode_split
 from .reviews import Reviews
 from .vocabulary import FILE as TOKENIZER
@@ -172,4 +172,4 @@ def _mapped(path: Path, split: str) -> dict[str, np.ndarray]:
 
 def _crc(file: Path) -> int:
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return zlib.crc32(content)
+        return crc32(content)
