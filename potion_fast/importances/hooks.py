@@ -177,6 +177,7 @@ class LayerHooks:
         """
         self.batch, self.calls, self.recording = batch, [], True
         self.leaves = {name: expanded_parameter(values[name], batch) for name in self.plan.leaves if name in values}
+        self.mode = self._operation_mode() if self.plan.operations else None  # before leaves are in parameters' places
         try:
             with ExitStack() as stack:
                 for name, (module, local) in self.plan.leaves.items():
@@ -184,18 +185,15 @@ class LayerHooks:
                         stack.enter_context(substituted(module, local, self.leaves[name]))
                     else:
                         self._substitute_when_called(stack, name, module, local)
-                if self.plan.operations:
-                    stack.enter_context(self._operation_mode())
+                if self.mode is not None:
+                    stack.enter_context(self.mode)
                 yield
         finally:
             self.recording = False  # what runs in the backward pass is a recomputation
 
     def _operation_mode(self) -> OperationMode:
         assert self.model is not None
-        parameters = {name: p for name, p in self.model.parameters.items() if name not in self.plan.unused}
-        module, operations = self.model.module, self.plan.operations
-        self.mode = OperationMode(module, parameters, operations, self.batch, self.tracked, self._record)
-        return self.mode
+        return OperationMode(self.model, self.plan.operations, self.batch, self.tracked, self._record)
 
     def _record(self, use: Use, output: Tensor) -> None:
         """Called with every operation of the mode, and the tensor whose gradient its rule needs."""

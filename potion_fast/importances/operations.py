@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..utils.model import ModelParameters
 from .derived import DerivedWeight, is_reshaped
 from .operation_rules import ELEMENTWISE, FACTORIES, OPERATIONS, Operation, Reading
 from .rules import BroadcastRule, Rule
@@ -59,8 +60,7 @@ class OperationMode(TorchFunctionMode):
     """Sees the operations of a forward pass.
 
     Args:
-        module: The model, its parameters frozen.
-        parameters: Those that may be read, by name.
+        model: Its parameters frozen, but for those that no operation has read so far.
         names: Those that operations are recorded of; they require gradients within the mode.
         batch: Samples of the forward pass.
         tracked: See `LayerHooks.tracked`.
@@ -73,24 +73,24 @@ class OperationMode(TorchFunctionMode):
 
     def __init__(
         self,
-        module: nn.Module,
-        parameters: Mapping[str, nn.Parameter],
+        model: ModelParameters,
         names: frozenset[str],
         batch: int,
         tracked: Callable[[Tensor], Tensor],
         record: Callable[[Use, Tensor], None],
     ) -> None:
         super().__init__()
-        self.parameters, self.names, self.batch = parameters, names, batch
+        self.parameters, self.names, self.batch = model.parameters, names, batch
         self.tracked, self.record = tracked, record
         self.unfit: set[str] = set()
         self.known: dict[int, Known] = {}
-        for buffer in module.buffers():
+        for buffer in model.module.buffers():
             self.known[id(buffer)] = Known(buffer, version_of(buffer), frozenset())
-        by_parameter = {id(parameter): name for name, parameter in parameters.items()}
-        for parameter in module.parameters():
-            name = by_parameter.get(id(parameter))
-            self.known[id(parameter)] = Known(parameter, None, frozenset() if name is None else frozenset({name}))
+        by_parameter = {id(parameter): name for name, parameter in model.parameters.items()}
+        for parameter in model.module.parameters():
+            if not parameter.requires_grad:
+                name = by_parameter.get(id(parameter))
+                self.known[id(parameter)] = Known(parameter, None, frozenset() if name is None else frozenset({name}))
         self.edges: dict[str, GradientEdge] = {}
 
     def __enter__(self) -> OperationMode:
@@ -124,12 +124,12 @@ class OperationMode(TorchFunctionMode):
         if not torch.is_grad_enabled():  # a parameter without a gradient, or one that a recomputation gives it
             self.unfit |= names & self.names
             return function(*args, **kwargs)
-        weights = [entry for entry in of_parameters if entry.tensor.requires_grad]
+        weights = {id(entry.tensor): entry for entry in of_parameters if entry.tensor.requires_grad}  # each once
         if not weights:
             return function(*args, **kwargs)
-        names = frozenset().union(*(entry.names for entry in weights))
-        if names <= self.names:
-            recorded = self._recorded(function, args, kwargs, [entry.tensor for entry in weights])
+        names = frozenset().union(*(entry.names for entry in weights.values()))
+        if names and names <= self.names:
+            recorded = self._recorded(function, args, kwargs, [entry.tensor for entry in weights.values()])
             if recorded is not None:
                 return recorded
         output = function(*args, **kwargs)

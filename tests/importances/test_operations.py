@@ -102,6 +102,7 @@ OPERATIONS = {
     "power": (lambda: Op(lambda x, p: x.clamp(min=1e-3).pow(p), p=(1,)), 2, 5),
     "power-of-a-parameter": (lambda: Op(lambda x, p: p.abs() ** x, p=(5,)), 2, 5),
     "addcmul": (lambda: Op(lambda x, w, b: torch.addcmul(b, x, w, value=2), w=(5,), b=(5,)), 2, 5),
+    "one-weight-in-two-places": (lambda: Op(lambda x, w: torch.addcmul(w, x, w), w=(5,)), 2, 5),
     "lerp": (lambda: Op(lambda x, w, v: torch.lerp(x, w, v), w=(5,), v=(5,)), 2, 5),
     "where": (lambda: Op(lambda x, w: torch.where(x > 0, x, w), w=(5,)), 2, 5),
     "maximum": (lambda: Op(lambda x, w: torch.maximum(x, w - 1), w=(5,)), 2, 5),
@@ -277,6 +278,7 @@ SUBCLASSES = {
     "group-norm-and-activation": (lambda: timm.layers.GroupNormAct(4, num_groups=2), 4, 3, 5),
     "layer-norm-and-activation": (lambda: timm.layers.LayerNormAct2d(4), 4, 3, 5),
     "padded-convolution": (lambda: timm.layers.Conv2dSame(2, 4, 3, stride=2), 2, 6, 5),
+    "linear-of-one-output": (lambda: OneOutput(5, 1), 5),
     "linear-of-positions": (lambda: timm.layers.Linear(5, 4), 3, 5),
     "prelu": (lambda: nn.PReLU(4), 4, 3),
     "instance-norm": (lambda: nn.InstanceNorm1d(4, affine=True), 4, 5),
@@ -285,6 +287,13 @@ SUBCLASSES = {
     "generalised-mean": (lambda: _GeneralisedMean(), 4, 3, 5),
     "squeeze-and-excite": (lambda: timm.layers.EcaModule(4), 4, 3, 5),
 }
+
+
+class OneOutput(nn.Linear):
+    """Its weight [1, 5] could be a leaf with a row for each sample, were it not for the product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :1]
 
 
 class _GeneralisedMean(nn.Module):
@@ -421,3 +430,23 @@ def test_the_group_size_does_not_shrink_the_batch_of_torch_func(
     model = Op(lambda x, w: torch.einsum("bi,io->bo", x, w), w=(5, 3)).double()
     pf.importance(model, [(torch.randn(128, 5, dtype=torch.float64),)], group_size=group_size)
     assert seen[-2:] == [64, 64]  # after the few whose memory is measured
+
+
+@pytest.mark.parametrize("batch", [3, 6])
+def test_a_parameter_that_a_later_batch_is_the_first_to_read(batch: int) -> None:
+    class Late(nn.Module):
+        """Its second factor is read where an input is above 2."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.late = nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.first * self.late if (x > 2).any() else self.first
+            return x * torch.where((x > 2).any(1, keepdim=True), weight, self.first)
+
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(Late(), nn.Linear(5, 3)).double(), torch.rand(12, 5, dtype=torch.float64)
+    inputs[[7, 11], 2] = 3.0
+    for group_size in (1, 3):
+        assert "0.late" in assert_equals_loop(model, inputs, group_size=group_size, batch=batch).fallback
