@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..utils.inputs import BatchInputs, tensors_of
 from ..utils.model import ModelParameters
 from .engine import AccumulationTarget
 from .hooks import frozen
+from .parameter_hooks import ParameterHooks
 from .rules import Accumulators
 
 ELEMENTS = 1 << 24  # of gradients at a time
@@ -35,6 +36,7 @@ class Fallback:
         model: The model.
         losses: (inputs -> outputs, inputs [m, ...], labels [m] or None) -> losses [m].
         adapter: Calls the model.
+        hooks: Of parameters, called with their gradient of each group.
         by_vmap: torch.func is used; False once it has refused the model.
         seconds: Spent so far.
     """
@@ -42,8 +44,10 @@ class Fallback:
     model: ModelParameters
     losses: ModelLosses
     adapter: Adapter = DEFAULT
+    hooks: ParameterHooks | None = None
     by_vmap: bool = True
     seconds: float = 0.0
+    missing: dict[str, set[int]] = field(default_factory=dict)  # groups that a parameter has no gradient of
 
     def add(
         self,
@@ -83,7 +87,11 @@ class Fallback:
                     accumulators = Accumulators(sums, target.square, weights)
                     gradients = self._gradients(names, x[part], None if y is None else y[part], c[part])
                     for name, gradient in gradients.items():
-                        accumulators.add(name, gradient)
+                        if self.hooks is not None and name in self.hooks.by_name:  # of one objective alone
+                            changed = self._changed(name, gradient, scale if target.factors is None else 1.0)
+                            accumulators._replace(weights=None).add(name, changed)
+                        else:
+                            accumulators.add(name, gradient)
         self.seconds += self._clock() - started
 
     def _clock(self) -> float:
@@ -91,10 +99,22 @@ class Fallback:
             torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
 
+    def _changed(self, name: str, gradients: Tensor, scale: float) -> Tensor:
+        """The gradients of each group, unscaled, as the parameter's hooks change them: [N, *shape]."""
+        assert self.hooks is not None
+        missing = self.missing.get(name, ())
+        return torch.stack(
+            [
+                gradient if n in missing else self.hooks.apply(name, gradient / scale)
+                for n, gradient in enumerate(gradients)
+            ]
+        )
+
     def _gradients(self, names: Collection[str], x: BatchInputs, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
         """[N, *shape] of each name: the gradient of Σ_m c · loss for each of N groups."""
         if self.by_vmap:
             try:
+                self.missing = {}
                 return self._by_vmap(names, x, y, c)
             except Exception:  # vmap has a dozen ways to refuse; whatever is wrong with the model itself comes again
                 self.by_vmap = False
@@ -113,15 +133,19 @@ class Fallback:
         chosen = [self.model.parameters[name] for name in names]
         for parameter in chosen:
             parameter.requires_grad_(True)  # `frozen` puts it back
-        call, rows = partial(self.adapter.call, self.model.module), []
+        call = partial(self.adapter.call, self.model.module)
+        rows: dict[str, list[Tensor]] = {name: [] for name in names}
+        self.missing = {name: set() for name in names}
         for n in range(len(x)):
             loss = (self.losses(call, x[n], None if y is None else y[n]) * c[n]).sum()
+            gradients: Sequence[Tensor | None] = [None] * len(chosen)
             if loss.requires_grad:
-                gradients = torch.autograd.grad(loss, chosen, allow_unused=True, materialize_grads=True)
-                rows.append(tuple(dense(gradient) for gradient in gradients))
-            else:  # no operation of this group reads any of them
-                rows.append(tuple(torch.zeros_like(parameter) for parameter in chosen))
-        return {name: torch.stack(gradients) for name, gradients in zip(names, zip(*rows, strict=True), strict=True)}
+                gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
+            for name, parameter, gradient in zip(names, chosen, gradients, strict=True):
+                if gradient is None:  # no operation of this group reads it
+                    self.missing[name].add(n)
+                rows[name].append(torch.zeros_like(parameter) if gradient is None else dense(gradient))
+        return {name: torch.stack(gradients) for name, gradients in rows.items()}
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -96,6 +96,11 @@ class ShardedPass(LocalPass):
                 "of them, each with its share: use a ShareSampler"
             )
         super().__init__(model, objectives, group_size, options)
+        if hooked := ", ".join(self.parameter_hooks.by_name):
+            raise ImportanceError(
+                f"{hooked} have gradient hooks (register_hook), which a pass over a sharded model does not call; "
+                "remove them for the pass, or use a model that is not sharded"
+            )
         self.ranks, self.gathered = ranks, GatheredParameters.of(model)
         self.counted = 0  # groups of the current batch whose weight is not 0
         self.failed: Exception | None = None

@@ -32,6 +32,7 @@ from .fallback import Fallback, dense, slow_layers
 from .micro_batches import MicroBatches
 from .objectives import Losses, Objective, norm, of_logits
 from .options import PassOptions
+from .parameter_hooks import ParameterHooks, has_backward_hooks
 from .result import Importance
 from .rule_check import check_no_batch_statistics
 from .sample_checks import FEW, SampleChecks, memory_may_run_out
@@ -131,8 +132,10 @@ class LocalPass:
         self.scale = HALF_SCALE if options.amp == torch.float16 else 1.0
         size = sum(torch.Size(shape).numel() for shape in self.shapes.values())
         check(self.device, needs_of_pass(size, len(objectives), options.dtype))
+        self.parameter_hooks = ParameterHooks(model)
         norms = [o for o in objectives if o.power is not None and not o.square]
-        together = [norms] if len(norms) > 1 else []
+        hooked = self.parameter_hooks.by_name or has_backward_hooks(model.module)  # which may change it in any way
+        together = [norms] if len(norms) > 1 and not hooked else []
         alone = [[o] for o in objectives if not together or o not in norms]
         self.objective_groups = [
             ObjectiveGroup(
@@ -142,13 +145,17 @@ class LocalPass:
             )
             for group in together + alone
         ]
-        self.engines = [Engine(model, compiled=self._compiled(group)) for group in self.objective_groups]
+        self.engines = [
+            Engine(model, irregular={*self.parameter_hooks.by_name}, compiled=self._compiled(group))
+            for group in self.objective_groups
+        ]
         self.fallback_engines = [
-            Fallback(model, functools.partial(self._losses, group.losses), self.adapter)
+            Fallback(model, functools.partial(self._losses, group.losses), self.adapter, self.parameter_hooks)
             for group in self.objective_groups
         ]
         # Of a group larger than a batch: the gradients so far of each objective, [n], and their samples.
         self.group_gradients: list[Tensor] = []
+        self.group_reaches: list[set[str]] = []  # parameters that have a gradient in it, by objective
         self.group_samples = 0
         self.micro_batches = MicroBatches(self._add, lambda: [*self.buffers, *self.group_gradients], self.device)
         self.seen = 0
@@ -207,6 +214,7 @@ class LocalPass:
         with (
             bar(total=total, label="importances", unit="sample", shown=shown) as samples_done,
             saved_on_error(checkpoint),
+            self.parameter_hooks.suspended(),
         ):
             for chunk in chunks(loader, self.group_size, self.adapter, with_order=checkpoint is not None):
                 if chunk.labels is None and labelled:
@@ -309,6 +317,7 @@ class LocalPass:
         labels = None if chunk.labels is None else chunk.labels.to(self.device)
         if self.options.compiled:
             self._check_known(labels)
+        self.parameter_hooks.paused = self.micro_batches.measuring
         if chunk.groups == 1:
             self._add_one_group(inputs, labels, chunk.closes)
         else:
@@ -350,27 +359,32 @@ class LocalPass:
         model = self.compiled_model if compiled else self.model.wrapped
         outputs = self._outputs(functools.partial(self.adapter.call, model), inputs)
         self._check_labels(outputs, labels)
-        with torch.no_grad():
-            for index, group in enumerate(self.objective_groups):
-                self._compare(inputs, labels, index, self._checked(self._shaped(group.losses(outputs, labels), inputs)))
+        for index, group in enumerate(self.objective_groups if self.group_size != "batch" else ()):
+            with torch.no_grad():
+                losses = self._checked(self._shaped(group.losses(outputs, labels), inputs))
+            self._compare(inputs, labels, index, losses)
         if self.group_gradients or not closes:
             check_no_frequencies(self.model.module)
         if not self.group_gradients:
             self.group_gradients = [] if closes else [torch.zeros_like(row) for row in rows]
+            self.group_reaches = [set() for _ in rows]
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
             losses = self._checked(self._shaped(objective.losses(outputs, labels), inputs))
             loss = (losses.sum() if self.group_gradients else losses.mean()) * self.scale
             if not loss.requires_grad:  # the first samples' losses did
                 continue
-            scaled = torch.autograd.grad(
-                loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True, materialize_grads=True
-            )
-            gradients = [dense(g).to(dtype) if self.scale == 1 else dense(g).to(dtype) / self.scale for g in scaled]
+            scaled = torch.autograd.grad(loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True)
+            self.group_reaches[i].update(name for name, g in zip(self.shapes, scaled, strict=True) if g is not None)
+            gradients = [
+                p.new_zeros(p.shape, dtype=dtype) if g is None else dense(g).to(dtype) / self.scale
+                for p, g in zip(parameters, scaled, strict=True)
+            ]
             if self.group_gradients:
                 sizes = [gradient.numel() for gradient in gradients]
                 for part, gradient in zip(self.group_gradients[i].split(sizes), gradients, strict=True):
                     part += gradient.reshape(-1)
             else:
+                self._hook(self.group_reaches[i], gradients)
                 ops.accumulate(row, gradients, square=objective.square)
         if self.group_gradients and closes:
             self._close(self.group_samples + len(inputs))
@@ -381,9 +395,27 @@ class LocalPass:
         """The group of so many samples, whose parts were summed up, is complete."""
         squares = [objective.square for group in self.objective_groups for objective in group.objectives]
         rows = [row for group in self.objective_groups for row in group.sums]
-        for row, gradient, square in zip(rows, self.group_gradients, squares, strict=True):
-            ops.accumulate(row, [gradient.div_(samples)], square=square)
+        sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
+        for i, (row, gradient, square) in enumerate(zip(rows, self.group_gradients, squares, strict=True)):
+            parts = gradient.div_(samples).split(sizes)
+            gradients = [part.view(shape) for part, shape in zip(parts, self.shapes.values(), strict=True)]
+            if self._hook(self.group_reaches[i], gradients):
+                ops.accumulate(row, gradients, square=square)
+            else:
+                ops.accumulate(row, [gradient], square=square)
         self.group_gradients, self.group_samples = [], 0
+
+    def _hook(self, reached: set[str], gradients: list[Tensor]) -> bool:
+        """Let the parameters' hooks change the gradients of a group that is complete; whether there are any.
+
+        Args:
+            reached: The parameters that have a gradient.
+            gradients: By parameter; those with hooks are replaced.
+        """
+        for place, name in enumerate(self.shapes):
+            if name in self.parameter_hooks.by_name and name in reached:
+                gradients[place] = self.parameter_hooks.apply(name, gradients[place])
+        return bool(self.parameter_hooks.by_name)
 
     def _outputs(self, model: Callable[[BatchInputs], Any], inputs: BatchInputs, exact: bool = False) -> Any:
         amp = None if exact else self.options.amp
