@@ -432,7 +432,7 @@ def test_the_group_size_does_not_shrink_the_batch_of_torch_func(
     assert seen[-2:] == [64, 64]  # after the few whose memory is measured
 
 
-@pytest.mark.parametrize("batch", [3, 6])
+@pytest.mark.parametrize("batch", [4, 6])
 def test_a_parameter_that_a_later_batch_is_the_first_to_read(batch: int) -> None:
     class Late(nn.Module):
         """Its second factor is read where an input is above 2."""
@@ -448,5 +448,5 @@ def test_a_parameter_that_a_later_batch_is_the_first_to_read(batch: int) -> None
     torch.manual_seed(0)
     model, inputs = nn.Sequential(Late(), nn.Linear(5, 3)).double(), torch.rand(12, 5, dtype=torch.float64)
     inputs[[7, 11], 2] = 3.0
-    for group_size in (1, 3):
+    for group_size in (1, 2):
         assert "0.late" in assert_equals_loop(model, inputs, group_size=group_size, batch=batch).fallback
