@@ -162,7 +162,9 @@ class LocalPass:
         self.without_rule: set[str] = set()
         self.started = time.perf_counter()
         self.checks = [
-            SampleChecks(model, functools.partial(self._losses, group.losses), self.adapter, options.amp is not None)
+            SampleChecks(
+                model, functools.partial(self._eager_losses, group.losses), self.adapter, options.amp is not None
+            )
             for group in self.objective_groups
         ]
         self.batch_losses = torch.zeros(0)  # [B], of the current batch and group of objectives
@@ -449,12 +451,23 @@ class LocalPass:
         """[B, ...] -> [B]; also under vmap and torch.compile, so no value is read; exact: without autocast."""
         return self._shaped(losses(self._outputs(model, inputs, exact), labels), inputs)
 
-    def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: BatchInputs) -> Tensor:
-        """The same of the current batch, or of its first samples."""
-        labels = None if labels is None else labels[: len(inputs)]
-        outputs = self._outputs(self._call, inputs)
+    def _eager_losses(
+        self,
+        losses: Losses,
+        model: Callable[[BatchInputs], Any],
+        inputs: BatchInputs,
+        labels: Tensor | None,
+        exact: bool = False,
+    ) -> Tensor:
+        """The same after a look at the labels' values."""
+        outputs = self._outputs(model, inputs, exact)
         self._check_labels(outputs, labels)
-        return self._checked(self._shaped(losses(outputs, labels), inputs))
+        return self._shaped(losses(outputs, labels), inputs)
+
+    def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: BatchInputs) -> Tensor:
+        """Finite ones of the current batch, or of its first samples."""
+        labels = None if labels is None else labels[: len(inputs)]
+        return self._checked(self._eager_losses(losses, self._call, inputs, labels))
 
     def _shaped(self, losses: Tensor, inputs: BatchInputs) -> Tensor:
         if losses.shape != (len(inputs),):
