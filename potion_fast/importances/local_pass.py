@@ -18,7 +18,7 @@ from ..distributed import Ranks
 from ..distributed.sampler import sampler_of
 from ..errors import DataError, ImportanceError, PotionWarning
 from ..modes import GroupSize
-from ..utils.adapter import Adapter
+from ..utils.adapter import Adapter, read_logits
 from ..utils.batches import Chunk, check_loader, chunks
 from ..utils.inputs import BatchInputs
 from ..utils.labels import check_targets
@@ -432,7 +432,7 @@ class LocalPass:
     def _check_labels(self, outputs: Any, labels: Tensor | None) -> None:
         """Raise DataError unless the labels are classes of the logits, where an objective takes them for that."""
         if self.reads_classes and labels is not None:
-            self.logits = self.adapter.logits(outputs).detach()[:1]
+            self.logits = read_logits(outputs, self.adapter).detach()[:1]
             check_targets(self.logits, labels)
 
     def _check_known(self, labels: Tensor | None) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import ImportanceError
 from ..modes import mode_named
-from ..utils.adapter import Adapter
+from ..utils.adapter import Adapter, read_logits
 from ..utils.labels import class_targets
 
 Losses = Callable[[Tensor, Any], Tensor]  # the labels are a tensor, or None where the loader gives none
@@ -52,7 +52,7 @@ def of_logits(losses: Losses, adapter: Adapter) -> Losses:
     """Losses of whatever a model gives, by those of its logits."""
 
     def of_outputs(outputs: Any, labels: Tensor | None) -> Tensor:
-        logits = adapter.logits(outputs)
+        logits = read_logits(outputs, adapter)
         return losses(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, labels)
 
     return of_outputs

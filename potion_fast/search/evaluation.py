@@ -15,7 +15,7 @@ from .. import ops
 from ..errors import SearchError
 from ..importances import Importance
 from ..percentiles import paired_means
-from ..utils.adapter import DEFAULT, Adapter, functional_outputs
+from ..utils.adapter import DEFAULT, Adapter, functional_outputs, read_logits
 from ..utils.inputs import BatchInputs, shape_key, tensors_of
 from ..utils.labels import class_indices
 from ..utils.memory import available
@@ -49,7 +49,7 @@ class Evaluation:
             return _score(*collect(self.logits_of, self.loader, self.parameters.device, self.adapter))
 
     def _logits(self, inputs: BatchInputs) -> Tensor:
-        return class_logits(self.adapter.logits(self.adapter.call(self.parameters.wrapped, inputs)))
+        return class_logits(read_logits(self.adapter.call(self.parameters.wrapped, inputs), self.adapter))
 
 
 class BatchedEvaluation:
@@ -120,7 +120,7 @@ def stacked_logits(adapter: Adapter, model: nn.Module, stacked: dict[str, Tensor
     """
 
     def logits_of(parameters: dict[str, Tensor]) -> Tensor:
-        return adapter.logits(functional_outputs(adapter, model, parameters, inputs))
+        return read_logits(functional_outputs(adapter, model, parameters, inputs), adapter)
 
     try:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule: vmap would loop over them

@@ -132,7 +132,10 @@ def read_batch(batch: object, adapter: Adapter = DEFAULT) -> tuple[BatchInputs, 
     Raises:
         DataError: They are no tensors or arrays, or differ in number.
     """
-    given, given_labels = adapter.split(batch)
+    parts = adapter.split(batch)
+    if not isinstance(parts, tuple | list) or len(parts) != 2:
+        raise DataError(f"{type(adapter).__name__}.split must return inputs and labels (or None), not {_kind(parts)}")
+    given, given_labels = parts
     labels = as_tensor(given_labels)
     if isinstance(given_labels, int | float) or (labels is not None and labels.ndim == 0):
         raise DataError("the loader gives single samples, each with a label, not batches; wrap it in a DataLoader")
@@ -149,6 +152,22 @@ def read_batch(batch: object, adapter: Adapter = DEFAULT) -> tuple[BatchInputs, 
             f"the loader gave a batch whose inputs and labels differ in number: {len(inputs)} and {len(labels)}"
         )
     return inputs, labels
+
+
+def read_logits(outputs: object, adapter: Adapter = DEFAULT) -> Tensor:
+    """The logits in a model's output, checked.
+
+    Raises:
+        ModelError: There are none, or they are no tensor [B, ...].
+    """
+    logits = adapter.logits(outputs)
+    if not isinstance(logits, Tensor) or not logits.ndim:
+        raise ModelError(f"{type(adapter).__name__}.logits must return a tensor [B, C], not {_kind(logits)}")
+    return logits
+
+
+def _kind(value: object) -> str:
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _mistake(error: TypeError | RuntimeError, inputs: BatchInputs) -> str | None:

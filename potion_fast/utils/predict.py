@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, ModelError
-from .adapter import DEFAULT, Adapter, read_batch
+from .adapter import DEFAULT, Adapter, read_batch, read_logits
 from .batches import check_loader
 from .inputs import BatchInputs
 from .labels import check_columns, class_indices
@@ -38,7 +38,7 @@ def predict(
     """
 
     def logits_of(inputs: BatchInputs) -> Tensor:
-        return class_logits(adapter.logits(adapter.call(model, inputs)))
+        return class_logits(read_logits(adapter.call(model, inputs), adapter))
 
     with evaluating(model):
         logits, labels = collect(logits_of, loader, next(model.parameters()).device, adapter, progress)

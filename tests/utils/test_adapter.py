@@ -20,6 +20,7 @@ import potion_fast as pf
 from potion_fast.errors import DataError, ModelError
 from potion_fast.utils.adapter import adapter_or_default, functional_outputs, read_batch
 from potion_fast.utils.inputs import Inputs, concatenated, shape_key
+from potion_fast.utils.predict import predict
 
 X, Y, IDS = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, 0, 1]), torch.arange(8).view(4, 2)
 Pair = namedtuple("Pair", "image label")
@@ -126,6 +127,36 @@ def test_an_adapter_may_give_inputs_in_any_form():
         adapter.form = form
         inputs, labels = read_batch(batch, adapter)
         assert (len(inputs.args), list(inputs.kwargs)) == (args, names) and torch.equal(labels, Y)
+
+
+def test_what_an_adapter_returns_is_checked():
+    class Own(pf.Adapter):
+        def split(self, batch):
+            return self.parts
+
+        def logits(self, outputs):
+            return self.found
+
+    adapter = Own()
+    for parts, match in (
+        (X, r"Own.split must return inputs and labels \(or None\), not a tensor \[4, 3\]"),
+        ((X, Y, Y), "Own.split must return"),
+        (None, "not a NoneType"),
+        ((X, "labels"), "labels as a tensor"),
+        ((X, Y[:2]), "differ in number"),
+    ):
+        adapter.parts = parts
+        with pytest.raises(DataError, match=match):
+            pf.importance(nn.Linear(3, 2), [X], group_size=1, adapter=adapter)
+    adapter.parts = X, Y
+    for found, match in ((None, "not a NoneType"), ((X,), "not a tuple"), (X.sum(), r"not a tensor \[\]")):
+        adapter.found = found
+        for use in (
+            lambda: pf.importance(nn.Linear(3, 2), [X], group_size=1, adapter=adapter),
+            lambda: predict(nn.Linear(3, 2), [X], adapter=adapter),
+        ):
+            with pytest.raises(ModelError, match="Own.logits must return.*" + match):
+                use()
 
 
 def test_something_else_than_an_adapter_is_refused():
