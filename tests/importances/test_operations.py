@@ -450,3 +450,63 @@ def test_a_parameter_that_a_later_batch_is_the_first_to_read(batch: int) -> None
     inputs[[7, 11], 2] = 3.0
     for group_size in (1, 2):
         assert "0.late" in assert_equals_loop(model, inputs, group_size=group_size, batch=batch).fallback
+
+
+def everything() -> tuple[nn.Module, Tensor]:
+    """Weights by type, by operation, derived, and a leaf in one model."""
+    layers = [
+        timm.layers.Conv2dSame(3, 4, 3, stride=2),
+        timm.layers.BatchNormAct2d(4),
+        timm.layers.ScaledStdConv2d(4, 4, 3),
+        Op(lambda x, w, b: x * w.view(-1, 1, 1) + b, w=(4,), b=(1, 4, 1, 1)),
+        nn.Flatten(),
+        parametrizations.weight_norm(nn.Linear(4 * 3 * 3, 5)),
+        nn.PReLU(),
+        nn.Linear(5, 3),
+    ]
+    inputs = torch.randn(12, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return perturbed(nn.Sequential(*layers), inputs), inputs
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_several_objectives_of_one_pass_equal_passes_of_their_own(group_size: int) -> None:
+    model, inputs = everything()
+    data = [(inputs, torch.arange(12) % 3)]
+    specs = ["ssd", "lf", "xlf", 3.0]
+    together = pf.importance(model, data, specs, group_size=group_size, dtype=torch.float64)
+    for spec, got in zip(specs, together, strict=True):
+        alone = pf.importance(model, data, [spec], group_size=group_size, dtype=torch.float64)[0]
+        torch.testing.assert_close(got.sums, alone.sums, rtol=1e-12, atol=1e-15)
+        assert got.fallback == ()
+    assert_equals_loop(model, inputs, "ssd", group_size)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_pass_leaves_them_to_torch_func() -> None:
+    model, inputs = everything()
+    data = [(inputs, torch.arange(12) % 3)] * 4
+    want = pf.importance(model, data, group_size=1, dtype=torch.float64)
+    got = pf.importance(model, data, group_size=1, dtype=torch.float64, compiled=True)
+    torch.testing.assert_close(got.sums, want.sums, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16])
+def test_under_autocast_they_are_those_of_the_model_within_its_rounding(amp: torch.dtype) -> None:
+    model, inputs = everything()
+    data = [(inputs.float(), torch.arange(12) % 3)]
+    want = pf.importance(model, [(inputs, torch.arange(12) % 3)], group_size=1, dtype=torch.float64)
+    got = pf.importance(model.float(), data, group_size=1, amp=amp)
+    assert got.fallback == ()
+    for name in want.shapes:
+        error = torch.linalg.vector_norm(got[name] - want[name])
+        assert error <= 0.05 * torch.linalg.vector_norm(want[name]), name
+
+
+def test_nothing_of_the_pass_stays_on_the_model() -> None:
+    model, inputs = everything()
+    model.requires_grad_(True)
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    pf.importance(model, [(inputs, torch.arange(12) % 3)], group_size=1)
+    assert all(parameter.requires_grad and parameter.grad_fn is None for parameter in model.parameters())
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == ["0.weight"]
+    assert model[0].weight.grad.eq(1).all()
