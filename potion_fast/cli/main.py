@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -75,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = getattr(_module(command), f"run_{command}")(options)
         return code
     except (PotionError, OSError) as error:  # OSError: a file or folder that may not be read or written
-        print(f"potion-fast {name}: error: {error}", file=sys.stderr)
+        message = re.sub(r"\s*\n\s*", " ", str(error))  # one line, whatever a library's own error in it has
+        print(f"potion-fast {name}: error: {message}", file=sys.stderr)
         return FAILED
     except ImportError as error:
         package = (error.name or "").partition(".")[0]

@@ -98,4 +98,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def _format_error(error: Exception) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split()) or type(error).__name__  # PyYAML's has a line for each thing it says

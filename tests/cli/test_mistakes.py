@@ -114,6 +114,25 @@ def test_a_list_that_cannot_be_read_is_named(poisoned: Path, name: str, capsys: 
     assert f"{name} cannot be read" in error
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: [1", "mine.yaml cannot be read as YAML: "),
+        ("- 1", "mine.yaml is not the description of a sweep"),
+        ("train: 3", "train must be a mapping, not 3"),
+        ("found: x", "found must be a list, not 'x'"),
+    ],
+)
+def test_a_sweep_that_cannot_be_read_is_one_line(content: str, words: str, capsys: pytest.CaptureFixture[str]):
+    Path("mine.yaml").write_text(content)
+    assert words in refused(capsys, "sweep", "mine.yaml")
+
+
+def test_a_model_without_a_run_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["hypothesis", "shift", "--model", "vit", "--quiet", "--out", "out"]) == output.FAILED
+    assert "give --run, or leave --model out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("out", ["file", "file/run", "full", "x" * 300])
 @pytest.mark.parametrize("command", ["train", "preview", "export"])
 def test_a_folder_that_cannot_be_written_is_named(command: str, out: str, capsys: pytest.CaptureFixture[str]):

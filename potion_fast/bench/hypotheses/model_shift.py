@@ -152,6 +152,8 @@ def _in_words(attack: dict[str, Any]) -> str:
 def _checked(config: ShiftConfig) -> ShiftConfig:
     """With absolute paths and a device. Raises PotionError for a setting out of range."""
     check_seeds(config.seeds)
+    if config.run is None and config.model is not None:
+        raise DataError("the model is that of a run, and none is given; give --run, or leave --model out")
     paths = {name: os.path.abspath(path) for name in ("run", "root") if (path := getattr(config, name)) is not None}
     return config.updated(**paths, device=resolved_device(config.device))
 
