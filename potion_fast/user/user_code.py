@@ -6,7 +6,8 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from ..errors import PotionError
@@ -33,18 +34,15 @@ def find_user_code(name: str, error_type: type[PotionError]) -> Callable[..., An
         raise error_type(
             f"{name!r} is no module:factory; give the module as `import` takes it, as in package.module:make"
         )
-    here = os.getcwd()
-    sys.path.append(here)  # last: nothing that is installed is shadowed
     try:
-        module = importlib.import_module(module_name)
+        with _at_home():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
         if missing.name is not None and f"{module_name}.".startswith(f"{missing.name}."):
             raise error_type(f"there is no module {module_name!r} to make {name!r} with") from missing
         raise error_type(f"the module {module_name!r} cannot be imported: {where_raised(missing)}") from missing
     except (Exception, SystemExit) as error:  # of the user's own code
         raise error_type(f"the module {module_name!r} cannot be imported: {where_raised(error)}") from error
-    finally:
-        sys.path.remove(here)
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         place = getattr(module, "__file__", None)
@@ -67,11 +65,24 @@ def called(name: str, factory: Callable[..., Any], error_type: type[PotionError]
         PotionError: as `error_type`.
     """
     try:
-        return factory(*given, **options)
+        with _at_home():
+            return factory(*given, **options)
     except PotionError:
         raise
     except (Exception, SystemExit) as error:
         raise error_type(f"{name!r} failed: {where_raised(error)}") from error
+
+
+@contextmanager
+def _at_home() -> Iterator[None]:
+    """For code of the user's: the current directory can be imported from, and what is printed goes to stderr."""
+    here = os.getcwd()
+    sys.path.append(here)  # last: nothing that is installed is shadowed
+    try:
+        with redirect_stdout(sys.stderr):  # results alone go to stdout
+            yield
+    finally:
+        sys.path.remove(here)
 
 
 def where_raised(error: BaseException) -> str:

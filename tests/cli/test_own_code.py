@@ -39,6 +39,9 @@ def column_labels(): return pair(3, labels=lambda y: y.view(-1, 1).float())
 def one_based(): return pair(3, labels=lambda y: y + 1)
 def fractions(): return pair(3, labels=lambda y: y / 2)
 def two_classes(): return pair(1, classes=2)
+def talks():
+    print("reading ...")
+    return pair(1)
 def fails(): raise RuntimeError("no disk")
 
 class Net(nn.Module):
@@ -209,6 +212,13 @@ def test_models_that_do_not_fit_are_an_error_in_one_sentence(
     flags: str, words: str, capsys: pytest.CaptureFixture[str]
 ):
     assert words in refused(capsys, train(*flags.split()))
+
+
+def test_what_the_users_code_prints_is_not_among_the_results(capsys: pytest.CaptureFixture[str]):
+    assert train("--data", "own_code:talks", "--model", "small_cnn", "--width", "4", "--json") == output.DONE
+    printed = capsys.readouterr()
+    assert "clean_accuracy" in json.loads(printed.out)["metrics"]
+    assert printed.err == "reading ...\n"
 
 
 def test_a_name_that_is_not_the_trainings_is_refused(capsys: pytest.CaptureFixture[str]):

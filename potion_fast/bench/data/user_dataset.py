@@ -69,7 +69,7 @@ def load_user_dataset(name: str, root: Path | None, image_size: int | None) -> S
         pad=min(height, width) // 8,
         flip=True,
     )
-    _check(splits, name)
+    _check(splits, name, "; --image-size (image_size=) brings all images to one size")
     return splits
 
 
@@ -120,7 +120,7 @@ def _classes(dataset: Any, train: torch.Tensor, test: torch.Tensor, name: str) -
     return tuple(map(str, range(high + 1)))
 
 
-def _check(splits: Splits, name: str) -> None:
+def _check(splits: Splits, name: str, advice: str = "") -> None:
     """Raise DataError unless both sets fit what the splits say of them."""
     for split, source in (("training", splits.train), ("test", splits.test)):
         if not len(source):
@@ -130,7 +130,7 @@ def _check(splits: Splits, name: str) -> None:
         if image.dtype != torch.uint8 or image.shape != expected:
             raise DataError(
                 f"the {split} set of {name!r} gives {image.dtype} {list(image.shape)} for one image; "
-                f"uint8 {list(expected)} was expected"
+                f"uint8 {list(expected)} was expected{advice if image.shape[:2] == expected[:2] else ''}"
             )
         low, high = int(source.labels.min()), int(source.labels.max())
         if low < 0 or high >= len(splits.classes):

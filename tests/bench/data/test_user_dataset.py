@@ -134,6 +134,14 @@ def test_the_factory_gets_the_folder_where_it_takes_one(tmp_path: Path, monkeypa
         load_dataset("own_pictures:pair", tmp_path)
 
 
+def test_a_factory_may_import_its_neighbours_when_it_is_called(tmp_path: Path):
+    (tmp_path / "own_late.py").write_text("def make():\n    import own_pictures\n    return own_pictures.pair()\n")
+    path = list(sys.path)
+    assert len(load_dataset("own_late:make").train) == 9
+    assert sys.path == path
+    sys.modules.pop("own_late")
+
+
 def test_splits_are_used_as_they_are_and_train_size_keeps_a_part():
     splits = load_dataset("own_pictures:splits", train_size=3, seed=2)
     assert (splits.name, splits.pad, splits.flip, len(splits.train)) == ("mine", 1, False, 3)
@@ -181,7 +189,7 @@ def test_the_classes_of_a_table_are_the_names_of_its_label():
         ("unnamed_one_based", "labels of .* go from 1 to 2; they must count from 0: take 1 off each"),
         ("unnamed_ids", "labels of .* go up to 1000000000000; they must number the classes from 0"),
         ("leaving", r"'own_pictures:leaving' failed: SystemExit: 2 \(.*own_pictures.py, line"),
-        ("other_size", r"the test set .* gives torch.uint8 \[1, 3, 13, 15\]"),
+        ("other_size", r"the test set .* gives torch.uint8 \[1, 3, 13, 15\].*--image-size \(image_size=\) brings all"),
         ("too_few_labels", "9 samples and 1 labels"),
         ("negative_label", "label 1 of the training set .* not -1"),
         ("large_label", "labels from 0 to 3, and there are 3 classes"),
