@@ -178,7 +178,7 @@ def _mistake(error: TypeError | RuntimeError, inputs: BatchInputs) -> str | None
             f"the model cannot be called with the inputs of a batch: {text}; "
             "change the batches, or give an adapter that does (potion_fast.Adapter)"
         )
-    if isinstance(error, RuntimeError) and re.search("dtype|scalar type|Input type|not implemented for", text):
+    if isinstance(error, RuntimeError) and re.search("dtype|scalar type|Input type|not implemented for '", text):
         dtypes = ", ".join(str(tensor.dtype) for tensor in tensors_of(inputs))
         return f"the model cannot compute with inputs of {dtypes}: {text}; convert them, say to its weights' dtype"
     return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, Dataset
 
 from ..errors import DataError
 from ..modes import GroupSize
@@ -40,7 +40,7 @@ def check_loader(loader: Iterable[object], name: str = "the loader") -> None:
     Raises:
         DataError: It is a map-style data set, or cannot be iterated over.
     """
-    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+    if isinstance(loader, Dataset) and not hasattr(loader, "__iter__"):
         raise DataError(
             f"{name} is a data set ({type(loader).__name__}), which gives single samples: wrap it in a DataLoader, "
             "with batch_size=None if its items are batches"

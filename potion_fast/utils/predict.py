@@ -79,7 +79,7 @@ def collect(
             collected.append(outputs_of(inputs.to(device, non_blocking=True)).float())
             labels.append(batch_labels)
     if not collected:
-        raise DataError("the loader gave no batch; there is nothing to predict")
+        raise DataError("the loader gave no batch: there is nothing to predict, or it can be read only once")
     # Copied once, at the end, so that the GPU never waits. clone(): an ordinary tensor, not an inference one.
     return torch.cat(collected).cpu().clone(), torch.cat(labels).cpu()
 

@@ -210,7 +210,13 @@ def test_other_errors_of_a_model_are_its_own():
             raise self.error
 
     model = Fails()
-    for error in (RuntimeError("CUDA error"), TypeError("unsupported operand"), ValueError("argument of forward")):
+    batching = RuntimeError("Batching rule not implemented for aten::unique_consecutive")
+    for error in (
+        RuntimeError("CUDA error"),
+        batching,
+        TypeError("unsupported operand"),
+        ValueError("argument of forward"),
+    ):
         model.error = error
         with pytest.raises(type(error)) as caught:
             pf.Adapter().call(model, X)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
+import potion_fast as pf
 from potion_fast.errors import DataError
 from potion_fast.utils.batches import check_loader, check_rereadable, chunks, count_samples
 
@@ -18,12 +20,36 @@ class Batches(IterableDataset):
         yield X, Y
 
 
+class OwnIterator(Dataset):
+    """A data set that says itself what it is iterated over as."""
+
+    def __iter__(self):
+        yield X, Y
+
+
+class Emptied(IterableDataset):
+    """Gives what is left of one generator, each time it is read."""
+
+    def __init__(self):
+        self.left = generator()
+
+    def __iter__(self):
+        return self.left
+
+
 def generator():
     yield X, Y
 
 
 def test_loaders_that_can_be_read_again():
-    for loader in ([(X, Y)], ((X, Y),), DataLoader(TensorDataset(X, Y), 3), Batches(), DataLoader(Batches(), None)):
+    for loader in (
+        [(X, Y)],
+        ((X, Y),),
+        DataLoader(TensorDataset(X, Y), 3),
+        Batches(),
+        DataLoader(Batches(), None),
+        OwnIterator(),
+    ):
         check_loader(loader)
         check_rereadable(loader, "forget_loader")
 
@@ -35,6 +61,19 @@ def test_what_gives_its_batches_once_may_be_read_once_and_no_more(loader):
     check_loader(loader)
     with pytest.raises(DataError, match="forget_loader is read more than once and a .* gives its batches once"):
         check_rereadable(loader, "forget_loader")
+
+
+def test_a_loader_around_a_generator_is_refused_before_the_long_pass():
+    """Nothing tells that it can be read once, until it is read again."""
+    read = []
+
+    def retain():
+        read.append(1)
+        yield X, Y
+
+    with pytest.raises(DataError, match="gave no batch.*only once"):
+        pf.unlearn(nn.Linear(2, 10), retain(), DataLoader(Emptied(), None))
+    assert not read
 
 
 @pytest.mark.parametrize(
