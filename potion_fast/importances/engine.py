@@ -23,6 +23,7 @@ from .operation_rules import Operation
 from .rule_check import substituted_names, verified
 from .rules import LEAF, Accumulators, LayerIO, Rule, accumulate_tied, at_least_float32
 
+VERIFIED_AGAIN = {16, 256, 4096, 65536}  # batches, of a model whose path may depend on what it reads
 ELEMENTS = 1 << 22  # of gradients per group that are written out at a time, for a parameter with several uses
 
 
@@ -52,6 +53,7 @@ class Engine:
     Attributes:
         model: The model.
         plan: Verified on the first samples; None before.
+        batches: That were added.
         irregular: Parameters of layers that some batch has called otherwise than the samples that were verified.
         channels_last: Images are laid out so; False once the model has refused that.
         gathered: FSDP2 gathers the parameters when a layer is called, on all ranks: none may verify rules by itself.
@@ -60,6 +62,7 @@ class Engine:
 
     model: ModelParameters
     plan: RulePlan | None = None
+    batches: int = 0
     irregular: set[str] = field(default_factory=set)
     channels_last: bool = True
     gathered: bool = False
@@ -87,6 +90,7 @@ class Engine:
         """
         compiled = self.compiled is not None and self.compiled.takes(inputs)
         parameters = self.model.parameters
+        self.batches += 1
         with frozen(self.model.module, compiled), ExitStack() as stack:
             hooks: LayerHooks | Outputs
             if compiled:
@@ -125,9 +129,14 @@ class Engine:
 
         Layers whose calls are not those that were verified get no rule any more, from this batch on.
         """
+        again = self.compiled is None and not self.gathered
         while True:
             if self.plan is None:
                 self.verify(inputs, losses)
+            elif self.plan.reads and self.batches in VERIFIED_AGAIN and again:
+                self.irregular.update(self.plan.without_rule)
+                self.verify(inputs, losses)
+            again = False
             receiver = self._receiver(groups)
             assert self.plan is not None
             hooks = stack.enter_context(layer_hooks(self.plan, receiver, inputs.device, self.model))

@@ -44,6 +44,7 @@ class RulePlan:
         unused: Parameters that no operation reads.
         without_rule: Parameters that go through torch.func or a loop.
         own_leaves: The model makes leaves of its own, at which a backward pass may end as well.
+        reads: The model reads values of the batch, so that other batches may take another path.
     """
 
     layers: Mapping[nn.Module, Mapping[str, str]]
@@ -54,6 +55,7 @@ class RulePlan:
     unused: tuple[str, ...] = ()
     without_rule: tuple[str, ...] = ()
     own_leaves: bool = False
+    reads: bool = False
 
 
 @dataclass
@@ -137,6 +139,7 @@ class LayerHooks:
             differentiates within it, and what comes afterwards is not their whole gradient.
         model: Whose operations are seen, where the plan has some.
         mode: That sees them, of the last forward pass.
+        watch: Called with each call, its input and its output.
     """
 
     plan: RulePlan
@@ -144,6 +147,7 @@ class LayerHooks:
     anchor: Tensor
     model: ModelParameters | None = None
     mode: OperationMode | None = None
+    watch: Callable[[LayerCall, Tensor, Tensor], None] | None = None
     batch: int = 0
     recording: bool = False
     calls: list[LayerCall] = field(default_factory=list)
@@ -216,6 +220,9 @@ class LayerHooks:
 
     def _called(self, call: LayerCall, output: Tensor) -> None:
         self.calls.append(call)
+        if self.watch is not None:
+            assert call.inputs is not None
+            self.watch(call, call.inputs, output)
         output.register_hook(functools.partial(self._gradient, call))
 
     def _substitute_when_called(self, stack: ExitStack, name: str, module: nn.Module, local: str) -> None:

@@ -26,10 +26,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ImportanceError
-from ..utils.inputs import BatchInputs, map_tensors
+from ..utils.inputs import BatchInputs, map_tensors, tensors_of
+from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
+from .data_flow import DataFlow
 from .fsdp_gather import GatheredParameters
 from .hooks import LayerCall, RulePlan, candidates, layer_hooks, leaves_of
+from .rules import BroadcastRule
 from .sample_checks import MIXED
 
 SAMPLES = 3  # enough to tell "one sample's rows" from "all rows"; few, since each costs a backward pass
@@ -73,16 +76,31 @@ def verified(
     by_operation = by_operation and gathered is None
     plan = candidates(model, by_operation)
     plan = _without(plan, RuleRejected(set(without) - {*plan.without_rule}), by_operation=False)
+    inputs = inputs[:SAMPLES]
+    flow = flow_of(inputs[: len(inputs) - 1], losses)
     while True:
         try:
-            return _tested(plan, model, inputs[:SAMPLES], losses, gathered)
+            return _tested(plan, model, inputs, losses, gathered, flow)
         except RuleRejected as rejection:
             plan = _without(plan, rejection, by_operation)
         except Exception:
             if gathered is not None or not (plan.operations or substituted_names(plan)):
                 raise  # the model itself fails, or its samples mix
-            leaves = _rejected_leaves(plan, model, inputs[:SAMPLES], losses)
+            leaves = _rejected_leaves(plan, model, inputs, losses)
             plan = _without(plan, RuleRejected(leaves or set(plan.operations)), by_operation)
+
+
+def flow_of(inputs: BatchInputs, losses: Forward) -> DataFlow:
+    """The flow of a few samples' values; without any event where the model does not take so few."""
+    flow = DataFlow(tensors_of(inputs))
+    try:
+        with flow:
+            losses(inputs)
+    except Exception as error:
+        if ran_out(error) or "CUDA error" in str(error):
+            raise
+        flow.events.clear()
+    return flow
 
 
 class RuleRejected(Exception):  # noqa: N818 - not an error: it says what to do next
@@ -123,7 +141,12 @@ def _without(plan: RulePlan, rejection: RuleRejected, by_operation: bool) -> Rul
 
 
 def _tested(
-    plan: RulePlan, model: ModelParameters, inputs: BatchInputs, losses: Forward, gathered: GatheredParameters | None
+    plan: RulePlan,
+    model: ModelParameters,
+    inputs: BatchInputs,
+    losses: Forward,
+    gathered: GatheredParameters | None,
+    fewer: DataFlow,
 ) -> RulePlan:
     """The plan with its calls and unused parameters filled in.
 
@@ -149,12 +172,18 @@ def _tested(
         inputs_reached[sample] = inputs_reached[sample] | rows if sample in inputs_reached else rows
 
     with layer_hooks(plan, on_gradient, inputs.device, model) as hooks, torch.autograd.set_detect_anomaly(False):
-        with hooks.forward(batch, values), ReadTracker(plan, model, gathered) as reads:
-            per_sample = losses(map_tensors(inputs, tracked))
+        followed_inputs = map_tensors(inputs, tracked)
+        flow = DataFlow(tensors_of(followed_inputs), fewer)
+        hooks.watch = lambda call, call_inputs, output: flow.note(call.names, (call_inputs, output))
+        with hooks.forward(batch, values), ReadTracker(plan, model, gathered) as reads, flow:
+            per_sample = losses(followed_inputs)
         if reads.outside:
             raise RuleRejected(reads.outside, elsewhere=True)
         single: set[nn.Module] = set()  # layers with one output for all samples
-        rejected = _names(plan, hooks.unfit) | hooks.early
+        rejected = _names(plan, hooks.unfit) | hooks.early | flow.routed_names()
+        if flow.moves_rows:  # copies by sample cannot tell which sample's rows they meet
+            rejected |= substituted_names(plan)
+            rejected.update(name for call in hooks.calls if isinstance(call.rule, BroadcastRule) for name in call.names)
         for call in hooks.calls:
             if call.rows == 1 and isinstance(call.layer, nn.Module) and call.layer not in plan.expanded:
                 single.add(call.layer)
@@ -197,6 +226,7 @@ def _tested(
         unused=tuple(name for name in model.parameters if name in unread),
         without_rule=tuple(name for name in plan.without_rule if name not in unread),
         own_leaves=bool(own_leaves),
+        reads=flow.reads,
     )
 
 
