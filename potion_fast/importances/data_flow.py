@@ -99,7 +99,8 @@ class DataFlow(TorchDispatchMode):
         self.other = other
         self.events: list[Event] = []
         self.after = False
-        self.moved = False  # some tensor is routed
+        self.met = False  # a copy of a parameter for each sample has met rows that data has moved
+        self.copies: set[int] = set()  # storages of such copies
         self.data: set[int] = set()  # storages with values that follow from the inputs
         self.routed: set[int] = set()  # storages whose rows data has moved
         self.calls: list[tuple[list[str], int, bool]] = []  # names, events before, whether routed
@@ -121,6 +122,11 @@ class DataFlow(TorchDispatchMode):
         routed = self.after or any(self._is(self.routed, tensor) for tensor in tensors)
         self.calls.append((names, len(self.events), routed))
 
+    def note_copies(self, tensors: Iterable[Tensor]) -> None:
+        """Take note of copies of parameters, one for each sample in the order of the batch."""
+        for tensor in tensors:
+            self._mark(self.copies, tensor)
+
     @property
     def differs(self) -> bool:
         """Whether the other batch had other events: their number or order follows from samples."""
@@ -128,9 +134,9 @@ class DataFlow(TorchDispatchMode):
         return [event.name for event in self.events] != [event.name for event in self.other.events]
 
     @property
-    def moves_rows(self) -> bool:
-        """Whether data decides anywhere on rows."""
-        return self.moved or self.after or self.differs
+    def copies_are_misplaced(self) -> bool:
+        """Whether a sample's copy of a parameter may meet another sample's rows in another batch."""
+        return self.met or self.after or self.differs
 
     @property
     def reads(self) -> bool:
@@ -149,12 +155,15 @@ class DataFlow(TorchDispatchMode):
         of_data = any(self._is(self.data, tensor) for tensor in tensors) and name not in NEW
         routed = of_data and (self._routes(name, args, kwargs) or any(self._is(self.routed, t) for t in tensors))
         output = function(*args, **kwargs)
+        of_copies = any(self._is(self.copies, tensor) for tensor in tensors)
+        if of_copies and not of_data:
+            self.note_copies(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+        self.met |= of_copies and routed
         if of_data:
             written = tensors[:1] if function._schema.is_mutable else []
             for tensor in (*written, *(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))):
                 self._mark(self.data, tensor)
                 if routed:
-                    self.moved = True
                     self._mark(self.routed, tensor)
         return output
 

@@ -23,6 +23,8 @@ from .rules import Accumulators
 
 ELEMENTS = 1 << 24  # of gradients at a time
 SAMPLES = 64  # at a time, whatever the group size: vmap keeps the activations of all of them
+CHECKED = 2  # groups that are also computed by the loop, once
+SAME = 2e-2  # of a gradient: more than half precision's rounding, less than what another computation gives
 SLOW_SHARE, SLOW_SECONDS = 0.25, 20.0  # of a pass, from which on it is worth saying
 
 ModelLosses = Callable[[Callable[[BatchInputs], Any], BatchInputs, Tensor | None], Tensor]
@@ -47,6 +49,7 @@ class Fallback:
     hooks: ParameterHooks | None = None
     by_vmap: bool = True
     seconds: float = 0.0
+    checked: bool = False  # what torch.func gives is what the loop gives
     missing: dict[str, set[int]] = field(default_factory=dict)  # groups that a parameter has no gradient of
 
     def add(
@@ -114,11 +117,33 @@ class Fallback:
         """[N, *shape] of each name: the gradient of Σ_m c · loss for each of N groups."""
         if self.by_vmap:
             try:
-                self.missing = {}
-                return self._by_vmap(names, x, y, c)
+                gradients = self._by_vmap(names, x, y, c)
+                if self.checked or self._agrees_with_loop(gradients, names, x, y, c):
+                    self.missing = {}
+                    return gradients
+                self.by_vmap = False
             except Exception:  # vmap has a dozen ways to refuse; whatever is wrong with the model itself comes again
                 self.by_vmap = False
         return self._by_loop(names, x, y, c)
+
+    def _agrees_with_loop(
+        self, gradients: dict[str, Tensor], names: Collection[str], x: BatchInputs, y: Tensor | None, c: Tensor
+    ) -> bool:
+        """Whether the first groups have the same gradients by the loop, but for rounding.
+
+        Under vmap each group has a batch norm's statistics, a buffer, or random numbers of its own.
+        """
+        few = slice(CHECKED)
+        by_loop = self._by_loop(names, x[few], None if y is None else y[few], c[few])
+        for name in names:
+            self.model.parameters[name].requires_grad_(False)  # as it was before the loop
+        largest = max(float(torch.linalg.vector_norm(gradient)) for gradient in by_loop.values())
+        for name, right in by_loop.items():
+            error = float(torch.linalg.vector_norm(gradients[name][few] - right))
+            if not error <= SAME * (float(torch.linalg.vector_norm(right)) + SAME * largest):
+                return False
+        self.checked = True
+        return True
 
     def _by_vmap(self, names: Collection[str], x: BatchInputs, y: Tensor | None, c: Tensor) -> dict[str, Tensor]:
         def loss(values: dict[str, Tensor], x: BatchInputs, y: Tensor | None, c: Tensor) -> Tensor:

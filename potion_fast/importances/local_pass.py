@@ -312,7 +312,7 @@ class LocalPass:
         if any(samples.random for samples in self.checks):
             warnings.warn(RANDOM, PotionWarning, stacklevel=6)
         reached = [samples.connected for samples in self.checks]
-        self.unconnected = set() if None in reached else set(self.shapes).difference(*reached)
+        self.unconnected = set(self.shapes).difference(*(self.shapes if names is None else names for names in reached))
 
     def _add(self, chunk: Chunk) -> None:
         inputs = chunk.inputs.to(self.device)

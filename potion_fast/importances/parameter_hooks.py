@@ -49,7 +49,7 @@ class ParameterHooks:
         """No hook is called by autograd in the block; handles stay valid."""
         kept: list[tuple[Any, Mapping[int, Any]]] = []
         for name in self.by_name:
-            hooks = self.model.parameters[name]._backward_hooks
+            hooks: Any = self.model.parameters[name]._backward_hooks
             kept.append((hooks, dict(hooks)))
             hooks.clear()
         try:

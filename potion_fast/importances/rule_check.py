@@ -174,14 +174,21 @@ def _tested(
     with layer_hooks(plan, on_gradient, inputs.device, model) as hooks, torch.autograd.set_detect_anomaly(False):
         followed_inputs = map_tensors(inputs, tracked)
         flow = DataFlow(tensors_of(followed_inputs), fewer)
-        hooks.watch = lambda call, call_inputs, output: flow.note(call.names, (call_inputs, output))
+
+        def watch(call: LayerCall, call_inputs: Tensor, output: Tensor) -> None:
+            flow.note(call.names, (call_inputs, output))
+            if call.layer in plan.expanded or isinstance(call.rule, BroadcastRule):
+                flow.note_copies((output,))
+
+        hooks.watch = watch
         with hooks.forward(batch, values), ReadTracker(plan, model, gathered) as reads, flow:
+            flow.note_copies(hooks.leaves.values())
             per_sample = losses(followed_inputs)
         if reads.outside:
             raise RuleRejected(reads.outside, elsewhere=True)
         single: set[nn.Module] = set()  # layers with one output for all samples
         rejected = _names(plan, hooks.unfit) | hooks.early | flow.routed_names()
-        if flow.moves_rows:  # copies by sample cannot tell which sample's rows they meet
+        if flow.copies_are_misplaced:
             rejected |= substituted_names(plan)
             rejected.update(name for call in hooks.calls if isinstance(call.rule, BroadcastRule) for name in call.names)
         for call in hooks.calls:

@@ -246,4 +246,3 @@ def test_what_stays_within_a_sample_keeps_its_rule(kind: str, objective: str, gr
         del model.place
     got = assert_equals_loop(model, inputs, objective, group_size, batch=size)
     assert got.fallback == ()
-
