@@ -31,7 +31,7 @@ SUFFIXES = (
 NOTES = (".csv", ".htm", ".html", ".json", ".jsonl", ".log", ".md", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 OF_SYSTEMS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__")
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-BITS_PER_SAMPLE = 258  # tag of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and a value
 
 
 def list_images(folder: str | os.PathLike[str]) -> tuple[tuple[str, ...], list[str], torch.Tensor]:
@@ -174,8 +174,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     _check_kind(image)
     if image.mode in SIXTEEN_BITS or image.mode == "I":
-        values = np.asarray(image).astype(np.int64)  # [H, W]; of either byte order
-        image = Image.fromarray((values >> (_bits(image) - 8)).clip(0, 255).astype(np.uint8))
+        bits, values = _bits(image), np.asarray(image).astype(np.int64)  # [H, W]; of either byte order
+        if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow heeds it for 8 bits alone
+            values = 2**bits - 1 - values
+        image = Image.fromarray((values >> (bits - 8)).clip(0, 255).astype(np.uint8))
     elif image.mode == "P":
         image = image.convert("RGBA")  # with transparency in bytes, Pillow warns of the direct way
     return image.convert("RGB")

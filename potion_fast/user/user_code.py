@@ -77,12 +77,15 @@ def called(name: str, factory: Callable[..., Any], error_type: type[PotionError]
 def _at_home() -> Iterator[None]:
     """For code of the user's: the current directory can be imported from, and what is printed goes to stderr."""
     here = os.getcwd()
-    sys.path.append(here)  # last: nothing that is installed is shadowed
+    missing = here not in sys.path
+    if missing:
+        sys.path.append(here)  # last: nothing that is installed is shadowed
     try:
         with redirect_stdout(sys.stderr):  # results alone go to stdout
             yield
     finally:
-        sys.path.remove(here)
+        if missing and here in sys.path:
+            sys.path.remove(here)
 
 
 def where_raised(error: BaseException) -> str:

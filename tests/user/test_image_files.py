@@ -80,18 +80,28 @@ def test_of_16_bits_the_upper_8_remain_in_grey_as_in_colour(tmp_path: Path, name
     assert np.array_equal(values_of(tmp_path / name), expected)
 
 
+def tiff(content: bytes, bits: int, photometric: int) -> bytes:
+    """A grey TIFF of 4 x 2 pixels, put together by hand."""
+    sizes = [(256, 4), (257, 2), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 2)]
+    tags = [*sizes, (279, len(content))]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    start = struct.pack("<I", 8 + len(content))
+    return b"II*\0" + start + content + struct.pack("<H", len(tags)) + directory + b"\0" * 4
+
+
 def test_a_tiff_of_12_bits_is_read_in_its_own_range(tmp_path: Path):
     values = np.array([[0, 15, 16, 255], [256, 2047, 2048, 4095]], dtype=np.uint16)
     packed = b"".join(
         bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255]) for a, b in values.reshape(-1, 2).astype(int).tolist()
     )
-    tags = [(256, 4), (257, 2), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 2), (279, len(packed))]
-    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    start = 8 + len(packed)
-    header = b"II*\0" + struct.pack("<I", start)
-    content = header + packed + struct.pack("<H", len(tags)) + directory + b"\0" * 4
-    (tmp_path / "a.tif").write_bytes(content)
+    (tmp_path / "a.tif").write_bytes(tiff(packed, 12, photometric=1))
     assert np.array_equal(values_of(tmp_path / "a.tif")[..., 1], values // 16)
+
+
+@pytest.mark.parametrize(("bits", "content"), [(16, DEEP.tobytes()), (8, (DEEP >> 8).astype(np.uint8).tobytes())])
+def test_where_a_tiff_says_that_0_is_white_it_is(tmp_path: Path, bits: int, content: bytes):
+    (tmp_path / "a.tif").write_bytes(tiff(content, bits, photometric=0))
+    assert np.array_equal(values_of(tmp_path / "a.tif")[..., 2], 255 - DEEP // 256)
 
 
 @pytest.mark.parametrize(
