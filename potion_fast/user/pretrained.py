@@ -18,6 +18,9 @@ from ..errors import FileError, ModelError
 from ..utils.adapter import DEFAULT
 from .user_code import called, find_user_code
 
+STATE_DICTS = ("state_dict", "model_state_dict", "model", "net")  # keys of training programs
+PREFIXES = ("module.", "_orig_mod.")
+
 
 def timm_model(name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     """Make a model of timm.
@@ -125,7 +128,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Args:
         model: whose weights are replaced; it stays as it was where that fails.
-        path: *.safetensors, or any other file of torch.save: a state dict, or a dict that holds one under "state_dict".
+        path: *.safetensors, or any other file of torch.save: a state dict, or a dict that holds one under
+            "state_dict", "model_state_dict", "model" or "net". What DataParallel, DistributedDataParallel or
+            torch.compile put before all names is left out.
 
     Raises:
         FileError: the file is missing, truncated, or holds more than tensors: such files can run code and are not read.
@@ -138,16 +143,28 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
             tensors = safetensors.torch.load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(tensors, Mapping) and "state_dict" in tensors:
-                tensors = tensors["state_dict"]
+        tensors = _state_dict(tensors, model)
     except pickle.UnpicklingError as error:
         raise FileError(f"{path} holds more than tensors; save model.state_dict() instead of the model") from error
     except Exception as error:  # whatever a broken file leads torch to
-        raise FileError(f"{path} cannot be read as weights ({error}); it is missing, truncated or foreign") from error
+        reason = " ".join(str(error).split())
+        raise FileError(f"{path} cannot be read as weights ({reason}); it is missing, truncated or foreign") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise FileError(f"{path} holds no state dict: a dictionary from names to tensors")
     check_tensors(model, tensors, str(path))
     load_tensors(model, tensors)
+
+
+def _state_dict(content: Any, model: nn.Module) -> Any:
+    """The state dict in what was saved, under the model's own names."""
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in STATE_DICTS if isinstance(content.get(key), Mapping)), content)
+    own = list(model.state_dict())
+    for prefix in PREFIXES:
+        wrapped = isinstance(content, Mapping) and all(str(name).startswith(prefix) for name in content)
+        if wrapped and not all(name.startswith(prefix) for name in own):
+            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return content
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:

@@ -17,15 +17,29 @@ from potion_fast.errors import FileError, ModelError
 from potion_fast.user.pretrained import load_weights
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pth", "wrapped"])
+@pytest.mark.parametrize(
+    "kind", ["safetensors", "pth", "state_dict", "model_state_dict", "model", "net", "module.", "both"]
+)
 def test_state_dicts_from_elsewhere_are_loaded(tmp_path: Path, kind: str):
     model, other = (create_model("small_cnn", 4, 1, width=2) for _ in range(2))
     path = tmp_path / ("m.safetensors" if kind == "safetensors" else "m.pth")
     if kind == "safetensors":
         safetensors.torch.save_file(model.state_dict(), path)
     else:
-        torch.save({"state_dict": model.state_dict(), "epoch": 3} if kind == "wrapped" else model.state_dict(), path)
+        prefix = {"module.": "module.", "both": "module._orig_mod."}.get(kind, "")
+        content: Any = {f"{prefix}{name}": tensor for name, tensor in model.state_dict().items()}
+        torch.save(content if kind == "pth" or prefix else {kind: content, "epoch": 3, "optimizer": {"lr": 0.1}}, path)
     load_weights(other, path)
+    assert_same_weights(other, weights(model))
+
+
+@pytest.mark.parametrize("attribute", ["module", "model", "net"])
+def test_a_model_whose_own_names_look_like_a_wrapper_is_loaded(tmp_path: Path, attribute: str):
+    model, other = (torch.nn.Module() for _ in range(2))
+    for made in (model, other):
+        made.add_module(attribute, create_model("small_cnn", 4, 1, width=2))
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    load_weights(other, tmp_path / "m.pth")
     assert_same_weights(other, weights(model))
 
 
