@@ -360,7 +360,18 @@ def test_an_adapter_overrides_one_part():
     with pytest.raises(ModelError, match="tuple without logits; give an adapter"):
         pf.importance(two, [(x, LABELS)], "ssd", group_size=1)
     assert torch.equal(pf.importance(two, [(x, LABELS)], "ssd", group_size=1, adapter=Auxiliary()).sums, want.sums)
+
+    class OneDict(pf.Adapter):
+        def call(self, model, inputs):
+            return model(inputs.kwargs)
+
+    class TakesDict(Mixed):
+        def forward(self, given):
+            return super().forward(given["x"], given["ids"])
+
     model, options = Mixed(), {"group_size": 1, "dtype": torch.float64}
+    got = pf.importance(TakesDict(), [{"x": X, "ids": IDS}], **options, adapter=OneDict())
+    assert torch.equal(got.sums, pf.importance(model, [((X, IDS), LABELS)], **options).sums)
     got = pf.importance(model, [(X, LABELS)], **options, adapter=SameText())
     assert torch.equal(got.sums, pf.importance(model, [((X, IDS[:1].repeat(TEXTS, 1)), LABELS)], **options).sums)
 
