@@ -192,6 +192,7 @@ def test_the_toy_healing_writes_to_its_folder_and_opens_no_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     import matplotlib.font_manager  # noqa: F401  # writes a cache of its own, the first time on a machine
+    import torch._dynamo  # noqa: F401  # makes a folder of its own when it is imported, as by the first optimiser
 
     (tmp_path / "run").mkdir()
     (tmp_path / "elsewhere").mkdir()
