@@ -101,6 +101,8 @@ class DataFlow(TorchDispatchMode):
         self.after = False
         self.met = False  # a copy of a parameter for each sample has met rows that data has moved
         self.copies: set[int] = set()  # storages of such copies
+        self.recomputed = False  # a copy is read within activation checkpointing, which will read the parameter instead
+        self.has_gradient = False  # what comes of it requires gradients though no parameter does
         self.data: set[int] = set()  # storages with values that follow from the inputs
         self.routed: set[int] = set()  # storages whose rows data has moved
         self.calls: list[tuple[list[str], int, bool]] = []  # names, events before, whether routed
@@ -159,6 +161,7 @@ class DataFlow(TorchDispatchMode):
         if of_copies and not of_data:
             self.note_copies(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
         self.met |= of_copies and routed
+        self.recomputed |= of_copies and is_checkpointing()
         if of_data:
             written = tensors[:1] if function._schema.is_mutable else []
             for tensor in (*written, *(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))):
@@ -232,6 +235,11 @@ class DataFlow(TorchDispatchMode):
         if storage._cdata not in marked:
             marked.add(storage._cdata)
             weakref.finalize(storage, marked.discard, storage._cdata)
+
+
+def is_checkpointing() -> bool:
+    """Whether what autograd saves now is saved by other means, as activation checkpointing does, to be made again."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 class _HostReads(TorchFunctionMode):

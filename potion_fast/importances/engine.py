@@ -22,6 +22,7 @@ from .hooks import LayerCall, LayerHooks, RulePlan, frozen, layer_hooks, leaves_
 from .operation_rules import Operation
 from .rule_check import substituted_names, verified
 from .rules import LEAF, Accumulators, LayerIO, Rule, accumulate_tied, at_least_float32
+from .sample_checks import random_numbers_kept
 
 VERIFIED_AGAIN = {16, 256, 4096, 65536}  # batches, of a model whose path may depend on what it reads
 ELEMENTS = 1 << 22  # of gradients per group that are written out at a time, for a parameter with several uses
@@ -204,7 +205,8 @@ class Engine:
         """Make the plan, on the first of these samples; parameters must be frozen."""
         for parameter in self.model.parameters.values():  # those that no operation has read so far are not
             parameter.requires_grad_(False)
-        self.plan = self._verified(inputs, losses)
+        with random_numbers_kept(self.model.device):
+            self.plan = self._verified(inputs, losses)
         self._check_coverage(self.plan)
         if self.compiled is not None:
             self.compiled.forget()

@@ -297,6 +297,12 @@ def check_not_checkpointed() -> None:
         frame = frame.f_back  # type: ignore[assignment]
 
 
+def check_not_reentrant(error: Exception) -> None:
+    """Raise ImportanceError if an error of a backward pass says that checkpointing of the reentrant kind is used."""
+    if "use_reentrant" in str(error) and not isinstance(error, ImportanceError):
+        raise ImportanceError(REENTRANT) from None
+
+
 def leaves_of(losses: Tensor, known: Iterable[Tensor]) -> list[Tensor]:
     """The leaves of a graph of autograd but for some: what the model itself has set to require gradients."""
     left_out = {id(tensor) for tensor in known}

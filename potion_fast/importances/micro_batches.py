@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import OutOfMemoryError
 from ..utils import memory
 from ..utils.batches import Chunk
+from .sample_checks import random_numbers_kept
 
 PROBE_SIZES = (3, 6)  # samples whose memory is measured, to tell a sample's share from what any batch takes
 SHARE = 0.8  # of the free memory that a batch may take: the rest is lost between blocks
@@ -69,7 +70,8 @@ class MicroBatches:
         if not self.measured and len(chunk.inputs) > PROBE_SIZES[-1] and len(self.state()) == self.between_groups:
             self.measured = self.measuring = True
             try:
-                self.most = self._fitting(chunk)
+                with random_numbers_kept(self.device):
+                    self.most = self._fitting(chunk)
             finally:
                 self.measuring = False
         waiting = [chunk]

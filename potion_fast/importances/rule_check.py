@@ -29,9 +29,10 @@ from ..errors import ImportanceError
 from ..utils.inputs import BatchInputs, map_tensors, tensors_of
 from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
-from .data_flow import DataFlow
+from .data_flow import DataFlow, is_checkpointing
 from .fsdp_gather import GatheredParameters
-from .hooks import LayerCall, RulePlan, candidates, layer_hooks, leaves_of
+from .hooks import LayerCall, RulePlan, candidates, check_not_reentrant, layer_hooks, leaves_of
+from .operation_rules import Operation
 from .rules import BroadcastRule
 from .sample_checks import MIXED
 
@@ -83,7 +84,8 @@ def verified(
             return _tested(plan, model, inputs, losses, gathered, flow)
         except RuleRejected as rejection:
             plan = _without(plan, rejection, by_operation)
-        except Exception:
+        except Exception as error:
+            check_not_reentrant(error)
             if gathered is not None or not (plan.operations or substituted_names(plan)):
                 raise  # the model itself fails, or its samples mix
             leaves = _rejected_leaves(plan, model, inputs, losses)
@@ -95,7 +97,7 @@ def flow_of(inputs: BatchInputs, losses: Forward) -> DataFlow:
     flow = DataFlow(tensors_of(inputs))
     try:
         with flow:
-            losses(inputs)
+            flow.has_gradient = losses(inputs).requires_grad
     except Exception as error:
         if ran_out(error) or "CUDA error" in str(error):
             raise
@@ -177,9 +179,12 @@ def _tested(
 
         def watch(call: LayerCall, call_inputs: Tensor, output: Tensor) -> None:
             flow.note(call.names, (call_inputs, output))
+            if isinstance(call.layer, Operation) and is_checkpointing():
+                recomputed.update(call.names)
             if call.layer in plan.expanded or isinstance(call.rule, BroadcastRule):
                 flow.note_copies((output,))
 
+        recomputed: set[str] = set()  # by operations that a backward pass will run again, and not as they were
         hooks.watch = watch
         with hooks.forward(batch, values), ReadTracker(plan, model, gathered) as reads, flow:
             flow.note_copies(hooks.leaves.values())
@@ -187,8 +192,8 @@ def _tested(
         if reads.outside:
             raise RuleRejected(reads.outside, elsewhere=True)
         single: set[nn.Module] = set()  # layers with one output for all samples
-        rejected = _names(plan, hooks.unfit) | hooks.early | flow.routed_names()
-        if flow.copies_are_misplaced:
+        rejected = _names(plan, hooks.unfit) | hooks.early | flow.routed_names() | recomputed
+        if flow.copies_are_misplaced or flow.recomputed:
             rejected |= substituted_names(plan)
             rejected.update(name for call in hooks.calls if isinstance(call.rule, BroadcastRule) for name in call.names)
         for call in hooks.calls:
@@ -232,7 +237,7 @@ def _tested(
         operations=plan.operations - unread,
         unused=tuple(name for name in model.parameters if name in unread),
         without_rule=tuple(name for name in plan.without_rule if name not in unread),
-        own_leaves=bool(own_leaves),
+        own_leaves=bool(own_leaves) or fewer.has_gradient,
         reads=flow.reads,
     )
 

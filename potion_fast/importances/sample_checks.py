@@ -25,7 +25,7 @@ from ..utils.adapter import Adapter, functional_outputs
 from ..utils.inputs import BatchInputs, concatenated, map_tensors, samples_key
 from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
-from .hooks import REENTRANT, check_not_checkpointed, frozen
+from .hooks import check_not_checkpointed, check_not_reentrant, frozen
 
 FEW = 3  # samples of the first batch
 AMONG = 8  # samples of a small batch, some of them more than once, among which a sample is put
@@ -92,32 +92,37 @@ class SampleChecks:
         inputs, labels = inputs[:FEW], None if labels is None else labels[:FEW]
         with random_numbers_kept(self.model.device), torch.compiler.set_stance("force_eager"):
             before = random_state(self.model.device)
+            leaves: list[Tensor] = []
             with checkpointing_refused(self.model):
-                losses = self.losses(self._call, inputs, labels)
+                losses = self.losses(self._call, map_tensors(inputs, partial(differentiable, leaves=leaves)), labels)
             drawn = not torch.equal(before, random_state(self.model.device))
-            if not losses.requires_grad:
+            self.connected = self._connected(losses.sum(), leaves)
+            if not (losses.requires_grad if self.connected is None else self.connected):
                 raise ImportanceError(
                     "no loss depends on a trainable parameter, so all importances would be 0; look for detach(), "
                     "no_grad or inference_mode in the model's forward, and for adapters that merge themselves into "
                     "frozen weights in eval mode"
                 )
-            self.connected = self._connected(losses.sum())
             losses = losses.detach()
             with frozen(self.model.module), torch.no_grad():
                 self.random = self._is_random(losses, inputs, labels, drawn)
                 if len(inputs) > 1 and not self.random and not may_mix:
                     self._compare(inputs, labels, losses, range(len(inputs)))
 
-    def _connected(self, loss: Tensor) -> set[str] | None:
-        """Parameters that a loss has a gradient by; None where the model has no ordinary backward pass."""
+    def _connected(self, loss: Tensor, leaves: list[Tensor]) -> set[str] | None:
+        """Parameters that a loss has a gradient by; None where the model has no ordinary backward pass.
+
+        The pass goes back to the inputs, and so through all that a reentrant checkpoint holds.
+        """
         named = self.model.parameters
+        if not loss.requires_grad:
+            return set()
         try:
-            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            gradients = torch.autograd.grad(loss, [*named.values(), *leaves], allow_unused=True)
         except Exception as error:  # the pass says what is wrong, or gets along
-            if "use_reentrant" in str(error):
-                raise ImportanceError(REENTRANT) from None
+            check_not_reentrant(error)
             return None
-        return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+        return {name for name, gradient in zip(named, gradients, strict=False) if gradient is not None}
 
     def _is_random(self, losses: Tensor, inputs: BatchInputs, labels: Tensor | None, drawn: bool) -> bool:
         """Whether losses differ from one forward pass to the next."""
@@ -155,7 +160,9 @@ class SampleChecks:
                 self._compare_among_few(inputs, labels, losses)
 
     def _picked(self, batch: int) -> list[int]:
-        """Samples that are compared: at the ends, where a batch that is too long is cut, and elsewhere each time."""
+        """Samples that are compared: at the end, where a batch that is too long is cut, and elsewhere each time."""
+        if self.batches == 1 and batch <= AMONG:
+            return list(range(batch))
         middle = (batch // 2 + self.batches // 2) % batch
         return sorted({middle, batch - 1})
 
@@ -237,6 +244,14 @@ def alike(one: Sample, other: Sample) -> bool:
 def taken(inputs: BatchInputs, labels: Tensor | None, places: Any) -> tuple[BatchInputs, Tensor | None]:
     """Some of the samples of a batch."""
     return inputs[places], None if labels is None else labels[places]
+
+
+def differentiable(tensor: Tensor, leaves: list[Tensor]) -> Tensor:
+    """The same values, of a new leaf and to be written to, if they are real numbers."""
+    if not tensor.is_floating_point():
+        return tensor
+    leaves.append(tensor.detach().requires_grad_())
+    return leaves[-1].clone()
 
 
 def doubled(tensor: Tensor) -> Tensor:

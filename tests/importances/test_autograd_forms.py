@@ -100,6 +100,25 @@ class Checkpointed(Layers):
         return self.head(checkpoint(lambda x: self.second(x).tanh(), x, use_reentrant=self.reentrant))
 
 
+class CheckpointedOperations(Layers):
+    """Parameters that are read by operations within a checkpoint, and one of them in a layer outside as well."""
+
+    def __init__(self, reentrant: bool = False) -> None:
+        super().__init__()
+        self.shift, self.scale, self.reentrant = (
+            nn.Parameter(torch.randn(1, 4)),
+            nn.Parameter(torch.randn(4)),
+            reentrant,
+        )
+
+    def start(self, x: Tensor) -> Tensor:
+        return ((x + self.shift) * self.scale).sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(checkpoint(self.start, x, use_reentrant=self.reentrant)).tanh()
+        return self.head(self.second(x))
+
+
 class Forces(Layers):
     """The output is the gradient of an energy by the input."""
 
@@ -135,6 +154,16 @@ class OwnLeaf(Layers):
         return self.head(hidden) * self.energy(hidden)
 
 
+class LeafIfNeeded(Layers):
+    """As one does who wants a gradient by the input whatever the input is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(x.tanh().sum(), x, create_graph=True)
+            return self.head(self.second(self.first(x + slope).tanh()).tanh())
+
+
 FORMS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "fixed-features": (Fixed, set()),
     "gate": (Gate, set()),
@@ -146,6 +175,8 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "checkpoint-sequence": (lambda: Checkpointed("sequence"), set()),
     "forces": (Forces, {"first.weight", "first.bias", "second.weight", "second.bias", "head.weight", "head.bias"}),
     "own-leaf": (OwnLeaf, set()),
+    "leaf-if-needed": (LeafIfNeeded, set()),
+    "checkpoint-operations": (CheckpointedOperations, {"shift", "scale"}),
     "penalised": (Penalised, {"second.weight", "second.bias"}),
 }
 
@@ -165,9 +196,11 @@ def test_gradients_are_those_of_autograd(form: str, group_size: int, objective: 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
 @pytest.mark.parametrize("group_size", [1, 2, 8, 100, "batch"])
-@pytest.mark.parametrize("where", ["first", "later", "sequence"])
+@pytest.mark.parametrize("where", ["first", "later", "sequence", "operations"])
 def test_reentrant_checkpointing_is_refused_and_named(where: str, group_size) -> None:
     model, inputs = Checkpointed(where, reentrant=True), torch.randn(8, 4)
+    if where == "operations":
+        model = CheckpointedOperations(reentrant=True)
     with pytest.raises(ImportanceError, match=r"checkpointing .*use_reentrant=False"):
         pf.importance(model, batches(inputs, LABELS[:8], 4), group_size=group_size)
 
