@@ -116,11 +116,11 @@ def report(found: Iterable[tuple[str, Outcome]]) -> None:
         print(f"{name}: {outcome.kind}: {outcome.detail}", file=sys.stderr)
 
 
-def write(path: Path, rows: list[dict[str, object]]) -> None:
+def write(path: Path, columns: list[str], rows: list[dict[str, object]]) -> None:
     made = {"date": str(datetime.date.today()), **versions("cpu")}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *made], lineterminator="\n")
+        writer = csv.DictWriter(file, [*columns, *made], lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, **made} for row in rows)
 
@@ -160,14 +160,15 @@ def main() -> None:
         return
     layers = layer_rows(options.layers, options.processes)
     networks, reasons = network_rows(options.networks, options.processes)
-    write(options.out / "layers.csv", layers)
-    write(options.out / "networks.csv", networks)
-    write(options.out / "reasons.csv", reasons)
+    write(options.out / "layers.csv", ["layer", "dtype", "cases", *KINDS], layers)
+    write(options.out / "networks.csv", ["step", "mixes", "cases", *KINDS], networks)
+    write(options.out / "reasons.csv", ["outcome", "mixes", "networks", "first", "reason"], reasons)
     found = Counter[str]()
     for row in [*layers, *(row for row in networks if row["step"] == "all")]:
         found.update({kind: int(str(row[kind])) for kind in KINDS})
     print(", ".join(f"{found[kind]} {kind}" for kind in KINDS))
-    sys.exit(any(found[kind] for kind in BAD))
+    if any(found[kind] for kind in BAD):
+        sys.exit("not all are exact or refused; see above and reasons.csv")
 
 
 if __name__ == "__main__":

@@ -119,3 +119,13 @@ def test_a_table_that_was_edited_by_hand_is_found_and_one_without_results_says_s
     script("tables.py", "--check", page)
     assert "potion_fast" in page.read_text(encoding="utf-8")
     assert "\nNot measured: there is no `results/none.csv`.\n" in page.read_text(encoding="utf-8")
+
+
+def test_the_exactness_of_layers_and_networks_is_counted(tmp_path: Path):
+    script("exactness.py", tmp_path, "--layers", "Linear-2d", "GRUCell", "--networks", 6, "--processes", 1)
+    with (tmp_path / "layers.csv").open(newline="", encoding="utf-8") as file:
+        passes = {(row["layer"], row["dtype"]): row for row in csv.DictReader(file)}
+    assert int(passes["Linear-2d", "float64"]["by rule"]) > 0 and passes["Linear-2d", "float64"]["cases"] == "2"
+    assert int(passes["GRUCell", "bfloat16"]["by rule"]) == 0 and passes["GRUCell", "bfloat16"]["cases"] == "1"
+    printed = script("exactness.py", "--markdown", tmp_path / "layers.csv", tmp_path / "networks.csv")
+    assert "| passes over every layer, float64 | 96 |" in printed

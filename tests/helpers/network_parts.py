@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,31 @@ def _by_data(x: Tensor, table: Values) -> Tensor:
     return x + table.values[x.mean(2).argmax(1)][:, None]  # a row for each sample
 
 
+def _written(x: Tensor, p: Values) -> Tensor:
+    y = x.clone()
+    y[:, 1] = p.values
+    y[:, 2] += p.values
+    return y
+
+
+def _spectrum(x: Tensor, p: Values) -> Tensor:
+    return torch.fft.irfft(torch.fft.rfft(x, dim=1) * p.values, n=STEPS, dim=1)
+
+
+class Doubled(torch.autograd.Function):
+    """x · 2p, with a backward pass of its own."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, p: Tensor) -> Tensor:
+        context.save_for_backward(x, p)
+        return x * (2 * p)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, p = context.saved_tensors
+        return gradient * 2 * p, (gradient * 2 * x).sum_to_size(p.shape)
+
+
 # Uses of parameters that hooks on layers do not see, or see with another order of the samples.
 PARAMETERS: dict[str, tuple[Function, Callable[[], tuple[nn.Module, ...]]]] = {
     "linear": (lambda x, layer: layer(x), _linear),
@@ -106,6 +132,46 @@ PARAMETERS: dict[str, tuple[Function, Callable[[], tuple[nn.Module, ...]]]] = {
         lambda x, layer: torch.einsum("btc,bcd->btd", x, layer(x).tanh()),
         _linear,
     ),
+    "norm by name": (lambda x, p: F.layer_norm(x, (WIDTH,), p.values, p.values.sin()), lambda: (Values(WIDTH),)),
+    "table by constants": (
+        lambda x, table: x + F.embedding(torch.tensor([2, 0, 0, 1]), table.values),
+        lambda: (Values(STEPS, WIDTH),),
+    ),
+    "slope by name": (lambda x, p: F.prelu(x, p.values), lambda: (Values(STEPS),)),
+    "convolution by name": (
+        lambda x, p: F.conv1d(x, p.values.flip(-1), p.values[0, 0].repeat(2)[:4], padding=1),
+        lambda: (Values(STEPS, STEPS, 3),),
+    ),
+    "product of two": (lambda x, a, b: x @ (a.values @ b.values), lambda: (Values(WIDTH, 2), Values(2, WIDTH))),
+    "low rank beside": (
+        lambda x, layer, a, b: layer(x) + (x @ a.values) @ b.values,
+        lambda: (*_linear(), Values(WIDTH, 1), Values(1, WIDTH)),
+    ),
+    "weight of two": (
+        lambda x, a, b: F.linear(x, torch.cat([a.values, b.values])),
+        lambda: (Values(1, WIDTH), Values(3, WIDTH)),
+    ),
+    "expanded": (lambda x, p: torch.bmm(x, p.values.expand(len(x), -1, -1)), lambda: (Values(WIDTH, WIDTH),)),
+    "repeated": (lambda x, p: x + p.values.repeat(len(x), STEPS, 1), lambda: (Values(1, WIDTH),)),
+    "transposed times": (lambda x, p: torch.matmul(p.values, x), lambda: (Values(STEPS, STEPS),)),
+    "added with a factor": (lambda x, p: torch.add(x, p.values, alpha=-2.5), lambda: (Values(WIDTH),)),
+    "subtracted from": (lambda x, p: p.values - x, lambda: (Values(STEPS, 1),)),
+    "divided by": (lambda x, p: x / (p.values.square() + 1), lambda: (Values(1, WIDTH),)),
+    "divides": (lambda x, p: p.values / (x.square() + 1), lambda: (Values(WIDTH),)),
+    "added in place": (lambda x, p: x.clone().add_(p.values, alpha=0.5), lambda: (Values(STEPS, WIDTH),)),
+    "times in place by": (lambda x, p: x.clone().mul_(p.values), lambda: (Values(WIDTH),)),
+    "written in place": (_written, lambda: (Values(WIDTH),)),
+    "chosen by data": (lambda x, p: torch.where(x > 0, x, p.values), lambda: (Values(WIDTH),)),
+    "maximum with": (lambda x, p: torch.maximum(x, p.values - 1), lambda: (Values(WIDTH),)),
+    "interpolated": (lambda x, p: torch.lerp(x, x.sin(), p.values), lambda: (Values(WIDTH),)),
+    "times and added": (
+        lambda x, a, b: torch.addcmul(a.values, x, b.values, value=0.5),
+        lambda: (Values(4), Values(4, 4)),
+    ),
+    "length of": (lambda x, p: x * p.values.norm(), lambda: (Values(WIDTH),)),
+    "used twice in one": (lambda x, p: x * p.values + p.values * x.sin() + p.values, lambda: (Values(WIDTH),)),
+    "spectrum": (_spectrum, lambda: (Values(STEPS // 2 + 1, WIDTH),)),
+    "autograd function": (lambda x, p: Doubled.apply(x, p.values), lambda: (Values(WIDTH),)),
     "parameter to a power": (lambda x, p: x.abs().add(0.1) ** p.values, lambda: (Values(WIDTH),)),
 }
 

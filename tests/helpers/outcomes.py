@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,9 @@ from potion_fast.importances.fallback import Fallback
 
 # A group that comes alone has the gradient of an ordinary backward pass.
 ALONE, RULE, FUNC, LOOP, REFUSED = "plain backward", "by rule", "by torch.func", "by loop", "refused"
-WRONG, CHANGED, CRASHED = "wrong", "model changed", "another error"
+WRONG, CHANGED, CRASHED, NEEDLESS = "wrong", "model changed", "another error", "refused needlessly"
 GOOD = (ALONE, RULE, FUNC, LOOP, REFUSED)  # in the order of their cost
-BAD = (WRONG, CHANGED, CRASHED)
+BAD = (NEEDLESS, CRASHED, CHANGED, WRONG)
 ROUNDING = 1e-9  # of a parameter's importances, relative to their norm; gradients that cancel out are 1e-13 of the rest
 
 Build = Callable[[], nn.Module]
@@ -84,7 +85,7 @@ def outcome(
     model, inputs = build(), torch.cat(list(batches))
     labels = LABELS[: len(inputs)].split([len(batch) for batch in batches])
     before = state(model)
-    with warnings.catch_warnings(record=True) as caught, watched() as calls:
+    with warnings.catch_warnings(record=True) as caught, ways_taken() as ways:
         warnings.simplefilter("always")
         try:
             got = pf.importance(
@@ -113,7 +114,7 @@ def outcome(
         return Outcome(WRONG, errors)
     if not any(value.any() for value in want.values()) and not caught:
         return Outcome(WRONG, "no parameter has a gradient, and no word of that")
-    return Outcome(way_taken(calls, got), ", ".join(got.fallback))
+    return Outcome(max(ways, key=GOOD.index), ", ".join(got.fallback))
 
 
 def expected(build: Build, batches: Sequence[Tensor], objective: str, group_size: int | str) -> dict[str, Tensor]:
@@ -166,26 +167,24 @@ def changed(before: dict[str, object], model: nn.Module) -> str:
     return ""
 
 
-def way_taken(calls: set[object], got: pf.Importance) -> str:
-    """One of `GOOD`, the slowest of what a pass has called."""
-    if got.fallback:
-        return LOOP if Fallback._by_loop in calls else FUNC
-    return RULE if Engine.add in calls else ALONE
-
-
 @contextmanager
-def watched() -> Iterator[set[object]]:
-    """Holds which of a pass's ways through a batch were called in the block."""
-    calls: set[object] = set()
+def ways_taken() -> Iterator[list[str]]:
+    """The ways of `GOOD` that a pass takes through its batches in the block."""
+    ways = [ALONE]
+    add_by_rule, add_by_fallback = Engine.add, Fallback.add
+
+    def by_rule(self: Engine, *args: Any, **keywords: Any) -> Any:
+        ways.append(RULE)
+        return add_by_rule(self, *args, **keywords)
+
+    def by_fallback(self: Fallback, *args: Any, **keywords: Any) -> None:
+        add_by_fallback(self, *args, **keywords)
+        ways.append(FUNC if self.by_vmap else LOOP)
+
     with pytest.MonkeyPatch.context() as patch:
-        for owner, function in ((Fallback, Fallback._by_loop), (Engine, Engine.add)):
-
-            def watch(*args: object, _function: Callable[..., object] = function, **kwargs: object) -> object:
-                calls.add(_function)
-                return _function(*args, **kwargs)
-
-            patch.setattr(owner, function.__name__, watch)
-        yield calls
+        patch.setattr(Engine, "add", by_rule)
+        patch.setattr(Fallback, "add", by_fallback)
+        yield ways
 
 
 def outcomes_of_case(case: Case) -> list[Outcome]:
@@ -205,9 +204,19 @@ def outcomes_of_case(case: Case) -> list[Outcome]:
     return found
 
 
+# Why a network is refused though no samples of it mix.
+REASONS = (
+    "scales its gradient by the frequency of tokens",
+    "activation checkpointing of the reentrant kind",
+    "torch itself has no gradient",
+)
+
+
 def outcome_of_network(network: Network) -> Outcome:
     """One pass over a random network."""
-    return outcome(network.model, network.inputs(), network.objective, network.group_size, rounding=1e-7)
+    result = outcome(network.model, network.inputs(), network.objective, network.group_size, rounding=1e-7)
+    needless = result.kind == REFUSED and not network.mixes and not any(r in result.detail for r in REASONS)
+    return Outcome(NEEDLESS, result.detail) if needless else result
 
 
 def outcomes_in_half(case: Case, dtype: torch.dtype) -> list[Outcome]:
