@@ -74,6 +74,7 @@ class SampleChecks:
         self.batches = 0
         self.tolerance: float | None = None
         self.kept: Sample | None = None  # the last batch of one
+        self.largest = 0  # samples of a batch that was compared
         self.among_few = False  # the first samples have stood in a batch
 
     # --- The first samples: gradients, and random numbers -----------------------------------------------------------
@@ -150,21 +151,21 @@ class SampleChecks:
             ImportanceError: They differ.
         """
         self.batches += 1
-        if self.random or (self.batches & (self.batches - 1) and self.among_few):
+        larger = len(inputs) > 2 * self.largest  # than any batch that was compared
+        if self.random or not (larger or self.batches & (self.batches - 1) == 0 or not self.among_few):
             return
+        self.largest = max(self.largest, len(inputs))
         losses = losses.detach()
         with random_numbers_kept(self.model.device), frozen(self.model.module), torch.no_grad(), memory_may_run_out():
             if len(inputs) > 1:
-                self._compare(inputs, labels, losses, self._picked(len(inputs)))
+                self._compare(inputs, labels, losses, self._picked(len(inputs), AMONG if larger else 2))
             if not self.among_few:
                 self._compare_among_few(inputs, labels, losses)
 
-    def _picked(self, batch: int) -> list[int]:
+    def _picked(self, batch: int, count: int) -> list[int]:
         """Samples that are compared: at the end, where a batch that is too long is cut, and elsewhere each time."""
-        if self.batches == 1 and batch <= AMONG:
-            return list(range(batch))
-        middle = (batch // 2 + self.batches // 2) % batch
-        return sorted({middle, batch - 1})
+        last, turn = batch - 1, self.batches // 2 if count < AMONG else 0
+        return sorted({(last - k * batch // count - (turn if k else 0)) % batch for k in range(count)})
 
     def _compare_among_few(self, inputs: BatchInputs, labels: Tensor | None, losses: Tensor) -> None:
         """Put samples of a small batch into one of several: what mixes them may show in a larger batch alone."""

@@ -96,6 +96,13 @@ class Late(Mixing):
         return self.head(self.between(self.first(x).tanh() + (x[:, :1] / 10).round()))
 
 
+class ByMean(Mixing):
+    """Every sample takes the branch that the batch's mean says."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return x.sin() if x.mean() > 0 else x.tanh()
+
+
 class OwnMode(nn.BatchNorm1d):
     """Stays in training mode, whatever it is told."""
 
@@ -136,6 +143,16 @@ def test_an_expert_that_is_full_is_noticed_where_it_is() -> None:
     for group_size in (1, 8, 24):
         refused(model, inputs, 24, group_size)
     assert_equals_loop(model, inputs, group_size=4, batch=8)
+
+
+@pytest.mark.parametrize("sizes", [(24,), (1, 12, 11), (1, 1, 8, 14), (4,) * 6])
+@pytest.mark.parametrize("group_size", [1, 8])
+def test_a_branch_that_the_whole_batch_takes_is_noticed(group_size: int, sizes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(24, 6)
+    data = list(zip(inputs.split(sizes), LABELS[:24].split(sizes), strict=True))
+    with pytest.raises(ImportanceError, match="depends on other samples"):
+        pf.importance(ByMean(), data, group_size=group_size)
 
 
 def test_a_batch_that_mixes_late_is_noticed_there() -> None:
