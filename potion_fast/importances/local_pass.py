@@ -18,10 +18,10 @@ from ..distributed import Ranks
 from ..distributed.sampler import sampler_of
 from ..errors import DataError, ImportanceError, PotionWarning
 from ..modes import GroupSize
-from ..utils.adapter import Adapter, read_logits
+from ..utils.adapter import Adapter, mistakes_named, read_logits
 from ..utils.batches import Chunk, check_loader, chunks
 from ..utils.inputs import BatchInputs
-from ..utils.labels import check_targets
+from ..utils.labels import check_rows, check_targets
 from ..utils.memory import check, needs_of_pass
 from ..utils.model import ModelParameters, all_finite
 from ..utils.progress import bar
@@ -227,8 +227,9 @@ class LocalPass:
                         raise DataError("the loader's batches are not those of the pass that the checkpoint is of")
                     self.seen = position.samples
                     if self.unconnected is None:
-                        self._inspect(chunk)
-                    with whole_update(checkpoint):
+                        with mistakes_named(chunk.inputs):
+                            self._inspect(chunk)
+                    with mistakes_named(chunk.inputs), whole_update(checkpoint):
                         self.micro_batches.add(chunk)
                         if checkpoint is not None and chunk.closes:
                             checkpoint.reached(ahead)
@@ -432,7 +433,9 @@ class LocalPass:
     def _check_labels(self, outputs: Any, labels: Tensor | None) -> None:
         """Raise DataError unless the labels are classes of the logits, where an objective takes them for that."""
         if self.reads_classes and labels is not None:
-            self.logits = read_logits(outputs, self.adapter).detach()[:1]
+            logits = read_logits(outputs, self.adapter).detach()
+            check_rows(logits, labels)
+            self.logits = logits[:1]
             check_targets(self.logits, labels)
 
     def _check_known(self, labels: Tensor | None) -> None:
@@ -469,12 +472,13 @@ class LocalPass:
         labels = None if labels is None else labels[: len(inputs)]
         return self._checked(self._eager_losses(losses, self._call, inputs, labels))
 
-    def _shaped(self, losses: Tensor, inputs: BatchInputs) -> Tensor:
-        if losses.shape != (len(inputs),):
+    def _shaped(self, losses: Any, inputs: BatchInputs) -> Tensor:
+        if not isinstance(losses, Tensor) or losses.is_complex() or losses.shape != (len(inputs),):
             names = ", ".join(repr(objective.name) for objective in self.objectives)
+            kind = f"of shape {list(losses.shape)}" if isinstance(losses, Tensor) else f"as a {type(losses).__name__}"
+            kind = "that are complex" if isinstance(losses, Tensor) and losses.is_complex() else kind
             raise ImportanceError(
-                f"objective {names} gave losses of shape {list(losses.shape)} for {len(inputs)} samples; "
-                "it must give one per sample"
+                f"objective {names} gave losses {kind} for {len(inputs)} samples; it must give a real one per sample"
             )
         return losses
 

@@ -6,6 +6,7 @@ Dampening* (Foster, Schoepf, Brintrup), used in eq. 1 of paper A (*Potion*); LF 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -177,8 +178,21 @@ def resolve(objective: str | Losses | Objective | None, w: float | None) -> Obje
         return OBJECTIVES[objective]
     if callable(objective):
         name = getattr(objective, "__qualname__", type(objective).__qualname__)
+        check_callable(objective, name)
         return Objective(f"{objective.__module__}.{name}", objective)
     raise ImportanceError(f"an objective is a name, a callable or an Objective, not {type(objective).__name__}")
+
+
+def check_callable(objective: Losses, name: str) -> None:
+    """Raise ImportanceError where a callable is known to take something else than (outputs, labels)."""
+    try:
+        signature = inspect.signature(objective)
+    except (TypeError, ValueError):  # one of C tells none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise ImportanceError(f"the objective {name} must take (outputs, labels): {error}") from None
 
 
 def resolve_in_mode(objective: str | Losses | Objective | None, w: float | None, mode: str) -> Objective:

@@ -127,7 +127,8 @@ class SampleChecks:
 
     def _is_random(self, losses: Tensor, inputs: BatchInputs, labels: Tensor | None, drawn: bool) -> bool:
         """Whether losses differ from one forward pass to the next."""
-        tolerance = 1e-6 if drawn and losses.dtype in TOLERANCE and not self.half else self._tolerance(losses.dtype)
+        dtype = self._computed_in(losses)
+        tolerance = 1e-6 if drawn and dtype in TOLERANCE and not self.half else self._tolerance(dtype)
         for _ in range(DRAWS if drawn else 1):
             again = self.losses(self._call, inputs, labels)
             if bool((again - losses).abs().max() > tolerance * losses.abs().max()):
@@ -181,11 +182,12 @@ class SampleChecks:
             self._compare(inputs, labels, self.losses(self._call, inputs, labels), [0, AMONG - 1])
 
     def _compare(self, inputs: BatchInputs, labels: Tensor | None, losses: Tensor, picked: Sequence[int]) -> None:
+        dtype = self._computed_in(losses)
         for k in picked:
             alone = self._alone(self._call, inputs, labels, k)
             scale = float(torch.maximum(losses.abs().max(), alone.abs().max()))
             size = float((alone - losses[k]).abs()) / scale if scale else 0.0
-            if size > self._tolerance(losses.dtype) and self._differ_in_float64(inputs, labels, losses.dtype, size, k):
+            if size > self._tolerance(dtype) and self._differ_in_float64(inputs, labels, dtype, size, k):
                 raise ImportanceError(MIXED)
 
     def _alone(self, call: Model, inputs: BatchInputs, labels: Tensor | None, k: int, exact: bool = False) -> Tensor:
@@ -196,6 +198,11 @@ class SampleChecks:
             if ran_out(error) or "CUDA error" in str(error):
                 raise
         return self.losses(call, *taken(inputs, labels, [k, k]), exact=exact)[0]
+
+    def _computed_in(self, losses: Tensor) -> torch.dtype:
+        """The dtype that losses have the rounding of: a model in float32 may give its output, or a loss, in float64."""
+        exact = all(parameter.dtype == torch.float64 for parameter in self.model.parameters.values())
+        return torch.float32 if losses.dtype == torch.float64 and not exact else losses.dtype
 
     def _tolerance(self, dtype: torch.dtype) -> float:
         """Share of the losses below which a difference is taken for rounding."""

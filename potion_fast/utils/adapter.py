@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, PotionError
 from .inputs import BatchInputs, Inputs, as_inputs, as_tensor, tensors_of
+from .memory import ran_out
 
 LABELS = ("labels", "label", "label_ids")  # keys of the labels in a batch that is a mapping
+
+INPUTS = re.compile("shape|size|dimension|channels|index out of range|out of bounds|NoneType|specify")  # in errors
 
 Model = Callable[..., Any]
 
@@ -163,6 +168,12 @@ def read_logits(outputs: object, adapter: Adapter = DEFAULT) -> Tensor:
     logits = adapter.logits(outputs)
     if not isinstance(logits, Tensor) or not logits.ndim:
         raise ModelError(f"{type(adapter).__name__}.logits must return a tensor [B, C], not {_kind(logits)}")
+    if not logits.is_floating_point() or logits.layout != torch.strided:
+        kind = logits.dtype if logits.layout == torch.strided else logits.layout
+        raise ModelError(
+            f"the model gives logits that are {kind}; they must be real numbers with a gradient, in a dense tensor, as "
+            "they are before an argmax or a rounding"
+        )
     return logits
 
 
@@ -172,7 +183,7 @@ def _kind(value: object) -> str:
 
 def _mistake(error: TypeError | RuntimeError, inputs: BatchInputs) -> str | None:
     """What is wrong with the inputs of a batch, if it is that what made a model fail."""
-    text = str(error).strip().partition("\n")[0]
+    text = _first_line(error)
     if isinstance(error, TypeError) and ("argument" in text and "forward" in text):
         return (
             f"the model cannot be called with the inputs of a batch: {text}; "
@@ -182,6 +193,38 @@ def _mistake(error: TypeError | RuntimeError, inputs: BatchInputs) -> str | None
         dtypes = ", ".join(str(tensor.dtype) for tensor in tensors_of(inputs))
         return f"the model cannot compute with inputs of {dtypes}: {text}; convert them, say to its weights' dtype"
     return None
+
+
+@contextmanager
+def mistakes_named(inputs: BatchInputs) -> Iterator[None]:
+    """Say in one sentence that a model fails with inputs of other shapes, values or names than it was made for.
+
+    Args:
+        inputs: Those that it is called with in the block, [B, ...].
+
+    Raises:
+        DataError: In place of the error that a call of the model by an adapter raised.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
+        foreign = isinstance(error, PotionError) or ran_out(error) or not INPUTS.search(str(error))
+        if foreign or not _within_call(error):
+            raise
+        places = inputs.places if isinstance(inputs, Inputs) else ["inputs"]
+        given = ", ".join(f"{place} {list(x.shape)}" for place, x in zip(places, tensors_of(inputs), strict=True))
+        raise DataError(
+            f"the model fails with a batch of {given}: {_first_line(error)}; give it inputs that it was made for, or "
+            "an adapter that does (potion_fast.Adapter)"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".;")
+
+
+def _within_call(error: BaseException) -> bool:
+    return any(frame.f_code.co_name == "call" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _without_labels(batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -49,8 +49,17 @@ def check_loader(loader: Iterable[object], name: str = "the loader") -> None:
         raise DataError(
             f"{name} is a {type(loader).__name__}, not a loader of batches; if it is one batch, give a list: [batch]"
         )
+    if isinstance(loader, tuple | list) and _is_batch(loader):
+        raise DataError(f"{name} is one batch, (inputs, labels), and not a loader of batches; give a list: [batch]")
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
         raise DataError(f"{name} must give batches, as a DataLoader does; got a {type(loader).__name__}")
+
+
+def _is_batch(entries: Sequence[object]) -> bool:
+    """Whether these are the columns of the same samples: tensors or arrays as long as each other and unlike in kind."""
+    columns = [entry for entry in entries if isinstance(entry, Tensor | np.ndarray) and entry.ndim]
+    kinds = {(str(column.dtype), column.shape[1:]) for column in columns}
+    return len(columns) == len(entries) > 1 and len(kinds) > 1 and len({len(column) for column in columns}) == 1
 
 
 def check_rereadable(loader: Iterable[object], name: str) -> None:

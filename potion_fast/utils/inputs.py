@@ -150,7 +150,9 @@ def as_tensor(given: object) -> Tensor | None:
             kind = "nested" if given.is_nested else str(given.layout).removeprefix("torch.")
             advice = "pad it, with torch.nested.to_padded_tensor" if given.is_nested else "give it dense (.to_dense())"
             raise DataError(f"the loader gave a tensor that is {kind}, and samples are cut out of dense ones; {advice}")
-        return given
+        if given.is_meta:
+            raise DataError("the loader gave a tensor on the meta device, which has no values; give one that has")
+        return given if given.grad_fn is None else given.detach()  # its graph can be gone through only once
     if not isinstance(given, np.ndarray | np.generic):
         return None
     try:

@@ -88,6 +88,19 @@ def check_columns(logits: Tensor) -> None:
         )
 
 
+def check_rows(logits: Tensor, labels: Tensor) -> None:
+    """Refuse an output whose first dimension is not that of the samples.
+
+    Raises:
+        ModelError: It is not.
+    """
+    if logits.ndim > 1 and len(logits) != len(labels):
+        raise ModelError(
+            f"the model gives logits {list(logits.shape)} for {len(labels)} samples; they must be [B, C], a row for "
+            "each, which an adapter can make of them (potion_fast.Adapter)"
+        )
+
+
 def _flat(labels: Tensor) -> Tensor:
     """[B, 1] -> [B], and as signed numbers: of unsigned ones torch knows uint8 only."""
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, ModelError
-from .adapter import DEFAULT, Adapter, read_batch, read_logits
+from .adapter import DEFAULT, Adapter, mistakes_named, read_batch, read_logits
 from .batches import check_loader
 from .inputs import BatchInputs
-from .labels import check_columns, class_indices
+from .labels import check_columns, check_rows, class_indices
 from .model import evaluating
 from .progress import bar
 
@@ -76,7 +76,12 @@ def collect(
             inputs, batch_labels = read_batch(batch, adapter)
             if batch_labels is None:
                 raise DataError("the loader gives no labels to compare the predictions with")
-            collected.append(outputs_of(inputs.to(device, non_blocking=True)).float())
+            if not len(inputs):
+                continue
+            with mistakes_named(inputs):
+                outputs = outputs_of(inputs.to(device, non_blocking=True))
+            check_rows(outputs, batch_labels)
+            collected.append(outputs.float())
             labels.append(batch_labels)
     if not collected:
         raise DataError("the loader gave no batch: there is nothing to predict, or it can be read only once")

@@ -321,3 +321,18 @@ def test_outputs_without_a_class_dimension_are_norms_of_numbers():
 def test_a_model_without_trainable_parameters_is_an_error():
     with pytest.raises(ImportanceError, match="no trainable parameter"):
         pf.importance(nn.ReLU(), [(torch.ones(1, 1), torch.zeros(1))], group_size=1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "match"),
+    [
+        (lambda outputs: outputs.norm(dim=1), "must take .outputs, labels."),
+        (lambda outputs, labels, weights: outputs.norm(dim=1), "must take .outputs, labels."),
+        (lambda outputs, labels: None, "as a NoneType"),
+        (lambda outputs, labels: [1.0] * len(outputs), "as a list"),
+        (lambda outputs, labels: outputs.norm(dim=1).to(torch.complex64), "complex"),
+    ],
+)
+def test_callables_that_are_no_objectives_are_refused(objective, match):
+    with pytest.raises(ImportanceError, match=match):
+        pf.importance(torch.nn.Linear(2, 3), [(torch.ones(4, 2), torch.zeros(4))], objective, group_size=2)

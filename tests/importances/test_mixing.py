@@ -206,6 +206,29 @@ def test_rounding_is_not_taken_for_mixing(dtype: torch.dtype, amp: torch.dtype |
         pf.importance(model, batches(inputs, labels, size), objective, group_size=1 if size > 1 else 4, amp=amp)
 
 
+class LastInFloat64(Mixing):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).double()
+
+
+def test_rounding_in_float32_is_none_of_a_loss_in_float64() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(24, 6)
+
+    def losses(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.double(), labels, reduction="none")
+
+    model = LastInFloat64()
+    model.between = lambda x: x  # type: ignore[method-assign]
+    plain = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    for size in (3, 24):
+        for network, objective in ((model, "xlf"), (model, "ssd"), (plain, losses)):
+            pf.importance(network, batches(inputs, LABELS[:24], size), objective, group_size=4)
+    model.between = Standardised.between.__get__(model)  # type: ignore[method-assign]
+    with pytest.raises(ImportanceError, match="other samples"):
+        pf.importance(model, batches(inputs, LABELS[:24], 24), group_size=4)
+
+
 class WithoutSingles(nn.Module):
     """Cannot take a batch of one sample, whose dimension it drops."""
 

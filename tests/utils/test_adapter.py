@@ -106,6 +106,7 @@ def test_arrays_are_copied_and_keep_their_dtype():
         ((np.array([object()]), Y[:1]), "dtype object"),
         ((X.to_sparse(), Y), "sparse_coo"),
         ({"x": X, "ids": IDS.to_sparse(), "labels": Y}, "dense"),
+        ((X.to("meta"), Y), "meta device"),
     ],
 )
 def test_what_is_no_batch_is_refused_with_what_to_do(batch, match):
@@ -223,6 +224,26 @@ def test_other_errors_of_a_model_are_its_own():
         assert caught.value is error
 
 
+class WithKeywords(nn.Linear):
+    def forward(self, pixel_values=None, **keywords):
+        return super().forward(pixel_values.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "match"),
+    [
+        (nn.Linear(5, 2), (X, Y), r"inputs \[., 3\]: .*shapes cannot be multiplied"),
+        (nn.Embedding(3, 2), (IDS.long() + 90, Y), "index out of range"),
+        (nn.Conv2d(3, 2, 1), (X[:, None, None], Y), "channels"),
+        (WithKeywords(3, 2), {"image": X, "labels": Y}, r"image \[., 3\]: .*NoneType"),
+    ],
+)
+def test_inputs_that_a_model_was_not_made_for_are_said_with_its_own_words(model, batch, match):
+    for read in (lambda: pf.importance(model, [batch], group_size=2), lambda: predict(model, [batch])):
+        with pytest.raises(DataError, match=match):
+            read()
+
+
 # --- logits
 
 
@@ -234,6 +255,42 @@ def test_logits_are_the_output_or_lie_in_it():
     for given in ((X, X), [X], {"scores": X}, None, SimpleNamespace(logits=None)):
         with pytest.raises(ModelError, match="give an adapter whose `logits`"):
             pf.Adapter().logits(given)
+
+
+@pytest.mark.parametrize(
+    ("of", "match"),
+    [
+        (lambda z: z.argmax(1, keepdim=True), "torch.int64"),
+        (lambda z: torch.complex(z, z), "torch.complex64"),
+        (lambda z: z.to_sparse(), "torch.sparse_coo"),
+        (lambda z: torch.cat([z, z]), r"one per sample|for . samples|a row for each"),
+        (lambda z: z.t(), r"one per sample|for . samples|a row for each"),
+    ],
+)
+@pytest.mark.parametrize("objective", ["xlf", "ssd"])
+def test_outputs_that_are_no_rows_of_real_numbers_are_refused(of, match, objective):
+    class Gives(nn.Linear):
+        def forward(self, x):
+            return of(super().forward(x))
+
+    model = Gives(3, 2)
+    for read in (lambda: pf.importance(model, [(X, Y)], objective, group_size=2), lambda: predict(model, [(X, Y)])):
+        with pytest.raises(pf.PotionError, match=match):
+            read()
+
+
+def test_inputs_that_come_with_a_graph_are_data():
+    model, of_data = nn.Linear(3, 2), X.clone().requires_grad_() * 1
+    got = pf.importance(model, [(of_data, Y)], group_size=1)
+    assert torch.equal(got.sums, pf.importance(model, [(X, Y)], group_size=1).sums)
+
+
+def test_batches_without_a_sample_are_passed_over():
+    model = nn.Sequential(nn.Unflatten(1, (3, -1)), nn.Flatten(), nn.Linear(3, 2))
+    logits, labels = predict(model, [(X[:2], Y[:2]), (X[:0], Y[:0]), (X[2:], Y[2:])])
+    assert torch.equal(labels, Y) and torch.equal(logits, model(X))
+    with pytest.raises(DataError, match="nothing to predict"):
+        predict(model, [(X[:0], Y[:0])])
 
 
 def test_one_logit_becomes_two():

@@ -84,6 +84,8 @@ def test_a_loader_around_a_generator_is_refused_before_the_long_pass():
         (X, "a Tensor, not a loader"),
         (np.zeros((3, 4)), "a ndarray, not a loader"),
         ({"x": X, "labels": Y}, "a dict, not a loader"),
+        ((X, Y), "one batch"),
+        ([np.zeros((3, 4)), np.zeros(3)], "one batch"),
         (None, "got a NoneType"),
         (7, "got a int"),
     ],

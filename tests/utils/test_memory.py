@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import potion_fast as pf
 from helpers.toys import Blobs, Net, assert_same_weights, batches, net, samples, weights
-from potion_fast.errors import OutOfMemoryError
+from potion_fast.errors import DataError, OutOfMemoryError
 from potion_fast.importances import micro_batches
 from potion_fast.importances.micro_batches import MicroBatches, split
 from potion_fast.utils import memory
@@ -71,7 +71,7 @@ def test_a_cpu_that_is_full_is_answered_alike_and_other_errors_are_not():
         atol=0,
     )
     model = nn.Sequential(nn.Flatten(), nn.Linear(33, 3))
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(DataError, match="shapes cannot be multiplied"):
         pf.importance(model, batches(*samples(20), 20), group_size=1)
 
 
