@@ -15,16 +15,17 @@ from .samples import IMAGE_KEYS, LABEL_KEYS, class_numbers, pixels_of
 from .user_code import where_raised
 
 LABELS = ("targets", "labels")  # attributes that hold them, in torchvision's data sets and others
-CHECKED = 10_000  # samples that are read once before anything is done with them
+CHECKED = 100_000  # samples that are read once before anything is done with them
 
 
 class UserSource(ImageSource):
     """A map-style data set of (image, label, ...), or of dicts as Hugging Face's.
 
-    Images are as `pixels_of` has them, labels as `class_numbers`. Labels come from the attribute `targets` or `labels`
-    or a column "labels" or "label" where there is one, else every sample is read once for them. Samples are read once
-    in any case, of large data sets 10,000 that are evenly spaced, so that a wrong one is an error before a run and not
-    at its end.
+    Images are as `pixels_of` has them, labels as `class_numbers`. Every sample is read once, so that a wrong one is an
+    error before a run and not at its end. Of more than 100,000 with labels in the attribute `targets` or `labels` or in
+    a column "labels" or "label" as many are read, evenly spaced; all are where these have other labels than that says,
+    as with a `target_transform` or in a wrapper that changes labels. Where the samples' labels are something else, as
+    boxes, the attribute's are taken.
 
     Args:
         dataset: the user's data set.
@@ -39,17 +40,14 @@ class UserSource(ImageSource):
         self.dataset, self.image_size, self.name = dataset, image_size, name
         count = self._count()
         self.shape: tuple[int, ...] = self._pixels(self._sample(0)[0], 0).shape
-        given = self._given_labels()
-        step = 1 if given is None else -(-count // CHECKED)
+        attribute = self._attribute(count)
+        step = 1 if attribute is None else -(-count // CHECKED)
         read = []
         for index in range(0, count, step):
             image, label = self._sample(index)
             self._pixels(image, index)
             read.append(label)
-        labels = read if given is None else given
-        if len(labels) != count:
-            raise DataError(f"{name} has {count} samples and {len(labels)} labels")
-        self.labels = class_numbers(labels, name)
+        self.labels = self._labels(read, step, attribute)
 
     @override
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
@@ -71,13 +69,32 @@ class UserSource(ImageSource):
             raise DataError(f"{self.name} holds no sample")
         return count
 
-    def _given_labels(self) -> Sequence[Any] | Tensor | None:
-        """What the data set says of all labels at once."""
+    def _labels(self, read: list[Any], step: int, attribute: Tensor | None) -> Tensor:
+        """The labels of the samples, of which every `step`-th was read."""
+        try:
+            labels = class_numbers(read, self.name)
+        except DataError:
+            if attribute is None:
+                raise
+            return attribute
+        if attribute is not None and torch.equal(attribute[::step], labels):
+            return attribute
+        return labels if step == 1 else class_numbers([self._sample(i)[1] for i in range(len(self.dataset))], self.name)
+
+    def _attribute(self, count: int) -> Tensor | None:
+        """What the data set says of all labels at once; None where that is nothing, or no labels of its samples."""
+        given = self._given_labels()
+        try:
+            return None if given is None or len(given) != count else class_numbers(given, self.name)
+        except (DataError, TypeError):  # names of classes, say
+            return None
+
+    def _given_labels(self) -> Any:
         columns = getattr(self.dataset, "column_names", None)  # of Hugging Face's
         if isinstance(columns, (list, tuple)):
             return next((list(self.dataset[key]) for key in LABEL_KEYS if key in columns), None)
         given = next((getattr(self.dataset, name) for name in LABELS if hasattr(self.dataset, name)), None)
-        return given if isinstance(given, Tensor) or given is None else list(given)
+        return given
 
     def _sample(self, index: int) -> tuple[Any, Any]:
         """Its image and its label."""

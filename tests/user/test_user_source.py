@@ -193,10 +193,22 @@ def test_data_sets_of_every_form_are_read(dataset: Any):
     assert source.images([]).shape == (0, 3, 5, 6)
 
 
+@pytest.mark.parametrize("checked", [100, 2])
+@pytest.mark.parametrize(
+    "targets", [[0, 0, 0, 0], [9, 9, 9, 9], ["a", "b", "c", "d"], [0, 1], None, 3, torch.zeros(4, 5)]
+)
+def test_the_labels_are_those_of_the_samples_whatever_an_attribute_says(
+    targets: Any, checked: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(user_source, "CHECKED", checked)
+    source = UserSource(Listed([(TENSOR, label) for label in (2, 0, 1, 0)], targets=targets), None, "mine")
+    assert source.labels.tolist() == [2, 0, 1, 0]
+
+
 def test_of_a_table_the_column_of_labels_is_read_at_once():
     class Table(Listed):
         def __getitem__(self, key: Any) -> Any:
-            return [2, 0, 1] if key == "label" else self.samples[key]
+            return [2, 0, 1] if key == "label" else self.samples[key]  # the samples' own labels are none
 
     samples = [{"image": Image.fromarray(PIXELS), "label": "unused"}] * 3
     assert UserSource(Table(samples, column_names=["image", "label"]), None, "mine").labels.tolist() == [2, 0, 1]
@@ -216,7 +228,6 @@ def test_of_a_table_the_column_of_labels_is_read_at_once():
         (TENSOR[None], r"sample 0 of mine must be \(image, label\) or a dict, not Tensor"),
         (TensorDataset(TENSOR[None]), r"sample 0 of mine must be \(image, label\) or a dict, not tuple"),
         (Listed([{"pixels": TENSOR, "y": 0}]), "sample 0 of mine has the keys pixels, y, and needs one of"),
-        (Listed([(TENSOR, 0)], targets=[0, 1]), "mine has 1 samples and 2 labels"),
         (Listed([(TENSOR, 0), OSError("disk 3\nis gone")]), "sample 1 of mine cannot be read: OSError: disk 3 is gone"),
         (Listed([(TENSOR, 0), (TENSOR[:, 1:], 0)]), r"image 1 of mine is \[3, 4, 6\], the first one \[3, 5, 6\]"),
         (Listed([(PIXELS, 0), (GREY, 0)]), r"image 1 of mine is \[1, 5, 6\], the first one \[3, 5, 6\]"),
