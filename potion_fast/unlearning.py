@@ -20,13 +20,14 @@ from .importances.passes import check_group_size, computed
 from .modes import GroupSize, mode_named
 from .search import Result, SearchKeywords, SearchOptions, search_options
 from .search.parallel import check_same_search, search_ranks
-from .search.ptn import search_from, unchanged
+from .search.ptn import not_learnt, search_from
 from .search.unedited import Unedited, check_search
 from .utils.adapter import Adapter
 from .utils.batches import check_loader, check_rereadable, count_samples
 from .utils.copies import IN_PLACE, copy_model
 from .utils.memory import check_unlearning
-from .utils.model import ModelParameters, evaluating
+from .utils.model import ModelParameters
+from .utils.unchanged import unchanged
 
 
 class UnlearnKeywords(PassKeywords, SearchKeywords):
@@ -110,12 +111,12 @@ def unlearn(
             group_size = _group_size(settings, forget_loader, retain if forget is None else forget, options.adapter)
         check_group_size(group_size)
 
-    with evaluating(parameters.wrapped):
+    with unchanged(parameters.wrapped, only_on_failure=True):
         with ranks.raising_together():
             _check_given(parameters, forget, retain, chosen, group_size, options)
         unedited = Unedited.of(parameters, evaluated, settings, search_group, sharded, options.adapter)
         if unedited.ends_at_once and missing:
-            result = unchanged(unedited, chosen.name, group_size, stacklevel=3)
+            result = not_learnt(unedited, chosen.name, group_size, stacklevel=3)
             result.forget, result.retain = forget, retain
             return result
         compute = _Passes(parameters, chosen, group_size, replace(options, process_group=ranks.group or False), ranks)

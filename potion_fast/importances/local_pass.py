@@ -25,6 +25,7 @@ from ..utils.labels import check_rows, check_targets
 from ..utils.memory import check, needs_of_pass
 from ..utils.model import ModelParameters, all_finite
 from ..utils.progress import bar
+from ..utils.unchanged import Watch
 from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
 from .compiled import Compiled, ShapeCounter
 from .engine import AccumulationTarget, Engine
@@ -129,6 +130,7 @@ class LocalPass:
         self.compiled_model: Any = torch.compile(model.module, dynamic=False) if options.compiled else None
         self.counter = ShapeCounter()
         self.device, self.shapes = model.device, model.shapes
+        self.fingerprint = model.fingerprint()  # of now: a forward pass may change weights, until the pass is over
         self.scale = HALF_SCALE if options.amp == torch.float16 else 1.0
         size = sum(torch.Size(shape).numel() for shape in self.shapes.values())
         check(self.device, needs_of_pass(size, len(objectives), options.dtype))
@@ -180,6 +182,11 @@ class LocalPass:
         """The sums, [K, n] for each group of objectives."""
         return [group.sums for group in self.objective_groups]
 
+    def watch(self, watch: Watch) -> None:
+        """Have the calls watched in which the model runs first."""
+        self._inspect = watch.first_call(self._inspect)  # type: ignore[method-assign]
+        self.micro_batches.attempt = watch.first_call(self.micro_batches.attempt)
+
     def identity(self) -> dict[str, Any]:
         """What this pass computes, and on what, as plain values: a checkpoint of another one is of no use."""
         return {
@@ -188,7 +195,7 @@ class LocalPass:
             "dtype": str(self.options.dtype),
             "amp": str(self.options.amp),
             "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
-            "weights (fingerprint)": self.model.fingerprint(),
+            "weights (fingerprint)": self.fingerprint,
             **({} if type(self.adapter) is Adapter else {"adapter": type(self.adapter).__qualname__}),
         }
 
@@ -251,7 +258,6 @@ class LocalPass:
             ImportanceError: One is not finite; the parameter is named.
         """
         results = {}
-        fingerprint = self.model.fingerprint()
         without_rule = tuple(name for name in self.shapes if name in self.without_rule)
         for group in self.objective_groups:
             for objective, sums in zip(group.objectives, group.sums, strict=True):
@@ -262,7 +268,7 @@ class LocalPass:
                     position.terms,
                     objective.name,
                     self.group_size,
-                    fingerprint,
+                    self.fingerprint,
                     without_rule,
                 )
                 for name, part in result.parts():
@@ -362,10 +368,9 @@ class LocalPass:
         model = self.compiled_model if compiled else self.model.wrapped
         outputs = self._outputs(functools.partial(self.adapter.call, model), inputs)
         self._check_labels(outputs, labels)
-        for index, group in enumerate(self.objective_groups if self.group_size != "batch" else ()):
-            with torch.no_grad():
-                losses = self._checked(self._shaped(group.losses(outputs, labels), inputs))
-            self._compare(inputs, labels, index, losses)
+        compared = self.objective_groups if self.group_size != "batch" else []
+        with torch.no_grad():
+            together = [self._checked(self._shaped(group.losses(outputs, labels), inputs)) for group in compared]
         if self.group_gradients or not closes:
             check_no_frequencies(self.model.module)
         if not self.group_gradients:
@@ -393,6 +398,8 @@ class LocalPass:
             self._close(self.group_samples + len(inputs))
         elif self.group_gradients:
             self.group_samples += len(inputs)
+        for index, losses in enumerate(together):  # only now: a forward pass may write to weights that gradients need
+            self._compare(inputs, labels, index, losses)
 
     def _close(self, samples: int) -> None:
         """The group of so many samples, whose parts were summed up, is complete."""

@@ -13,7 +13,8 @@ from typing_extensions import Unpack
 from ..distributed import Ranks, ranks_for
 from ..errors import ImportanceError, PotionWarning
 from ..modes import GroupSize
-from ..utils.model import ModelParameters, differentiable_rnns, evaluating
+from ..utils.model import ModelParameters, differentiable_rnns
+from ..utils.unchanged import unchanged
 from .checkpoints import PassCheckpoint
 from .local_pass import LocalPass
 from .objectives import Losses, Objective, resolve
@@ -147,10 +148,11 @@ def computed(
     ranks = ranks_for(loader, chosen_options.process_group)
     with torch.inference_mode(False), torch.enable_grad():
         parameters = ModelParameters.of(model)
-        with evaluating(parameters.wrapped), differentiable_rnns(parameters.module):
+        with unchanged(parameters.wrapped) as watch, differentiable_rnns(parameters.module):
             with ranks.raising_together():
                 parameters.check()
                 run = pass_of(parameters, chosen, group_size, chosen_options, ranks)
+                run.watch(watch)
             position, checkpoint = run_pass(run, loader, ranks, kept)
             with ranks.raising_together():
                 results = run.results(position)

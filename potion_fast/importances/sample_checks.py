@@ -301,7 +301,8 @@ def checkpointing_refused(model: ModelParameters) -> Iterator[None]:
     trainable = {id(parameter) for parameter in model.parameters.values()}
     with ExitStack() as stack:
         for module in model.module.modules():
-            if any(id(parameter) in trainable for parameter in module._parameters.values()):
+            scripted = isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+            if not scripted and any(id(parameter) in trainable for parameter in module._parameters.values()):
                 stack.callback(module.register_forward_pre_hook(before).remove)
         yield
 

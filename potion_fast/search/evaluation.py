@@ -21,6 +21,7 @@ from ..utils.labels import class_indices
 from ..utils.memory import available
 from ..utils.model import ModelParameters, evaluating
 from ..utils.predict import accuracy, class_logits, collect
+from ..utils.unchanged import unchanged
 from .strategies import Score
 
 MAX_CANDIDATES = 16  # side by side
@@ -40,13 +41,26 @@ class Evaluation:
         self, model: nn.Module | ModelParameters, loader: Iterable[object], adapter: Adapter = DEFAULT
     ) -> None:
         self.parameters, self.loader, self.adapter = ModelParameters.of(model), loader, adapter
+        self.writes: bool | None = (
+            None  # whether a forward pass changes the model, which is put back then; None: unknown
+        )
         recorded = self.parameters.device.type == "cuda" and not self.parameters.sharded  # shards are gathered anew
         self.logits_of: Callable[[BatchInputs], Tensor] = CUDAGraph(self._logits) if recorded else self._logits
 
     def __call__(self) -> Score:
         """The score of the model as it stands."""
-        with evaluating(self.parameters.wrapped):
-            return _score(*collect(self.logits_of, self.loader, self.parameters.device, self.adapter))
+        if self.writes is False:
+            with evaluating(self.parameters.wrapped):
+                return self._score(self.logits_of)
+        with unchanged(self.parameters.wrapped) as watch:
+            score = self._score(watch.first_call(self.logits_of))
+        self.writes = watch.wrote
+        if self.writes:  # a replayed graph writes without being seen
+            self.logits_of = self._logits
+        return score
+
+    def _score(self, logits_of: Callable[[BatchInputs], Tensor]) -> Score:
+        return _score(*collect(logits_of, self.loader, self.parameters.device, self.adapter))
 
     def _logits(self, inputs: BatchInputs) -> Tensor:
         return class_logits(read_logits(self.adapter.call(self.parameters.wrapped, inputs), self.adapter))
@@ -101,8 +115,10 @@ class BatchedEvaluation:
         shapes = self.parameters.shapes
         stacked = {name: copies[:, part].view(len(copies), *shapes[name]) for name, part in self.parts.items()}
         logits_of = partial(stacked_logits, self.adapter, self.parameters.wrapped, stacked)
-        with evaluating(self.parameters.wrapped):
-            logits, labels = collect(logits_of, self.loader, self.parameters.device, self.adapter)  # [N, K, C]
+        with unchanged(self.parameters.wrapped) as watch:
+            logits, labels = collect(
+                watch.first_call(logits_of), self.loader, self.parameters.device, self.adapter
+            )  # [N, K, C]
         return [_score(own, labels) for own in logits.unbind(1)]
 
 

@@ -22,8 +22,9 @@ from ..importances import Importance
 from ..modes import GroupSize, mode_named
 from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
 from ..utils.copies import IN_PLACE, copy_model
-from ..utils.model import ModelParameters, evaluating
+from ..utils.model import ModelParameters
 from ..utils.progress import bar
+from ..utils.unchanged import unchanged
 from .diagnostics import diagnose
 from .evaluation import BatchedEvaluation
 from .options import SearchKeywords, SearchOptions, search_options
@@ -107,20 +108,20 @@ def ptn_search(
         check_search(settings, loader, ranks, sharded, inplace)
         parameters.check_dampenable(to_be_copied=not inplace)
         _grid(settings, forget, retain)
-        with evaluating(parameters.wrapped):
+        with unchanged(parameters.wrapped):
             forget.check_model(parameters)
         if not inplace:
             parameters = ModelParameters(copy_model(parameters.wrapped, IN_PLACE))
     check_same_search(ranks, settings, forget, retain, sharded)
     started = time.perf_counter()
-    with evaluating(parameters.wrapped):
+    with unchanged(parameters.wrapped, only_on_failure=True):
         unedited = Unedited.of(parameters, loader, settings, ranks, sharded, adapter)
         result = search_from(unedited, forget, retain, progress, stacklevel=3)
     result.seconds = {"search": time.perf_counter() - started}
     return result
 
 
-def unchanged(unedited: Unedited, objective: str, group_size: GroupSize, stacklevel: int) -> Result:
+def not_learnt(unedited: Unedited, objective: str, group_size: GroupSize, stacklevel: int) -> Result:
     """The result of a search that ends at once, without importances; `stacklevel` as in `search_from`."""
     result = _Search(unedited).result(objective, group_size)
     warn(result, stacklevel + 1)

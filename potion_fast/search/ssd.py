@@ -20,6 +20,7 @@ from ..utils.batches import check_rereadable
 from ..utils.copies import IN_PLACE, copy_model
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
+from ..utils.unchanged import unchanged
 from .evaluation import Evaluation
 
 ALPHAS = (0.1, 1.0, 10.0, 50.0, 100.0, 500.0, 1e3, 1e4, 1e5, 1e6)
@@ -148,14 +149,31 @@ def ssd_grid(
     check_rereadable(forget_loader, "forget_loader")
     check_rereadable(validation_loader, "validation_loader")
     parameters = ModelParameters(model)
-    forget.check_model(parameters)
+    parameters.check_dampenable(to_be_copied=not inplace)
+    with unchanged(parameters.wrapped):
+        forget.check_model(parameters)
     if not inplace:
         model = copy_model(model, IN_PLACE)
         parameters = ModelParameters(model)
+    with unchanged(parameters.wrapped, only_on_failure=True):
+        on_forget = Evaluation(parameters, forget_loader, adapter)
+        on_validation = Evaluation(parameters, validation_loader, adapter)
+        return _searched(model, parameters, forget, retain, (on_forget, on_validation), alphas, dampenings, progress)
 
+
+def _searched(
+    model: nn.Module,
+    parameters: ModelParameters,
+    forget: Importance,
+    retain: Importance,
+    evaluations: tuple[Evaluation, Evaluation],
+    alphas: Sequence[float],
+    dampenings: Sequence[float],
+    progress: bool,
+) -> Grid:
+    """The grid over a model in eval mode, see `ssd_grid`."""
     start = time.perf_counter()
-    on_forget = Evaluation(parameters, forget_loader, adapter)
-    on_validation = Evaluation(parameters, validation_loader, adapter)
+    on_forget, on_validation = evaluations
     before = on_forget(), on_validation()
     places = [(k, c * alpha) for k, alpha in enumerate(alphas) for c in dampenings]
     settings: dict[tuple[int, float], Setting] = {}
@@ -177,7 +195,7 @@ def ssd_grid(
         plan.apply(best[0])
         notes = _notes(settings[best], finite[settings[best]])
         for note in notes:
-            warnings.warn(note, PotionWarning, stacklevel=2)  # may raise, where a caller makes warnings errors
+            warnings.warn(note, PotionWarning, stacklevel=3)  # may raise, where a caller makes warnings errors
     except BaseException:
         if plan is not None:
             plan.reset()

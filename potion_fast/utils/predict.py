@@ -12,8 +12,8 @@ from .adapter import DEFAULT, Adapter, mistakes_named, read_batch, read_logits
 from .batches import check_loader
 from .inputs import BatchInputs
 from .labels import check_columns, check_rows, class_indices
-from .model import evaluating
 from .progress import bar
+from .unchanged import unchanged
 
 
 def predict(
@@ -21,7 +21,7 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """Predictions over a data set.
 
-    The model computes in evaluation mode, on the device of its parameters, and is given back in the mode it had.
+    The model computes in evaluation mode, on the device of its parameters, and is given back as it was.
 
     Args:
         model: Gives logits [B, C].
@@ -40,8 +40,10 @@ def predict(
     def logits_of(inputs: BatchInputs) -> Tensor:
         return class_logits(read_logits(adapter.call(model, inputs), adapter))
 
-    with evaluating(model):
-        logits, labels = collect(logits_of, loader, next(model.parameters()).device, adapter, progress)
+    with unchanged(model) as watch:
+        logits, labels = collect(
+            watch.first_call(logits_of), loader, next(model.parameters()).device, adapter, progress
+        )
     return logits, class_indices(logits, labels)
 
 
