@@ -214,7 +214,10 @@ def _tested(
             seed[sample] = torch.nan
             gradients = torch.autograd.grad(per_sample, sources, seed, retain_graph=True, allow_unused=True)
             if sample in inputs_reached and not _only(inputs_reached[sample], sample, 1):
-                raise ImportanceError(MIXED)
+                if _depends_on_others(per_sample, sample, followed_inputs):
+                    raise ImportanceError(MIXED)
+                # Others are multiplied by 0, as by a mask of the whole batch.
+                rejected.update(plan.leaves, *(call.names for call in hooks.calls))
             for name, gradient in zip(hooks.leaves, gradients, strict=False):
                 if gradient is not None:
                     reads.read.add(name)
@@ -240,6 +243,15 @@ def _tested(
         own_leaves=bool(own_leaves) or fewer.has_gradient,
         reads=flow.reads,
     )
+
+
+def _depends_on_others(losses: Tensor, sample: int, inputs: BatchInputs) -> bool:
+    """Whether a loss has a gradient other than 0 at other samples' inputs."""
+    tensors = [tensor for tensor in tensors_of(inputs) if tensor.requires_grad]
+    for gradient in torch.autograd.grad(losses[sample], tensors, retain_graph=True, allow_unused=True):
+        if gradient is not None and not _only(gradient.reshape(len(gradient), -1).ne(0).any(1), sample, 1):
+            return True
+    return False
 
 
 def _names(plan: RulePlan, layers: Iterable[nn.Module]) -> set[str]:

@@ -160,6 +160,8 @@ class SampleChecks:
         with random_numbers_kept(self.model.device), frozen(self.model.module), torch.no_grad(), memory_may_run_out():
             if len(inputs) > 1:
                 self._compare(inputs, labels, losses, self._picked(len(inputs), AMONG if larger else 2))
+                if larger and len(inputs) > AMONG:
+                    self._compare_halves(inputs, labels, losses)
             if not self.among_few:
                 self._compare_among_few(inputs, labels, losses)
 
@@ -189,6 +191,15 @@ class SampleChecks:
             size = float((alone - losses[k]).abs()) / scale if scale else 0.0
             if size > self._tolerance(dtype) and self._differ_in_float64(inputs, labels, dtype, size, k):
                 raise ImportanceError(MIXED)
+
+    def _compare_halves(self, inputs: BatchInputs, labels: Tensor | None, losses: Tensor) -> None:
+        """Compare all losses with those in batches of half as many; then the sample alone whose loss differs most."""
+        dtype = self._computed_in(losses)
+        for first in (0, 1):
+            half = slice(first, None, 2)
+            error = (self.losses(self._call, *taken(inputs, labels, half)) - losses[half]).abs()
+            if float(error.max()) > self._tolerance(dtype) * float(losses.abs().max()):
+                self._compare(inputs, labels, losses, [first + 2 * int(error.argmax())])
 
     def _alone(self, call: Model, inputs: BatchInputs, labels: Tensor | None, k: int, exact: bool = False) -> Tensor:
         """The loss of a sample, a number: alone, or twice in a batch where the model does not take single ones."""

@@ -20,7 +20,10 @@ from potion_fast.errors import PotionError
 from potion_fast.importances.fsdp_pass import first_of
 from potion_fast.utils.batches import Chunk
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:no gradient reaches unused"),
+]
 
 
 class Block(nn.Module):

@@ -229,6 +229,44 @@ def test_rounding_in_float32_is_none_of_a_loss_in_float64() -> None:
         pf.importance(model, batches(inputs, LABELS[:24], 24), group_size=4)
 
 
+class Packed(nn.Module):
+    """All samples in one sequence, under a mask by which each sees itself alone: 0 times the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 12), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, 6] -> [B, 3]
+        place = torch.arange(len(x))
+        q, k, v = self.first(x[None]).chunk(3, -1)
+        return self.head(F.scaled_dot_product_attention(q, k, v, place[:, None] == place)[0])
+
+
+class Dispatched(Mixing):
+    """A product with a matrix of the batch that is the identity."""
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.eye(len(x), dtype=x.dtype) @ x
+
+
+@pytest.mark.parametrize("kind", [Packed, Dispatched])
+@pytest.mark.parametrize("group_size", [1, 4])
+def test_samples_that_others_are_masked_from_do_not_mix(kind: type[nn.Module], group_size: int) -> None:
+    torch.manual_seed(0)
+    for size in (3, 12):
+        assert_equals_loop(kind().double(), torch.randn(12, 6, dtype=torch.float64), "ssd", group_size, batch=size)
+
+
+def test_a_few_samples_that_an_expert_drops_are_noticed() -> None:
+    class Capacity(Mixing):
+        def between(self, x: Tensor) -> Tensor:
+            chosen = x[:, 0] > 0
+            return x * (~chosen | (chosen.cumsum(0) <= 16))[:, None]
+
+    torch.manual_seed(0)
+    refused(Capacity(), torch.randn(90, 6), 90, 1)
+
+
 class WithoutSingles(nn.Module):
     """Cannot take a batch of one sample, whose dimension it drops."""
 
