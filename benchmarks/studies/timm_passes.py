@@ -5,9 +5,10 @@
 
 potion_fast and a plain forward and backward pass with the gradients of all weights take turns in one process, as in
 `passes.py`: a turn is one pass over `--batches` copies of a batch, timed from the request for its second one to the
-request past the last. The time is the process's own on its one thread, which other programs disturb less. `ratio` is the median over the turns of the quotient of the two; `channels_last` the same with a
-plain pass over a model and images whose channels are last in memory, as potion_fast lays them out itself. `fallback` is
-the number of parameters that no rule covered. Random weights, eval mode, XLF.
+request past the last. The time is the process's own on its one thread, which other programs disturb less. `ratio` is
+the median over the turns of the quotient of the two; `channels_last` the same with a plain pass over a model and images
+whose channels are last in memory, as potion_fast lays them out itself. `fallback` is the number of parameters that no
+rule covered. Random weights, eval mode, XLF.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -63,6 +63,11 @@ class Outputs(NamedTuple):
     def edges(self) -> dict[str, GradientEdge]:
         """None: no rules go by operation, see `LayerHooks.edges`."""
         return {}
+
+    def gradients(self, output: Tensor, sources: Sequence[Any]) -> tuple[Tensor | None, ...]:
+        """The backward pass, see `torch.autograd.grad`."""
+        with compiling():
+            return torch.autograd.grad(output, sources, allow_unused=True)
 
 
 class Compiled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class DerivedWeight:
         """Gradients of parameters: [n, *shape of W] -> by name [n, *shape]; none where W does not depend on one."""
         gradients = gradients.to(self.value.dtype)
         edges = [self.edges[name] for name in names]
+        pulled: Any
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
@@ -35,12 +37,11 @@ class DerivedWeight:
                 )
         except RuntimeError:  # vmap does not take some operation
             rows = [
-                torch.autograd.grad(
-                    [self.value], edges, [row], retain_graph=True, allow_unused=True, materialize_grads=True
-                )
+                torch.autograd.grad([self.value], edges, [row], retain_graph=True, allow_unused=True)
                 for row in gradients
             ]
-            pulled = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+            columns: Any = zip(*rows, strict=True)
+            pulled = [None if column[0] is None else torch.stack(column) for column in columns]
         return {name: gradient for name, gradient in zip(names, pulled, strict=True) if gradient is not None}
 
 

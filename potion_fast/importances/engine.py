@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +16,7 @@ from ..errors import ImportanceError
 from ..utils.inputs import BatchInputs, map_tensors
 from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
-from .compiled import Compiled, Outputs, compiling
+from .compiled import Compiled, Outputs
 from .derived import DerivedWeight
 from .hooks import LayerCall, LayerHooks, RulePlan, frozen, layer_hooks, leaves_of
 from .operation_rules import Operation
@@ -108,8 +108,7 @@ class Engine:
                 if self.plan.own_leaves:
                     reached += leaves_of(total, [*reached, *parameters.values()])
                 reached += edges.values()
-                with compiling() if compiled else nullcontext():
-                    gradients = torch.autograd.grad(total, reached, allow_unused=True)
+                gradients = hooks.gradients(total, reached)
                 if compiled:
                     receiver.take(hooks.calls, gradients)
                 rest = gradients[len(hooks.sources) :]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, _engine_run_backward
 
 from ..errors import ImportanceError
 from ..utils.model import ModelParameters
@@ -140,6 +140,7 @@ class LayerHooks:
         model: Whose operations are seen, where the plan has some.
         mode: That sees them, of the last forward pass.
         watch: Called with each call, its input and its output.
+        until_closed: Undone when the hooks are taken off.
     """
 
     plan: RulePlan
@@ -154,6 +155,7 @@ class LayerHooks:
     leaves: dict[str, Tensor] = field(default_factory=dict)
     unfit: set[nn.Module] = field(default_factory=set)
     early: set[str] = field(default_factory=set)
+    until_closed: ExitStack = field(default_factory=ExitStack)
 
     @property
     def sources(self) -> list[Tensor]:
@@ -174,6 +176,8 @@ class LayerHooks:
     def forward(self, batch: int, values: Mapping[str, Tensor]) -> Iterator[None]:
         """Record the calls of the block, one forward pass.
 
+        What it puts in the places of parameters stays there until the hooks are taken off, for recomputations.
+
         Args:
             batch: Samples of it.
             values: Of the leaves, by name. A leaf without one takes the value that its parameter has when its module
@@ -186,14 +190,31 @@ class LayerHooks:
             with ExitStack() as stack:
                 for name, (module, local) in self.plan.leaves.items():
                     if name in values:
-                        stack.enter_context(substituted(module, local, self.leaves[name]))
+                        self.until_closed.enter_context(substituted(module, local, self.leaves[name]))
                     else:
                         self._substitute_when_called(stack, name, module, local)
                 if self.mode is not None:
+                    self.until_closed.enter_context(self.mode.tracking())
                     stack.enter_context(self.mode)
                 yield
         finally:
-            self.recording = False  # what runs in the backward pass is a recomputation
+            self.recording = False
+
+    def gradients(
+        self, output: Tensor, sources: Sequence[Any], seed: Tensor | None = None, retain_graph: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """The backward pass, see `torch.autograd.grad`.
+
+        What activation checkpointing recomputes in it passes the same mode as in the forward pass. Of autograd's own
+        functions, which a mode sees as one operation, only the innermost lets it do so.
+        """
+        if self.mode is None:
+            return torch.autograd.grad(output, sources, seed, retain_graph=retain_graph, allow_unused=True)
+        seed = torch.ones_like(output) if seed is None else seed
+        with self.mode:
+            return _engine_run_backward(
+                (output,), (seed,), retain_graph, False, tuple(sources), True, accumulate_grad=False
+            )
 
     def _operation_mode(self) -> OperationMode:
         assert self.model is not None
@@ -201,6 +222,8 @@ class LayerHooks:
 
     def _record(self, use: Use, output: Tensor) -> None:
         """Called with every operation of the mode, and the tensor whose gradient its rule needs."""
+        if not self.recording:
+            return
         inputs = use.inputs.detach()
         self._called(
             LayerCall(
@@ -272,7 +295,8 @@ class LayerHooks:
         if self.recording:
             self.early.update(call.names)
         else:
-            self.on_gradient(call, gradient)
+            with torch._C.DisableTorchFunction():
+                self.on_gradient(call, gradient)
 
     def tracked(self, tensor: Tensor) -> Tensor:
         """The same values, requiring gradients; not a leaf, so that the model may change them in place."""
@@ -361,6 +385,7 @@ def layer_hooks(
         for layer in plan.layers:
             handle = layer.register_forward_hook(hooks.after_call, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
+        stack.enter_context(hooks.until_closed)
         yield hooks
 
 

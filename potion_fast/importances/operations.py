@@ -8,14 +8,16 @@ at the parameter itself comes from an operation that was not recorded: without o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from ..errors import ImportanceError
 from ..utils.model import ModelParameters
 from .derived import DerivedWeight, is_reshaped
 from .operation_rules import ELEMENTWISE, FACTORIES, OPERATIONS, Operation, Reading
@@ -61,7 +63,7 @@ class OperationMode(TorchFunctionMode):
 
     Args:
         model: Its parameters frozen, but for those that no operation has read so far.
-        names: Those that operations are recorded of; they require gradients within the mode.
+        names: Those that operations are recorded of.
         batch: Samples of the forward pass.
         tracked: See `LayerHooks.tracked`.
         record: Takes note of a use, and of the tensor whose gradient its rule needs.
@@ -93,16 +95,17 @@ class OperationMode(TorchFunctionMode):
                 self.known[id(parameter)] = Known(parameter, None, frozenset() if name is None else frozenset({name}))
         self.edges: dict[str, GradientEdge] = {}
 
-    def __enter__(self) -> OperationMode:
+    @contextmanager
+    def tracking(self) -> Iterator[None]:
+        """The parameters require gradients in the block, in which the mode may be entered again and again."""
         for name in self.names:
             self.edges[name] = get_gradient_edge(self.parameters[name].requires_grad_(True))
-        return super().__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        self.known.clear()
-        for name in self.names:  # what runs in the backward pass is a recomputation
-            self.parameters[name].requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.known.clear()
+            for name in self.names:
+                self.parameters[name].requires_grad_(False)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -116,7 +119,8 @@ class OperationMode(TorchFunctionMode):
             return output
         names = frozenset().union(*(entry.names for entry in of_parameters))
         if len(of_parameters) == len(tensors) and not (names and self._spreads(function, args)):
-            output = function(*args, **kwargs)
+            with own_graph() if names else nullcontext():
+                output = function(*args, **kwargs)
             self._remember(output, names)
             return output
         if not names:
@@ -241,6 +245,18 @@ class OperationMode(TorchFunctionMode):
         shapes = {local: weight.shape for local, weight in weights.items()}
         operation = Operation(function.__name__, tuple(names), {**settings, "shapes": shapes})
         return Use(operation, rule, inputs, own, derived, shapes)
+
+
+def own_graph() -> saved_tensors_hooks:
+    """For the block, operations whose graph keeps its tensors, also within activation checkpointing."""
+
+    def unpacked(packed: tuple[Tensor, int]) -> Tensor:
+        tensor, version = packed
+        if version != version_of(tensor):
+            raise ImportanceError("a parameter was changed in place after a weight had been computed from it")
+        return tensor
+
+    return saved_tensors_hooks(lambda tensor: (tensor, version_of(tensor)), unpacked)
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

@@ -212,7 +212,7 @@ def _tested(
         for sample in range(batch if per_sample.requires_grad else 0):
             seed = torch.zeros_like(per_sample)
             seed[sample] = torch.nan
-            gradients = torch.autograd.grad(per_sample, sources, seed, retain_graph=True, allow_unused=True)
+            gradients = hooks.gradients(per_sample, sources, seed, retain_graph=True)
             if sample in inputs_reached and not _only(inputs_reached[sample], sample, 1):
                 if _depends_on_others(per_sample, sample, followed_inputs):
                     raise ImportanceError(MIXED)
