@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ImportanceError
 from ..utils.model import ModelParameters
+from .data_flow import is_checkpointing
 from .derived import DerivedWeight, is_reshaped
 from .operation_rules import ELEMENTWISE, FACTORIES, OPERATIONS, Operation, Reading
 from .rules import BroadcastRule, Rule
@@ -119,7 +120,7 @@ class OperationMode(TorchFunctionMode):
             return output
         names = frozenset().union(*(entry.names for entry in of_parameters))
         if len(of_parameters) == len(tensors) and not (names and self._spreads(function, args)):
-            with own_graph() if names else nullcontext():
+            with own_graph() if names and is_checkpointing() else nullcontext():
                 output = function(*args, **kwargs)
             self._remember(output, names)
             return output
@@ -248,7 +249,7 @@ class OperationMode(TorchFunctionMode):
 
 
 def own_graph() -> saved_tensors_hooks:
-    """For the block, operations whose graph keeps its tensors, also within activation checkpointing."""
+    """For the block, operations whose graph keeps its tensors, within activation checkpointing."""
 
     def unpacked(packed: tuple[Tensor, int]) -> Tensor:
         tensor, version = packed

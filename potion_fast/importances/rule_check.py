@@ -29,10 +29,9 @@ from ..errors import ImportanceError
 from ..utils.inputs import BatchInputs, map_tensors, tensors_of
 from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
-from .data_flow import DataFlow, is_checkpointing
+from .data_flow import DataFlow
 from .fsdp_gather import GatheredParameters
 from .hooks import LayerCall, RulePlan, candidates, check_not_reentrant, layer_hooks, leaves_of
-from .operation_rules import Operation
 from .rules import BroadcastRule
 from .sample_checks import MIXED
 
@@ -179,12 +178,9 @@ def _tested(
 
         def watch(call: LayerCall, call_inputs: Tensor, output: Tensor) -> None:
             flow.note(call.names, (call_inputs, output))
-            if isinstance(call.layer, Operation) and is_checkpointing():
-                recomputed.update(call.names)
             if call.layer in plan.expanded or isinstance(call.rule, BroadcastRule):
                 flow.note_copies((output,))
 
-        recomputed: set[str] = set()  # by operations that a backward pass will run again, and not as they were
         hooks.watch = watch
         with hooks.forward(batch, values), ReadTracker(plan, model, gathered) as reads, flow:
             flow.note_copies(hooks.leaves.values())
@@ -192,8 +188,10 @@ def _tested(
         if reads.outside:
             raise RuleRejected(reads.outside, elsewhere=True)
         single: set[nn.Module] = set()  # layers with one output for all samples
-        rejected = _names(plan, hooks.unfit) | hooks.early | flow.routed_names() | recomputed
-        if flow.copies_are_misplaced or flow.recomputed:
+        rejected = _names(plan, hooks.unfit) | hooks.early | flow.routed_names()
+        if flow.recomputed:
+            rejected |= _names(plan, plan.expanded)
+        if flow.copies_are_misplaced:
             rejected |= substituted_names(plan)
             rejected.update(name for call in hooks.calls if isinstance(call.rule, BroadcastRule) for name in call.names)
         for call in hooks.calls:
