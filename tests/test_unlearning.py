@@ -196,3 +196,154 @@ def test_a_model_whose_eval_gives_weights_other_memory_is_healed_in_that_memory(
     model = merging()
     forget, retain = (pf.importance(model, batches, group_size=10) for batches in (blobs.forget(), blobs.retain()))
     assert_same_weights(pf.ptn_search(model, forget, retain, blobs.forget()).model, weights(want.model))
+
+
+class Counted:
+    """Batches, and how many of them were read."""
+
+    def __init__(self, batches, name="", log=None):
+        self.batches, self.read = batches, 0
+        self.name, self.log = name, [] if log is None else log
+
+    def __iter__(self):
+        self.log.append(self.name)
+        for batch in self.batches:
+            self.read += 1
+            yield batch
+
+
+class HoldsFile(nn.Sequential):
+    """Cannot be copied."""
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("there is only one")
+
+
+class Pair(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+def first_logit(outputs, labels):
+    return outputs[0][:, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "match"),
+    [
+        (lambda model: model.bfloat16(), {}, "bfloat16"),
+        (lambda model: model.double(), {}, "float64"),
+        (lambda model: HoldsFile(*model), {}, "there is only one; heal the model itself, with inplace=True"),
+        (lambda model: Pair(*model), {"objective": first_logit}, "tuple"),
+        (lambda model: nn.Sequential(*model, nn.Linear(2, 1), nn.Flatten(0)), {}, "one output column"),
+        (lambda model: nn.Sequential(nn.LazyLinear(2)), {}, "call the model on a batch first"),
+        (lambda model: model, {"evaluation_loader": [(torch.zeros(2, 12),)]}, "no labels"),
+        (lambda model: model, {"evaluation_loader": [(torch.zeros(2, 12), torch.tensor([2, 3]))]}, "label"),
+        (lambda model: model, {"strategy": "minimal", "b_start": 1.0}, "b_start"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_what_can_fail_does_before_the_training_data_are_read(blobs, change, options, match):
+    retain = Counted(blobs.retain())
+    with pytest.raises(pf.PotionError, match=match):
+        pf.unlearn(change(copy.deepcopy(blobs.model)), retain, blobs.forget(), **options)
+    assert retain.read == 0
+
+
+def test_importances_that_do_not_belong_to_those_asked_for_are_refused_before_the_pass(blobs):
+    given = pf.importance(blobs.model, blobs.forget(), "lf", group_size=10)
+    other = copy.deepcopy(blobs.model)
+    with torch.no_grad():
+        other[0].bias += 1
+    for model, options in ((blobs.model, {}), (blobs.model, {"group_size": 3, "objective": "lf"}), (other, {})):
+        retain = Counted(blobs.retain())
+        with pytest.raises(ImportanceError):
+            pf.unlearn(model, retain, Unread(), evaluation_loader=blobs.forget(), forget=given, **options)
+        assert retain.read == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "order"), [("default", ["S_f", "found", "training"]), ("reference", ["S_f", "training", "found"])]
+)
+def test_the_accuracy_before_is_taken_once_and_first_then_the_passes(blobs, mode, order):
+    log = []
+    loaders = [Counted(blobs.retain(), "training", log), Counted(blobs.forget(), "found", log)]
+    result = pf.unlearn(
+        blobs.model, *loaders, mode=mode, group_size=10, evaluation_loader=Counted(blobs.forget(), "S_f", log)
+    )
+    assert log == [*order, *["S_f"] * (result.evaluations - 1)]
+
+
+def test_a_trigger_that_was_not_learnt_costs_no_pass(blobs):
+    forget = [(inputs, 1 - labels) for inputs, labels in blobs.forget()]
+    with pytest.warns(pf.PotionWarning, match="not learnt") as caught:
+        result = pf.unlearn(blobs.model, Unread(), forget)
+    assert (result.reason, result.trace, result.forget, result.retain) == ("trigger not learnt", [], None, None)
+    assert (result.objective, result.group_size) == ("xlf", 10) and result.summary()["kept_step"] is None
+    assert_same_weights(result.model, weights(blobs.model))
+    assert {w.filename for w in caught} == {__file__}
+    with pytest.warns(pf.PotionWarning, match="not learnt"):  # the public code applies its first step
+        result = pf.unlearn(blobs.model, blobs.retain(), forget, mode="reference")
+    assert result.kept is not None and result.retain is not None
+
+
+def test_warnings_of_the_search_point_at_the_caller(blobs):
+    with pytest.warns(pf.PotionWarning, match="out of steps") as caught:
+        result = pf.unlearn(blobs.model, blobs.retain(), blobs.forget(), max_steps=1)
+    with pytest.warns(pf.PotionWarning, match="out of steps") as of_search:
+        pf.ptn_search(blobs.model, result.forget, result.retain, blobs.forget(), max_steps=1)
+    assert {w.filename for w in (*caught, *of_search)} == {__file__}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_checkpoint_of_a_finished_pass_outlives_a_failure_after_it(blobs, tmp_path, monkeypatch, error, inplace):
+    def fails(*arguments, **options):
+        raise error
+
+    path, want = tmp_path / "retain.pass", pf.unlearn(blobs.model, blobs.retain(), blobs.forget())
+    model = copy.deepcopy(blobs.model)
+    with monkeypatch.context() as patched:
+        patched.setattr(pf.unlearning, "search_from", fails)
+        with pytest.raises(error):
+            pf.unlearn(model, blobs.retain(), blobs.forget(), checkpoint=path, inplace=inplace)
+    assert path.exists()
+    assert_same_weights(model, weights(blobs.model))
+    got = pf.unlearn(model, Unread(), blobs.forget(), checkpoint=path, resume=True, inplace=inplace)
+    assert torch.equal(got.retain.sums, want.retain.sums)
+    assert (got.retain.samples, got.retain.terms) == (want.retain.samples, want.retain.terms)
+    assert_same_weights(got.model, weights(want.model))
+    assert not path.exists()
+
+
+def test_a_finished_pass_over_another_number_of_samples_is_refused(blobs, tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise OSError("disk")
+
+    def loader(samples):
+        data = torch.utils.data.TensorDataset(blobs.inputs[:samples], blobs.labels[:samples])
+        return torch.utils.data.DataLoader(data, 32)
+
+    path = tmp_path / "retain.pass"
+    with monkeypatch.context() as patched:
+        patched.setattr(pf.unlearning, "search_from", fails)
+        with pytest.raises(OSError, match="disk"):
+            pf.unlearn(blobs.model, loader(150), blobs.forget(), checkpoint=path)
+    with pytest.raises(DataError, match="over 150 samples, and the loader gives 140"):
+        pf.unlearn(blobs.model, loader(140), blobs.forget(), checkpoint=path, resume=True)
+
+
+def test_a_model_made_under_inference_mode_is_healed_in_its_copy(blobs):
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 2))
+        model.load_state_dict(blobs.model.state_dict())
+    want = pf.unlearn(blobs.model, blobs.retain(), blobs.forget())
+    got = pf.unlearn(model, blobs.retain(), blobs.forget())
+    assert_same_weights(got.model, weights(want.model))
+    assert not any(parameter.is_inference() for parameter in got.model.parameters())
+    for call in (
+        lambda: pf.unlearn(model, Unread(), blobs.forget(), inplace=True),
+        lambda: pf.importance(model, Unread(), group_size=1),
+    ):
+        with pytest.raises(pf.errors.ModelError, match="inference_mode"):
+            call()
