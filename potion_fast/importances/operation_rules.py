@@ -137,6 +137,9 @@ def _transposed_convolution(dimensions: int) -> Describe:
         geometry = {"stride": stride, "padding": padding, "dilation": dilation}
         settings: dict[str, Any] = {name: numbers(values, dimensions) for name, values in geometry.items()}
         settings |= {"weight": weight.detach(), "groups": groups, "padding_mode": "zeros"}
+        extra = numbers(output_padding, dimensions)
+        if any(more >= step for more, step in zip(extra, settings["stride"], strict=True)):
+            return None  # a convolution of the output would have more rows than the input
         return Reading(ConvTransposeRule(), input, {"weight": weight, "bias": bias}, settings)
 
     return describe
