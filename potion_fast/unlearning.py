@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from .distributed import Ranks, ranks_for
 from .distributed.sampler import gives_a_share
+from .errors import ImportanceError
 from .importances import Importance, Objective, PassKeywords, PassOptions
 from .importances.checkpoints import PassCheckpoint
 from .importances.objectives import Losses, resolve_in_mode
@@ -90,6 +91,10 @@ def unlearn(
         TypeError: A keyword that is no option.
     """
     process_group = keywords.get("process_group", None if passes is None else passes.process_group)
+    for name, given in (("forget", forget), ("retain", retain)):
+        if given is not None and not isinstance(given, Importance):
+            kind = type(given).__name__
+            raise ImportanceError(f"{name} is a {kind}, not an Importance; Importance.load reads one from its file")
     ranks = ranks_for(retain_loader, process_group) if retain is None else Ranks.of(process_group)
     evaluated = forget_loader if evaluation_loader is None else evaluation_loader
     with ranks.raising_together():

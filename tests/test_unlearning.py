@@ -347,3 +347,8 @@ def test_a_model_made_under_inference_mode_is_healed_in_its_copy(blobs):
     ):
         with pytest.raises(pf.errors.ModelError, match="inference_mode"):
             call()
+
+
+def test_importances_are_given_as_such_and_not_by_the_name_of_a_file():
+    with pytest.raises(ImportanceError, match=r"forget is a str.*Importance\.load"):
+        pf.unlearn(nn.Linear(2, 2), [], [], forget="forget.safetensors")

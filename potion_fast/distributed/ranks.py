@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import ImportanceError, PotionError
+from ..errors import ImportanceError, ModelError, PotionError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -162,7 +162,14 @@ def unwrap_ddp(model: nn.Module) -> nn.Module:
 
 
 def unwrap_compile(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` was given."""
+    """The module that `torch.compile` was given.
+
+    Raises:
+        ModelError: What should be a module is none.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ModelError(f"the model is {kind}, and must be an nn.Module with its weights loaded")
     if "_orig_mod" not in model._modules:  # a ScriptModule's has no `get`
         return model
     inner = model._modules["_orig_mod"]

@@ -142,8 +142,8 @@ def norm_power(w: float) -> Objective:
     Raises:
         ImportanceError: It is out of range.
     """
-    if not 0 < w < math.inf:
-        raise ImportanceError(f"the exponent w of eq. 4 must be above 0 and finite, not {w}")
+    if not isinstance(w, int | float) or not 0 < w < math.inf:
+        raise ImportanceError(f"the exponent w of eq. 4 must be above 0 and finite, not {w!r}")
 
     def losses(outputs: Tensor, labels: Tensor | None) -> Tensor:
         length = norm(outputs)  # [B]

@@ -62,6 +62,8 @@ class PassOptions:
             raise ImportanceError(f"amp is torch.bfloat16, torch.float16 or None, not {self.amp}")
         if not self.checkpoint_seconds >= 0:
             raise ImportanceError(f"checkpoint_seconds is a number of at least 0, not {self.checkpoint_seconds}")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, str | os.PathLike):
+            raise ImportanceError(f"checkpoint is the path of a file, not {self.checkpoint!r}")
         if self.resume and self.checkpoint is None:
             raise ImportanceError("resume=True needs the file to resume from: checkpoint=PATH")
 

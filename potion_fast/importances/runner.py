@@ -11,6 +11,7 @@ from ..distributed import Ranks, ShareSampler
 from ..distributed.sampler import sampler_of
 from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
+from ..utils.atomic_files import check_writable
 from ..utils.batches import known_count
 from ..utils.crc import crc32
 from .checkpoints import PassCheckpoint, Position
@@ -44,6 +45,8 @@ def run_pass(
         with ranks.raising_together():
             if path is not None and run.model.sharded:
                 raise ImportanceError("a pass over a model that FSDP2 has sharded keeps no checkpoints; leave them off")
+            if path is not None:
+                check_writable(path)
             identity = run.identity() if ranks.size > 1 or path is not None else {}
             if sampler is not None:
                 identity.update({"samples": order_fingerprint(sampler), "samples that stay together": block_size})

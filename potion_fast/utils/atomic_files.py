@@ -26,6 +26,21 @@ UNFINISHED = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.part", re.DOTALL)  # what
 _held: set[int] = set()  # descriptors
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Check beforehand that a file can be written there, as far as that can be known.
+
+    Raises:
+        FileError: It is a folder, or its own folder does not exist or cannot be written to.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise FileError(f"cannot write {target}: it is a folder; give the path of a file in it")
+    if not target.parent.is_dir():
+        raise FileError(f"cannot write {target}: the folder {target.parent} does not exist")
+    with _place_beside(target):
+        pass
+
+
 @contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path on the same disk, which replaces `path` if the block ends without an error.

@@ -130,11 +130,22 @@ class ModelParameters:
             )
 
     def check_dampenable(self, to_be_copied: bool = False) -> None:
-        """Raise unless an edit may change the parameters: as `check`, and ModelError where one is not float32."""
+        """Raise unless an edit may change the parameters: as `check`, and ModelError where one is not float32.
+
+        Or where two weights are one place in memory, which can be given one value only.
+        """
         self.check(to_be_copied)
+        at: dict[int, str] = {}
         for name, tensor in self.tensors.items():
             if tensor.dtype != torch.float32:
                 raise ModelError(f"parameter {name!r} is {tensor.dtype}; only float32 weights can be dampened")
+            if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+                raise ModelError(f"weights of parameter {name!r} share memory (expand); make it of its .contiguous()")
+            if tensor.numel() and (other := at.setdefault(tensor.data_ptr(), name)) != name:
+                raise ModelError(
+                    f"parameters {other!r} and {name!r} share memory; assign one nn.Parameter to both to tie them, or "
+                    "clone one"
+                )
 
 
 def _check_kind(name: str, parameter: nn.Parameter, to_be_copied: bool) -> None:
@@ -176,7 +187,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: The model refuses eval mode.
     """
-    before = {module: module.training for module in model.modules()}
+    modules = [module for module in model.modules() if hasattr(module, "training")]  # a frozen script has it not
+    before = {module: module.training for module in modules}
     try:
         if any(before.values()):
             _set_eval(model)

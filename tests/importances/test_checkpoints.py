@@ -162,6 +162,17 @@ def test_resume_needs_a_checkpoint():
         pf.importance(net(), batches(*samples(4), 4), group_size=1, resume=True)
 
 
+def test_where_no_checkpoint_can_be_written_is_said_before_anything_is_read(tmp_path):
+    read = []
+    loader = (read.append(1) or batch for batch in batches(*samples(8), 4))
+    for path, match in ((tmp_path, "it is a folder"), (tmp_path / "none" / "pass", "does not exist")):
+        with pytest.raises(FileError, match=match):
+            pf.importance(net(), loader, group_size=1, checkpoint=path)
+    with pytest.raises(ImportanceError, match="path of a file"):
+        pf.importance(net(), loader, group_size=1, checkpoint=3)
+    assert not read and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 11, 30])
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 20])
 def test_pieces_hold_whole_groups_or_parts_of_one(size, batch):

@@ -236,3 +236,26 @@ def test_parameters_of_other_kinds_are_named(kind):
         ModelParameters(model).check()
     with pytest.raises(ModelError, match=match):
         ModelParameters(model).check_dampenable()
+
+
+def test_weights_that_share_memory_are_no_weights_to_dampen():
+    expanded, twins = nn.Linear(3, 4), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    expanded.weight = nn.Parameter(torch.randn(1, 3).expand(4, 3))
+    twins[1].weight = nn.Parameter(twins[0].weight.data)
+    for model, match in ((expanded, "contiguous"), (twins, "'0.weight' and '1.weight' share memory")):
+        with pytest.raises(ModelError, match=match):
+            pf.unlearn(model, [], [(torch.zeros(2, 3), torch.zeros(2))])
+        ModelParameters(model).check()  # importances they may have
+
+
+@pytest.mark.parametrize("model", [nn.Linear, None, nn.Linear(2, 2).state_dict(), torch.sum])
+def test_what_is_no_module_is_refused(model):
+    with pytest.raises(ModelError, match=r"must be an nn\.Module"):
+        pf.importance(model, [(torch.zeros(2, 2), torch.zeros(2))], group_size=1)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_a_frozen_script_has_no_parameters():
+    model = torch.jit.freeze(torch.jit.script(nn.Linear(2, 2).eval()))
+    with pytest.raises(ImportanceError, match="no trainable parameter"):
+        pf.importance(model, [(torch.zeros(2, 2), torch.zeros(2))], group_size=1)
