@@ -154,7 +154,8 @@ class Watch:
                     for name in now.keys() - attributes.keys():
                         del now[name]
                     now.update(attributes)
-            for part in (*self.containers, *self.tensors):
+            parts: list[_Container | _Tensor] = [*self.containers, *self.tensors]
+            for part in parts:
                 self.wrote |= part.restore()
 
 
