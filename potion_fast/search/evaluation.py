@@ -210,7 +210,8 @@ def largest_output(model: nn.Module) -> Iterator[list[int]]:
         if isinstance(output, Tensor):
             largest[0] = max(largest[0], output.nbytes)
 
-    hooks = [module.register_forward_hook(measure) for module in model.modules()]
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]  # takes no hooks
+    hooks = [module.register_forward_hook(measure) for module in modules]
     try:
         yield largest
     finally:

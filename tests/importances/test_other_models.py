@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import potion_fast as pf
 from helpers.loops import LABELS, loop
 from helpers.toys import batches
-from potion_fast.errors import ModelError
+from potion_fast.errors import ModelError, SearchError
 from potion_fast.search import STRATEGIES
 
 INPUTS = torch.randn(23, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -47,6 +47,12 @@ def test_a_scripted_model_is_healed(blobs):
     want = pf.unlearn(blobs.model, blobs.retain(), blobs.forget())
     assert result.reason == want.reason and isinstance(result.model, torch.jit.ScriptModule)
     assert blobs.accuracy(result.model, triggered=True) == blobs.accuracy(want.model, triggered=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_stacked_weights_of_a_scripted_model_are_refused_in_a_sentence(blobs):
+    with pytest.raises(SearchError, match='another strategy than "batched"'):
+        pf.unlearn(torch.jit.script(blobs.model), blobs.retain(), blobs.forget(), strategy="batched")
 
 
 def test_an_exported_program_is_named():
