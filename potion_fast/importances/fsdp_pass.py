@@ -23,7 +23,8 @@ from .checkpoints import PassCheckpoint, Position
 from .engine import AccumulationTarget, Engine
 from .fsdp_gather import GatheredParameters
 from .hooks import frozen
-from .local_pass import LocalPass, ObjectiveGroup
+from .local_pass import LocalPass
+from .objective_groups import ObjectiveGroup
 from .objectives import Objective
 from .options import PassOptions
 from .rule_check import SAMPLES, ReadTracker

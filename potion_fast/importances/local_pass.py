@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Sized
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import ops
 from ..distributed import Ranks
@@ -30,7 +30,8 @@ from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
 from .compiled import Compiled, ShapeCounter
 from .engine import AccumulationTarget, Engine
 from .fallback import Fallback, dense, slow_layers
-from .micro_batches import MicroBatches
+from .micro_batches import MicroBatches, check_no_frequencies
+from .objective_groups import ObjectiveGroup, warn_of_zeros
 from .objectives import Losses, Objective, norm, of_logits
 from .options import PassOptions
 from .parameter_hooks import ParameterHooks, has_backward_hooks
@@ -38,67 +39,11 @@ from .result import Importance
 from .rule_check import check_no_batch_statistics
 from .sample_checks import FEW, SampleChecks, memory_may_run_out
 
-NAMED = 5  # parameters at most in a warning
 RANDOM = (
     "the model is random in eval mode: the same samples have other losses each time (F.dropout without "
     "training=self.training, or noise), and so will their importances"
 )
 HALF_SCALE = 1024.0  # of float16 losses: keeps small gradients from underflow; a power of 2, so nothing is rounded
-
-
-@dataclass
-class ObjectiveGroup:
-    """Objectives whose gradients come from one backward pass.
-
-    With several objectives these are ‖f(x)‖₂^w, and the pass differentiates ‖f(x)‖₂: |∇‖f‖^w| = w ‖f‖^(w−1) |∇‖f‖|.
-
-    Attributes:
-        objectives: K objectives.
-        sums: [K, n], a row for each.
-        norm: ‖f(x)‖₂ of what the model gives.
-    """
-
-    objectives: list[Objective]
-    sums: Tensor
-    norm: Losses = norm
-
-    @property
-    def losses(self) -> Losses:
-        """What is differentiated."""
-        return self.objectives[0].losses if len(self.objectives) == 1 else self.norm
-
-    def target(
-        self, losses: Tensor, groups: int, scale: float, shapes: Mapping[str, tuple[int, ...]]
-    ) -> AccumulationTarget:
-        """Where the gradients of scale · Σ losses / (samples per group) go, with that scale taken out again.
-
-        Args:
-            losses: [B].
-            groups: N, that divides B.
-            scale: Of the losses.
-            shapes: Of the parameters, by name.
-        """
-        square, views = self.objectives[0].square, self.views(shapes)
-        if len(self.objectives) == 1 and scale == 1:
-            return AccumulationTarget(views, square, None, None)
-        factors = torch.full(
-            (len(self.objectives), len(losses)), 1 / scale, dtype=self.sums.dtype, device=losses.device
-        )
-        if len(self.objectives) > 1:
-            length = losses.detach().to(self.sums.dtype)
-            for factor, objective in zip(factors, self.objectives, strict=True):
-                w = objective.power
-                assert w is not None
-                # Where f(x) = 0 its norm has no gradient, and the sample contributes 0 for any w.
-                factor *= torch.where(length > 0, w * torch.where(length > 0, length, 1.0) ** (w - 1), 0.0)
-        if groups == len(losses):  # a factor of a single gradient can as well be multiplied after |·| or ·²
-            return AccumulationTarget(views, square, factors.square() if square else factors, None)
-        return AccumulationTarget(views, square, None, factors)
-
-    def views(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """Views of the sums: name -> [K, *shape]."""
-        parts = self.sums.split([torch.Size(shape).numel() for shape in shapes.values()], dim=1)
-        return {name: part.view(len(part), *shapes[name]) for name, part in zip(shapes, parts, strict=True)}
 
 
 class LocalPass:
@@ -278,7 +223,7 @@ class LocalPass:
                             f"the importances of parameter {name!r} are not finite: its gradient overflowed{advice}"
                         )
                 results[id(objective)] = result
-        self._warn_of_zeros()
+        warn_of_zeros(self.objective_groups, self.shapes, self.unconnected or set())
         return [results[id(objective)] for objective in self.objectives]
 
     @property
@@ -286,25 +231,6 @@ class LocalPass:
         """What to say of the time that parameters without a rule took; None where it was little."""
         seconds = sum(fallback.seconds for fallback in self.fallback_engines)
         return slow_layers(self.model, self.without_rule, seconds, time.perf_counter() - self.started)
-
-    def _warn_of_zeros(self) -> None:
-        """Warn of parameters that no gradient has reached, and where no parameter has an importance above 0."""
-        sums = [group.views(self.shapes) for group in self.objective_groups]
-        zero = {name for name in self.shapes if not any(views[name].any() for views in sums)}
-        if zero.issuperset(self.shapes):
-            warnings.warn(
-                "every importance is exactly 0: the losses depend on parameters, and their gradients are 0; look for "
-                "outputs that are constant or saturated",
-                PotionWarning,
-                stacklevel=4,
-            )
-        elif without := [name for name in self.shapes if name in zero and name in (self.unconnected or ())]:
-            names = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
-            warnings.warn(
-                f"no gradient reaches {names}: no loss depends on them, so their importance is 0",
-                PotionWarning,
-                stacklevel=4,
-            )
 
     def _inspect(self, chunk: Chunk) -> None:
         """Check the model on the first samples."""
@@ -496,17 +422,3 @@ class LocalPass:
             sample = self.seen + self.micro_batches.done + k
             raise ImportanceError(f"the loss of sample {sample} is {losses[k].item()}; look for bad inputs or weights")
         return losses
-
-
-def check_no_frequencies(module: nn.Module) -> None:
-    """Check that no embedding scales its gradient by how often a token stands in a call, which parts do not tell.
-
-    Raises:
-        ImportanceError: One does; it is named.
-    """
-    for name, layer in module.named_modules():
-        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.scale_grad_by_freq:
-            raise ImportanceError(
-                f"layer {name!r} scales its gradient by the frequency of tokens (scale_grad_by_freq=True) in a group, "
-                "and this group comes in parts; let the loader give batches of whole groups, or set it to False"
-            )

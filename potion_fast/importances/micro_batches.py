@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import OutOfMemoryError
+from ..errors import ImportanceError, OutOfMemoryError
 from ..utils import memory
 from ..utils.batches import Chunk
 from .sample_checks import random_numbers_kept
@@ -137,3 +137,17 @@ class MicroBatches:
             tensor.copy_(copied)
         for tensor in state[len(self.copies) :]:
             tensor.zero_()
+
+
+def check_no_frequencies(module: nn.Module) -> None:
+    """Check that no embedding scales its gradient by how often a token stands in a call, which parts do not tell.
+
+    Raises:
+        ImportanceError: One does; it is named.
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.scale_grad_by_freq:
+            raise ImportanceError(
+                f"layer {name!r} scales its gradient by the frequency of tokens (scale_grad_by_freq=True) in a group, "
+                "and this group comes in parts; let the loader give batches of whole groups, or set it to False"
+            )
