@@ -44,6 +44,7 @@ class Evaluation:
         self.writes: bool | None = (
             None  # whether a forward pass changes the model, which is put back then; None: unknown
         )
+        self.sample: BatchInputs | None = None  # the first one that it was called with
         recorded = self.parameters.device.type == "cuda" and not self.parameters.sharded  # shards are gathered anew
         self.logits_of: Callable[[BatchInputs], Tensor] = CUDAGraph(self._logits) if recorded else self._logits
 
@@ -62,7 +63,16 @@ class Evaluation:
     def _score(self, logits_of: Callable[[BatchInputs], Tensor]) -> Score:
         return _score(*collect(logits_of, self.loader, self.parameters.device, self.adapter))
 
+    def check_stackable(self) -> None:
+        """Try the model on stacked weights, with a sample that it was evaluated on. Raises SearchError, see there."""
+        stacked = {name: tensor[None] for name, tensor in self.parameters.tensors.items()}
+        with unchanged(self.parameters.wrapped), torch.inference_mode():
+            if self.sample is not None:
+                stacked_logits(self.adapter, self.parameters.wrapped, stacked, self.sample)
+
     def _logits(self, inputs: BatchInputs) -> Tensor:
+        if self.sample is None:
+            self.sample = inputs[:1].clone()
         return class_logits(read_logits(self.adapter.call(self.parameters.wrapped, inputs), self.adapter))
 
 

@@ -81,6 +81,9 @@ class Unedited:
         measured = STRATEGIES[settings.strategy].parallel == "batch"
         with largest_output(model.wrapped) if measured else nullcontext([0]) as largest:
             score = first_ranks_score(evaluation, ranks)
+        if measured:
+            with ranks.raising_together():
+                evaluation.check_stackable()
         return cls(model, settings, evaluation, ranks, sharded, score, largest[0])
 
     @property
