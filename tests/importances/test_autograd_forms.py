@@ -170,13 +170,13 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "watched": (Watched, set()),
     "straight-through": (Detached, set()),
     "function": (WithFunction, set()),
-    "checkpoint-first": (lambda: Checkpointed("first"), {"token"}),
+    "checkpoint-first": (lambda: Checkpointed("first"), set()),
     "checkpoint-later": (lambda: Checkpointed("later"), set()),
     "checkpoint-sequence": (lambda: Checkpointed("sequence"), set()),
     "forces": (Forces, {"first.weight", "first.bias", "second.weight", "second.bias", "head.weight", "head.bias"}),
     "own-leaf": (OwnLeaf, set()),
     "leaf-if-needed": (LeafIfNeeded, set()),
-    "checkpoint-operations": (CheckpointedOperations, {"shift", "scale"}),
+    "checkpoint-operations": (CheckpointedOperations, set()),
     "penalised": (Penalised, {"second.weight", "second.bias"}),
 }
 
