@@ -22,7 +22,7 @@ from ..errors import ImportanceError
 from ..utils.model import ModelParameters
 from .derived import DerivedWeight
 from .operation_rules import Operation
-from .operations import OperationMode, Use
+from .operations import OperationMode, Use, within_transform
 from .rules import Rule, rule_for
 
 REENTRANT = (
@@ -277,7 +277,7 @@ class LayerHooks:
             return self.tracked(output) if requires_none else None
         inputs = first_input(args, kwargs)
         rule = rule_for(layer)
-        if rule is None or not rule.fits(inputs, output):
+        if rule is None or within_transform() or not rule.fits(inputs, output):
             self.unfit.add(layer)
             return None
         if layer in self.plan.expanded:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd.graph import GradientEdge, get_gradient_edge, saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -126,7 +127,8 @@ class OperationMode(TorchFunctionMode):
             return output
         if not names:
             return function(*args, **kwargs)
-        if not torch.is_grad_enabled():  # a parameter without a gradient, or one that a recomputation gives it
+        # A parameter without a gradient, or one that a transform or a recomputation gives it.
+        if within_transform() or not torch.is_grad_enabled():
             self.unfit |= names & self.names
             return function(*args, **kwargs)
         weights = {id(entry.tensor): entry for entry in of_parameters if entry.tensor.requires_grad}  # each once
@@ -258,6 +260,11 @@ def own_graph() -> saved_tensors_hooks:
         return tensor
 
     return saved_tensors_hooks(lambda tensor: (tensor, version_of(tensor)), unpacked)
+
+
+def within_transform() -> bool:
+    """Whether a transform of torch.func, such as vmap or jvp, is calling: its tensors are not the batch's."""
+    return peek_interpreter_stack() is not None
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:

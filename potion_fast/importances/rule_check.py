@@ -157,8 +157,11 @@ def _tested(
     values = {name: perturbed(model.parameters[name]) for name in plan.leaves} if gathered is None else {}
     reached: dict[tuple[int, int], Tensor] = {}  # call, sample -> [rows] bool
     inputs_reached: dict[int, Tensor] = {}  # sample -> [B] bool
+    twice: set[str] = set()  # parameters of calls whose output gets a gradient more than once
 
     def on_gradient(call: LayerCall, gradient: Tensor) -> None:
+        if (call.index, sample) in reached:  # a hook within the model takes gradients of its own
+            twice.update(call.names)
         reached[call.index, sample] = _nan_rows(gradient)
 
     def tracked(tensor: Tensor) -> Tensor:
@@ -221,6 +224,7 @@ def _tested(
                     reads.read.add(name)
                     if not _only(_nan_rows(gradient), sample, 1):
                         rejected.add(name)
+    rejected |= twice
     for (i, k), rows in reached.items():
         if not _only(rows, k, len(rows) // batch):
             rejected.update(hooks.calls[i].names)
@@ -349,7 +353,7 @@ class ReadTracker(TorchDispatchMode):
         own = self.plan.layers.get(self.inside[-1], {}).values() if self.inside else ()
         for tensor in tree_leaves((args, kwargs)):
             if isinstance(tensor, Tensor):
-                for name in self.by_memory.get(tensor.untyped_storage().data_ptr(), ()):
+                for name in self.by_memory.get(memory_of(tensor), ()):
                     self.read.add(name)
                     elsewhere = name in self.plan.operations or name in self.plan.without_rule
                     if name not in own and not elsewhere and not self._is_substituted(name):
@@ -363,3 +367,11 @@ class ReadTracker(TorchDispatchMode):
     def unread(self) -> set[str]:
         """Parameters that no operation read: their gradient is 0."""
         return self.names - self.read
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Where a tensor's values are; 0 where it has no memory of its own: sparse, or a wrapper of torch.func."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0

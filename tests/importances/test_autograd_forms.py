@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -164,6 +165,62 @@ class LeafIfNeeded(Layers):
             return self.head(self.second(self.first(x + slope).tanh()).tanh())
 
 
+class Transformed(Layers):
+    """Derivatives by the transforms of torch.func, of a layer and of a weight without one."""
+
+    def __init__(self, transform: str) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(6, 6))
+        self.transform = transform
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return (self.second(x) @ self.weight).tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.transform == "jvp":
+            value, tangent = torch.func.jvp(self._inner, (x,), (torch.ones_like(x),))
+            return self.head(value + tangent)
+        if self.transform == "vjp":
+            value, pullback = torch.func.vjp(self._inner, x)
+            return self.head(value + pullback(x)[0])
+        if self.transform == "grad of each":
+            return self.head(torch.vmap(torch.func.grad(lambda row: self._inner(row[None]).sum()))(x))
+        return self.head(torch.vmap(self._inner, 1, 1)(x.unflatten(1, (2, 3)).repeat(1, 1, 2)).sum(1))
+
+
+class FixedPoint(Layers):
+    """The root of z = tanh(W z + x), whose gradient a hook solves for as it comes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, z = self.first(x), x.new_zeros(len(x), 6)
+        with torch.no_grad():
+            for _ in range(20):
+                z = (0.3 * self.second(z) + x).tanh()
+        z = (0.3 * self.second(z) + x).tanh()
+        if z.requires_grad:
+            root = z.detach().requires_grad_()
+            again = (0.3 * self.second(root) + x).tanh()
+
+            def solved(gradient: Tensor) -> Tensor:
+                total = gradient
+                for _ in range(5):
+                    total = torch.autograd.grad(again, root, total, retain_graph=True)[0] + gradient
+                return total
+
+            z.register_hook(solved)
+        return self.head(z)
+
+
+class Graph(Layers):
+    """A product with a sparse matrix that holds a batch of graphs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        nodes = self.second(self.first(x).tanh())
+        edges = torch.eye(len(x), dtype=x.dtype).to_sparse() * 2
+        return self.head(torch.sparse.mm(edges, nodes).tanh())
+
+
 FORMS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "fixed-features": (Fixed, set()),
     "gate": (Gate, set()),
@@ -178,10 +235,19 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "leaf-if-needed": (LeafIfNeeded, set()),
     "checkpoint-operations": (CheckpointedOperations, set()),
     "penalised": (Penalised, {"second.weight", "second.bias"}),
+    **{
+        f"transform: {kind}": (
+            functools.partial(Transformed, kind),
+            {"second.weight", "second.bias", "weight"},
+        )
+        for kind in ("jvp", "vjp", "grad of each", "vmap")
+    },
+    "fixed-point": (FixedPoint, {"second.weight", "second.bias"}),
+    "sparse-graph": (Graph, set()),
 }
 
 
-@pytest.mark.filterwarnings("ignore:no gradient reaches")
+@pytest.mark.filterwarnings("ignore:no gradient reaches", "ignore:`torch.jit.script` is deprecated:FutureWarning")
 @OBJECTIVES
 @GROUPS
 @pytest.mark.parametrize("form", FORMS)
