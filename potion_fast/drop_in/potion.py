@@ -5,7 +5,8 @@
 Batches are (image, label, manipulation flag), the flag an integer or a bool, or (image, label). `label_at=` says where
 the label is in others; LF and XLF read none. The arithmetic is that of mode "reference", to the bit on a CPU: the
 gradient of each batch's mean loss, LF as the norm squared, percentiles as NumPy has them, and the order in which the
-data are read. (Outputs [B, C, ...] with more dimensions have the same norms, but within rounding.) A model is left as the public code leaves it: in eval mode, its weights changed in place.
+data are read. (Outputs [B, C, ...] with more dimensions have the same norms, but within rounding.) A model is left as
+the public code leaves it: in eval mode, its weights changed in place.
 
 What is different: nothing is printed or written to the current directory, what the steps of a search share stays in
 memory; no gradient is left in the model; the classes run it in eval mode whatever its own is; bad input is an error or

@@ -134,7 +134,7 @@ class ShardedPass(LocalPass):
                     fill = firsts[0]
                     self._verify(self._filled(None, fill))
                     with self.ranks.raising_together():
-                        self._check_known(None if chunk is None else chunk.labels)
+                        self.sample_losses.check_known(None if chunk is None else chunk.labels)
                 self.seen = position.samples
                 self._add(self._filled(chunk, fill))
                 if chunk is not None:
@@ -152,7 +152,7 @@ class ShardedPass(LocalPass):
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
         if chunk is not None and chunk.labels is None and labelled:
             raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
-        self._check_known(None if chunk is None else chunk.labels)
+        self.sample_losses.check_known(None if chunk is None else chunk.labels)
         return chunk
 
     def _filled(self, chunk: Chunk | None, fill: Sample) -> Chunk:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sized
-from contextlib import nullcontext
+from collections.abc import Iterable, Sized
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +17,9 @@ from ..distributed import Ranks
 from ..distributed.sampler import sampler_of
 from ..errors import DataError, ImportanceError, PotionWarning
 from ..modes import GroupSize
-from ..utils.adapter import Adapter, mistakes_named, read_logits
+from ..utils.adapter import Adapter, mistakes_named
 from ..utils.batches import Chunk, check_loader, chunks
 from ..utils.inputs import BatchInputs
-from ..utils.labels import check_rows, check_targets
 from ..utils.memory import check, needs_of_pass
 from ..utils.model import ModelParameters, all_finite
 from ..utils.progress import bar
@@ -38,6 +36,7 @@ from .parameter_hooks import ParameterHooks, has_backward_hooks
 from .result import Importance
 from .rule_check import check_no_batch_statistics
 from .sample_checks import FEW, SampleChecks, memory_may_run_out
+from .sample_losses import SampleLosses
 
 RANDOM = (
     "the model is random in eval mode: the same samples have other losses each time (F.dropout without "
@@ -70,8 +69,7 @@ class LocalPass:
         self.model, self.group_size, self.options, self.adapter = model, group_size, options, options.adapter
         objectives = [objective.adapted(self.adapter) for objective in objectives]
         self.objectives = objectives
-        self.reads_classes = any(objective.of_logits and objective.needs_labels for objective in objectives)
-        self.logits: Tensor | None = None  # of a sample, once there are some and labels are compared with them
+        self.sample_losses = SampleLosses(objectives, self.adapter, options.amp, model.device)
         self.compiled_model: Any = torch.compile(model.module, dynamic=False) if options.compiled else None
         self.counter = ShapeCounter()
         self.device, self.shapes = model.device, model.shapes
@@ -97,7 +95,7 @@ class LocalPass:
             for group in self.objective_groups
         ]
         self.fallback_engines = [
-            Fallback(model, functools.partial(self._losses, group.losses), self.adapter, self.parameter_hooks)
+            Fallback(model, partial(self.sample_losses.traceable, group.losses), self.adapter, self.parameter_hooks)
             for group in self.objective_groups
         ]
         # Of a group larger than a batch: the gradients so far of each objective, [n], and their samples.
@@ -109,9 +107,7 @@ class LocalPass:
         self.without_rule: set[str] = set()
         self.started = time.perf_counter()
         self.checks = [
-            SampleChecks(
-                model, functools.partial(self._eager_losses, group.losses), self.adapter, options.amp is not None
-            )
+            SampleChecks(model, partial(self.sample_losses, group.losses), self.adapter, options.amp is not None)
             for group in self.objective_groups
         ]
         self.batch_losses = torch.zeros(0)  # [B], of the current batch and group of objectives
@@ -120,7 +116,7 @@ class LocalPass:
     def _compiled(self, group: ObjectiveGroup) -> Compiled | None:
         if not self.options.compiled:
             return None
-        return Compiled(functools.partial(self._losses, group.losses, self._call), self._checked)
+        return Compiled(partial(self.sample_losses.traceable, group.losses, self._call), self._checked)
 
     @property
     def buffers(self) -> list[Tensor]:
@@ -251,7 +247,7 @@ class LocalPass:
         inputs = chunk.inputs.to(self.device)
         labels = None if chunk.labels is None else chunk.labels.to(self.device)
         if self.options.compiled:
-            self._check_known(labels)
+            self.sample_losses.check_known(labels)
         self.parameter_hooks.paused = self.micro_batches.measuring
         if chunk.groups == 1:
             self._add_one_group(inputs, labels, chunk.closes)
@@ -270,8 +266,8 @@ class LocalPass:
                 inputs,
                 labels,
                 groups,
-                functools.partial(self._checked_losses, group.losses, labels),
-                functools.partial(self._make_target, group, groups),
+                partial(self._checked_losses, group.losses, labels),
+                partial(self._make_target, group, groups),
             )
             self._compare(inputs, labels, index, self.batch_losses)
             if without_rule:
@@ -292,18 +288,19 @@ class LocalPass:
         rows = [row for group in self.objective_groups for row in group.sums]
         compiled = self.compiled_model is not None and self.counter.is_frequent(inputs)
         model = self.compiled_model if compiled else self.model.wrapped
-        outputs = self._outputs(functools.partial(self.adapter.call, model), inputs)
-        self._check_labels(outputs, labels)
+        outputs = self.sample_losses.outputs(partial(self.adapter.call, model), inputs)
+        self.sample_losses.check_labels(outputs, labels)
+        shaped = self.sample_losses.shaped
         compared = self.objective_groups if self.group_size != "batch" else []
         with torch.no_grad():
-            together = [self._checked(self._shaped(group.losses(outputs, labels), inputs)) for group in compared]
+            together = [self._checked(shaped(group.losses(outputs, labels), inputs)) for group in compared]
         if self.group_gradients or not closes:
             check_no_frequencies(self.model.module)
         if not self.group_gradients:
             self.group_gradients = [] if closes else [torch.zeros_like(row) for row in rows]
             self.group_reaches = [set() for _ in rows]
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
-            losses = self._checked(self._shaped(objective.losses(outputs, labels), inputs))
+            losses = self._checked(shaped(objective.losses(outputs, labels), inputs))
             loss = (losses.sum() if self.group_gradients else losses.mean()) * self.scale
             if not loss.requires_grad:  # the first samples' losses did
                 continue
@@ -353,67 +350,13 @@ class LocalPass:
                 gradients[place] = self.parameter_hooks.apply(name, gradients[place])
         return bool(self.parameter_hooks.by_name)
 
-    def _outputs(self, model: Callable[[BatchInputs], Any], inputs: BatchInputs, exact: bool = False) -> Any:
-        amp = None if exact else self.options.amp
-        with torch.autocast(self.device.type, dtype=amp) if amp is not None else nullcontext():
-            outputs = model(inputs)
-        half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
-        return outputs.float() if half else outputs
-
     def _call(self, inputs: BatchInputs) -> Any:
         return self.adapter.call(self.model.module, inputs)
-
-    def _check_labels(self, outputs: Any, labels: Tensor | None) -> None:
-        """Raise DataError unless the labels are classes of the logits, where an objective takes them for that."""
-        if self.reads_classes and labels is not None:
-            logits = read_logits(outputs, self.adapter).detach()
-            check_rows(logits, labels)
-            self.logits = logits[:1]
-            check_targets(self.logits, labels)
-
-    def _check_known(self, labels: Tensor | None) -> None:
-        """The same before the forward pass, from the second batch on."""
-        if self.logits is not None and labels is not None:
-            check_targets(self.logits, labels)
-
-    def _losses(
-        self,
-        losses: Losses,
-        model: Callable[[BatchInputs], Any],
-        inputs: BatchInputs,
-        labels: Tensor | None,
-        exact: bool = False,
-    ) -> Tensor:
-        """[B, ...] -> [B]; also under vmap and torch.compile, so no value is read; exact: without autocast."""
-        return self._shaped(losses(self._outputs(model, inputs, exact), labels), inputs)
-
-    def _eager_losses(
-        self,
-        losses: Losses,
-        model: Callable[[BatchInputs], Any],
-        inputs: BatchInputs,
-        labels: Tensor | None,
-        exact: bool = False,
-    ) -> Tensor:
-        """The same after a look at the labels' values."""
-        outputs = self._outputs(model, inputs, exact)
-        self._check_labels(outputs, labels)
-        return self._shaped(losses(outputs, labels), inputs)
 
     def _checked_losses(self, losses: Losses, labels: Tensor | None, inputs: BatchInputs) -> Tensor:
         """Finite ones of the current batch, or of its first samples."""
         labels = None if labels is None else labels[: len(inputs)]
-        return self._checked(self._eager_losses(losses, self._call, inputs, labels))
-
-    def _shaped(self, losses: Any, inputs: BatchInputs) -> Tensor:
-        if not isinstance(losses, Tensor) or losses.is_complex() or losses.shape != (len(inputs),):
-            names = ", ".join(repr(objective.name) for objective in self.objectives)
-            kind = f"of shape {list(losses.shape)}" if isinstance(losses, Tensor) else f"as a {type(losses).__name__}"
-            kind = "that are complex" if isinstance(losses, Tensor) and losses.is_complex() else kind
-            raise ImportanceError(
-                f"objective {names} gave losses {kind} for {len(inputs)} samples; it must give a real one per sample"
-            )
-        return losses
+        return self._checked(self.sample_losses(losses, self._call, inputs, labels))
 
     def _checked(self, losses: Tensor) -> Tensor:
         finite = torch.isfinite(losses)
