@@ -138,18 +138,20 @@ def test_parameters_without_a_rule_go_through_torch_func_with_several_inputs(mon
         def forward(self, x, ids):
             return super().forward(F.bilinear(x, x, self.gain), ids)
 
-    model, looped_calls = Scaled(), []
+    model, looped_groups = Scaled(), []
     original = Fallback._by_loop
-    monkeypatch.setattr(Fallback, "_by_loop", lambda *args: looped_calls.append(args) or original(*args))
+    monkeypatch.setattr(Fallback, "_by_loop", lambda *args: looped_groups.append(len(args[-1])) or original(*args))
     for group_size in (1, 4):
         for batch in (((X, IDS), LABELS), {"x": X, "ids": IDS}):
             got = pf.importance(model, [batch], group_size=group_size, dtype=torch.float64)
             assert_close(got, looped(model, lambda part: model(X[part], IDS[part]), group_size, "xlf"))
-    assert got.fallback and not looped_calls
-    model.register_forward_pre_hook(lambda module, args: float(args[0].sum()) and None)  # torch.func refuses: a loop
+    assert got.fallback and looped_groups == [2] * 4  # the first two groups of each pass, to check torch.func
+    model.register_forward_pre_hook(
+        lambda module, args: float(args[0].detach().sum()) and None
+    )  # torch.func refuses: a loop
     again = pf.importance(model, [((X, IDS), LABELS)], group_size=4, dtype=torch.float64)
     assert_close(again, looped(model, lambda part: model(X[part], IDS[part]), 4, "xlf"))
-    assert looped_calls
+    assert looped_groups[4:] == [3]
 
 
 def test_samples_that_mix_by_one_of_several_inputs_are_refused():
