@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Sized
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from torch import Tensor
 from .. import ops
 from ..distributed import Ranks
 from ..distributed.sampler import sampler_of
-from ..errors import DataError, ImportanceError, PotionWarning
+from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
 from ..utils.adapter import Adapter, mistakes_named
 from ..utils.batches import Chunk, check_loader, chunks
@@ -24,6 +23,7 @@ from ..utils.memory import check, needs_of_pass
 from ..utils.model import ModelParameters, all_finite
 from ..utils.progress import bar
 from ..utils.unchanged import Watch
+from ..utils.warn import warn_caller
 from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
 from .compiled import Compiled, ShapeCounter
 from .engine import AccumulationTarget, Engine
@@ -239,7 +239,7 @@ class LocalPass:
             with memory_may_run_out():
                 samples.inspect(inputs, labels, may_mix=self.group_size == "batch")
         if any(samples.random for samples in self.checks):
-            warnings.warn(RANDOM, PotionWarning, stacklevel=6)
+            warn_caller(RANDOM)
         reached = [samples.connected for samples in self.checks]
         self.unconnected = set(self.shapes).difference(*(self.shapes if names is None else names for names in reached))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import PotionWarning
+from ..utils.warn import warn_caller
 from .engine import AccumulationTarget
 from .objectives import Losses, Objective, norm
 
@@ -84,16 +83,10 @@ def warn_of_zeros(
     sums = [group.views(shapes) for group in groups]
     zero = {name for name in shapes if not any(views[name].any() for views in sums)}
     if zero.issuperset(shapes):
-        warnings.warn(
+        warn_caller(
             "every importance is exactly 0: the losses depend on parameters, and their gradients are 0; look for "
-            "outputs that are constant or saturated",
-            PotionWarning,
-            stacklevel=4,
+            "outputs that are constant or saturated"
         )
     elif without := [name for name in shapes if name in zero and name in unconnected]:
         names = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
-        warnings.warn(
-            f"no gradient reaches {names}: no loss depends on them, so their importance is 0",
-            PotionWarning,
-            stacklevel=4,
-        )
+        warn_caller(f"no gradient reaches {names}: no loss depends on them, so their importance is 0")

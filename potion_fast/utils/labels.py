@@ -138,4 +138,7 @@ def _check_one_hot(labels: Tensor) -> None:
 
 def _check_probabilities(labels: Tensor) -> None:
     if not ((labels >= 0).all() and torch.allclose(labels.sum(1), labels.new_ones(()), atol=1e-2)):
-        raise DataError(f"labels {list(labels.shape)} are no probabilities, whose rows are at least 0 and sum to 1")
+        raise DataError(
+            f"labels {list(labels.shape)} are no probabilities, whose rows are at least 0 and sum to 1; where several "
+            "classes may be right, give an objective of your own, a callable (outputs, labels) -> losses [B]"
+        )

@@ -55,7 +55,10 @@ def class_logits(logits: Tensor) -> Tensor:
     """
     check_columns(logits)
     if logits.ndim != 2:
-        raise ModelError(f"the model must give logits [B, C] to be evaluated, not {list(logits.shape)}")
+        raise ModelError(
+            f"the model must give logits [B, C] to be evaluated, not {list(logits.shape)}; an adapter can choose "
+            "those of one class for each sample (potion_fast.Adapter)"
+        )
     return logits
 
 
