@@ -352,3 +352,9 @@ def test_a_model_made_under_inference_mode_is_healed_in_its_copy(blobs):
 def test_importances_are_given_as_such_and_not_by_the_name_of_a_file():
     with pytest.raises(ImportanceError, match=r"forget is a str.*Importance\.load"):
         pf.unlearn(nn.Linear(2, 2), [], [], forget="forget.safetensors")
+
+
+def test_outputs_that_are_not_finite_before_any_edit_are_no_collapse(blobs):
+    (inputs, labels), *_ = blobs.forget()
+    with pytest.raises(pf.errors.ModelError, match="before any edit"):
+        pf.unlearn(blobs.model, blobs.retain(), [(inputs * float("inf"), labels)])

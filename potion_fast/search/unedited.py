@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from ..distributed import Ranks
+from ..errors import ModelError
 from ..modes import mode_named
 from ..utils.adapter import DEFAULT, Adapter
 from ..utils.batches import check_rereadable
@@ -76,11 +77,15 @@ class Unedited:
         sharded: bool,
         adapter: Adapter = DEFAULT,
     ) -> Unedited:
-        """The model in eval mode, evaluated on S_f once. Raises as `predict` does."""
+        """The model in eval mode, evaluated on S_f once. Raises as `predict` does; ModelError, if it is not finite."""
         evaluation = Evaluation(model, loader, adapter)
         measured = STRATEGIES[settings.strategy].parallel == "batch"
         with largest_output(model.wrapped) if measured else nullcontext([0]) as largest:
             score = first_ranks_score(evaluation, ranks)
+        if not score.finite:
+            raise ModelError(
+                "the model's outputs on the forget set are not finite, before any edit; look for bad inputs or weights"
+            )
         if measured:
             with ranks.raising_together():
                 evaluation.check_stackable()
