@@ -175,7 +175,7 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
     if inside and get_origin(wanted) is list:
         name, wanted = f"each of {name}", get_args(wanted)[0]
     elif inside and kind in BOUNDS:
-        name = f"each {name}"
+        name = f"each of {name}"
     else:
         value = values[name]
     if kind in BOUNDS:

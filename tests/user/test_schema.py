@@ -66,8 +66,8 @@ def parsed(*arguments: str) -> Settings:
         ({"source": "a", "order": "left"}, "order must be 'up' or 'down', not 'left'"),
         ({"source": "a", "pair": [1, "b"]}, "pair must be a list of numbers, not [1, 'b']"),
         ({"source": "a", "pair": 3}, "pair must be a list of numbers, not 3"),
-        ({"source": "a", "std": [0.5, 0]}, "each std must be above 0, not 0"),
-        ({"source": "a", "std": [58.4]}, "each std must be at most 1, not 58.4"),
+        ({"source": "a", "std": [0.5, 0]}, "each of std must be above 0, not 0"),
+        ({"source": "a", "std": [58.4]}, "each of std must be at most 1, not 58.4"),
         ({"source": "a", "std": 0.5}, "std must be a list of numbers, not 0.5"),
     ],
 )
@@ -185,7 +185,7 @@ def test_flags_that_can_be_read_are_judged_by_the_schema():
     for flags, words in (
         ("--count 0", "count must be at least 1"),
         ("--corner top", "corner must be 'left' or 'right'"),
-        ("--std 0.5 -1", "each std must be above 0, not -1"),
+        ("--std 0.5 -1", "each of std must be above 0, not -1"),
     ):
         with pytest.raises(PotionError, match=words):
             parsed(*flags.split())

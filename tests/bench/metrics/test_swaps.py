@@ -206,4 +206,4 @@ def test_swaps_run_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "--swap-classes", "cat,dog", "--out", out])
     assert stop.value.code == 2
-    assert "'cat,dog' is no list of labels" in capsys.readouterr().err
+    assert "'cat,dog' is no list of whole numbers" in capsys.readouterr().err

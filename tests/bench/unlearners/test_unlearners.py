@@ -224,7 +224,7 @@ def test_none_is_the_base_model(blobs: Blobs):
         ("cf", {"rates": []}, PotionError, "rates must be a list of at least 1, not \\[\\]"),
         ("cf", {"rates": 1e-3}, PotionError, "rates must be a list of numbers, not 0.001"),
         ("cf", {"rates": "1e-3"}, PotionError, "rates must be a list of numbers, not '1e-3'"),
-        ("cf", {"rates": [1e-3, 0]}, PotionError, "rates must be above 0, not \\[0.001, 0\\]"),
+        ("cf", {"rates": [1e-3, 0]}, PotionError, "each of rates must be above 0, not 0"),
         ("cf", {"rates": ["1e-3"]}, PotionError, "rates must be a list of numbers, not \\['1e-3'\\]"),
         ("ptn-xlf", {"budget": 5}, PotionError, "there is no setting budget; it has"),
         ("none", {"budget": 5}, PotionError, "there is no setting budget; it has"),
