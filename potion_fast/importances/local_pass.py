@@ -112,6 +112,7 @@ class LocalPass:
         ]
         self.batch_losses = torch.zeros(0)  # [B], of the current batch and group of objectives
         self.unconnected: set[str] | None = None
+        self.watched: Watch | None = None
 
     def _compiled(self, group: ObjectiveGroup) -> Compiled | None:
         if not self.options.compiled:
@@ -124,7 +125,8 @@ class LocalPass:
         return [group.sums for group in self.objective_groups]
 
     def watch(self, watch: Watch) -> None:
-        """Have the calls watched in which the model runs first."""
+        """Have the calls watched in which the model runs first, and graphs that it keeps taken from it."""
+        self.watched = watch
         self._inspect = watch.first_call(self._inspect)  # type: ignore[method-assign]
         self.micro_batches.attempt = watch.first_call(self.micro_batches.attempt)
 
@@ -238,6 +240,8 @@ class LocalPass:
         for samples in self.checks:
             with memory_may_run_out():
                 samples.inspect(inputs, labels, may_mix=self.group_size == "batch")
+            if self.watched is not None:
+                self.sample_losses.before_call = self.watched.kept_graphs() or self.sample_losses.before_call
         if any(samples.random for samples in self.checks):
             warn_caller(RANDOM)
         reached = [samples.connected for samples in self.checks]

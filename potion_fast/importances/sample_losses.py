@@ -35,10 +35,13 @@ class SampleLosses:
         self.reads_classes = any(objective.of_logits and objective.needs_labels for objective in objectives)
         self.adapter, self.amp, self.device = adapter, amp, device
         self.logits: Tensor | None = None  # of a sample, once there are some and labels are compared with them
+        self.before_call: list[Callable[[], object]] = []  # of the model, each time
 
     def outputs(self, model: CallModel, inputs: BatchInputs, exact: bool = False) -> Any:
         """The model's outputs, float32 where they were in half precision; exact: without autocast."""
         amp = None if exact else self.amp
+        for prepare in self.before_call:
+            prepare()
         with torch.autocast(self.device.type, dtype=amp) if amp is not None else nullcontext():
             outputs = model(inputs)
         half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)

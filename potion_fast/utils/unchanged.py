@@ -144,6 +144,18 @@ class Watch:
         """Leave the model as it is now."""
         self.modules, self.containers, self.tensors = [], [], []
 
+    def kept_graphs(self) -> list[Callable[[], object]]:
+        """What puts back the attributes and containers in which the model has left what autograd has a graph of.
+
+        A cache of what follows from parameters, filled by the first call, has a gradient in that call alone.
+        """
+        found: list[Callable[[], object]] = []
+        for module, attributes in self.modules:
+            for name, value in vars(module).items():
+                if value is not attributes.get(name, module) and _has_graph(value, DEPTH):
+                    found.append(functools.partial(_put_back, module, name, attributes))
+        return found + [part.restore for part in self.containers if _has_graph(part.value, DEPTH)]
+
     def restore(self) -> None:
         """Put back whatever is another now."""
         with torch.inference_mode(False), torch.no_grad():
@@ -157,6 +169,23 @@ class Watch:
             parts: list[_Container | _Tensor] = [*self.containers, *self.tensors]
             for part in parts:
                 self.wrote |= part.restore()
+
+
+def _has_graph(value: Any, depth: int) -> bool:
+    """Whether something is, or holds, a tensor that autograd has a graph of."""
+    if isinstance(value, Tensor):
+        return value.grad_fn is not None
+    if type(value) not in (tuple, *CONTAINERS) or not depth or len(value) >= MANY:
+        return False
+    return any(_has_graph(entry, depth - 1) for entry in (value.values() if isinstance(value, dict) else value))
+
+
+def _put_back(module: nn.Module, name: str, attributes: dict[str, Any]) -> None:
+    """Give a module's attribute the value that it had, or none."""
+    if name in attributes:
+        vars(module)[name] = attributes[name]
+    else:
+        vars(module).pop(name, None)
 
 
 @dataclass

@@ -270,3 +270,38 @@ def test_ordinary_models_are_neither_copied_nor_watched_beyond_the_first_call(mo
     (watch,) = watches
     assert not watch.wrote
     assert not any(noted.copied is not None for noted in watch.tensors if isinstance(noted.tensor, nn.Parameter))
+
+
+class Biased(nn.Module):
+    """A layer whose bias is looked up in a table and kept from the first call on, in one of three ways."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Parameter(torch.randn(5)), nn.Linear(4, 3)
+        self.where, self.kept, self.cache = where, None, {}
+
+    def _bias(self) -> Tensor:
+        bias = self.table[torch.tensor([0, 2, 2])].sin()
+        if self.where == "entry":
+            return self.cache.setdefault("bias", bias)
+        if self.where == "new attribute" and not hasattr(self, "found"):
+            self.found = bias
+        elif self.where == "attribute" and self.kept is None:
+            self.kept = [bias]
+        return {"attribute": lambda: self.kept[0], "new attribute": lambda: self.found}.get(self.where, lambda: bias)()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).tanh() + self._bias()
+
+
+@pytest.mark.parametrize("group_size", [1, 4, "batch"])
+@pytest.mark.parametrize("where", ["entry", "attribute", "new attribute"])
+def test_what_is_kept_from_an_earlier_call_is_computed_again(where: str, group_size) -> None:
+    torch.manual_seed(0)
+    model, plain, inputs = Biased(where).double(), Biased("nowhere").double(), torch.randn(9, 4, dtype=torch.float64)
+    plain.load_state_dict(model.state_dict())
+    want = loop(plain, inputs, group_size=[3, 3, 3] if group_size == "batch" else group_size)
+    got = pf.importance(model, inputs.split(3), "xlf", group_size=group_size, dtype=torch.float64)
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-12, atol=0)
+    assert model.kept is None and not model.cache and not hasattr(model, "found")
