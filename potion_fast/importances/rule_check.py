@@ -248,10 +248,14 @@ def _tested(
 
 
 def _depends_on_others(losses: Tensor, sample: int, inputs: BatchInputs) -> bool:
-    """Whether a loss has a gradient other than 0 at other samples' inputs."""
+    """Whether a loss has a gradient other than 0 at other samples' inputs, or another one beside other losses."""
     tensors = [tensor for tensor in tensors_of(inputs) if tensor.requires_grad]
-    for gradient in torch.autograd.grad(losses[sample], tensors, retain_graph=True, allow_unused=True):
-        if gradient is not None and not _only(gradient.reshape(len(gradient), -1).ne(0).any(1), sample, 1):
+    alone = torch.autograd.grad(losses[sample], tensors, retain_graph=True, allow_unused=True)
+    together = torch.autograd.grad(losses.sum(), tensors, retain_graph=True, allow_unused=True)
+    for own, gradient in zip(alone, together, strict=True):
+        if own is None or gradient is None:
+            continue
+        if not _only(own.reshape(len(own), -1).ne(0).any(1), sample, 1) or not _close(gradient[sample], own[sample]):
             return True
     return False
 

@@ -257,6 +257,31 @@ def test_samples_that_others_are_masked_from_do_not_mix(kind: type[nn.Module], g
         assert_equals_loop(kind().double(), torch.randn(12, 6, dtype=torch.float64), "ssd", group_size, batch=size)
 
 
+class Scaled(torch.autograd.Function):
+    """The identity, whose gradient is scaled to a norm of 1 over the whole batch."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient / torch.linalg.vector_norm(gradient)
+
+
+class ScaledGradients(Mixing):
+    def between(self, x: Tensor) -> Tensor:
+        return Scaled.apply(x)
+
+
+def test_gradients_that_mix_where_losses_do_not_are_refused() -> None:
+    torch.manual_seed(0)
+    model, inputs = ScaledGradients().double(), torch.randn(24, 6, dtype=torch.float64)
+    for size in (2, 8, 24):
+        with pytest.raises(ImportanceError, match="depends on other samples"):
+            pf.importance(model, batches(inputs, LABELS[:24], size), "xlf", group_size=1)
+
+
 def test_a_few_samples_that_an_expert_drops_are_noticed() -> None:
     class Capacity(Mixing):
         def between(self, x: Tensor) -> Tensor:
