@@ -24,7 +24,7 @@ from .rules import Accumulators
 ELEMENTS = 1 << 24  # of gradients at a time
 SAMPLES = 64  # at a time, whatever the group size: vmap keeps the activations of all of them
 CHECKED = 2  # groups that are also computed by the loop, once
-SAME = 2e-2  # of a gradient: more than half precision's rounding, less than what another computation gives
+SAME, SAME_IN_FLOAT64 = 2e-2, 1e-6  # of a gradient: more than rounding (that of autocast), less than other mathematics
 SLOW_SHARE, SLOW_SECONDS = 0.25, 20.0  # of a pass, from which on it is worth saying
 
 ModelLosses = Callable[[Callable[[BatchInputs], Any], BatchInputs, Tensor | None], Tensor]
@@ -140,7 +140,8 @@ class Fallback:
         largest = max(float(torch.linalg.vector_norm(gradient)) for gradient in by_loop.values())
         for name, right in by_loop.items():
             error = float(torch.linalg.vector_norm(gradients[name][few] - right))
-            if not error <= SAME * (float(torch.linalg.vector_norm(right)) + SAME * largest):
+            same = SAME_IN_FLOAT64 if right.dtype == torch.float64 else SAME
+            if not error <= same * (float(torch.linalg.vector_norm(right)) + same * largest):
                 return False
         self.checked = True
         return True
