@@ -15,7 +15,8 @@ from torch.autograd.graph import GradientEdge
 from ..errors import ImportanceError
 from ..utils import memory
 from ..utils.inputs import BatchInputs, shape_key
-from .hooks import LayerCall, RulePlan, expanded_parameter, first_input, substituted
+from .hooks import LayerCall, expanded_parameter, first_input, substituted
+from .rule_plan import RulePlan
 from .rules import rule_for
 
 EAGER_BATCHES = 2  # of a shape that go through the model as it is, before that shape is compiled

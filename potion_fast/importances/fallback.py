@@ -16,9 +16,9 @@ from torch.func import grad, vmap
 from ..utils.adapter import DEFAULT, Adapter, functional_outputs
 from ..utils.inputs import BatchInputs, tensors_of
 from ..utils.model import ModelParameters
-from .engine import AccumulationTarget
 from .hooks import frozen
 from .parameter_hooks import ParameterHooks
+from .receiver import AccumulationTarget
 from .rules import Accumulators
 
 ELEMENTS = 1 << 24  # of gradients at a time

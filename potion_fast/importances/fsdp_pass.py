@@ -20,14 +20,16 @@ from ..utils.inputs import BatchInputs, concatenated
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from .checkpoints import PassCheckpoint, Position
-from .engine import AccumulationTarget, Engine
+from .engine import Engine
 from .fsdp_gather import GatheredParameters
 from .hooks import frozen
 from .local_pass import LocalPass
 from .objective_groups import ObjectiveGroup
 from .objectives import Objective
 from .options import PassOptions
-from .rule_check import SAMPLES, ReadTracker
+from .read_tracker import ReadTracker
+from .receiver import AccumulationTarget
+from .rule_check import SAMPLES
 
 Sample = tuple[BatchInputs, Tensor | None]  # input [1, ...], label [1, ...]
 

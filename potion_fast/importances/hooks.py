@@ -7,7 +7,6 @@ product takes the place of the ordinary weight gradient.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -15,47 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import GradientEdge, _engine_run_backward
 
 from ..errors import ImportanceError
 from ..utils.model import ModelParameters
+from .activation_checkpointing import check_not_checkpointed
 from .derived import DerivedWeight
 from .operation_rules import Operation
 from .operations import OperationMode, Use, within_transform
+from .rule_plan import RulePlan
 from .rules import Rule, rule_for
-
-REENTRANT = (
-    "the model uses activation checkpointing of the reentrant kind, which hides gradients from a pass; call "
-    "torch.utils.checkpoint with use_reentrant=False, or switch checkpointing off"
-)
-
-
-@dataclass(frozen=True)
-class RulePlan:
-    """How every trainable parameter of a model gets its gradient per sample.
-
-    Attributes:
-        layers: Layer with a rule -> name within it -> name of the parameter.
-        leaves: Parameter [1, ...] that is substituted by a leaf [B, ...] -> its module and its name within it.
-        operations: Parameters whose rules are those of the operations that read them.
-        expanded: Layers that give one output for all samples, which is expanded to one for each.
-        calls: Calls of layers and operations in a forward pass: which, and its rows to a sample.
-        unused: Parameters that no operation reads.
-        without_rule: Parameters that go through torch.func or a loop.
-        own_leaves: The model makes leaves of its own, at which a backward pass may end as well.
-        reads: The model reads values of the batch, so that other batches may take another path.
-    """
-
-    layers: Mapping[nn.Module, Mapping[str, str]]
-    leaves: Mapping[str, tuple[nn.Module, str]]
-    operations: frozenset[str] = frozenset()
-    expanded: frozenset[nn.Module] = frozenset()
-    calls: tuple[tuple[nn.Module | Operation, int], ...] = ()
-    unused: tuple[str, ...] = ()
-    without_rule: tuple[str, ...] = ()
-    own_leaves: bool = False
-    reads: bool = False
 
 
 @dataclass
@@ -303,30 +271,6 @@ class LayerHooks:
         return _Tracked.apply(tensor, self.anchor)
 
 
-def check_not_checkpointed() -> None:
-    """Check that a layer called under `no_grad` is not called within a reentrant activation checkpoint.
-
-    Its parameters have a gradient then, by a second call within the backward pass, which autograd gives to
-    `Tensor.backward` alone and never to a pass that asks for gradients of its own.
-
-    Raises:
-        ImportanceError: It is.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "forward" and frame.f_code.co_varnames[:1] in (("ctx",), ("context",)):
-            context = frame.f_locals.get(frame.f_code.co_varnames[0])
-            if isinstance(context, FunctionCtx) and type(context).__name__.startswith("Checkpoint"):
-                raise ImportanceError(REENTRANT)
-        frame = frame.f_back  # type: ignore[assignment]
-
-
-def check_not_reentrant(error: Exception) -> None:
-    """Raise ImportanceError if an error of a backward pass says that checkpointing of the reentrant kind is used."""
-    if "use_reentrant" in str(error) and not isinstance(error, ImportanceError):
-        raise ImportanceError(REENTRANT) from None
-
-
 def leaves_of(losses: Tensor, known: Iterable[Tensor]) -> list[Tensor]:
     """The leaves of a graph of autograd but for some: what the model itself has set to require gradients."""
     left_out = {id(tensor) for tensor in known}
@@ -411,31 +355,3 @@ def frozen(module: nn.Module, compiled: bool = False) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def candidates(model: ModelParameters, by_operation: bool) -> RulePlan:
-    """Every layer of a kind that has a rule, and a leaf for every other parameter [1, ...] of one module.
-
-    Args:
-        model: The model.
-        by_operation: The others may have rules by operation.
-    """
-    names = {parameter: name for name, parameter in model.parameters.items()}
-    layers: dict[nn.Module, dict[str, str]] = {}
-    owners: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in model.parameters}
-    for module in model.module.modules():
-        own = {local: names[p] for local, p in module._parameters.items() if p is not None and p in names}
-        if own and rule_for(module):
-            layers[module] = own
-        for local, name in own.items():
-            owners[name].append((module, local))
-    leaves = {
-        name: owners[name][0]
-        for name, parameter in model.parameters.items()
-        if len(owners[name]) == 1 and owners[name][0][0] not in layers and parameter.dim() > 1 and len(parameter) == 1
-    }
-    covered = {name for own in layers.values() for name in own.values()} | set(leaves)
-    others = tuple(name for name in model.parameters if name not in covered)
-    if by_operation:
-        return RulePlan(layers, leaves, frozenset(others))
-    return RulePlan(layers, leaves, without_rule=others)

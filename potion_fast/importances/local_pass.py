@@ -26,13 +26,14 @@ from ..utils.unchanged import Watch
 from ..utils.warn import warn_caller
 from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
 from .compiled import Compiled, ShapeCounter
-from .engine import AccumulationTarget, Engine
+from .engine import Engine
 from .fallback import Fallback, dense, slow_layers
 from .micro_batches import MicroBatches, check_no_frequencies
 from .objective_groups import ObjectiveGroup, warn_of_zeros
 from .objectives import Losses, Objective, norm, of_logits
 from .options import PassOptions
 from .parameter_hooks import ParameterHooks, has_backward_hooks
+from .receiver import AccumulationTarget
 from .result import Importance
 from .rule_check import check_no_batch_statistics
 from .sample_checks import FEW, SampleChecks, memory_may_run_out

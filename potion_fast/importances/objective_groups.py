@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..utils.warn import warn_caller
-from .engine import AccumulationTarget
 from .objectives import Losses, Objective, norm
+from .receiver import AccumulationTarget
 
 NAMED = 5  # parameters at most in a warning
 

@@ -25,7 +25,8 @@ from ..utils.adapter import Adapter, functional_outputs
 from ..utils.inputs import BatchInputs, concatenated, map_tensors, samples_key
 from ..utils.memory import ran_out
 from ..utils.model import ModelParameters
-from .hooks import check_not_checkpointed, check_not_reentrant, frozen
+from .activation_checkpointing import check_not_checkpointed, check_not_reentrant
+from .hooks import frozen
 
 FEW = 3  # samples of the first batch
 AMONG = 8  # samples of a small batch, some of them more than once, among which a sample is put
