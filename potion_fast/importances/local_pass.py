@@ -312,9 +312,11 @@ class LocalPass:
             scaled = torch.autograd.grad(loss, parameters, retain_graph=i + 1 < len(rows), allow_unused=True)
             self.group_reaches[i].update(name for name, g in zip(self.shapes, scaled, strict=True) if g is not None)
             gradients = [
-                p.new_zeros(p.shape, dtype=dtype) if g is None else dense(g).to(dtype) / self.scale
+                p.new_zeros(p.shape, dtype=dtype) if g is None else dense(g).to(dtype)
                 for p, g in zip(parameters, scaled, strict=True)
             ]
+            if self.scale != 1:
+                gradients = [gradient / self.scale for gradient in gradients]
             if self.group_gradients:
                 sizes = [gradient.numel() for gradient in gradients]
                 for part, gradient in zip(self.group_gradients[i].split(sizes), gradients, strict=True):

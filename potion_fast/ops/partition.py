@@ -86,7 +86,7 @@ def partition_cpu(
         return reference.partition(forget, retain, alphas, dampening)
     m, int64 = int(starts[-1]), n >= 2**31
     index = torch.empty(m, dtype=torch.int64 if int64 else torch.int32)
-    group_forget, group_retain = torch.empty(2, m, dtype=torch.float32).unbind()
+    group_forget, group_retain = forget.new_empty(m), forget.new_empty(m)
     if m:
         written = (tensor.data_ptr() for tensor in (index, group_forget, group_retain))
         native.write_groups_cpu(*source, *written, int64, threads)

@@ -67,7 +67,7 @@ def test_predict_keeps_order_type_and_mode():
 
 def test_predict_gives_the_mode_back_after_an_error():
     model = nn.Linear(2, 2)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError, match="the model fails with a batch"):
         predict(model, [(torch.zeros(1, 3), torch.tensor([0]))])
     assert model.training
 
