@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import ops
 from ..distributed import Ranks
@@ -366,8 +367,10 @@ class LocalPass:
         return self._checked(self.sample_losses(losses, self._call, inputs, labels))
 
     def _checked(self, losses: Tensor) -> Tensor:
-        finite = torch.isfinite(losses)
-        if not finite.all():
+        with torch._C.DisableTorchFunction(), _disable_current_modes():  # else the model would seem to read values
+            finite = torch.isfinite(losses.detach())
+            no_fault = bool(finite.all())
+        if not no_fault:
             k = int(finite.logical_not().nonzero()[0])
             sample = self.seen + self.micro_batches.done + k
             raise ImportanceError(f"the loss of sample {sample} is {losses[k].item()}; look for bad inputs or weights")
