@@ -256,7 +256,9 @@ class LocalPass:
             self.sample_losses.check_known(labels)
         self.parameter_hooks.paused = self.micro_batches.measuring
         if chunk.groups == 1:
-            self._add_one_group(inputs, labels, chunk.closes)
+            batch_losses = self._add_one_group(inputs, labels, chunk.closes)
+            for index, losses in enumerate(batch_losses):  # only now: a forward pass may write to weights
+                self._compare(inputs, labels, index, losses)
         else:
             self._add_groups(inputs, labels, chunk.groups)
 
@@ -287,8 +289,12 @@ class LocalPass:
         total = losses.sum() * (self.scale * groups / len(losses))
         return total, objective_group.target(losses, groups, self.scale, self.shapes)
 
-    def _add_one_group(self, inputs: BatchInputs, labels: Tensor | None, closes: bool) -> None:
-        """A group that is all there is, or a part of a larger one: its gradient is the ordinary one."""
+    def _add_one_group(self, inputs: BatchInputs, labels: Tensor | None, closes: bool) -> list[Tensor]:
+        """A group that is all there is, or a part of a larger one: its gradient is the ordinary one.
+
+        Returns:
+            The losses [B] of each group of objectives that are to be compared.
+        """
         parameters, dtype = list(self.model.parameters.values()), self.options.dtype
         objectives = [objective for group in self.objective_groups for objective in group.objectives]
         rows = [row for group in self.objective_groups for row in group.sums]
@@ -329,8 +335,7 @@ class LocalPass:
             self._close(self.group_samples + len(inputs))
         elif self.group_gradients:
             self.group_samples += len(inputs)
-        for index, losses in enumerate(together):  # only now: a forward pass may write to weights that gradients need
-            self._compare(inputs, labels, index, losses)
+        return together
 
     def _close(self, samples: int) -> None:
         """The group of so many samples, whose parts were summed up, is complete."""
