@@ -76,9 +76,10 @@ class Perturber:
         self,
         model: nn.Module,
         opt: object,
-        device: Device,
-        parameters: Mapping[str, Any] | None,
-        label_at: int | None,
+        device: Device = None,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        label_at: int | None = None,
     ) -> None:
         self.label_at = checked_label_at(label_at)
         self.model, self.opt = model, opt

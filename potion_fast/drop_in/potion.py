@@ -42,17 +42,6 @@ class ParameterPerturber_old(Perturber):  # noqa: N801 - the public code's name
 
     form = POTION
 
-    def __init__(
-        self,
-        model: nn.Module,
-        opt: object,
-        device: Device = None,
-        parameters: Mapping[str, Any] | None = None,
-        *,
-        label_at: int | None = None,
-    ) -> None:
-        super().__init__(model, opt, device, parameters, label_at)
-
 
 class ParameterPerturber(Perturber):
     """Importances by SSD, LF or XLF, and the edit with a threshold taken from a percentile.
@@ -98,7 +87,7 @@ class ParameterPerturber(Perturber):
         if device is None:
             device = torch.device("cuda") if torch.cuda.is_available() else device_of(model)
         model.to(checked_device(device))
-        super().__init__(model, opt, device, parameters, label_at)
+        super().__init__(model, opt, device, parameters, label_at=label_at)
 
     def _read_parameters(self, parameters: Mapping[str, Any] | None) -> None:
         if not self.adaptive:

@@ -15,7 +15,7 @@ subclasses call a function of the same name and arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch.utils.data import Dataset, Subset
 from ..errors import DataError, ModelError
 from ..utils.batches import check_loader
 from .batches import SSD, LabelledBatches
-from .perturber import Device, Perturber, tune
+from .perturber import Perturber, tune
 from .ssd_scores import Scores, membership, percent_correct, zero_retrain_forgetting
 
 __all__ = ["ParameterPerturber", "get_metric_scores", "ssd_tuning"]
@@ -36,17 +36,6 @@ class ParameterPerturber(Perturber):
     """SSD with given settings; see `Perturber` for arguments and attributes."""
 
     form = SSD
-
-    def __init__(
-        self,
-        model: nn.Module,
-        opt: object,
-        device: Device = None,
-        parameters: Mapping[str, Any] | None = None,
-        *,
-        label_at: int | None = None,
-    ) -> None:
-        super().__init__(model, opt, device, parameters, label_at)
 
     def fulllike_params_dict(self, model: nn.Module, fill_value: float, as_tensor: bool = False) -> dict[str, Any]:
         """A tensor on the device, or nested lists, full of a value for every parameter of a model, by name."""

@@ -303,16 +303,15 @@ class LocalPass:
         outputs = self.sample_losses.outputs(partial(self.adapter.call, model), inputs)
         self.sample_losses.check_labels(outputs, labels)
         shaped = self.sample_losses.shaped
-        compared = self.objective_groups if self.group_size != "batch" else []
-        with torch.no_grad():
-            together = [self._checked(shaped(group.losses(outputs, labels), inputs)) for group in compared]
         if self.group_gradients or not closes:
             check_no_frequencies(self.model.module)
         if not self.group_gradients:
             self.group_gradients = [] if closes else [torch.zeros_like(row) for row in rows]
             self.group_reaches = [set() for _ in rows]
+        losses_of: dict[int, Tensor] = {}
         for i, (objective, row) in enumerate(zip(objectives, rows, strict=True)):
             losses = self._checked(shaped(objective.losses(outputs, labels), inputs))
+            losses_of[id(objective)] = losses.detach()
             loss = (losses.sum() if self.group_gradients else losses.mean()) * self.scale
             if not loss.requires_grad:  # the first samples' losses did
                 continue
@@ -335,7 +334,13 @@ class LocalPass:
             self._close(self.group_samples + len(inputs))
         elif self.group_gradients:
             self.group_samples += len(inputs)
-        return together
+        if self.group_size == "batch":
+            return []
+        with torch.no_grad():
+            return [
+                losses_of[id(group.objectives[0])] if len(group.objectives) == 1 else group.losses(outputs, labels)
+                for group in self.objective_groups
+            ]
 
     def _close(self, samples: int) -> None:
         """The group of so many samples, whose parts were summed up, is complete."""
