@@ -1,6 +1,6 @@
 """A pass over batches: Σ_k |∂ℓ_k/∂θ| of every sample k, against a plain forward and backward of the batch mean.
 
-Every method of `studies/passes.py` but the compiled one makes one call over the same batches, which includes what
+Every method of `studies/pass_methods.py` but the compiled one makes one call over the same batches, which includes what
 potion_fast does once per call. The study measures more carefully: its methods take turns, and it measures memory too.
 
     make bench

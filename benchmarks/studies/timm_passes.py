@@ -26,7 +26,8 @@ from typing import Any
 
 import timm
 import torch
-from passes import Batch, Case, Clock, Pass, Sums, plain
+from pass_methods import Batch, Case, Pass, Sums, plain
+from passes import Clock
 
 import potion_fast as pf
 from potion_fast.bench.runs.folder import versions
