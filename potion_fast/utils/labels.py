@@ -74,6 +74,26 @@ def class_indices(logits: Tensor, labels: Tensor) -> Tensor:
     return labels.long()
 
 
+def single_labels(logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels int64 [N] for logits [N, C], for what heals classifiers of one label a sample.
+
+    Raises:
+        ModelError: The model gives something else than a row of logits for each sample.
+        DataError: The labels are of another task: regression, several labels a sample, or one for each pixel or token.
+    """
+    check_columns(logits)
+    advice = "poison is found and healed in classifiers, which give logits [B, C] and have one label for each sample"
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise ModelError(f"the model gives {list(logits.shape)} for {len(labels)} samples; {advice}")
+    flat = _flat(labels)
+    if flat.is_complex() or (flat.is_floating_point() and not (flat == flat.round()).all()):
+        raise DataError(f"the labels are no whole numbers, as of a regression; {advice}")
+    if flat.shape != labels.shape[:1] and (flat.shape != logits.shape or not _one_hot(flat)):
+        kind = "several classes of a sample" if flat.shape == logits.shape else f"{list(labels.shape[1:])} to a sample"
+        raise DataError(f"the labels are {kind}, not one class each; {advice}")
+    return class_indices(logits, labels)
+
+
 def check_columns(logits: Tensor) -> None:
     """Refuse one column: softmax makes probability 1 of any single number.
 
@@ -128,8 +148,12 @@ def _check_classes(labels: Tensor, classes: int, ignored: int | None = None) -> 
         raise DataError(f"labels count from 0; found {int(found[0])} with {classes} outputs")
 
 
+def _one_hot(labels: Tensor) -> bool:
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all())
+
+
 def _check_one_hot(labels: Tensor) -> None:
-    if not (((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()):
+    if not _one_hot(labels):
         raise DataError(
             f"labels {list(labels.shape)} are not one-hot, and only one class can be right; give the class of each "
             "sample, such as labels.argmax(1)"

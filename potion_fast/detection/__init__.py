@@ -1,0 +1,1 @@
+"""Detection of the rest of the poison in training data."""
