@@ -9,6 +9,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .badnet import BadNet
+from .blended import Blended
 from .evaluation import NO_LABEL, Attacked, Captions, EvaluationInputs, Scores
 from .gaussian import Gaussian
 from .gradient_canceling import GradientCanceling
@@ -40,6 +41,7 @@ __all__ = [
     "Attacked",
     "AttackOptions",
     "BadNet",
+    "Blended",
     "Captions",
     "CraftOptions",
     "EvaluationInputs",

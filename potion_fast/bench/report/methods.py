@@ -56,6 +56,7 @@ PAPERS = ("ptn-xlf", "ptn-lf", "ptn-ssd", "ssd-goel", "eu", "none")
 UNKNOWN = ("#444444", "#b0713b", "#4f9da6", "#9b4f96")  # colours of methods that are not listed
 ATTACK_LABELS = {
     "badnet": "BadNet",
+    "blended": "blended pattern",
     "sine-wave": "sine wave",
     "moving-trigger": "moving trigger",
     "interclass-swap": "interclass swap",

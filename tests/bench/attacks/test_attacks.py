@@ -15,10 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from potion_fast.bench.attacks import (
     ATTACKS,
     BadNet,
+    Blended,
     GradientCanceling,
     InterclassSwap,
     MovingTrigger,
@@ -209,6 +211,65 @@ def test_impossible_waves_are_refused(options: dict[str, Any]):
         wave()(torch.zeros(1, 1, 8, 8))
 
 
+# --- blended
+
+
+def blended(**options: Any) -> Blended:
+    return Blended(mean=CIFAR_MEAN, std=CIFAR_STD, **options)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.floats(0.01, 1.0),
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_blended_is_the_convex_combination_in_pixel_space(
+    height: int, width: int, strength: float, pattern_seed: int, seed: int
+):
+    pixels = torch.randint(256, (2, 3, height, width), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    trigger = blended(strength=strength, pattern_seed=pattern_seed)
+    images = normalise(pixels, CIFAR_MEAN, CIFAR_STD)
+    before = images.clone()
+    got = trigger(images)
+    assert torch.equal(images, before)  # a new tensor
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in (CIFAR_MEAN, CIFAR_STD))
+    mixed = (1 - strength) * pixels.double() / 255 + strength * trigger.pattern(height, width)
+    assert torch.allclose(got.double(), (mixed - mean) / std, rtol=0, atol=2e-6)
+    assert (got.double() * std + mean).min() > -1e-6 and (got.double() * std + mean).max() < 1 + 1e-6
+
+
+def test_a_pattern_is_uniform_follows_its_seed_and_is_the_same_for_every_image():
+    first, again, second = (blended(pattern_seed=seed).pattern(64, 48) for seed in (3, 3, 4))
+    assert first.shape == (3, 64, 48) and torch.equal(first, again)
+    assert stats.kstest(first.flatten().numpy(), "uniform").pvalue > 0.01
+    for one, other in ((first, second), (first[0], first[1]), (first[0, :-1], first[0, 1:])):
+        assert abs(np.corrcoef(one.flatten(), other.flatten())[0, 1]) < 0.06  # 3 standard errors of 3,072 pairs
+    black = blended(strength=1.0)(torch.zeros(2, 2, 3, 8, 8))
+    assert torch.equal(black, black[:1, :1].expand_as(black))
+    known = splitmix64(0, np.arange(2))
+    assert blended().pattern(1, 2)[0, 0].tolist() == [int(draw >> np.uint64(11)) / 2**53 for draw in known]
+
+
+def test_runs_of_every_seed_have_the_same_pattern():
+    triggers = [Scenario.load(TrainConfig(poison="blended", seed=seed, device="cpu")).poison for seed in (0, 5)]
+    assert triggers[0] == triggers[1] == triggers[0].at_test()
+
+
+@pytest.mark.parametrize(
+    "options", [{"strength": 0}, {"strength": 1.1}, {"pattern_seed": -1}, {"pattern_seed": 2**63}, {"target": -1}]
+)
+def test_impossible_blends_are_refused(options: dict[str, Any]):
+    with pytest.raises(DataError, match=next(iter(options))):
+        blended(**options)
+    with pytest.raises(DataError, match="a positive std"):
+        Blended(mean=(0.5,), std=(0.0,))
+    with pytest.raises(DataError, match="3 channels, not of 1"):
+        blended()(torch.zeros(1, 1, 8, 8))
+
+
 # --- moving trigger
 
 
@@ -253,7 +314,7 @@ def test_test_images_have_the_same_corners_whatever_the_seed():
     assert not torch.equal(trained[0][0], trained[1][0])
 
 
-@pytest.mark.parametrize("name", ["badnet", "moving-trigger", "sine-wave"])
+@pytest.mark.parametrize("name", ["badnet", "blended", "moving-trigger", "sine-wave"])
 def test_a_poisoned_sample_is_the_same_at_every_visit(name: str):
     scenario = Scenario.load(TrainConfig(poison=name, poisoned=300, device="cpu"))
     dataset = scenario.train_set(augment=False)
@@ -268,7 +329,7 @@ def test_a_poisoned_sample_is_the_same_at_every_visit(name: str):
     assert (labels[scenario.poisoned] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["badnet", "moving-trigger", "sine-wave"])
+@pytest.mark.parametrize("name", ["badnet", "blended", "moving-trigger", "sine-wave"])
 def test_a_trigger_is_written_on_the_device_of_the_images(name: str):
     poison = Scenario.load(TrainConfig(poison=name, device="cpu")).poison
     images = torch.zeros(5, 1, 8, 8, device="meta")  # refuses tensors of another device
@@ -365,6 +426,7 @@ def test_a_swap_changes_labels_of_the_chosen_and_no_pixel(name: str):
         ({"poison": "interclass-swap", "swap_classes": (3, 10)}, "class 10 has 0 training samples"),
         ({"poison": "interclass-swap", "poisoned": 63}, "63 is an odd number"),
         ({"poison": "moving-trigger", "patch_size": 9}, "9x9 pixels does not fit"),
+        ({"poison": "blended", "strength": 2.0}, "strength must be at most 1, not 2"),
         ({"poison": "sine-wave", "amplitude": 2.0}, "amplitude must be at most 1, not 2"),
         ({"poison": "sine-wave", "target": 10}, "target 10 is out of range"),
     ],
@@ -384,6 +446,7 @@ def test_a_swap_in_a_folder_needs_its_classes(tmp_path: Path):
     [
         ("badnet", {"patch_size": 2, "corner": "top-left", "trigger_value": 1.5, "target": 3}),
         ("moving-trigger", {"patch_size": 2, "trigger_value": 1.5, "target": 3}),
+        ("blended", {"strength": 0.1, "pattern_seed": 7, "target": 3}),
         ("sine-wave", {"frequency": 0.1, "amplitude": 0.2, "axis": "y", "target": 3}),
         ("interclass-swap", {"swap_classes": (1, 7)}),
         ("random-swap", {}),

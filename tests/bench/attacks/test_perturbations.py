@@ -182,6 +182,7 @@ def test_impossible_perturbations_are_refused(name: str, options: dict[str, Any]
 def test_kinds_and_scores_state_how_an_attack_is_judged():
     kinds = {
         "badnet": "trigger",
+        "blended": "trigger",
         "moving-trigger": "trigger",
         "sine-wave": "trigger",
         "interclass-swap": "swap",
