@@ -46,6 +46,10 @@ class ImageSource(ABC):
             DataError: a file cannot be decoded.
         """
 
+    def path(self, index: int) -> Path | None:
+        """The file of the image at a position; None where it has none of its own."""
+        return None
+
     def augmented(self, indices: Sequence[int] | torch.Tensor, visit: int) -> torch.Tensor:
         """Read a random crop of each image; it depends on the position and on the visit alone.
 
@@ -85,6 +89,10 @@ class PartSource(ImageSource):
         return self.source.images(self.keep[torch.as_tensor(indices, dtype=torch.int64)])
 
     @override
+    def path(self, index: int) -> Path | None:
+        return self.source.path(int(self.keep[index]))
+
+    @override
     def augmented(self, indices: Sequence[int] | torch.Tensor, visit: int) -> torch.Tensor:
         return self.source.augmented(self.keep[torch.as_tensor(indices, dtype=torch.int64)], visit)
 
@@ -121,6 +129,7 @@ class MemorySource(ImageSource):
     Args:
         pixels: uint8 [N, C, H, W].
         labels: [N] class indices.
+        paths: [N], of the files that they were read from; None where there are none.
 
     Raises:
         DataError: another dtype or shape.
@@ -130,6 +139,7 @@ class MemorySource(ImageSource):
         self,
         pixels: torch.Tensor,  # [N, C, H, W] uint8
         labels: torch.Tensor,  # [N] int64
+        paths: Sequence[Path] | None = None,  # [N]
     ) -> None:
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or labels.shape != pixels.shape[:1]:
             raise DataError(
@@ -138,10 +148,15 @@ class MemorySource(ImageSource):
             )
         self.pixels = pixels
         self.labels = labels.to(torch.int64)
+        self.paths = paths
 
     @override
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         return self.pixels[torch.as_tensor(indices, dtype=torch.int64)]
+
+    @override
+    def path(self, index: int) -> Path | None:
+        return None if self.paths is None else self.paths[index]
 
 
 class FileSource(ImageSource):
@@ -184,6 +199,10 @@ class FileSource(ImageSource):
             list(pool.map(decode, range(0, len(paths), step)))  # list(): raises what a task raised
         return torch.from_numpy(pixels)
 
+    @override
+    def path(self, index: int) -> Path | None:
+        return self.paths[index]
+
     def check_headers(self) -> None:
         """Read the header of every file: what is no image, or of another size, is an error now and not during a run.
 
@@ -197,7 +216,7 @@ class FileSource(ImageSource):
 
     def in_memory(self) -> MemorySource:
         """All images, decoded once."""
-        return MemorySource(self.images(range(len(self))), self.labels)
+        return MemorySource(self.images(range(len(self))), self.labels, self.paths)
 
     def nbytes(self) -> int:
         """Bytes that the decoded images take."""

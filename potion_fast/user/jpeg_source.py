@@ -154,6 +154,10 @@ class JpegSource(ImageSource):
         self.preprocessing = preprocessing
 
     @override
+    def path(self, index: int) -> Path | None:
+        return Path(self.folder, os.fsdecode(self.names[index]))
+
+    @override
     def images(self, indices: Sequence[int] | Tensor) -> Tensor:
         """As evaluated: resized, the centre cropped."""
         return self._read(indices, None)

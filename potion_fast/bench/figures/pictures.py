@@ -190,6 +190,6 @@ def show(axes: Axes, image: Tensor) -> None:
     axes.spines[:].set(color=FORGET, linewidth=0.5)  # a white patch in the corner is not the page
 
 
-def short(name: str) -> str:
+def short(name: str, longest: int = LONGEST) -> str:
     """A class name that fits above an image."""
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    return name if len(name) <= longest else name[: longest - 1] + "…"

@@ -117,6 +117,13 @@ def test_lazy_folder_gives_the_images_of_the_one_in_memory(folder: Path, monkeyp
     assert type(lazy) is not type(in_memory)
     assert torch.equal(lazy.images([5, 2, 2]), in_memory.images([5, 2, 2]))
     assert torch.equal(lazy.labels, in_memory.labels)
+    part = load_dataset("folder", folder, train_size=2, seed=3).train
+    for source in (lazy, in_memory):
+        paths = [source.path(index) for index in range(6)]
+        assert paths == [folder / "train" / name / f"{index}.png" for name in ("cat", "dog") for index in range(3)]
+        for index in range(2):
+            (row,) = (row for row in range(6) if torch.equal(source.images([row]), part.images([index])))
+            assert part.path(index) == paths[row]
 
 
 def test_threads_put_each_large_image_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
