@@ -79,27 +79,32 @@ class TrainingData:
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
-    def loader(self, indices: Sequence[int] | Tensor, batch_size: int | None = None) -> DataLoader[Any]:
-        """A loader of these samples, in this order, whose batches are as the adapter takes them."""
+    def loader(self, indices: Sequence[int] | Tensor, batch_size: int | None = None, seed: int = 0) -> DataLoader[Any]:
+        """A loader of these samples, in this order, whose batches are as the adapter takes them; seed: of workers."""
         order = indices.tolist() if isinstance(indices, Tensor) else list(indices)
         return DataLoader(
             Subset(self.dataset, order),
             batch_size=batch_size or self.batch_size,
             num_workers=self.workers,
             collate_fn=self.collate,
-            generator=torch.Generator(),  # else each iteration would draw a number from the caller's
+            generator=torch.Generator().manual_seed(seed),  # else each iteration would draw a number from the caller's
         )
 
     def batches(
-        self, indices: Sequence[int] | Tensor, batch_size: int | None = None
+        self, indices: Sequence[int] | Tensor, batch_size: int | None = None, seed: int = 0
     ) -> Iterator[tuple[BatchInputs, Tensor]]:
         """Inputs [B, ...] and labels [B, ...] of these samples, in this order.
+
+        Args:
+            indices: Of the samples.
+            batch_size: Samples per batch, or `self.batch_size`.
+            seed: Of the workers' random generators, where there are workers.
 
         Raises:
             DataError: The samples have no labels, or a batch holds another number of samples than were asked for.
         """
         size, asked = batch_size or self.batch_size, len(indices)
-        for number, batch in enumerate(self.loader(indices, size)):
+        for number, batch in enumerate(self.loader(indices, size, seed)):
             inputs, labels = read_batch(batch, self.adapter)
             expected = min(size, asked - number * size)
             if len(inputs) != expected:

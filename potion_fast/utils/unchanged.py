@@ -144,6 +144,10 @@ class Watch:
         """Leave the model as it is now."""
         self.modules, self.containers, self.tensors = [], [], []
 
+    def forget_values(self) -> None:
+        """Leave weights and buffers as they are now; attributes are put back all the same."""
+        self.tensors = []
+
     def kept_graphs(self) -> list[Callable[[], object]]:
         """What puts back the attributes and containers in which the model has left what autograd has a graph of.
 

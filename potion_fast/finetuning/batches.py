@@ -1,0 +1,132 @@
+"""Batches of a fine-tuning: suspects with their new labels among samples of the rest of the training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..utils.crc import crc32
+
+OTHERS = (32, 128)  # samples of the rest to a batch: a hundredth of the training data, a power of 2 within these
+PER_SUSPECT = 8  # samples of the rest for each suspect of a batch: 2 cost an own class up to 15 points
+SHARE, STEPS = 0.3, (48, 300)  # of an epoch, as far as these numbers of steps allow: a small set needs steps
+HELD_OUT, HELD_OUT_SHARE = 1024, 10  # samples of the rest that are kept out: a tenth, this many at most
+KEPT_OUT, FEWEST = 256, 40  # suspects that are kept out: a fifth, this many at most, of no fewer than so many
+AS_GIVEN = -1  # in place of a new label
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What is fine-tuned on in each step, and what is kept out to be judged by; all follows from data and seed.
+
+    Attributes:
+        suspects: int64 [K], indices of the suspects that are fine-tuned on.
+        labels: int64 [K], their new labels.
+        others: int64 [M], indices of the rest that is fine-tuned on.
+        held_out: int64 [H], indices of the rest that is kept out; empty where other clean data are given.
+        kept_out: int64 [J], suspects with a new label that are kept out; empty where there are few.
+        size: Samples of the rest in a batch.
+        suspects_per_batch: Suspects in a batch.
+        steps: Number of batches.
+        seed: Of their order.
+    """
+
+    suspects: Tensor
+    labels: Tensor
+    others: Tensor
+    held_out: Tensor
+    kept_out: Tensor
+    size: int
+    suspects_per_batch: int
+    steps: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        samples: int,
+        suspects: Tensor,
+        labels: Tensor,
+        found: Tensor,
+        *,
+        changed: Tensor,
+        held_out: bool,
+        seed: int,
+    ) -> Batches:
+        """Batches for a training set.
+
+        Args:
+            samples: Of the training set.
+            suspects: int64 [K], indices.
+            labels: int64 [K], their new labels.
+            found: int64 [F], indices of S_f, which is never kept out.
+            changed: bool [K], whether the new label is another than the given one.
+            held_out: Keep a part of the rest out.
+            seed: Of what is kept out, and of the order.
+
+        Raises:
+            DataError: The suspects and S_f are the whole training set.
+        """
+        rest = torch.ones(samples, dtype=torch.bool)
+        rest[suspects], rest[found] = False, False
+        others = rest.nonzero()[:, 0]
+        if len(others) < 2:
+            raise DataError(f"all {samples} samples of the training set are suspects or found; none is left to retain")
+        others = others[_order(seed, "held out", 0, len(others))]
+        kept = min(HELD_OUT, len(others) // HELD_OUT_SHARE) if held_out else 0
+        candidates = (changed & ~torch.isin(suspects, found)).nonzero()[:, 0]
+        count = min(KEPT_OUT, len(candidates) // 5) if len(candidates) >= FEWEST else 0
+        out = candidates[_order(seed, "kept out", 0, len(candidates))[:count]]
+        trained = torch.ones(len(suspects), dtype=torch.bool)
+        trained[out] = False
+        size = 2 ** max(0, (samples // 100).bit_length() - 1)
+        size = min(max(size, OTHERS[0]), OTHERS[1])
+        steps = min(max(round(SHARE * samples / size), STEPS[0]), STEPS[1])
+        return cls(
+            suspects[trained],
+            labels[trained],
+            others[kept:].sort().values,
+            others[:kept].sort().values,
+            suspects[out].sort().values,
+            size,
+            size // PER_SUSPECT,
+            steps,
+            seed,
+        )
+
+    def __len__(self) -> int:
+        """Samples of a batch."""
+        return self.size + self.suspects_per_batch
+
+    def described(self) -> dict[str, int]:
+        """Numbers of samples and steps, by what they are."""
+        return {
+            "steps": self.steps,
+            "others per batch": self.size,
+            "suspects per batch": self.suspects_per_batch,
+            "suspects": len(self.suspects),
+            "suspects kept out": len(self.kept_out),
+            "others kept out": len(self.held_out),
+        }
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Indices int64 [B] of a step's samples, and their labels, `AS_GIVEN` for those of the training set."""
+        others = self.others[self._places("others", step, self.size, len(self.others))]
+        places = self._places("suspects", step, self.suspects_per_batch, len(self.suspects))
+        given = torch.full((len(others),), AS_GIVEN)
+        return torch.cat([others, self.suspects[places]]), torch.cat([given, self.labels[places]])
+
+    def _places(self, kind: str, step: int, count: int, length: int) -> Tensor:
+        """Places of a step's samples: epoch after epoch, each in an order of its own."""
+        positions = range(step * count, (step + 1) * count)
+        orders = {epoch: _order(self.seed, kind, epoch, length) for epoch in {p // length for p in positions}}
+        return torch.stack([orders[position // length][position % length] for position in positions])
+
+
+def _order(seed: int, kind: str, epoch: int, length: int) -> Tensor:
+    """A random order of so many places, which depends on nothing but the arguments."""
+    generator = torch.Generator().manual_seed(crc32(f"{seed} {kind} {epoch}"))
+    return torch.randperm(length, generator=generator)

@@ -1,0 +1,84 @@
+"""Result of a fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..utils.cost import Cost
+
+UNLEARNT = "the suspects have lost the poison's labels and clean accuracy was kept"
+STILL_POISONED = "some suspects still have the poison's labels after the last step"
+DAMAGED = "clean accuracy was lost"
+NO_STEP = "no step made the model better"
+NOTHING_NEW = "no suspect has another label than the one that it was trained with"
+DIVERGED = "the loss or the weights were no longer finite"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The model after a number of steps.
+
+    Attributes:
+        step: Steps done; 0 is the given model.
+        rate: Relative learning rate of the last step.
+        loss: Mean loss of the batches since the evaluation before, in nats where it is the cross-entropy.
+        found_accuracy: Share of S_f that has the label that it was trained with.
+        poison_accuracy: The same of what decides: the suspects kept out of the fine-tuning, or all with a new label.
+        clean_accuracy: Share of the clean samples kept out that have their label.
+        clean_change: Estimated change of clean test accuracy since step 0, in points.
+        clean_error: Its standard error, in points.
+    """
+
+    step: int
+    rate: float
+    loss: float
+    found_accuracy: float
+    poison_accuracy: float
+    clean_accuracy: float
+    clean_change: float
+    clean_error: float
+
+
+@dataclass
+class FineTuned:
+    """A fine-tuned model, and how it came about.
+
+    Attributes:
+        model: The model, in the mode that it was given in; the caller's own where `inplace` was asked for.
+        trace: Every evaluation, from the given model to the last step.
+        kept: Which of them the model is of, a place in `trace`.
+        reason: Why the fine-tuning ended as it did.
+        judged_by: What clean accuracy was measured on, and on how many samples.
+        warnings: What deserves a second look.
+        cost: Samples that went through the model.
+        seconds: Wall-clock time.
+        plan: Batch size, suspects per batch, steps, and how many samples and suspects were kept out.
+    """
+
+    model: nn.Module
+    trace: list[Evaluation]
+    kept: int
+    reason: str
+    judged_by: str
+    warnings: list[str] = field(default_factory=list)
+    cost: Cost = Cost()
+    seconds: float = 0.0
+    plan: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def before(self) -> Evaluation:
+        """The given model."""
+        return self.trace[0]
+
+    @property
+    def after(self) -> Evaluation:
+        """The model that is given back."""
+        return self.trace[self.kept]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the poison went and clean accuracy stayed."""
+        return self.reason == UNLEARNT

@@ -1,0 +1,346 @@
+"""Fine-tuning of a poisoned model on the suspects with other labels, from data to kept model."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import Group, Ranks
+from ..errors import DataError, ModelError
+from ..utils.adapter import Adapter
+from ..utils.atomic_files import check_writable
+from ..utils.copies import copy_model
+from ..utils.cost import Cost
+from ..utils.crc import crc32
+from ..utils.memory import check, needs_of_copy
+from ..utils.model import ModelParameters, differentiable_rnns
+from ..utils.progress import bar
+from ..utils.seeding import generators_kept, seed_generators
+from ..utils.training_data import TrainingData, check_indices
+from ..utils.unchanged import unchanged
+from ..utils.warn import warn_caller
+from .batches import Batches
+from .checkpoint import Checkpoint
+from .judging import Judge
+from .keeping import chosen, verdict
+from .learning_rate import rate_at
+from .result import DIVERGED, NOTHING_NEW, Evaluation, FineTuned
+from .steps import Losses, Steps
+
+EVALUATIONS = 3  # of a fine-tuning, evenly over its steps
+
+
+def finetune(
+    model: nn.Module | ModelParameters,
+    train_set: object,
+    indices: Iterable[int] | Tensor,
+    labels: Iterable[int] | Tensor,
+    *,
+    found: Iterable[int] | Tensor,
+    validation: object = None,
+    loss: Losses | None = None,
+    adapter: Adapter | None = None,
+    amp: torch.dtype | None = None,
+    compiled: bool = False,
+    seed: int = 0,
+    max_damage: float = 0.5,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    process_group: Group = None,
+    progress: bool = False,
+    inplace: bool = False,
+) -> FineTuned:
+    """Let a poisoned model learn other labels for the suspects, and keep the best model on the way.
+
+    Nothing is to be tuned. A batch holds one suspect to eight samples of the rest of the training data, which keep
+    their labels: 32 to 128 of these, about a hundredth of all; there are as many steps as make 0.3 of an epoch, 48 at
+    least and 300 at most. The rate is relative to each tensor's weights (`finetuning.steps.Steps`), so it depends on
+    neither the optimiser nor the learning rate of the training. The model is in evaluation mode throughout: batch norms
+    keep their statistics, there is no dropout. Parameters without `requires_grad`, and all buffers, stay as they are.
+
+    How it is judged: by the suspects with a new label that are kept out of the fine-tuning (a fifth of them, where
+    there are 40 of them that were not found; else by all), of which POISON_LEFT may keep the old label, and by clean
+    accuracy, see `finetuning.keeping.clean_change`. The model that is given back loses no more than `max_damage` points
+    by that measure, or a warning and the reason say so.
+
+    The batches depend on nothing but data, suspects and seed. The samples are read as the training set gives them; its
+    random augmentation follows from the seed, the number of workers and that of ranks, so that a call gives the same
+    bits again with these the same, resumed or not. On several ranks each reads its part of every batch, gradients are
+    added up, and all end with the same bits.
+
+    Args:
+        model: A classifier with float32 weights, as the poison left it; a copy is fine-tuned unless `inplace`.
+        train_set: The training data as trained on: a data set that is read by index, or a DataLoader over one.
+        indices: Of the suspects, [K].
+        labels: Their new labels, [K] classes; equal to the given one where a suspect keeps it.
+        found: Indices of S_f.
+        validation: Clean samples that the model has not seen, likewise; without them a tenth of the rest of the
+            training data, 1024 samples at most, is kept out of the fine-tuning.
+        loss: Called with the model's outputs and labels int64 [B], gives losses [B]; the cross-entropy of the logits by
+            default.
+        adapter: Reads the batches, calls the model and finds its logits, see `Adapter`.
+        amp: bfloat16 or float16: the model runs under `torch.autocast`, float16 with the loss scaled.
+        compiled: Let torch.compile make the passes; for long fine-tunings.
+        seed: Of the batches, of what is kept out, and of random augmentation. The caller's random generators are left
+            where they were.
+        max_damage: Points of clean accuracy that may be lost without a warning.
+        checkpoint: File that keeps the state at every evaluation; it is removed at the end.
+        resume: Continue from that file where there is one.
+        process_group: The ranks of torch.distributed that share the work; None: all there are; False: this process.
+        progress: Show a progress bar, with the time left.
+        inplace: Fine-tune the caller's model; it is restored to the bit should anything fail.
+
+    Returns:
+        The model, the trace, which evaluation was kept and why.
+
+    Raises:
+        DataError: Indices or labels out of range or of different number, labels of another task than classification, a
+            training set that cannot be read by index, a checkpoint of another fine-tuning.
+        ModelError: Weights that are not float32 or not finite, outputs that are no logits [B, C], or not finite.
+        ImportanceError: No trainable parameter.
+        FileError: A checkpoint that cannot be read or written.
+        OutOfMemoryError: The weights' copies, or a single sample, do not fit.
+    """
+    started = time.perf_counter()
+    ranks = Ranks.of(process_group)
+    with ranks.raising_together():
+        _check_options(amp, max_damage, checkpoint, resume)
+        data = TrainingData.of(train_set, adapter=adapter)
+        clean = None if validation is None else TrainingData.of(validation, adapter=adapter, name="validation")
+        suspects, new_labels = _checked_pairs(indices, labels, len(data))
+        found = check_indices(found, len(data), "found")
+        parameters = ModelParameters.of(model)
+        _check_model(parameters, inplace)
+        if checkpoint is not None:
+            check_writable(checkpoint)
+        if not inplace:
+            parameters = ModelParameters(
+                copy_model(parameters.wrapped, "; fine-tune the model itself, with inplace=True")
+            )
+    identity = {
+        "model (fingerprint)": parameters.fingerprint(),
+        "samples": len(data),
+        "suspects and labels (checksum)": crc32(suspects, new_labels, found),
+        "seed": seed,
+        "amp": str(amp),
+        "ranks": ranks.size,
+    }
+    ranks.check_same(identity)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        generators_kept(),
+        _trained(parameters),
+        differentiable_rnns(parameters.module),
+    ):
+        steps = Steps(parameters, data.adapter, loss, amp, compiled, ranks)
+        judge = Judge(steps, data, clean, ranks, seed)
+        changed = judge.changed(suspects, new_labels)
+        batches = Batches.of(len(data), suspects, new_labels, found, changed=changed, held_out=clean is None, seed=seed)
+        judge.start(batches, suspects[changed], found)
+        file = None if checkpoint is None else Checkpoint(checkpoint, identity)
+        run = _Run(steps, judge, data, batches, ranks, max_damage, file)
+        if changed.any():
+            run.go(resume, progress)
+        kept, reason = (run.kept, run.reason) if changed.any() else (0, NOTHING_NEW)
+    result = FineTuned(
+        model=model if inplace and isinstance(model, nn.Module) else parameters.wrapped,
+        trace=run.trace,
+        kept=kept,
+        reason=reason,
+        judged_by=judge.described,
+        warnings=verdict(run.trace, kept, reason, max_damage, judge.described),
+        cost=Cost(judge.samples + run.samples, run.samples),
+        seconds=time.perf_counter() - started,
+        plan=batches.described(),
+    )
+    for text in result.warnings:
+        warn_caller(text)
+    if file is not None:
+        with ranks.raising_together():
+            if ranks.rank == 0:
+                file.remove()
+    return result
+
+
+@dataclass
+class _Run:
+    """The steps of one call of `finetune`, segment by segment, each of which ends with an evaluation.
+
+    Attributes:
+        steps: That change the model.
+        judge: Of the model as it stands.
+        data: The training data.
+        batches: Of all steps.
+        ranks: That share the work.
+        max_damage: See `finetune`.
+        file: Keeps the state between segments.
+        trace: So far.
+        kept: The evaluation whose weights are kept, a place in `trace`.
+        reason: Why that one.
+        samples: That went forward and backward, on all ranks.
+    """
+
+    steps: Steps
+    judge: Judge
+    data: TrainingData
+    batches: Batches
+    ranks: Ranks
+    max_damage: float
+    file: Checkpoint | None
+    trace: list[Evaluation] = field(default_factory=list)
+    kept: int = 0
+    reason: str = ""
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        self.trace = [self.judge(0, 0.0, math.nan)]
+        self.best = self.steps.weights()
+
+    def go(self, resume: bool, progress: bool) -> None:
+        """All steps that are left; the model has the kept weights afterwards."""
+        total = self.batches.steps
+        ends = [round(total * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)]
+        first = self._resumed() if resume else 0
+        with bar(total=total, label="fine-tuning", unit="step", shown=progress and self.ranks.rank == 0) as done:
+            done.update(first)
+            for end in (end for end in ends if end > first):
+                losses = self._segment(first, end, done)
+                if losses is None:
+                    self.reason = DIVERGED
+                    break
+                self.trace.append(self.judge(end, rate_at(end - 1, total), sum(losses) / len(losses)))
+                if not math.isfinite(self.trace[-1].clean_change):
+                    self.trace.pop()
+                    self.reason = DIVERGED
+                    break
+                self.kept, self.reason = chosen(self.trace, self.max_damage)
+                if self.kept == len(self.trace) - 1:
+                    self.best = self.steps.weights()
+                first = end
+                self._save(end)
+        self.steps.put(self.best)
+
+    def _segment(self, first: int, end: int, done: Any) -> list[float] | None:
+        """Steps from one evaluation to the next; None where a loss or a gradient was not finite."""
+        size, losses = len(self.batches), []
+        batches = [self.batches.batch(step) for step in range(first, end)]
+        own = slice(self.ranks.rank, None, self.ranks.size)
+        parts = [(indices[own], labels[own]) for indices, labels in batches]
+        count = len(parts[0][0])
+        seed = seed_generators(self.batches.seed, "steps", first, self.ranks.rank)
+        read = self.data.batches(torch.cat([indices for indices, _ in parts]), count, seed=seed) if count else iter(())
+        for step, (_, labels) in zip(range(first, end), parts, strict=True):
+            with self.ranks.raising_together():
+                batch = next(read) if count else None
+            loss = self.steps.step(rate_at(step, self.batches.steps), batch, labels, size)
+            if math.isnan(loss):
+                return None
+            losses.append(loss)
+            self.samples += size
+            done.update()
+        return losses
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"weights": self.steps.weights(), "moments": self.steps.moments, "best": self.best}
+
+    def _save(self, step: int) -> None:
+        if self.file is not None:
+            state = {"step": step, "done": self.steps.done, "scale": self.steps.scale, "samples": self.samples}
+            with self.ranks.raising_together():
+                if self.ranks.rank == 0:
+                    self.file.save(self.trace, state, self._tensors())
+
+    def _resumed(self) -> int:
+        """The step that the file is of; 0 where there is none."""
+        with self.ranks.raising_together():
+            loaded = None if self.file is None else self.file.load(self._tensors())
+        self.ranks.check_same({"checkpoint": None if loaded is None else loaded[1]["step"]})
+        if loaded is None:
+            return 0
+        self.trace, state, tensors = loaded
+        self.steps.put(tensors["weights"].to(self.steps.device))
+        self.steps.moments.copy_(tensors["moments"])
+        self.best = tensors["best"].to(self.steps.device, copy=True)
+        self.steps.done, self.steps.scale, self.samples = state["done"], state["scale"], state["samples"]
+        self.kept, self.reason = chosen(self.trace, self.max_damage)
+        return int(state["step"])
+
+
+@contextmanager
+def _trained(parameters: ModelParameters) -> Iterator[None]:
+    """Evaluation mode for the block, which may change weights; all else is as it was afterwards.
+
+    Where the block fails, the weights are too.
+    """
+    module = parameters.module
+    before = [tensor.clone() for tensor in parameters.tensors.values()]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        with unchanged(parameters.wrapped) as watch:
+            yield
+            watch.forget_values()
+    except BaseException:
+        for tensor, value in zip(parameters.tensors.values(), before, strict=True):
+            tensor.copy_(value)
+        raise
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _check_options(
+    amp: torch.dtype | None, max_damage: float, checkpoint: str | os.PathLike[str] | None, resume: bool
+) -> None:
+    if amp not in (None, torch.bfloat16, torch.float16):
+        raise ModelError(f"amp is torch.bfloat16, torch.float16 or None, not {amp}")
+    if not (isinstance(max_damage, int | float) and 0 <= max_damage <= 100):
+        raise DataError(f"max_damage is a number of points from 0 to 100, not {max_damage!r}")
+    if resume and checkpoint is None:
+        raise DataError("resume=True needs the file to resume from: checkpoint=PATH")
+
+
+def _check_model(parameters: ModelParameters, inplace: bool) -> None:
+    """Raise ModelError unless the model can be fine-tuned, OutOfMemoryError unless it fits."""
+    if parameters.sharded:
+        raise ModelError("the model is sharded by FSDP2, and fine-tuning is of a model that each rank holds whole")
+    for name, parameter in parameters.parameters.items():
+        if parameter.dtype != torch.float32:
+            raise ModelError(
+                f"parameter {name!r} is {parameter.dtype}; only float32 weights are fine-tuned: take model.float(), "
+                "and amp=torch.bfloat16 for speed"
+            )
+    parameters.check_dampenable(to_be_copied=not inplace)
+    size = 4 * parameters.numel
+    needs = {
+        "the given and the best weights": 2 * size,
+        "the optimiser's moments": 2 * size,
+        "gradients": 2 * size,
+        **needs_of_copy(parameters, inplace),
+    }
+    check(parameters.device, needs)
+
+
+def _checked_pairs(
+    indices: Iterable[int] | Tensor, labels: Iterable[int] | Tensor, samples: int
+) -> tuple[Tensor, Tensor]:
+    """Suspects, ascending, and their labels, both int64 [K]. Raises DataError."""
+    given = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices)).cpu()
+    ascending = check_indices(given, samples, "indices")
+    labels = torch.as_tensor(labels if isinstance(labels, Tensor) else list(labels)).cpu()
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
+        raise DataError(f"labels must be classes, whole numbers [K], not {labels.dtype} {list(labels.shape)}")
+    if len(labels) != len(given):
+        raise DataError(f"there are {len(given)} suspects and {len(labels)} labels; give one label for each")
+    if len(ascending) != len(given):
+        raise DataError("a suspect is given twice; give each index once")
+    return ascending, labels.long()[given.argsort()]
