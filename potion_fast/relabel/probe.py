@@ -1,0 +1,162 @@
+"""Labels from a ridge probe on an earlier layer, with the suspects' mean shift taken off.
+
+A trigger that is all over the input moves the features of an early layer by about the same vector for every sample,
+and the class is still to be read there. The probe is a ridge regression of one-hot labels on the layer's outputs,
+averaged over places or tokens, of clean samples; its error is that of leaving one sample out (exact, from the hat
+matrix). It is asked about the suspects' features less the difference between their mean and that of clean samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..distributed import unwrap_compile
+from .samples import Asked, Samples, best_other
+
+MOST_LAYERS = 8  # that are tried, evenly through the network
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of ridge regressions on standardised features, per sample
+
+
+def layers_of(asked: Asked, samples: Samples) -> list[str]:
+    """Names of layers whose outputs a probe may read, in the order in which the model calls them.
+
+    They are blocks (modules of several modules) where the model has some, else single layers, whose output has places
+    or tokens to average over; at most 8, evenly through the network.
+    """
+    inputs, _ = next(samples.batches())
+    called: dict[str, bool] = {}  # name -> whether it is a block
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point() and 3 <= output.ndim <= 5:
+                called.setdefault(name, next(module.children(), None) is not None)
+
+        return hook
+
+    names = [name for name, _ in unwrap_compile(asked.model).named_modules() if name]
+    with _hooks(asked.model, {name: note(name) for name in names}):
+        asked.log_p(inputs[:2], lambda: None)
+    blocks = [name for name, composite in called.items() if composite]
+    names = blocks if len(blocks) > 2 else list(called)
+    places = torch.linspace(0, len(names) - 1, min(MOST_LAYERS, len(names))).round().long().tolist()
+    return [names[place] for place in places]
+
+
+def pooled(asked: Asked, samples: Samples, layers: list[str]) -> dict[str, Tensor]:
+    """Outputs of layers for the samples, averaged over places or tokens: float32 [K, D] by layer, on the CPU."""
+    noted: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            noted[name] = _averaged(output.float()).cpu()
+
+        return hook
+
+    def keep() -> None:
+        for name, parts in found.items():
+            parts.append(noted[name])
+
+    with _hooks(asked.model, {name: note(name) for name in layers}):
+        for inputs, _ in samples.batches():
+            asked.log_p(inputs, keep)
+    with torch.inference_mode(False):
+        return {name: torch.cat(parts).clone() for name, parts in found.items()}
+
+
+@contextmanager
+def _hooks(model: nn.Module, hooks: dict[str, Callable[..., None]]) -> Iterator[None]:
+    """Forward hooks on a model's modules, by name, for the block."""
+    inner = unwrap_compile(model)
+    handles = [inner.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _averaged(output: Tensor) -> Tensor:
+    """[B, C, H, W], [B, H, W, C] or [B, T, D] -> [B, C or D]."""
+    if output.ndim == 3:
+        return output.mean(1)
+    last = output.shape[1] == output.shape[2] != output.shape[3]
+    return output.flatten(1, -2).mean(1) if last else output.flatten(2).mean(2)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A ridge regression of one-hot labels on standardised features.
+
+    Attributes:
+        mean: float64 [D], of the features it was fitted on.
+        spread: float64 [D].
+        weights: float64 [D, C].
+        shares: float64 [C], of the labels.
+        accuracy: Share of the samples that it gives their label when they are left out.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    weights: Tensor
+    shares: Tensor
+    accuracy: float
+
+    @classmethod
+    def fitted(cls, features: Tensor, labels: Tensor, classes: int) -> Probe:
+        """The probe whose penalty has the largest accuracy on left-out samples.
+
+        Args:
+            features: [N, D].
+            labels: int64 [N].
+            classes: C.
+        """
+        x = features.double()
+        mean, spread = x.mean(0), x.std(0, unbiased=False).clamp(min=1e-6)
+        x = (x - mean) / spread
+        targets = functional.one_hot(labels, classes).double()
+        shares = targets.mean(0)
+        targets = targets - shares
+        values, vectors = torch.linalg.eigh(x.T @ x)
+        turned = x @ vectors  # [N, D]
+        products = turned.T @ targets  # [D, C]
+        best: Probe | None = None
+        for penalty in PENALTIES:
+            inverse = 1 / (values.clamp(min=0) + penalty * len(x))
+            fits = turned @ (inverse[:, None] * products)
+            leverage = turned.square() @ inverse + 1 / len(x)  # the hat matrix's diagonal
+            left_out = (fits - leverage[:, None] * targets) / (1 - leverage)[:, None].clamp(min=1e-9)
+            accuracy = ((left_out + shares).argmax(1) == labels).double().mean().item()
+            if best is None or accuracy > best.accuracy:
+                best = cls(mean, spread, vectors @ (inverse[:, None] * products), shares, accuracy)
+        assert best is not None
+        return best
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Scores float64 [K, C] of features [K, D]."""
+        return (features.double() - self.mean) / self.spread @ self.weights + self.shares
+
+
+def labels_by_probe(probe: Probe, features: Tensor, given: Tensor) -> Tensor:
+    """The probe's best other label, for features less the shift of their mean from that of the clean samples.
+
+    Args:
+        probe: Fitted to clean samples, whose mean it has.
+        features: [K, D].
+        given: int64 [K], the labels that the samples bear; those of one label share a shift.
+
+    Returns:
+        int64 [K].
+    """
+    moved = features.double()
+    for label in given.unique().tolist():
+        rows = given == label
+        moved[rows] += probe.mean - moved[rows].mean(0)
+    return best_other(probe.scores(moved), given)

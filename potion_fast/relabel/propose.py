@@ -1,0 +1,259 @@
+"""Labels for suspects: the source that is best here, and what it says of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..detection.features import Features
+from ..distributed import Group, Ranks
+from ..errors import DataError
+from ..utils.adapter import Adapter
+from ..utils.cost import Cost
+from ..utils.training_data import TrainingData, check_indices
+from ..utils.warn import warn_caller
+from .choice import Choice, choose
+from .proposed_labels import ProposedLabels
+from .samples import Asked, Samples, asked
+from .sources import Proposal, Sources
+from .unlearned import unlearned_labels
+
+Source = Literal["auto", "views", "pattern", "probe", "second-best", "unlearned", "swap"]
+SOURCES = ("auto", "views", "pattern", "probe", "second-best", "unlearned", "swap")
+
+VIEWS = 16  # forward passes for the views of a sample
+FIT, FEWEST_FIT, MOST_FIT = 10, 1024, 20_000  # one of so many samples is read for means, spreads and probes
+TRIED, FEWEST_TRIED, MOST_TRIED = 64, 32, 256  # one of so many is asked about, to choose a source
+
+
+def propose_labels(
+    model: nn.Module,
+    train_set: object,
+    suspects: Any,
+    *,
+    source: Source = "auto",
+    features: Features | None = None,
+    found: Sequence[int] | Tensor | None = None,
+    adapter: Adapter | None = None,
+    amp: torch.dtype | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    process_group: Group = None,
+) -> ProposedLabels:
+    """The labels that suspects should have, of which nothing but the model and its training data tells.
+
+    Sources:
+
+    - "views": 16 copies of a sample, each with another part hidden (a square of a quarter of an image's sides in the
+      data's mean colour; of a text a sixteenth is left out); of the copy in which the given label is least likely, the
+      most likely other label. A label that stays likely in all of them is kept.
+    - "pattern": what all suspects of a label share at the same places is taken off the inputs; the model's label then,
+      the given one too.
+    - "probe": a ridge regression on an earlier layer, with the suspects' mean shift taken off.
+    - "second-best": the model's best other label.
+    - "unlearned": the best other label of the model that `unlearn` gives, from a tenth of the training data.
+    - "swap": for swapped labels, by a probe that has not seen the sample (`detection.disagreement`).
+
+    "auto" takes "swap" where the suspects are swaps. Else the trigger is put onto clean samples, by its pattern or by
+    transplanting the hidden part; where the model then gives half of them the poison's label, the first four sources
+    are asked for their right labels, which are known, and the best one is taken; of those within 5 points of it the
+    first in the order pattern, views, probe, second-best (see `choice.choose`). Where neither way gives poison, the
+    probe is taken, or the second best where the model has no earlier layers, with a warning.
+
+    Views and pattern keep labels only where they change at least half of those that are wrong: where more stay, they
+    do not undo the trigger, and another label is given to every suspect. Views are made of 1/16 of the training data
+    at most: where there are more suspects, of as many drawn at random, and the result holds those alone.
+
+    Args:
+        model: The poisoned model; it is given back as it was.
+        train_set: The training data as trained on, see `TrainingData.of`.
+        suspects: A `Suspects`, or indices of the training set.
+        source: One of the above.
+        features: Of the whole training set, where they are there: second best and labels come from them.
+        found: S_f, for "unlearned"; by default the suspects' own, or else all suspects.
+        adapter: Reads batches and calls the model, see `Adapter`.
+        amp: The model runs under autocast to this dtype.
+        seed: Of the samples that are drawn.
+        progress: Show a progress bar.
+        process_group: Ranks that share the views; all of them get the same labels.
+
+    Raises:
+        DataError: Suspects that are no indices, no sample beside them, or a source that is not available here.
+        ModelError: A model that gives no finite row of logits for a sample.
+        OutOfMemoryError: Not even one sample fits.
+    """
+    if source not in SOURCES:
+        raise DataError(f"source is one of {', '.join(SOURCES)}, not {source!r}")
+    data, ranks = TrainingData.of(train_set, adapter=adapter), Ranks.of(process_group)
+    indices, swap = _indices(suspects, len(data)), getattr(suspects, "kind", None) == "swap"
+    random = torch.Generator().manual_seed(seed)
+    with asked(model, data, amp, progress) as answering:
+        with ranks.raising_together():
+            work = _Work.of(answering, indices, features, random)
+            choice = work.choice(source, swap)
+        choice = ranks.all_gather(choice)[0]  # kernels of a GPU may add in another order on each
+        drawn = torch.arange(len(indices))
+        if choice.source == "views" and len(drawn) > (most := max(1, len(data) // VIEWS)):
+            drawn = drawn[torch.randperm(len(drawn), generator=random)[:most]].sort().values
+            choice.warnings.append(f"views are made of {most} of the {len(indices)} suspects, drawn at random")
+        own = drawn
+        if choice.source == "views":
+            own = drawn[ranks.rank * len(drawn) // ranks.size : (ranks.rank + 1) * len(drawn) // ranks.size]
+        with ranks.raising_together():
+            cost = Cost()
+            if choice.source == "unlearned":
+                proposal, cost = work.unlearned(_found(suspects, found, indices), choice)
+            else:
+                proposal = work.proposal(choice.source, own)
+        proposal = _joined(proposal, ranks, shared=choice.source == "views")
+        forward = sum(ranks.all_gather(answering.forward)) if choice.source == "views" else answering.forward
+    given = work.given[drawn]
+    proposal = _believed(proposal, work, given, choice)
+    for text in choice.warnings:
+        warn_caller(text)
+    return ProposedLabels(
+        indices=indices[drawn],
+        labels=proposal.labels,
+        kept=proposal.labels == given,
+        source=choice.source,
+        why=choice.why,
+        right=choice.right,
+        cost=cost + Cost(forward),
+        warnings=choice.warnings,
+    )
+
+
+def _believed(proposal: Proposal, work: _Work, given: Tensor, choice: Choice) -> Proposal:
+    """The proposal with the labels that it keeps, or with other labels for all where it keeps too many."""
+    share, natural = proposal.kept.double().mean().item(), work.shares[given].mean().item()
+    if share > (1 + natural) / 2:
+        choice.warnings.append(
+            f"{choice.source} would leave {100 * share:.0f} % of the suspects their label, too many to be so by "
+            "nature; each has got the best other label"
+        )
+        return proposal.changed()
+    return proposal
+
+
+def _joined(proposal: Proposal, ranks: Ranks, shared: bool) -> Proposal:
+    """The proposals of all ranks' parts, or the first rank's, the same on all of them."""
+    parts = ranks.all_gather(proposal)
+    if not shared:
+        return parts[0]
+    return Proposal(*(torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "kept", "others")))
+
+
+def _indices(suspects: Any, samples: int) -> Tensor:
+    """Of suspects in their order, int64 [K]. Raises DataError where they are none."""
+    given = suspects if isinstance(suspects, Tensor) else getattr(suspects, "indices", suspects)
+    ascending = check_indices(given, samples, "suspects")
+    order = torch.as_tensor(list(given) if not isinstance(given, Tensor) else given).long()
+    return order if len(order) == len(ascending) else ascending
+
+
+def _found(suspects: Any, found: Sequence[int] | Tensor | None, indices: Tensor) -> Tensor:
+    """S_f, int64 [F]: as given, or those of the suspects that fit, or all suspects."""
+    if found is not None:
+        return torch.as_tensor(found).long()
+    own, fits = getattr(suspects, "found", None), getattr(suspects, "fits", None)
+    if isinstance(own, Tensor) and len(own):
+        return own[fits] if isinstance(fits, Tensor) and fits.any() else own
+    return indices
+
+
+@dataclass
+class _Work:
+    """Suspects and clean samples of one call.
+
+    Attributes:
+        asked: The model.
+        indices: int64 [K], of the suspects.
+        given: int64 [K], the labels that they bear.
+        features: Of the whole training set, or None.
+        clean: int64 [M], indices of the samples that sources are fitted to, which are no suspects.
+        clean_labels: int64 [M].
+        unseen: int64 [T], others, which poison is simulated on.
+        unseen_labels: int64 [T].
+        tried: int64 [t], places of the suspects that are asked about to choose a source.
+        sources: That need the model.
+        shares: float64 [C], of the labels among clean samples.
+    """
+
+    asked: Asked
+    indices: Tensor
+    given: Tensor
+    features: Features | None
+    clean: Tensor
+    clean_labels: Tensor
+    unseen: Tensor
+    unseen_labels: Tensor
+    tried: Tensor
+    sources: Sources
+    shares: Tensor
+
+    @classmethod
+    def of(cls, asked: Asked, indices: Tensor, features: Features | None, random: torch.Generator) -> _Work:
+        """Draw the samples.
+
+        Raises:
+            DataError: There is none beside the suspects.
+        """
+        data = asked.data
+        samples = len(data)
+        rest = torch.ones(samples, dtype=torch.bool).index_fill_(0, indices, False).nonzero().flatten()
+        if not len(rest):
+            raise DataError("all of the training set is suspect; labels are proposed by what clean samples tell")
+        rest = rest[torch.randperm(len(rest), generator=random)]
+        number = min(max(samples // TRIED, FEWEST_TRIED), MOST_TRIED)
+        tried = torch.randperm(len(indices), generator=random)[:number].sort().values
+        unseen, clean = rest[: min(number, len(rest) // 4)], rest[min(number, len(rest) // 4) :]
+        clean = clean[: min(max(samples // FIT, FEWEST_FIT), MOST_FIT)]
+        classes = asked.classes if features is None else features.classes
+        labels = [
+            features.labels[part] if features is not None else asked.labels(part) for part in (indices, clean, unseen)
+        ]
+        given, clean_labels, unseen_labels = labels
+        sources = Sources(
+            asked, Samples.of_data(data, indices, given), Samples.of_data(data, clean, clean_labels), classes
+        )
+        shares = torch.bincount(clean_labels, minlength=classes).double() / len(clean)
+        return cls(asked, indices, given, features, clean, clean_labels, unseen, unseen_labels, tried, sources, shares)
+
+    def choice(self, source: Source, swap: bool) -> Choice:
+        """The source that was asked for, checked, or the one that is best here."""
+        if source == "auto" and swap:
+            return Choice("swap", "the labels of the suspects are swapped, and no trigger makes them")
+        if source == "auto":
+            tried = Samples.of_data(self.asked.data, self.indices[self.tried], self.given[self.tried])
+            return choose(self.sources, self.asked.data, tried, self.unseen, self.unseen_labels)
+        if source == "swap" and self.features is None:
+            raise DataError('source="swap" needs the features of the training set (features=)')
+        if (why := self.sources.unavailable(source)) is not None:
+            raise DataError(f"source={source!r} is not available here: {why}")
+        return Choice(source, "it was asked for")
+
+    def proposal(self, source: str, places: Tensor) -> Proposal:
+        """What a source says of the suspects at these places [k]."""
+        indices, given = self.indices[places], self.given[places]
+        if source == "second-best" and self.features is not None:
+            return Proposal.of(self.features.second[indices], given)
+        if source == "swap":
+            from ..detection.disagreement import likely_labels
+
+            assert self.features is not None
+            return Proposal.of(likely_labels(self.features, indices), given)
+        return self.sources(source, Samples.of_data(self.asked.data, indices, given))
+
+    def unlearned(self, found: Tensor, choice: Choice) -> tuple[Proposal, Cost]:
+        """What the unlearned model says of all suspects, and what it cost."""
+        asked = self.asked
+        samples = Samples.of_data(asked.data, self.indices, self.given)
+        labels, cost, warnings = unlearned_labels(
+            asked.model, asked.data, samples, found, self.clean, asked.amp, asked.progress
+        )
+        choice.warnings += warnings
+        return Proposal.of(labels, self.given), cost

@@ -1,0 +1,37 @@
+"""Proposed labels of suspects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..utils.cost import Cost
+
+
+@dataclass(frozen=True)
+class ProposedLabels:
+    """The labels that suspects should have.
+
+    Attributes:
+        indices: int64 [K], of the training set, in the order of the suspects: all of them, or those that were drawn.
+        labels: int64 [K], the proposal; the given label where that is kept.
+        kept: bool [K], whether the sample is taken to bear its label by nature.
+        source: Where the labels come from: "views", "pattern", "probe", "second-best", "unlearned" or "swap".
+        why: Why it was chosen, in one sentence.
+        right: By source, the share of right labels on simulated poison, where it was measured.
+        cost: Samples that went through the model, of measurements too.
+        warnings: What deserves a second look.
+    """
+
+    indices: Tensor
+    labels: Tensor
+    kept: Tensor
+    source: str
+    why: str
+    right: dict[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)

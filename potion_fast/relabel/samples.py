@@ -1,0 +1,182 @@
+"""Samples whose label is asked for, and the model that is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import unwrap_compile
+from ..errors import ModelError
+from ..utils.adapter import mistakes_named, read_logits
+from ..utils.halving import Halving
+from ..utils.inputs import BatchInputs, map_tensors, tensors_of
+from ..utils.labels import single_labels
+from ..utils.model import ModelParameters
+from ..utils.training_data import TrainingData
+from ..utils.unchanged import unchanged
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples and the labels that they bear, which they may not deserve.
+
+    Attributes:
+        labels: int64 [K].
+        read: Gives their inputs, batch by batch, in the same order.
+    """
+
+    labels: Tensor
+    read: Callable[[], Iterator[BatchInputs]]
+
+    @classmethod
+    def of_data(cls, data: TrainingData, indices: Tensor, labels: Tensor) -> Samples:
+        """Samples of the training set, at these indices [K]."""
+        return cls(labels, lambda: (inputs for inputs, _ in data.batches(indices)))
+
+    @classmethod
+    def in_memory(cls, inputs: BatchInputs, labels: Tensor, batch_size: int) -> Samples:
+        """Samples that are there, [K, ...]."""
+        starts = range(0, len(labels), batch_size)
+        return cls(labels, lambda: (inputs[start : start + batch_size] for start in starts))
+
+    def batches(self) -> Iterator[tuple[BatchInputs, Tensor]]:
+        """Inputs [B, ...] and labels int64 [B]."""
+        start = 0
+        for inputs in self.read():
+            yield inputs, self.labels[start : start + len(inputs)]
+            start += len(inputs)
+
+    def chosen(self, places: Tensor) -> Samples:
+        """Some of them, at places [k] in ascending order; inputs of the others are read and let go."""
+
+        def read() -> Iterator[BatchInputs]:
+            start = 0
+            for inputs in self.read():
+                inside = places[(places >= start) & (places < start + len(inputs))] - start
+                if len(inside):
+                    yield rows_of(inputs, inside)
+                start += len(inputs)
+
+        return Samples(self.labels[places], read)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass
+class Asked:
+    """A model in evaluation mode, the data it is asked about, and how many samples it was given.
+
+    Attributes:
+        model: Without its wrapper of DistributedDataParallel.
+        data: The training data.
+        amp: The model runs under autocast to this dtype.
+        progress: Show progress bars.
+        forward: Samples that went through it.
+    """
+
+    model: nn.Module
+    data: TrainingData
+    amp: torch.dtype | None = None
+    progress: bool = False
+    forward: int = 0
+    halving: Halving = field(default_factory=Halving)
+    call: Callable[[nn.Module, BatchInputs], Tensor] = field(init=False, repr=False)
+    device: torch.device = field(init=False)
+
+    def log_p(self, inputs: BatchInputs, kept: Callable[[], None] | None = None) -> Tensor:
+        """Log-probabilities float32 [B, C] of a batch, on the CPU.
+
+        Args:
+            inputs: [B, ...].
+            kept: Called when a part of the batch has gone through: what hooks have noted is to be kept. The model is
+                then called without torch.compile's wrapper, which passes hooks by.
+
+        Raises:
+            DataError: The model fails with these inputs.
+            ModelError: The model does not give a row of finite logits for each sample.
+            OutOfMemoryError: Not even one sample fits.
+        """
+        model = self.model if kept is None else unwrap_compile(self.model)
+        numbers = torch.zeros(len(inputs), dtype=torch.long)  # what `Halving` cuts along
+        with torch.inference_mode():
+            parts = list(self.halving(lambda part, _: self._rows(model, part, kept), inputs, numbers))
+        self.forward += len(inputs)
+        return torch.cat(parts)
+
+    @cached_property
+    def classes(self) -> int:
+        """C, from a forward pass of the training set's first sample."""
+        return self.log_p(next(self.data.batches([0]))[0]).shape[1]
+
+    def labels(self, indices: Tensor) -> Tensor:
+        """Labels int64 [K] of samples of the training set."""
+        logits = torch.zeros(1, self.classes)
+        return torch.cat([single_labels(logits.expand(len(part), -1), part) for _, part in self.data.batches(indices)])
+
+    def _rows(self, model: nn.Module, inputs: BatchInputs, kept: Callable[[], None] | None) -> Tensor:
+        with mistakes_named(inputs):
+            logits = self.call(model, map_tensors(inputs, lambda tensor: tensor.to(self.device, non_blocking=True)))
+        single_labels(logits, torch.zeros(len(inputs), dtype=torch.long))
+        if not torch.isfinite(logits).all():
+            raise ModelError("the model gives logits that are not finite; no label can be read off them")
+        rows = logits.log_softmax(1).cpu()
+        if kept is not None:
+            kept()
+        with torch.inference_mode(False):
+            return rows.clone()  # an ordinary tensor, not one of inference mode
+
+
+@contextmanager
+def asked(
+    model: nn.Module | ModelParameters, data: TrainingData, amp: torch.dtype | None = None, progress: bool = False
+) -> Iterator[Asked]:
+    """The model, ready to be asked for the length of the block; it is given back as it was."""
+    parameters = ModelParameters.of(model)
+    answering = Asked(parameters.wrapped, data, amp, progress)
+    answering.device = parameters.device
+
+    def logits_of(called: nn.Module, inputs: BatchInputs) -> Tensor:
+        with torch.autocast(parameters.device.type, dtype=amp) if amp is not None else nullcontext():
+            outputs: Any = data.adapter.call(called, inputs)
+        return read_logits(outputs, data.adapter).float()
+
+    with unchanged(parameters.wrapped) as watch:
+        answering.call = watch.first_call(logits_of)
+        yield answering
+
+
+def best_other(log_p: Tensor, labels: Tensor) -> Tensor:
+    """The most likely label other than the given one.
+
+    Args:
+        log_p: [K, C].
+        labels: int64 [K].
+
+    Returns:
+        int64 [K].
+    """
+    return log_p.scatter(1, labels[:, None], -torch.inf).argmax(1)
+
+
+def image_of(inputs: BatchInputs) -> Tensor | None:
+    """The one input that is an image, [B, C, H, W] or [B, H, W, C]; None where there is none, or several."""
+    found = [tensor for tensor in tensors_of(inputs) if tensor.ndim == 4]
+    return found[0] if len(found) == 1 else None
+
+
+def with_image(inputs: BatchInputs, image: Tensor) -> BatchInputs:
+    """The same with another image in its place."""
+    old = image_of(inputs)
+    return map_tensors(inputs, lambda tensor: image if tensor is old else tensor)
+
+
+def rows_of(inputs: BatchInputs, rows: Tensor) -> BatchInputs:
+    """Some of the samples [B, ...] of a batch."""
+    return map_tensors(inputs, lambda tensor: tensor[rows])

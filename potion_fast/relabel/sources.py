@@ -1,0 +1,129 @@
+"""Sources of labels for the same suspects, each made ready when it is first asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from . import pattern, probe, views
+from .samples import Asked, Samples, best_other
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a source says of K samples.
+
+    Attributes:
+        labels: int64 [K]; the given label where that is kept.
+        kept: bool [K], the source would leave the sample the label that it bears.
+        others: int64 [K], its best other label.
+    """
+
+    labels: Tensor
+    kept: Tensor
+    others: Tensor
+
+    @classmethod
+    def of(cls, others: Tensor, given: Tensor, kept: Tensor | None = None) -> Proposal:
+        """The proposal whose labels are `others`, and `given` where that is kept."""
+        kept = torch.zeros_like(given, dtype=torch.bool) if kept is None else kept
+        return cls(torch.where(kept, given, others), kept, others)
+
+    def changed(self) -> Proposal:
+        """The same with another label for every sample."""
+        return Proposal(self.others, torch.zeros_like(self.kept), self.others)
+
+
+class Sources:
+    """The sources that need the model and the training data.
+
+    Args:
+        asked: The model.
+        suspects: Those that the sources are fitted to, with the labels that they bear.
+        clean: Samples that are no suspects, with their labels.
+        classes: C.
+    """
+
+    def __init__(self, asked: Asked, suspects: Samples, clean: Samples, classes: int) -> None:
+        self.asked, self.suspects, self.clean, self.classes = asked, suspects, clean, classes
+
+    def unavailable(self, source: str) -> str | None:
+        """Why a source cannot be asked here; None where it can."""
+        try:
+            if source == "views":
+                return views.unavailable(next(self.suspects.batches())[0])
+            if source == "pattern" and not self.patterns:
+                return f"no label is borne by {pattern.FEWEST} suspects, and a pattern is taken from so many"
+            if source == "probe" and not self.layers:
+                return "no layer of the model gives outputs with places or tokens before its last"
+        except DataError as error:
+            return str(error)
+        return None
+
+    def __call__(self, source: str, samples: Samples) -> Proposal:
+        """What a source says of samples; whether labels that it keeps are believed is the caller's choice.
+
+        Raises:
+            DataError: The source is not available for such inputs.
+        """
+        given = samples.labels
+        if source == "views":
+            seen = views.views_of(self.asked, samples, self.mean)
+            return Proposal.of(seen.labels, given, ~seen.broken)
+        if source == "pattern":
+            log_p = pattern.log_p_without(self.asked, samples, self.patterns)
+            return Proposal.of(best_other(log_p, given), given, log_p.argmax(1) == given)
+        if source == "probe":
+            return self.by_probe(samples)
+        log_p = torch.cat([self.asked.log_p(inputs) for inputs, _ in samples.batches()])
+        return Proposal.of(best_other(log_p, given), given)
+
+    @cached_property
+    def mean(self) -> Tensor | None:
+        """Mean colour of the clean samples; None for what is no image."""
+        return views.mean_colour(inputs for inputs, _ in self.clean.batches())
+
+    @cached_property
+    def patterns(self) -> dict[int, pattern.Pattern]:
+        """By the label that the suspects bear."""
+        clean = pattern.moments((inputs, torch.zeros_like(labels)) for inputs, labels in self.clean.batches())[0]
+        return pattern.patterns_of(self.suspects, clean)
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """That a probe may read."""
+        return probe.layers_of(self.asked, self.clean)
+
+    @cached_property
+    def probes(self) -> dict[str, probe.Probe]:
+        """A probe of each layer, fitted to the clean samples."""
+        return {
+            layer: probe.Probe.fitted(features, self.clean.labels, self.classes)
+            for layer, features in probe.pooled(self.asked, self.clean, self.layers).items()
+        }
+
+    @cached_property
+    def layer(self) -> str:
+        """Of the probe that is taken: the one with the best accuracy on samples left out, unless `choose_layer`."""
+        return max(self.layers, key=lambda layer: self.probes[layer].accuracy)
+
+    def choose_layer(self, simulated: Samples, right: Tensor) -> None:
+        """Take the layer whose probe gives most samples of simulated poison their right label, int64 [M]."""
+        found = {layer: self._by(layer, features, simulated.labels) for layer, features in self._pooled(simulated)}
+        shares = {layer: (labels == right).double().mean().item() for layer, labels in found.items()}
+        self.__dict__["layer"] = max(self.layers, key=lambda layer: shares[layer])
+
+    def by_probe(self, samples: Samples) -> Proposal:
+        """What the probe of the chosen layer says of samples that share their labels' shift."""
+        features = probe.pooled(self.asked, samples, [self.layer])[self.layer]
+        return Proposal.of(self._by(self.layer, features, samples.labels), samples.labels)
+
+    def _by(self, layer: str, features: Tensor, given: Tensor) -> Tensor:
+        return probe.labels_by_probe(self.probes[layer], features, given)
+
+    def _pooled(self, samples: Samples) -> list[tuple[str, Tensor]]:
+        return list(probe.pooled(self.asked, samples, self.layers).items())

@@ -1,0 +1,156 @@
+"""Labels from views: copies of a sample with a part hidden, each another one.
+
+Of the view in which the given label is least likely, the most likely other label is taken: where a trigger with a place
+was hidden, that is what the model makes of the rest. A label that stays likely under every view comes from no single
+part: the sample bears it by nature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..utils.inputs import BatchInputs, map_tensors, tensors_of
+from .samples import Asked, Samples, best_other, image_of, with_image
+
+PER_SIDE = 4  # hidden squares along a side of an image: a quarter of the side each, 16 views
+SPANS = 16  # of a text, one of which is left out of each view
+UNBROKEN = 0.5  # least probability of a label that stays under every view
+
+Part = tuple[int, int, int, int]  # of an image: top, left, bottom, right; of a text: 0, start, 1, stop
+
+
+@dataclass(frozen=True)
+class Views:
+    """What views say of K samples.
+
+    Attributes:
+        labels: int64 [K], the most likely other label in the view in which the given one is least likely.
+        p: float32 [K], the probability of the given label in that view.
+        parts: int64 [K, 4], what is hidden there, as fractions of no size: rows and columns, see `parts_of`.
+    """
+
+    labels: Tensor
+    p: Tensor
+    parts: Tensor
+
+    @property
+    def broken(self) -> Tensor:
+        """Whether some view takes the given label from a sample; bool [K]."""
+        return self.p <= UNBROKEN
+
+
+def unavailable(inputs: BatchInputs) -> str | None:
+    """Why there are no views of such inputs; None where there are.
+
+    Args:
+        inputs: A batch of the training data.
+    """
+    if image_of(inputs) is not None or _tokens(inputs):
+        return None
+    return "nothing of the inputs can be hidden: they are neither one image [B, C, H, W] nor token ids [B, L]"
+
+
+def parts_of(inputs: BatchInputs) -> list[Part]:
+    """The parts that the views of a batch hide, each by another view.
+
+    An image [B, C, H, W] has 4 × 4 of them, that cover it; a text [B, L] has 16 spans, none with its first token.
+    """
+    image = image_of(inputs)
+    if image is None:
+        length = tensors_of(inputs)[0].shape[1]
+        cuts = torch.linspace(1, length, min(SPANS, length - 1) + 1).round().long().tolist()
+        return [(0, start, 1, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    height, width = _sides(image)
+    rows, columns = _cuts(height), _cuts(width)
+    return [(top, left, bottom, right) for top, bottom in rows for left, right in columns]
+
+
+def _cuts(side: int) -> list[tuple[int, int]]:
+    """A side of an image in as many equal parts as it has; they overlap where it cannot be divided."""
+    number = min(PER_SIDE, side)
+    size = -(-side // number)
+    starts = torch.linspace(0, side - size, number).round().long().tolist()
+    return [(start, start + size) for start in starts]
+
+
+def hidden(inputs: BatchInputs, part: Part, mean: Tensor | None) -> BatchInputs:
+    """A batch with a part hidden: in an image it takes the data's mean colour, out of a text it is left.
+
+    Args:
+        inputs: [B, ...].
+        part: See `parts_of`.
+        mean: float32 [C], of the training data; None for a text.
+    """
+    top, left, bottom, right = part
+    image = image_of(inputs)
+    if image is None:
+        return map_tensors(inputs, lambda tokens: torch.cat([tokens[:, :left], tokens[:, right:]], 1))
+    assert mean is not None
+    view = image.clone()
+    if channels_last(image):
+        view[:, top:bottom, left:right] = mean.to(view)
+    else:
+        view[:, :, top:bottom, left:right] = mean.to(view)[:, None, None]
+    return with_image(inputs, view)
+
+
+def views_of(asked: Asked, samples: Samples, mean: Tensor | None) -> Views:
+    """Labels from views of the samples, 16 forward passes each.
+
+    Args:
+        asked: The model.
+        samples: K samples with the labels that they may not deserve.
+        mean: See `hidden`.
+
+    Raises:
+        DataError: See `unavailable`; or the model does not take a text with a span left out.
+    """
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for inputs, labels in samples.batches():
+        if (why := unavailable(inputs)) is not None:
+            raise DataError(why)
+        parts = parts_of(inputs)
+        least, others = torch.full((len(labels),), torch.inf), torch.zeros_like(labels)
+        which = torch.zeros_like(labels)
+        for number, part in enumerate(parts):
+            log_p = asked.log_p(hidden(inputs, part, mean))
+            given = log_p.gather(1, labels[:, None])[:, 0]
+            lower = given < least
+            least = torch.where(lower, given, least)
+            others = torch.where(lower, best_other(log_p, labels), others)
+            which[lower] = number
+        found.append((others, least.exp(), torch.tensor(parts)[which]))
+    return Views(*(torch.cat(columns) for columns in zip(*found, strict=True)))
+
+
+def channels_last(image: Tensor) -> bool:
+    """Whether an image is [B, H, W, C]: by its few channels there, and more where they are otherwise."""
+    return image.shape[3] <= 4 < image.shape[1]
+
+
+def mean_colour(batches: Iterator[BatchInputs]) -> Tensor | None:
+    """The mean of images over samples and places, float32 [C]; None where the inputs are no images."""
+    total, count = None, 0
+    for inputs in batches:
+        image = image_of(inputs)
+        if image is None:
+            return None
+        values = image.double().mean((1, 2) if channels_last(image) else (2, 3)).sum(0)
+        total, count = values if total is None else total + values, count + len(image)
+    return None if total is None else (total / count).float()
+
+
+def _sides(image: Tensor) -> tuple[int, int]:
+    return (image.shape[1], image.shape[2]) if channels_last(image) else (image.shape[2], image.shape[3])
+
+
+def _tokens(inputs: BatchInputs) -> bool:
+    """Whether the inputs are texts as token ids: whole numbers [B, L], all of one shape."""
+    tensors = tensors_of(inputs)
+    whole = all(not t.is_floating_point() and not t.is_complex() and t.dtype != torch.bool for t in tensors)
+    return whole and tensors[0].ndim == 2 and tensors[0].shape[1] > 2 and len({t.shape for t in tensors}) == 1
