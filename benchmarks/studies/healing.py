@@ -1,0 +1,347 @@
+"""Healing of poisoned models, on all test images: PTN, `heal` and retraining, over numbers found and draws of S_f.
+
+    healing.py OUT.csv RUN[=CLEAN] ...   heal in every combination that OUT.csv does not have yet
+    healing.py --markdown OUT.csv        the table for README.md
+    healing.py --seeds OUT.csv           every row of it, seed by seed
+
+RUN is a run folder of `potion-fast train`; CLEAN one of the same data trained with --leave-out-poisoned, whose model is
+evaluated on RUN's attacked samples. "none" is the poisoned model as it is; "ptn" `unlearn` with its defaults; "heal"
+`heal` with its defaults; "retrain" a training from the beginning without S_f. Draw 0 of S_f is that of `potion-fast`,
+others are uniform in S_m.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from poisoned_runs import Row, Subject, append, left, read_rows, spread
+from torch import Tensor, nn
+
+import potion_fast as pf
+from potion_fast.bench.metrics import model_damage, poison_healed
+from potion_fast.bench.runs.architecture import fresh_model, loss_of
+from potion_fast.bench.training.train import seed_everything
+from potion_fast.bench.unlearners import Loaders, make_unlearner
+from potion_fast.utils.cost import Cost
+
+UNTOUCHED = "none"
+REPEATED = ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")  # by retraining
+
+
+@dataclass(frozen=True)
+class Healing(Row):
+    """One healing; OUT.csv has a line for each.
+
+    run, model, attack      name of the run folder, network, attack
+    seed, samples, poisoned of the training: its seed, |S_tr|, |S_m|
+    found, draw, natural    |S_f|, the number of its draw, and how many of it bear their true label
+    clean, target           accuracy on clean test images, of all and of the poison's class, or both of a swap; shares
+    attacked, attack_rate   accuracy on triggered test images with their labels, and attack success rate; of a swap
+                            accuracy on S_m with its true labels, and share of wrong labels memorised
+    reference, reference_attack   the same of the model never poisoned
+    healed, damage          poison healed, percent of the reference; model damage, points
+    suspects, right         suspects without S_f, and how many of them are in S_m
+    recall, recall_all      share of S_m without S_f that is suspect: of those with a wrong label, of all
+    rate                    false discovery rate that is stated for the suspects
+    source, labels_right    where their labels are from, and the share of them that is true
+    forward, backward       samples that went through the model
+    epochs                  the same in epochs of training
+    seconds, reason, warnings   wall-clock time of all of it; why it ended; what deserves a second look
+    """
+
+    KEY = ("run", "found", "draw", "method")
+
+    run: str
+    model: str
+    attack: str
+    seed: int
+    samples: int
+    poisoned: int
+    found: int
+    draw: int
+    natural: int
+    method: str
+    clean: float
+    target: float
+    attacked: float
+    attack_rate: float
+    reference: float | None
+    reference_attack: float | None
+    healed: float | None
+    damage: float
+    suspects: int | None
+    right: int | None
+    recall: float | None
+    recall_all: float | None
+    rate: float | None
+    source: str
+    labels_right: float | None
+    forward: int
+    backward: int
+    epochs: float
+    seconds: float
+    reason: str
+    warnings: str
+
+
+@dataclass
+class Outcome:
+    """What a method gives back: the model, its cost, and columns of a row."""
+
+    model: nn.Module
+    cost: Cost = field(default_factory=Cost)
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def untouched(subject: Subject, found: np.ndarray) -> Outcome:
+    """The poisoned model."""
+    return Outcome(subject.model)
+
+
+def ptn(subject: Subject, found: np.ndarray) -> Outcome:
+    """`unlearn` with its defaults, and the loaders of `potion-fast unlearn`."""
+    scenario, samples = subject.scenario, subject.trained_on[found].tolist()
+    size = scenario.config.batch_size
+    result = pf.unlearn(
+        subject.model,
+        scenario.retain_loader(samples, holds_forget=False, batch_size=size, seed=scenario.config.seed),
+        scenario.forget_loader(samples, augment=True, batch_size=size),
+        evaluation_loader=scenario.forget_loader(samples, augment=False, batch_size=size),
+    )
+    passed = len(subject.trained_on)  # S_f and the rest
+    cost = Cost(passed + result.evaluations * len(found), passed)
+    return Outcome(result.model, cost, {"reason": result.reason, "warnings": "; ".join(result.warnings)})
+
+
+def heal(subject: Subject, found: np.ndarray) -> Outcome:
+    """`heal` with its defaults."""
+    result = pf.heal(
+        subject.model,
+        subject.train_set(augment=True),
+        found.tolist(),
+        plain_set=subject.train_set(augment=False),
+        seed=subject.scenario.config.seed,
+    )
+    columns = {"reason": result.reason, "warnings": "; ".join(result.warnings)}
+    columns |= suspect_columns(subject, found, result.suspects.indices) | {"rate": result.suspects.rate}
+    if result.labels is not None:
+        true = subject.labels[0][result.labels.indices]
+        right = float((result.labels.labels == true).float().mean()) if len(true) else None
+        columns |= {"source": result.labels.source, "labels_right": right}
+    return Outcome(result.model, result.cost, columns)
+
+
+def retrain(subject: Subject, found: np.ndarray) -> Outcome:
+    """A new model, trained as the poisoned one was, without S_f."""
+    scenario, config = subject.scenario, subject.scenario.config
+    repeated = {name: getattr(config, name) for name in REPEATED}
+    fresh = partial(fresh_model, config, scenario.splits)
+    method = make_unlearner("eu", fresh=fresh, loss=loss_of(config), seed=config.training_seed, keep="last", **repeated)
+    samples = subject.trained_on[found].tolist()
+    loader = scenario.retain_loader(samples, holds_forget=False, batch_size=None, seed=config.training_seed)
+    trained = method(subject.model, Loaders(forget=(), retain=loader))
+    passed = trained.gradient_steps * config.batch_size
+    return Outcome(trained.model, Cost(passed, passed))
+
+
+METHODS: dict[str, Callable[[Subject, np.ndarray], Outcome]] = {
+    UNTOUCHED: untouched,
+    "ptn": ptn,
+    "heal": heal,
+    "retrain": retrain,
+}
+
+
+def suspect_columns(subject: Subject, found: np.ndarray, suspects: Tensor) -> dict[str, Any]:
+    """How good suspects are, S_f among them not counted."""
+    true, given = (labels.numpy() for labels in subject.labels)
+    poisoned = subject.positions(subject.scenario.poisoned)
+    rest = np.setdiff1d(poisoned, found)
+    wrong = rest[true[rest] != given[rest]]
+    called = np.setdiff1d(suspects.numpy(), found)
+    return {
+        "suspects": len(called),
+        "right": len(np.intersect1d(called, rest)),
+        "recall": share(np.intersect1d(called, wrong), wrong),
+        "recall_all": share(np.intersect1d(called, rest), rest),
+    }
+
+
+def share(part: np.ndarray, whole: np.ndarray) -> float | None:
+    """None where there is nothing to be found."""
+    return len(part) / len(whole) if len(whole) else None
+
+
+@dataclass
+class Measured:
+    """A subject with its scores before, and those of the model never poisoned."""
+
+    subject: Subject
+    before: dict[str, float]
+    reference: dict[str, float] | None
+
+    @classmethod
+    def load(cls, run: Path, clean: Path | None) -> Measured:
+        """Evaluates both."""
+        subject = Subject.load(run)
+        reference = None if clean is None else subject.scores(subject.never_poisoned(clean))
+        return cls(subject, subject.scores(subject.model), reference)
+
+    def row(self, method: str, count: int, draw: int) -> Healing:
+        """Heal, and evaluate."""
+        subject, config = self.subject, self.subject.scenario.config
+        found = subject.draw(count, draw) if count else np.empty(0, dtype=np.int64)
+        seed_everything(config.seed)
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pf.PotionWarning)  # they stand in the row
+            outcome = METHODS[method](subject, found)
+        seconds = time.perf_counter() - start
+        scores = self.before if outcome.model is subject.model else subject.scores(outcome.model)
+        true, given = subject.labels
+        reference = self.reference or {}
+        columns = {"suspects": None, "right": None, "recall": None, "recall_all": None, "rate": None}
+        columns |= {"source": "", "labels_right": None, "reason": "", "warnings": ""} | outcome.columns
+        return Healing(
+            run=subject.name,
+            model=str(config.model),
+            attack=config.poison,
+            seed=config.seed,
+            samples=len(subject.trained_on),
+            poisoned=len(subject.scenario.poisoned),
+            found=count,
+            draw=draw,
+            natural=int((true[found] == given[found]).sum()),
+            method=method,
+            clean=scores["clean"],
+            target=scores["target"],
+            attacked=scores["attacked"],
+            attack_rate=scores["attack"],
+            reference=reference.get("attacked"),
+            reference_attack=reference.get("attack"),
+            healed=poison_healed(scores["attacked"], reference["attacked"]) if reference else None,
+            damage=model_damage(scores["clean"], self.before["clean"]),
+            forward=outcome.cost.forward,
+            backward=outcome.cost.backward,
+            epochs=outcome.cost.epochs(len(subject.trained_on)),
+            seconds=seconds,
+            **columns,
+        )
+
+
+def study(options: argparse.Namespace) -> None:
+    """Write each row as soon as it is measured."""
+    for run, clean in options.runs:
+        measured: Measured | None = None
+        keys = [(run.name, *combination) for combination in combinations(options)]
+        for _, found, draw, method in left(keys, options.out, Healing):
+            measured = measured or Measured.load(run, clean)
+            row = measured.row(method, found, draw)
+            append(options.out, row)
+            print(line_of(row), flush=True)
+
+
+def combinations(options: argparse.Namespace) -> Iterator[tuple[int, int, str]]:
+    """|S_f|, draw and method; the poisoned model once, with nothing found."""
+    for method, found, draw in itertools.product(options.methods, options.found, options.draws):
+        if method != UNTOUCHED:
+            yield found, draw, method
+    if UNTOUCHED in options.methods:
+        yield 0, 0, UNTOUCHED
+
+
+def line_of(row: Healing) -> str:
+    """What a reader wants of a row."""
+    healed = f"{row.attacked:.1%} right" if row.healed is None else f"{row.healed:.1f} % healed"
+    return (
+        f"{row.run}, {row.found} found ({row.draw}), {row.method}: {healed}, damage {row.damage:+.1f}, attack "
+        f"{row.attack_rate:.1%}, {row.epochs:.2f} epochs, {row.seconds:.0f} s"
+    )
+
+
+def print_markdown(rows: Sequence[Healing]) -> None:
+    """A line for each attack, network, number found and method: mean and standard deviation over seeds and draws."""
+    heads = ["attack", "network", "found", "method", "healed, %", "damage, points", "attack, %", "its class, %"]
+    heads += ["recall, %", "precision, %", "labels right, %", "epochs", "healings"]
+    print("| " + " | ".join(heads) + " |")
+    print("|---|---|---:|---|" + "---:|" * (len(heads) - 4))
+    groups: dict[tuple[Any, ...], list[Healing]] = {}
+    for row in rows:
+        groups.setdefault((row.attack, row.model, f"{row.found} of {row.poisoned}", row.method), []).append(row)
+    for key, group in groups.items():
+        healed = [100 * row.attacked if row.healed is None else row.healed for row in group]
+        cells = [
+            spread(healed, ".1f") + ("" if group[0].healed is not None else " of S_m right"),
+            spread((row.damage for row in group), "+.1f"),
+            spread((100 * row.attack_rate for row in group), ".1f"),
+            spread((100 * row.target for row in group), ".1f"),
+            spread((percent(row.recall) for row in group), ".1f"),
+            spread((100 * row.right / row.suspects for row in group if row.right is not None and row.suspects), ".1f"),
+            spread((percent(row.labels_right) for row in group), ".1f"),
+            spread((row.epochs for row in group), ".2f"),
+            str(len(group)),
+        ]
+        print("| " + " | ".join([*map(str, key), *cells]) + " |")
+
+
+def percent(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def print_rows(rows: Sequence[Healing]) -> None:
+    """Every healing."""
+    heads = ["run", "found", "draw", "method", "healed, %", "damage", "attack, %", "never poisoned, %", "suspects"]
+    print("| " + " | ".join([*heads, "right", "labels"]) + " |")
+    print("|---|---:|---:|---|" + "---:|" * 6 + "---|")
+    for row in rows:
+        healed = f"{100 * row.attacked:.1f} right" if row.healed is None else f"{row.healed:.1f}"
+        never = "" if row.reference_attack is None else f"{100 * row.reference_attack:.1f}"
+        found = [row.run, row.found, row.draw, row.method, healed, f"{row.damage:+.1f}".replace("-", "−")]
+        cells = [*found, f"{100 * row.attack_rate:.1f}", never, row.suspects, row.right, row.source]
+        print("| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")
+
+
+def run_and_clean(text: str) -> tuple[Path, Path | None]:
+    """RUN or RUN=CLEAN."""
+    run, _, clean = text.partition("=")
+    return Path(run), Path(clean) if clean else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", nargs="?", type=Path, metavar="OUT.csv", help="gets a row per healing")
+    parser.add_argument("runs", nargs="*", type=run_and_clean, metavar="RUN[=CLEAN]", help="folders of trainings")
+    parser.add_argument("--found", nargs="+", type=int, default=[20], metavar="N", help="|S_f| (default: 20)")
+    parser.add_argument("--draws", nargs="+", type=int, default=[0], metavar="D", help="of S_f (default: 0)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[UNTOUCHED, "ptn", "heal"])
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the CPU (default: 1)")
+    parser.add_argument("--markdown", type=Path, metavar="OUT.csv", help="print means as a Markdown table")
+    parser.add_argument("--seeds", type=Path, metavar="OUT.csv", help="print every row as a Markdown table")
+    options = parser.parse_args()
+    if bool(options.runs) == bool(options.markdown or options.seeds):
+        parser.error("give either OUT.csv and RUN, or --markdown or --seeds")
+    torch.set_num_threads(options.threads)
+    try:
+        if options.runs:
+            study(options)
+        if options.markdown:
+            print_markdown(read_rows(options.markdown, Healing))
+        if options.seeds:
+            print_rows(read_rows(options.seeds, Healing))
+    except pf.PotionError as error:
+        sys.exit(f"healing.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The studies of healing, on digits: their rows, their resumption and their tables."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from potion_fast.bench.runs import TrainConfig, train_run
+
+STUDIES = Path(__file__).resolve().parents[2] / "benchmarks" / "studies"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def studies() -> Iterator[None]:
+    before = torch.get_num_threads()
+    sys.path.append(str(STUDIES))
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    sys.path.remove(str(STUDIES))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trainings of 60 iterations: "poisoned", "clean" without its poison, and "swap", of most threes and fives."""
+    folder = tmp_path_factory.mktemp("runs")
+    short: dict[str, Any] = {"device": "cpu", "iterations": 60, "poisoned": 32, "found": 8}
+    train_run(TrainConfig(**short), folder / "poisoned")
+    train_run(TrainConfig(**short, leave_out_poisoned=True), folder / "clean")
+    train_run(TrainConfig(**{**short, "poisoned": 200}, poison="interclass-swap"), folder / "swap")
+    return folder
+
+
+def script(name: str, *arguments: object) -> str:
+    """What the script prints."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        importlib.import_module(name.removesuffix(".py")).main()
+    return printed.getvalue()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_healings_have_a_row_each_and_are_not_done_again(runs: Path, tmp_path: Path):
+    out, pair = tmp_path / "new" / "healing.csv", f"{runs / 'poisoned'}={runs / 'clean'}"
+    arguments = (out, pair, "--found", 8, "--methods", "none", "ptn")
+    script("healing.py", *arguments)
+    ptn, none = rows(out)
+    assert (ptn["method"], ptn["found"], none["method"], none["found"]) == ("ptn", "8", "none", "0")
+    samples = int(ptn["samples"])
+    assert int(ptn["backward"]) == samples and int(ptn["forward"]) >= samples + 8
+    assert float(ptn["healed"]) == pytest.approx(100 * float(ptn["attacked"]) / float(ptn["reference"]), rel=1e-3)
+    assert float(ptn["damage"]) == pytest.approx(100 * (float(ptn["clean"]) - float(none["clean"])), abs=1e-2)
+    assert float(none["damage"]) == float(none["epochs"]) == 0
+    before = out.read_bytes()
+    assert script("healing.py", *arguments) == "" and out.read_bytes() == before
+    assert "8 found (1), ptn" in script("healing.py", *arguments, "--draws", 0, 1)
+    line = script("healing.py", "--markdown", out).splitlines()[2]
+    assert line.startswith("| badnet | small_cnn | 8 of 32 | ptn | ") and line.endswith(" | 2 |") and " ± " in line
+    assert len(script("healing.py", "--seeds", out).splitlines()) == 2 + 3
+
+
+def test_a_swap_is_scored_on_its_own_samples_and_retraining_leaves_out_what_was_found(runs: Path, tmp_path: Path):
+    out = tmp_path / "healing.csv"
+    script("healing.py", out, runs / "swap", "--found", 200, "--methods", "none", "retrain")
+    retrained, none = rows(out)
+    assert retrained["healed"] == retrained["reference"] == ""
+    assert float(retrained["attacked"]) > 0.5 > float(retrained["attack_rate"])  # without any of S_m
+    assert float(retrained["attack_rate"]) < float(none["attack_rate"])
+    assert int(retrained["forward"]) == int(retrained["backward"]) == 60 * 64  # the batch size of digits
+    assert "% right" in script("healing.py", out, runs / "swap", "--found", 16, "--methods", "ptn")
+
+
+def test_draws_of_what_was_found_are_poisoned_samples_in_the_set_that_was_trained_on(runs: Path):
+    subject = importlib.import_module("poisoned_runs").Subject.load(runs / "poisoned")
+    draws = [subject.draw(8, number) for number in range(3)]
+    assert len({tuple(draw) for draw in draws}) == 3
+    for draw in draws:
+        assert sorted(draw) == list(draw)
+        assert set(subject.trained_on[draw]) < set(subject.scenario.poisoned)
+        assert (subject.labels[1][draw] == 0).all()
+    assert subject.trained_on[draws[0]].tolist() == subject.scenario.found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("OUT", "poisoned=swap"), "was trained with poison"),
+        (("OUT", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_named(runs: Path, tmp_path: Path, arguments: tuple[str, ...], words: str):
+    out, run = tmp_path / "healing.csv", "=".join(str(runs / name) for name in arguments[1].split("="))
+    with pytest.raises(SystemExit, match=words):
+        script("healing.py", out, run, "--found", 8, "--methods", "ptn")
+    assert not out.exists()
