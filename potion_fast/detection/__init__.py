@@ -1,1 +1,7 @@
 """Detection of the rest of the poison in training data."""
+
+from .detect import suspects, suspects_from
+from .features import Features, features_of
+from .suspect_list import LabelSummary, Suspects
+
+__all__ = ["Features", "LabelSummary", "Suspects", "features_of", "suspects", "suspects_from"]

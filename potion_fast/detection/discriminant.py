@@ -1,0 +1,113 @@
+"""Direction in which poison stands apart from the other samples of its label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array: TypeAlias = NDArray[np.float64]
+
+COMPONENTS = 16  # principal components of a label's samples that are kept
+ROWS = 4096  # samples of other labels that are read, and rows that a wide layer's components are taken from
+PER_LABEL = 512  # of them from one label
+LEAST = 8  # samples of a label that tell how samples of one label vary
+
+
+@dataclass(frozen=True)
+class Background:
+    """How samples of one label vary about their mean, from labels that S_f does not bear.
+
+    Attributes:
+        residuals: float32 [M, D], features less their label's mean.
+        labels: int64 [M].
+    """
+
+    residuals: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def background_of(features: Tensor, labels: Tensor, left_out: Tensor) -> Background:
+    """Residuals of at most `ROWS` samples, `PER_LABEL` of a label; which, follows from the labels alone.
+
+    Args:
+        features: float32 [N, D].
+        labels: int64 [N].
+        left_out: Labels of S_f.
+    """
+    counts = labels.bincount()
+    counts[left_out] = 0
+    able = (counts >= LEAST).nonzero().flatten()
+    rows, total = [], 0
+    for label in spread(able, ROWS // LEAST).tolist() if len(able) else ():
+        if total >= ROWS:
+            break
+        chosen = spread((labels == label).nonzero().flatten(), max(LEAST, min(PER_LABEL, ROWS // len(able))))
+        rows.append(chosen)
+        total += len(chosen)
+    if not rows:
+        return Background(features[:0], labels[:0])
+    residuals = torch.cat([features[chosen] - features[chosen].mean(0) for chosen in rows])
+    return Background(residuals, torch.cat([labels[chosen] for chosen in rows]))
+
+
+def spread(values: Tensor, most: int) -> Tensor:
+    """At most so many of them, evenly spaced."""
+    if len(values) <= most:
+        return values
+    return values[torch.arange(most) * len(values) // most]
+
+
+def principal_components(samples: Tensor, kept: Tensor) -> Tensor:
+    """The first `COMPONENTS` principal components, float64 [D, k]; fewer where the samples span fewer.
+
+    Args:
+        samples: float32 [n, D].
+        kept: Rows that are read in any case, where not all are.
+    """
+    if samples.shape[1] > ROWS and len(samples) > ROWS:
+        samples = samples[torch.cat([spread(torch.arange(len(samples)), ROWS), kept]).unique()]
+    centred = samples - samples.mean(0)
+    n, width = centred.shape
+    if n < width:
+        gram = centred.double() @ centred.double().T
+    else:
+        gram = sum(
+            (part.double().T @ part.double() for part in centred.split(ROWS)), torch.zeros(width, width).double()
+        )
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0)[:COMPONENTS], vectors.flip(1)[:, :COMPONENTS]
+    vectors = vectors[:, values > max(1e-10 * float(values[0]), 1e-30)]
+    if n < width:
+        vectors = centred.double().T @ vectors
+        vectors = vectors / vectors.norm(dim=0)
+    return vectors
+
+
+def direction(poison: Array, others: Array, covariance: Array) -> Array:
+    """Σ⁻¹ (mean of the poison − mean of the others), of length 1 in that metric: scores have the background's unit.
+
+    Args:
+        poison: [P, k].
+        others: [O, k].
+        covariance: Σ, [k, k].
+    """
+    difference = poison.mean(0) - others.mean(0)
+    weights = np.linalg.solve(covariance, difference)
+    length = float(np.sqrt(difference @ weights))
+    return weights / length if length > 0 else weights
+
+
+def shrunk_covariance(samples: Array) -> Array:
+    """Ledoit and Wolf's estimate (2004), of samples that are centred already."""
+    from sklearn.covariance import ledoit_wolf
+
+    covariance: Array = ledoit_wolf(samples, assume_centered=True)[0]
+    return covariance

@@ -1,0 +1,198 @@
+"""Poison among the samples of one label, from those of them that were found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .discriminant import Array, Background, direction, principal_components, shrunk_covariance
+from .mixture import Mixture, discovery_rates, p_values, standardised, two_gaussians
+
+ROUNDS = 8  # at most; they end when the set that was grown stays as it is
+APART = 3.0  # standard deviations of the others between them and the poison, below which nothing is called
+MAJORITY = 5  # members of S_f that it takes to call most samples of a label poison
+POISONS = 4  # looked for in one label
+CHANCE = 1e-3  # below which it is none that so many members of S_f are of a further poison
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class LabelResult:
+    """What is known of each of a label's samples.
+
+    Attributes:
+        scores: [n], standardised.
+        p_values: [n].
+        called: [n], poison; of S_f the members that fit.
+        share: Of poison, estimated.
+        separation: Of poison and the others, in the others' standard deviations; 0 where nothing was sought.
+        note: What deserves to be known.
+        doubtful: Whether it is a warning.
+    """
+
+    scores: Array
+    p_values: Array
+    called: Mask
+    share: float
+    separation: float
+    note: str = ""
+    doubtful: bool = False
+
+
+def examine(samples: Tensor, found: Tensor, background: Background, rate: float) -> LabelResult:
+    """Call samples of one label poison, so that the expected share of false ones beyond S_f is at most the rate.
+
+    Args:
+        samples: float32 [n, D], features of the label's samples.
+        found: Rows of S_f, int64 [F].
+        background: From other labels.
+        rate: False discovery rate.
+    """
+    is_found = np.zeros(len(samples), dtype=bool)
+    is_found[found.numpy()] = True
+    if is_found.all():
+        return _only_found(is_found, "no other samples have this label")
+    basis = principal_components(samples, found)
+    if not basis.shape[1]:
+        return _only_found(is_found, "the features of this label's samples are all the same")
+    centre = samples.double().mean(0)
+    points = ((samples.double() - centre) @ basis).numpy()
+    others = (background.residuals.double() @ basis).numpy()
+    covariance = shrunk_covariance(others if len(others) > 2 * basis.shape[1] else points - points.mean(0))
+    covariance += 1e-9 * max(float(np.trace(covariance)), 1e-12) * np.eye(len(covariance))
+    if len(others) <= 2 * basis.shape[1]:
+        others = others[:0]
+    space = _Space(points, others, background.labels.numpy()[: len(others)], covariance)
+
+    result: LabelResult | None = None
+    seeds = is_found.copy()
+    for number in range(POISONS):  # members that do not fit may be of another poison with this label
+        taken = result.called if result else np.zeros(len(points), dtype=bool)
+        group = space.group(seeds, is_found, taken, rate)
+        if group is None or (number and not _more_than_chance(group.called[seeds], group.called[~taken])):
+            break
+        result = group if result is None else _joined(result, group)
+        seeds = is_found & ~result.called
+        if not seeds.any():
+            break
+    return result or _only_found(
+        is_found, "the found samples do not stand apart from the others of this label; no more are called"
+    )
+
+
+@dataclass(frozen=True)
+class _Space:
+    """A label's samples and the background in the label's principal components."""
+
+    points: Array  # [n, k]
+    others: Array  # [M, k]
+    other_labels: NDArray[np.int64]  # [M]
+    covariance: Array  # [k, k]
+
+    def group(self, seeds: Mask, found: Mask, taken: Mask, rate: float) -> LabelResult | None:
+        """The poison that most of the seeds belong to; None where they do not stand apart.
+
+        Args:
+            seeds: [n], members of S_f to start from.
+            found: [n], S_f.
+            taken: [n], samples that another poison has been called for.
+            rate: False discovery rate.
+        """
+        open_rows = ~taken
+        grown = self._grown(seeds, open_rows, _middle(self.points[open_rows & ~seeds]))
+        if grown is None or not self._apart(grown, seeds):
+            # Perhaps the middle of the label is poison itself: start from what is farthest from S_f.
+            grown = self._grown(seeds, open_rows, self._farthest(seeds, open_rows))
+            if grown is None or not self._apart(grown, seeds):
+                return None
+        weights, mixture = grown
+        scores = self.points @ weights
+        natural = scores[open_rows & (mixture.posterior < 0.5)]
+        z = standardised(scores, natural)
+        p = p_values(z, self._background_scores(weights))
+        rest = open_rows & ~found
+        called = found & open_rows & (mixture.posterior > 0.5)
+        q = np.ones(len(z))
+        q[rest] = discovery_rates(p[rest]) if rest.any() else 1.0
+        called |= rest & (mixture.posterior > 0.5) & (q <= rate)
+        return LabelResult(z, p, called, mixture.share, _separation(mixture))
+
+    def _grown(self, seeds: Mask, open_rows: Mask, start: Array) -> tuple[Array, Mixture] | None:
+        """Direction and mixture after rounds with the grown set, in which S_f is not held."""
+        poison, middle = seeds, start
+        result = None
+        for number in range(ROUNDS):
+            weights = direction(self.points[poison], middle[None], self.covariance)
+            scores = self.points @ weights
+            if not np.ptp(scores[open_rows]) > 0:
+                return None
+            own = np.sort(scores[poison])
+            # Members of S_f that do not belong pull its mean down, not that of its upper quarter.
+            high = own[-max(1, len(own) // 4) :].mean() if number == 0 else own.mean()
+            mixture = two_gaussians(scores[open_rows], float(high), float(np.median(scores[open_rows & ~poison])))
+            posterior = np.zeros(len(scores))
+            posterior[open_rows] = mixture.posterior
+            result = weights, Mixture(posterior, mixture.share, mixture.poison, mixture.others)
+            grown = posterior > 0.5
+            if not grown.any() or not (open_rows & ~grown).any() or (grown == poison).all():
+                break
+            poison, middle = grown, self.points[open_rows & ~grown].mean(0)
+        return result
+
+    def _apart(self, grown: tuple[Array, Mixture], seeds: Mask) -> bool:
+        """Whether the mixture's upper group stands apart and holds seeds: a tenth of them, as S_f may be wrong."""
+        mixture = grown[1]
+        fitting = mixture.posterior[seeds] > 0.5
+        rare = mixture.share < 0.5 or fitting.sum() >= MAJORITY  # else S_f may be natural, and the others the poison
+        return _separation(mixture) >= APART and fitting.mean() >= 0.1 and bool(rare)
+
+    def _farthest(self, seeds: Mask, open_rows: Mask) -> Array:
+        """Middle of the quarter that is farthest from the seeds in the background's metric."""
+        rest = self.points[open_rows & ~seeds]
+        offset = rest - self.points[seeds].mean(0)
+        distance = (offset * np.linalg.solve(self.covariance, offset.T).T).sum(1)
+        return _middle(rest[np.argsort(distance, kind="stable")[-max(1, len(rest) // 4) :]])
+
+    def _background_scores(self, weights: Array) -> Array:
+        """Scores of other labels' samples, standardised label by label."""
+        scores = self.others @ weights
+        parts = [scores[self.other_labels == label] for label in np.unique(self.other_labels)]
+        return np.concatenate([standardised(part, part) for part in parts]) if parts else scores
+
+
+def _more_than_chance(seeds: Mask, all_rows: Mask) -> bool:
+    """Whether more of the seeds are called than of all: by the binomial distribution's tail."""
+    from scipy.special import bdtrc
+
+    return bool(bdtrc(int(seeds.sum()) - 1, len(seeds), float(all_rows.mean())) < CHANCE)
+
+
+def _middle(points: Array) -> Array:
+    middle: Array = np.median(points, axis=0)
+    return middle
+
+
+def _separation(mixture: Mixture) -> float:
+    return (mixture.poison[0] - mixture.others[0]) / mixture.others[1]
+
+
+def _joined(first: LabelResult, second: LabelResult) -> LabelResult:
+    """Two poisons of one label; a sample keeps the scores of the one that it is more suspect for."""
+    take = second.p_values < first.p_values
+    return LabelResult(
+        np.where(take, second.scores, first.scores),
+        np.where(take, second.p_values, first.p_values),
+        first.called | second.called,
+        min(1.0, first.share + second.share),
+        min(first.separation, second.separation),
+        "the found samples are of several poisons",
+    )
+
+
+def _only_found(found: Mask, note: str) -> LabelResult:
+    unknown = np.full(len(found), np.nan)
+    return LabelResult(unknown, unknown.copy(), found.copy(), float(found.mean()), 0.0, note, doubtful=True)
