@@ -15,11 +15,13 @@ from .distributed.sampler import gives_a_share
 from .errors import ImportanceError
 from .importances import Importance, Objective, PassKeywords, PassOptions
 from .importances.checkpoints import PassCheckpoint
+from .importances.kept_samples import KeptSamples
 from .importances.objectives import Losses, resolve_in_mode
 from .importances.options import pass_options
 from .importances.passes import check_group_size, computed
 from .modes import GroupSize, mode_named
 from .search import Result, SearchKeywords, SearchOptions, search_options
+from .search.damage import kept_data
 from .search.parallel import check_same_search, search_ranks
 from .search.ptn import not_learnt, search_from
 from .search.unedited import Unedited, check_search
@@ -48,6 +50,7 @@ def unlearn(
     passes: PassOptions | None = None,
     search: SearchOptions | None = None,
     evaluation_loader: Iterable[object] | None = None,
+    clean_loader: Iterable[object] | None = None,
     inplace: bool = False,
     on_importance: Callable[[str, Importance], None] | None = None,
     **keywords: Unpack[UnlearnKeywords],
@@ -74,6 +77,9 @@ def unlearn(
             `retain` is given, None means all that there are.
         search: How the search goes; the defaults of `SearchOptions` otherwise. Its mode is that of the whole method.
         evaluation_loader: S_f for its accuracy, where it should differ from `forget_loader` (no augmentation, say).
+        clean_loader: Data that are not poisoned, to measure the damage on; see `ptn_search`. Without them the damage is
+            measured, in the default mode, on up to 256 samples that the pass over the training data has seen (not of a
+            model that FSDP2 has sharded). A fall of more than ten points is warned of; `max_damage` sets a limit.
         inplace: Heal the caller's model; it is restored to the bit should anything fail.
         on_importance: Called with "forget" or "retain" and the importances once they are computed, to save them before
             the next step.
@@ -106,7 +112,7 @@ def unlearn(
         check_rereadable(forget_loader, "forget_loader")
         if retain is None:
             check_loader(retain_loader, "retain_loader")
-        check_search(settings, evaluated, search_group, sharded, inplace)
+        check_search(settings, evaluated, search_group, sharded, inplace, clean_loader)
         parameters.check_dampenable(to_be_copied=not inplace)
         if missing := (forget is None) + (retain is None):
             check_unlearning(parameters, missing, inplace)
@@ -119,7 +125,7 @@ def unlearn(
     with unchanged(parameters.wrapped, only_on_failure=True):
         with ranks.raising_together():
             _check_given(parameters, forget, retain, chosen, group_size, options)
-        unedited = Unedited.of(parameters, evaluated, settings, search_group, sharded, options.adapter)
+        unedited = Unedited.of(parameters, evaluated, settings, search_group, sharded, options.adapter, clean_loader)
         if unedited.ends_at_once and missing:
             result = not_learnt(unedited, chosen.name, group_size, stacklevel=3)
             result.forget, result.retain = forget, retain
@@ -134,8 +140,9 @@ def unlearn(
         forget, retain = importances["forget"], importances["retain"]
         assert forget is not None and retain is not None
         check_same_search(search_group, settings, forget, retain, sharded)
-        started = time.perf_counter()
-        result = search_from(unedited, forget, retain, options.progress, stacklevel=3)
+        started, watched = time.perf_counter(), settings.mode == "default" and clean_loader is None
+        clean = kept_data(unedited, compute.seen) if watched else None
+        result = search_from(unedited, forget, retain, options.progress, stacklevel=3, clean=clean)
         result.seconds = {**compute.seconds, "search": time.perf_counter() - started}
     if compute.checkpoint is not None:
         compute.checkpoint.remove()
@@ -154,6 +161,7 @@ class _Passes:
         ranks: Of the whole method.
         seconds: Wall-clock time of each pass.
         checkpoint: Of the long pass, which is of use until all is done.
+        seen: Some samples of the long pass.
     """
 
     model: ModelParameters
@@ -163,6 +171,7 @@ class _Passes:
     ranks: Ranks
     seconds: dict[str, float] = field(default_factory=dict)
     checkpoint: PassCheckpoint | None = None
+    seen: KeptSamples = field(default_factory=KeptSamples)
 
     def __call__(
         self, name: str, loader: Iterable[object], on_importance: Callable[[str, Importance], None] | None
@@ -194,6 +203,7 @@ class _Passes:
             group_size=self.group_size,
             options=options,
             kept=kept,
+            seen=self.seen if kept else None,
             stacklevel=5,  # the caller of `unlearn`
         )
         return results[0], checkpoint

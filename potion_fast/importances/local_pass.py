@@ -29,6 +29,7 @@ from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
 from .compiled import Compiled, ShapeCounter
 from .engine import Engine
 from .fallback import Fallback, dense, slow_layers
+from .kept_samples import KeptSamples
 from .micro_batches import MicroBatches, check_no_frequencies
 from .objective_groups import ObjectiveGroup, warn_of_zeros
 from .objectives import Losses, Objective, norm, of_logits
@@ -63,6 +64,7 @@ class LocalPass:
         without_rule: Names of the parameters that went through torch.func or a loop.
         unconnected: Names of the parameters that no loss of the first samples depends on.
         seen: Samples before the current ones, for messages.
+        kept_samples: Is given some of the samples, those before a checkpoint too; None to keep none.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class LocalPass:
         self.batch_losses = torch.zeros(0)  # [B], of the current batch and group of objectives
         self.unconnected: set[str] | None = None
         self.watched: Watch | None = None
+        self.kept_samples: KeptSamples | None = None
 
     def _compiled(self, group: ObjectiveGroup) -> Compiled | None:
         if not self.options.compiled:
@@ -173,6 +176,8 @@ class LocalPass:
             for chunk in chunks(loader, self.group_size, self.adapter, with_order=checkpoint is not None):
                 if chunk.labels is None and labelled:
                     raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
+                if self.kept_samples is not None:
+                    self.kept_samples.add(chunk, position.samples)
                 ahead = position.after(chunk)
                 if ahead.samples > start.samples:
                     if position.samples < start.samples:

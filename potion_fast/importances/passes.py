@@ -16,6 +16,7 @@ from ..modes import GroupSize
 from ..utils.model import ModelParameters, differentiable_rnns
 from ..utils.unchanged import unchanged
 from .checkpoints import PassCheckpoint
+from .kept_samples import KeptSamples
 from .local_pass import LocalPass
 from .objectives import Losses, Objective, resolve
 from .options import PassKeywords, PassOptions, pass_options
@@ -119,6 +120,7 @@ def computed(
     w: float | None = None,
     options: PassOptions | None = None,
     kept: bool = False,
+    seen: KeptSamples | None = None,
     stacklevel: int = 3,
     **keywords: Unpack[PassKeywords],
 ) -> tuple[list[Importance], PassCheckpoint | None]:
@@ -132,6 +134,7 @@ def computed(
         w: See `importance`.
         options: See `importance`.
         kept: The file is to hold the finished pass, so that one that resumes from it reads nothing.
+        seen: Is given some of the samples; None to keep none.
         stacklevel: Of warnings, as of a `warnings.warn` in this function.
         **keywords: See `importance`.
     """
@@ -153,6 +156,7 @@ def computed(
                 parameters.check()
                 run = pass_of(parameters, chosen, group_size, chosen_options, ranks)
                 run.watch(watch)
+                run.kept_samples = seen
             position, checkpoint = run_pass(run, loader, ranks, kept)
             with ranks.raising_together():
                 results = run.results(position)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from itertools import accumulate
 
-from .result import OUT_OF_STEPS, SATURATED, Result
+from .result import DAMAGE_LIMIT, OUT_OF_STEPS, SATURATED, Result
 from .strategies import STRATEGIES
+
+WARNED = 10.0  # points of clean accuracy: a larger fall is warned of
 
 
 def diagnose(result: Result, finite: bool) -> list[str]:
@@ -19,9 +21,17 @@ def diagnose(result: Result, finite: bool) -> list[str]:
     notes = []
     if result.initial_accuracy == 0:
         notes.append("the model gives no sample of the forget set its label: the trigger was not learnt on them")
-    if result.reason in (SATURATED, OUT_OF_STEPS):
+    if result.reason in (SATURATED, OUT_OF_STEPS, DAMAGE_LIMIT):
         goal = f"the accuracy on S_f fell to {result.rho:g} of {result.initial_accuracy:.4g}"
         notes.append(f"the search ended {result.reason} before {goal}")
+    if result.reason == DAMAGE_LIMIT and result.kept is None:
+        notes.append(f"the first edit costs more than {result.max_damage:g} points of clean accuracy: there is none")
+    if result.clean is not None and result.max_damage is None and result.clean.damage > WARNED:
+        before, after = (f"{100 * accuracy:.1f}" for accuracy in (result.clean.before, result.clean.after))
+        notes.append(
+            f"clean accuracy on {result.clean.data} fell from {before} to {after} %: what S_f shares is not a trigger "
+            "but something that the model needs for other samples too; heal it with potion_fast.heal"
+        )
     if result.kept is not None and math.isnan(result.kept.alpha):
         notes.append("no weight has a finite ratio of importances: there is nothing to select by")
     if result.kept is None and result.reason == SATURATED:

@@ -40,6 +40,9 @@ class SearchOptions:
         b_start: The search starts at s = b_start · |S_f| / |S_tr|; above 0, of strategies with steps only.
         s_step: s ← s · s_step after every step; above 1, by default 1.1, of strategies with steps only.
         max_steps: Most steps, or evaluations of a strategy without steps; the public code's cap is 500.
+        max_damage: Most points of accuracy on `clean_loader` that the model may lose: the last candidate within them is
+            kept, where the search would keep one beyond. It is looked for by halving, so an edit is kept that is
+            within the limit, next to one that is not. None for no limit.
         strict: Stop below ρ · acc₀ and not at it.
         retain_holds_forget: Whether the retain importances were taken over all of S_tr (|S_tr| = their samples) or over
             S_tr without S_f; of strategies with steps only.
@@ -54,6 +57,7 @@ class SearchOptions:
     b_start: float | None = None
     s_step: float | None = None
     max_steps: int = 500
+    max_damage: float | None = None
     strict: bool | None = None
     retain_holds_forget: bool | None = None
 
@@ -64,6 +68,7 @@ class SearchOptions:
             ("b_start", self.b_start),
             ("s_step", self.s_step),
             ("max_steps", self.max_steps),
+            ("max_damage", self.max_damage),
         ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
                 raise SearchError(f"{name} must be a number, not {value!r}")
@@ -77,6 +82,8 @@ class SearchOptions:
             raise SearchError(f"s_step must be above 1 and finite, not {self.s_step}")
         if self.max_steps < 1:
             raise SearchError(f"max_steps must be at least 1, not {self.max_steps}")
+        if self.max_damage is not None and not 0 <= self.max_damage < math.inf:
+            raise SearchError(f"max_damage is a number of points of accuracy, at least 0, not {self.max_damage}")
         if STRATEGIES[self.strategy].uses_grid:
             return
         for name in ("b_start", "s_step", "retain_holds_forget"):
@@ -140,6 +147,7 @@ class SearchKeywords(TypedDict, total=False):
     b_start: float | None
     s_step: float | None
     max_steps: int
+    max_damage: float | None
     strict: bool | None
     retain_holds_forget: bool | None
 

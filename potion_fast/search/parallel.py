@@ -43,16 +43,21 @@ def check_sharded(strategy: Strategy, inplace: bool) -> None:
         raise SearchError("a model sharded by FSDP2 cannot be copied; search it with inplace=True")
 
 
-def check_reads_everything(loader: Iterable[object]) -> None:
+def check_reads_everything(loader: Iterable[object], data: str, remedy: str) -> None:
     """Refuse a loader that gives each of several ranks its share.
+
+    Args:
+        loader: The loader.
+        data: What it reads, for the message.
+        remedy: What to give instead.
 
     Raises:
         DataError: It has a ShareSampler.
     """
     if gives_a_share(loader):
         raise DataError(
-            "the loader gives this rank's share of the forget set, and candidates are evaluated on all of it; give an "
-            "evaluation_loader that reads everything"
+            f"the loader gives this rank's share of the {data}, and candidates are evaluated on all of it; give "
+            f"{remedy} that reads everything"
         )
 
 

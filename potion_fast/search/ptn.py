@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -19,13 +18,13 @@ from ..edits.plan import EditPlan
 from ..edits.ranked import RankedPlan
 from ..errors import PotionWarning
 from ..importances import Importance
-from ..modes import GroupSize, mode_named
+from ..modes import GroupSize
 from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
 from ..utils.copies import IN_PLACE, copy_model
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from ..utils.unchanged import unchanged
-from .diagnostics import diagnose
+from .damage import CleanData
 from .evaluation import BatchedEvaluation
 from .options import SearchKeywords, SearchOptions, search_options
 from .parallel import (
@@ -34,14 +33,13 @@ from .parallel import (
     first_ranks_score,
     search_ranks,
 )
-from .result import NOT_LEARNT, OUT_OF_STEPS, SATURATED, THRESHOLD_PASSED, Result, Step
+from .result import NOT_LEARNT, Result
+from .state import Plan, Point, Search, Tried
 from .strategies import STRATEGIES, Trial
 from .unedited import Unedited, check_search
 
 BLOCK = 64  # steps whose thresholds are computed at a time
 
-Plan = EditPlan | RankedPlan
-Point = tuple[int, float, float]  # number of a step, s, p
 Order = Callable[[Plan], Iterator[Trial]]
 
 
@@ -53,6 +51,7 @@ def ptn_search(
     *,
     options: SearchOptions | None = None,
     evaluation_loader: Iterable[object] | None = None,
+    clean_loader: Iterable[object] | None = None,
     inplace: bool = False,
     process_group: Group = None,
     progress: bool = False,
@@ -65,6 +64,9 @@ def ptn_search(
     threshold, the most edited model is given back with a warning, as the public code does. Where accuracy does not fall
     with every edit, "bisect" and "minimal" end at an edit that passes, next to one that does not; a warning says so if
     they saw it.
+
+    Where what the samples of S_f share is no trigger, as where labels were swapped, the threshold is passed by ruin
+    alone: `clean_loader` measures the damage, and `max_damage` keeps the last candidate within a limit of it.
 
     On several ranks, all end with the same weights, trace and reason, those of one process. "sequential" and "batched"
     assign the candidates round-robin, candidate k to rank k mod their number (the parallel loop of algorithm 1).
@@ -80,6 +82,9 @@ def ptn_search(
         forget_loader: S_f, with the labels that it was trained with: batches (input, label, ...).
         options: How the search goes; the defaults of `SearchOptions` otherwise.
         evaluation_loader: S_f for the accuracy, where it should differ from `forget_loader` (no augmentation, say).
+        clean_loader: Data that are not poisoned, with their labels, all of them on each rank: the damage is measured on
+            them, once before the search and once at its end; with `max_damage` also every 64 steps, and where the limit
+            is exceeded some six times more ("minimal": up to the logarithm of the number of its weights).
         inplace: Change the caller's model; it is restored to the bit should anything fail.
         process_group: The ranks of torch.distributed that search together, each with the same model, importances and
             whole S_f. None: all that there are; False: this process alone.
@@ -105,7 +110,7 @@ def ptn_search(
     with ranks.raising_together():
         settings = search_options(options, keywords).resolved()
         adapter_or_default(adapter)
-        check_search(settings, loader, ranks, sharded, inplace)
+        check_search(settings, loader, ranks, sharded, inplace, clean_loader)
         parameters.check_dampenable(to_be_copied=not inplace)
         _grid(settings, forget, retain)
         with unchanged(parameters.wrapped):
@@ -115,7 +120,7 @@ def ptn_search(
     check_same_search(ranks, settings, forget, retain, sharded)
     started = time.perf_counter()
     with unchanged(parameters.wrapped, only_on_failure=True):
-        unedited = Unedited.of(parameters, loader, settings, ranks, sharded, adapter)
+        unedited = Unedited.of(parameters, loader, settings, ranks, sharded, adapter, clean_loader)
         result = search_from(unedited, forget, retain, progress, stacklevel=3)
     result.seconds = {"search": time.perf_counter() - started}
     return result
@@ -123,12 +128,19 @@ def ptn_search(
 
 def not_learnt(unedited: Unedited, objective: str, group_size: GroupSize, stacklevel: int) -> Result:
     """The result of a search that ends at once, without importances; `stacklevel` as in `search_from`."""
-    result = _Search(unedited).result(objective, group_size)
+    result = Search(unedited).result(objective, group_size)
     warn(result, stacklevel + 1)
     return result
 
 
-def search_from(unedited: Unedited, forget: Importance, retain: Importance, progress: bool, stacklevel: int) -> Result:
+def search_from(
+    unedited: Unedited,
+    forget: Importance,
+    retain: Importance,
+    progress: bool,
+    stacklevel: int,
+    clean: CleanData | None = None,
+) -> Result:
     """Search a model that was evaluated; it is restored to the bit should anything fail.
 
     Args:
@@ -137,17 +149,18 @@ def search_from(unedited: Unedited, forget: Importance, retain: Importance, prog
         retain: Importances of the training data.
         progress: Show a progress bar.
         stacklevel: Of warnings, as of a `warnings.warn` in this function.
+        clean: What the damage is measured on at the end, where the caller gave no clean data.
     """
     f, r = (_on_device(importance, unedited.model.device) for importance in (forget, retain))
-    subject, search = _Subject(unedited, f, r), _Search(unedited)
+    subject, search = _Subject(unedited, f, r), Search(unedited)
     grid = _grid(unedited.settings, forget, retain)
     try:
         order = _order(subject, search)
         if search.reason != NOT_LEARNT:
-            _try_candidates(search, order, _rounds(subject, grid), progress and unedited.ranks.rank == 0)
-        if search.plan is not None and search.best is not None:
-            search.plan.apply(search.best[0].k)
-        result = search.result(forget.objective, forget.group_size)
+            _try_candidates(search, order, subject, grid, progress and unedited.ranks.rank == 0)
+        if search.plan is not None:
+            search.plan.reset() if search.best is None else search.plan.apply(search.best[0].k)
+        result = search.result(forget.objective, forget.group_size, clean)
         result.forget, result.retain = forget, retain
         warn(result, stacklevel + 1)
     except BaseException:
@@ -180,70 +193,6 @@ class _Subject:
         return self.unedited.ranks
 
 
-@dataclass
-class _Search:
-    """A search under way.
-
-    Attributes:
-        unedited: The model before any edit.
-        reason: Why it ended; `OUT_OF_STEPS` until then.
-        plan: The plan whose edits are in force.
-        trace: Every candidate evaluated.
-        best: The least edited candidate that passes, or else the most edited one, and its step.
-    """
-
-    unedited: Unedited
-    reason: str = OUT_OF_STEPS
-    plan: Plan | None = None
-    trace: list[Step] = field(default_factory=list)
-    best: tuple[Trial, Step] | None = None
-
-    def __post_init__(self) -> None:
-        self.settings, self.initial = self.unedited.settings, self.unedited.score
-        if self.unedited.ends_at_once:
-            self.reason = NOT_LEARNT
-
-    def passes(self, accuracy: float) -> bool:
-        """Whether the accuracy on S_f is low enough."""
-        strict = bool(self.settings.strict)
-        return mode_named(self.settings.mode).passes(accuracy, self.initial.accuracy, self.settings.rho, strict)
-
-    def record(self, trial: Trial, points: list[Point]) -> tuple[Trial, Step]:
-        """Add a candidate to the trace; `points` are the steps of the round, none where there is no schedule."""
-        number, s, p = points[trial.k] if points else (len(self.trace) + 1, math.nan, math.nan)
-        step = Step(number, s, p, trial.alpha, trial.accuracy, trial.dampened, trial.seconds)
-        self.trace.append(step)
-        return trial, step
-
-    def end_round(self, tried: list[tuple[Trial, Step]], points: list[Point]) -> bool:
-        """Choose among a round's candidates; whether the search is over."""
-        self.best = _best(tried, self.passes)
-        ends_early = not points and len(self.trace) < self.settings.max_steps  # every weight with a ratio above 1
-        if self.best is not None and self.passes(self.best[0].accuracy):
-            self.reason = THRESHOLD_PASSED
-        elif self.best is None or not self.best[0].alpha > 1 or ends_early:  # NaN too: no ratio was finite
-            self.reason = SATURATED
-        return self.reason != OUT_OF_STEPS
-
-    def result(self, objective: str, group_size: GroupSize) -> Result:
-        """The result with its warnings, for a model that is at the best candidate."""
-        result = Result(
-            model=self.unedited.model.wrapped,
-            trace=self.trace,
-            kept=None if self.best is None else self.best[1],
-            reason=self.reason,
-            initial_accuracy=self.initial.accuracy,
-            strategy=self.settings.strategy,
-            rho=self.settings.rho,
-            mode=self.settings.mode,
-            group_size=group_size,
-            objective=objective,
-            warnings=[],
-        )
-        result.warnings = diagnose(result, self.initial.finite if self.best is None else self.best[0].finite)
-        return result
-
-
 def _grid(settings: SearchOptions, forget: Importance, retain: Importance) -> Iterator[tuple[float, float]] | None:
     """The steps of the search; None for a strategy without."""
     return settings.grid(forget.samples, retain.samples) if STRATEGIES[settings.strategy].uses_grid else None
@@ -253,7 +202,7 @@ def _on_device(importance: Importance, device: torch.device) -> Importance:
     return importance if importance.sums.device == device else importance.to(device)
 
 
-def _order(subject: _Subject, search: _Search) -> Order:
+def _order(subject: _Subject, search: Search) -> Order:
     """The strategy's order of candidates, with the evaluation that its `parallel` asks for."""
     strategy = STRATEGIES[search.settings.strategy]
     if strategy.if_start_passes is not None and search.passes(search.initial.accuracy):
@@ -271,6 +220,12 @@ def _order(subject: _Subject, search: _Search) -> Order:
     return partial(strategy.run, evaluate=partial(first_ranks_score, evaluation, ranks), passes=search.passes)
 
 
+def _at(subject: _Subject, points: list[Point]) -> EditPlan:
+    """The plan whose candidates are these steps."""
+    with subject.ranks.raising_together():
+        return EditPlan.at_percentiles(subject.model, subject.forget, subject.retain, [p for _, _, p in points])
+
+
 def _rounds(subject: _Subject, grid: Iterator[tuple[float, float]] | None) -> Iterator[tuple[Plan, list[Point]]]:
     """The candidates, round by round: each round's plan on the original weights, and its steps."""
     return _ranked(subject) if grid is None else _blocks(subject, grid)
@@ -280,9 +235,7 @@ def _blocks(subject: _Subject, grid: Iterator[tuple[float, float]]) -> Iterator[
     """The steps of a grid, block by block."""
     numbered = enumerate(grid, start=1)
     while block := [(number, s, p) for number, (s, p) in islice(numbered, BLOCK)]:
-        with subject.ranks.raising_together():
-            percentiles = [p for _, _, p in block]
-            plan = EditPlan.at_percentiles(subject.model, subject.forget, subject.retain, percentiles)
+        plan = _at(subject, block)
         yield plan, block
         plan.reset()
 
@@ -294,23 +247,30 @@ def _ranked(subject: _Subject) -> Iterator[tuple[RankedPlan, list[Point]]]:
     yield plan, []
 
 
-def _try_candidates(search: _Search, order: Order, rounds: Iterable[tuple[Plan, list[Point]]], shown: bool) -> None:
-    """Go through the candidates, round by round, until one passes or none is left."""
+def _try_candidates(
+    search: Search, order: Order, subject: _Subject, grid: Iterator[tuple[float, float]] | None, shown: bool
+) -> None:
+    """Go through the candidates, round by round, until one passes, none is left or the damage is beyond its limit."""
+    evaluate = partial(first_ranks_score, search.unedited.evaluation, subject.ranks)
     with bar(label="search", unit="evaluation", shown=shown) as done:
-        for plan, points in rounds:
-            search.plan = plan
-            tried = []
+        for plan, points in _rounds(subject, grid):
+            search.plan, before, tried = plan, search.best, list[Tried]()
             for trial in islice(order(plan), search.settings.max_steps):  # a grid is no longer than that anyway
                 tried.append(search.record(trial, points))
                 done.update()
                 done.set_postfix_str(f"accuracy on S_f {trial.accuracy:.1%}", refresh=False)
-            if search.end_round(tried, points):
+            over = search.end_round(tried, points)
+            if search.exceeds_limit(plan):
+                search.step_back(plan, tried, points, evaluate)
+                if search.best is None and before is not None:
+                    plan.reset()
+                    _keep(search, subject, before)
+                return
+            if over:
                 return
 
 
-def _best(tried: list[tuple[Trial, Step]], passes: Callable[[float], bool]) -> tuple[Trial, Step] | None:
-    """The least edited that passes; where none does, the most edited."""
-    passing = [pair for pair in tried if passes(pair[0].accuracy)]
-    if passing:
-        return min(passing, key=lambda pair: (pair[0].dampened, pair[0].k))
-    return max(tried, key=lambda pair: pair[0].k, default=None)
+def _keep(search: Search, subject: _Subject, tried: Tried) -> None:
+    """Keep a step of an earlier block, whose plan is gone."""
+    trial, step = tried
+    search.plan, search.best = _at(subject, [(step.step, step.s, step.percentile)]), (replace(trial, k=0), step)

@@ -14,6 +14,7 @@ THRESHOLD_PASSED = "threshold passed"
 SATURATED = "saturated"
 OUT_OF_STEPS = "out of steps"
 NOT_LEARNT = "trigger not learnt"
+DAMAGE_LIMIT = "damage limit reached"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Step:
         dampened: Weights that differ from the original model's.
         seconds: Wall-clock time of the edit and its evaluation; for "batched" its share of that of all evaluated at
             once.
+        clean_accuracy: Accuracy on `clean_loader`, in [0, 1], of a candidate that would be kept; None where it was not
+            measured.
     """
 
     step: int
@@ -38,6 +41,27 @@ class Step:
     accuracy: float
     dampened: int
     seconds: float
+    clean_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class CleanAccuracy:
+    """Clean accuracy before and after a search.
+
+    Attributes:
+        before: Of the model before any edit, in [0, 1].
+        after: Of the model that is given back.
+        data: What it is the accuracy on: "the clean data", or some samples of the training data.
+    """
+
+    before: float
+    after: float
+    data: str
+
+    @property
+    def damage(self) -> float:
+        """The fall, in points."""
+        return 100 * (self.before - self.after)
 
 
 @dataclass
@@ -49,8 +73,9 @@ class Result:
         trace: Every candidate evaluated, in that order.
         kept: The one that the model is at; None where the model is unchanged.
         reason: "threshold passed", "saturated" (no further step changes the model: α ≤ 1, or every weight whose ratio
-            is above 1 is dampened), "out of steps" or "trigger not learnt" (the model gave no sample of S_f its label
-            to begin with).
+            is above 1 is dampened), "out of steps", "trigger not learnt" (the model gave no sample of S_f its label
+            to begin with) or "damage limit reached" (what would be kept has lost more than `max_damage` points of clean
+            accuracy, and the last candidate within them is kept instead).
         initial_accuracy: Accuracy on S_f before, acc₀, in [0, 1].
         strategy: Name of the strategy.
         rho: ρ.
@@ -62,6 +87,9 @@ class Result:
             computed, as the trigger was not learnt.
         retain: Importances of the training data, likewise.
         seconds: Wall-clock time by phase: "forget", "retain" (where computed here) and "search".
+        clean: Clean accuracy before and after, on `clean_loader`, or where there is none and `unlearn` ran the pass
+            over the training data, in the default mode, on up to 256 samples spread over it; None where neither is.
+        max_damage: Most points of it that might be lost; None for no limit.
     """
 
     model: nn.Module = field(repr=False)
@@ -78,6 +106,8 @@ class Result:
     forget: Importance | None = None
     retain: Importance | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    clean: CleanAccuracy | None = None
+    max_damage: float | None = None
 
     @property
     def alpha(self) -> float | None:
@@ -104,5 +134,7 @@ class Result:
             "seconds": self.seconds,
             "evaluations": self.evaluations,
             "steps": len(self.trace),
+            "max_damage": self.max_damage,
+            "clean_accuracy": None if self.clean is None else asdict(self.clean),
             "kept_step": None if self.kept is None else asdict(self.kept),
         }

@@ -7,11 +7,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 from ..distributed import Ranks
-from ..errors import ModelError
+from ..errors import ModelError, SearchError
 from ..modes import mode_named
 from ..utils.adapter import DEFAULT, Adapter
 from ..utils.batches import check_rereadable
 from ..utils.model import ModelParameters
+from .damage import CleanData, clean_data
 from .evaluation import Evaluation, largest_output
 from .options import SearchOptions
 from .parallel import check_reads_everything, check_sharded, first_ranks_score
@@ -24,6 +25,7 @@ def check_search(
     ranks: Ranks,
     sharded: bool,
     inplace: bool,
+    clean_loader: Iterable[object] | None = None,
 ) -> None:
     """All that can be said of a search before the model is evaluated.
 
@@ -33,16 +35,26 @@ def check_search(
         ranks: Those that search together.
         sharded: The model is sharded over them.
         inplace: The model is not copied.
+        clean_loader: Clean data, for the damage.
 
     Raises:
-        SearchError: A sharded model that is to be copied, or searched as it cannot be.
-        DataError: A loader that can be read once, or gives a share of S_f.
+        SearchError: A sharded model that is to be copied, or searched as it cannot be; a limit on the damage without
+            data that it is measured on.
+        DataError: A loader that can be read once, or gives a share of its samples.
     """
     check_rereadable(loader, "the loader of the forget set")
+    if clean_loader is not None:
+        check_rereadable(clean_loader, "clean_loader")
+    elif settings.max_damage is not None:
+        raise SearchError(
+            "max_damage is a limit on the fall of clean accuracy: give clean_loader, data that are not poisoned"
+        )
     if sharded:
         check_sharded(STRATEGIES[settings.strategy], inplace)
     if ranks.size > 1:
-        check_reads_everything(loader)
+        check_reads_everything(loader, "forget set", "an evaluation_loader")
+        if clean_loader is not None:
+            check_reads_everything(clean_loader, "clean data", "a clean_loader")
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Unedited:
         sharded: It is sharded over them.
         score: Its score as it is: acc₀.
         largest: Bytes of the largest output of a module, where the strategy evaluates several candidates at once.
+        clean: Clean data, evaluated; None where there are none.
     """
 
     model: ModelParameters
@@ -66,6 +79,7 @@ class Unedited:
     sharded: bool
     score: Score
     largest: int
+    clean: CleanData | None = None
 
     @classmethod
     def of(
@@ -76,8 +90,15 @@ class Unedited:
         ranks: Ranks,
         sharded: bool,
         adapter: Adapter = DEFAULT,
+        clean_loader: Iterable[object] | None = None,
     ) -> Unedited:
-        """The model in eval mode, evaluated on S_f once. Raises as `predict` does; ModelError, if it is not finite."""
+        """The model in eval mode, evaluated once on S_f, and on clean data where there are some.
+
+        Raises:
+            ModelError: Its outputs are not finite.
+            DataError: See `predict`.
+            SearchError: See `stacked_logits`.
+        """
         evaluation = Evaluation(model, loader, adapter)
         measured = STRATEGIES[settings.strategy].parallel == "batch"
         with largest_output(model.wrapped) if measured else nullcontext([0]) as largest:
@@ -89,7 +110,8 @@ class Unedited:
         if measured:
             with ranks.raising_together():
                 evaluation.check_stackable()
-        return cls(model, settings, evaluation, ranks, sharded, score, largest[0])
+        clean = None if clean_loader is None else clean_data(model, clean_loader, ranks, adapter)
+        return cls(model, settings, evaluation, ranks, sharded, score, largest[0], clean)
 
     @property
     def ends_at_once(self) -> bool:

@@ -13,8 +13,9 @@ import potion_fast as pf
 from helpers.toys import Blobs, assert_same_weights, weights
 from potion_fast.distributed import Ranks
 from potion_fast.errors import DataError, ImportanceError, SearchError
-from potion_fast.search import STRATEGIES, Score, SearchOptions, ptn
+from potion_fast.search import STRATEGIES, Score, SearchOptions
 from potion_fast.search.evaluation import Evaluation
+from potion_fast.search.state import Search
 from potion_fast.search.unedited import Unedited
 from potion_fast.utils.model import ModelParameters
 
@@ -77,7 +78,7 @@ def test_a_tie_passes_in_mode_reference_only_where_float32_has_it_below(blobs, b
     def passes(mode):
         settings, model = SearchOptions(rho=rho, mode=mode).resolved(), ModelParameters(blobs.model)
         unedited = Unedited(model, settings, Evaluation(model, []), Ranks(), False, Score(1.0), 0)
-        return ptn._Search(unedited).passes(correct / of)
+        return Search(unedited).passes(correct / of)
 
     assert (passes("reference"), passes("default"), passes("paper")) == (reference, True, rho == 0.21)
 

@@ -77,6 +77,13 @@ class UnlearnConfig(Schema):
         None, "factor on s after each step, above 1; not for minimal", metavar="X", default_text=str(S_STEP)
     )
     max_steps: int = setting(500, "steps of the search at most", metavar="N", ge=1)
+    max_damage: float | None = setting(
+        None,
+        "most points of clean accuracy that the search may cost: on the run's validation set, or where it has none on "
+        "up to 1000 samples of the training data without S_f",
+        metavar="POINTS",
+        default_text="no limit",
+    )
     batch_size: int | None = setting(None, "samples per batch", metavar="N", default_text="the training's", ge=1)
     curve: bool = setting(False, "also evaluate the test set along the search: curve.csv, and a finer picture")
     seed: int = seed_field()

@@ -18,6 +18,7 @@ from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
 from ..data.text import TextSplits
 from .text import text_settings
 
+CLEAN_SAMPLES = 1000  # of the training data, on which damage is measured where nothing is held out
 EVALUATION_BATCH, OF_TEXTS = 500, 64  # samples; predictions do not depend on it
 
 
@@ -142,6 +143,17 @@ class Scenario:
         return self._loader(
             self.splits.dataset("train"), self.validation, shuffle=False, batch_size=self.evaluation_batch
         )
+
+    def clean_loader(self, found: Collection[int], *, seed: int) -> Loader:
+        """The held-out samples, or where there are none some of the training data without S_f, as stored.
+
+        Among the latter is what was poisoned and not found.
+        """
+        if self.validation:
+            return self.validation_loader()
+        rest = np.setdiff1d(self.trained_on, list(found))
+        drawn = np.sort(np.random.default_rng(seed).permutation(rest)[:CLEAN_SAMPLES]).tolist()
+        return self._loader(self.train_set(augment=False), drawn, shuffle=False, batch_size=self.evaluation_batch)
 
     def plain_loader(self, *, shuffle: bool, seed: int) -> Loader:
         """The samples that are trained on, as stored: clean where S_m is left out."""

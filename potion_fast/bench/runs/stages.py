@@ -136,6 +136,7 @@ def unlearn_run(
             passes=PassOptions(amp=amp, compiled=config.compiled, progress=progress),
             search=SearchOptions.of(config),
             evaluation_loader=evaluation_loader,
+            clean_loader=None if config.max_damage is None else scenario.clean_loader(found, seed=config.seed),
             on_importance=lambda name, importance: importance.save(run / f"{name}.safetensors"),
         )
     save_model(run / "model.safetensors", result.model, metadata)

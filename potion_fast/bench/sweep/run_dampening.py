@@ -97,7 +97,8 @@ def _searched(
         if s_step == (S_STEP if S_STEP in s_steps else s_steps[0]):
             traced = RHO if RHO in rhos else rhos[0]
         fields = {**shared, "s_step": s_step, "strategy": unlearner.strategy}
-        if STRATEGIES[unlearner.strategy].tries_every_step:  # all ρ from the trace of the smallest
+        shareable = STRATEGIES[unlearner.strategy].tries_every_step and unlearner.max_damage is None
+        if shareable:  # all ρ from the trace of the smallest
             result = _search(case, unlearner, pair, loader, min(rhos), s_step)
             stops = [stop_at(result, rho, _strict(unlearner)) for rho in rhos]
             started = {**fields, "before_found_accuracy": result.initial_accuracy}
@@ -115,7 +116,8 @@ def _search(
 ) -> Result:
     cap = unlearner.max_steps if "max_steps" in case.unit.method.settings or s_step is None else steps_for(s_step)
     searched = unlearner.updated(rho=rho, s_step=s_step, max_steps=cap)
-    loaders = Loaders(loader, ())
+    limited = unlearner.max_damage is not None
+    loaders = Loaders(loader, (), validation=case.subject.validation_loader() if limited else None)
     report = searched.edit(case.subject.model, pair.forget, pair.retain, loaders, case.progress).report
     assert isinstance(report, Result)
     return report

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import override
 
+from ...errors import PotionError
 from ...importances import Importance
 from ...search import STRATEGIES, SearchOptions
 from ...unlearning import unlearn
@@ -24,12 +25,18 @@ class PTN(Dampening):
     b_start: float | None = None
     s_step: float | None = None
     max_steps: int = 500
+    max_damage: float | None = None
     strict: bool | None = None
 
     @override
     def model_post_init(self, context: Any, /) -> None:
         super().model_post_init(context)
         self.search_options()
+
+    @override
+    def check(self, loaders: Loaders) -> None:
+        if self.max_damage is not None and loaders.validation is None:
+            raise PotionError(f"{self.name} with max_damage measures it on validation data: give Loaders(validation=)")
 
     def search_options(self) -> SearchOptions:
         """The options of the search.
@@ -54,6 +61,7 @@ class PTN(Dampening):
             retain=retain,
             search=self.search_options(),
             evaluation_loader=loaders.evaluation,
+            clean_loader=None if self.max_damage is None else loaders.validation,
             progress=progress,
         )
         return self.from_search(result, result.trace, result.kept)

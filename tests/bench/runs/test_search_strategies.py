@@ -31,6 +31,16 @@ def test_a_run_with_another_strategy_writes_all_its_files(tmp_path: Path, poison
         assert (stored(tmp_path / "out")["s_step"], stored(tmp_path / "out")["b_start"]) == (1.1, 1 / 25)
 
 
+@pytest.mark.parametrize("max_damage", [0.0, 100.0])
+def test_a_run_may_limit_the_damage(tmp_path: Path, poisoned: Path, max_damage: float):
+    content = unlearn_run(UnlearnConfig(run=str(poisoned), max_damage=max_damage, device="cpu"), tmp_path / "out")
+    clean, kept = content["search"]["clean_accuracy"], content["search"]["kept_step"]
+    assert clean["data"] == "the clean data" and 100 * (clean["before"] - clean["after"]) <= max_damage
+    trace = rows(tmp_path / "out" / "trace.csv")
+    assert any(row["clean_accuracy"] for row in trace) and not all(row["clean_accuracy"] for row in trace)
+    assert kept is None or kept["clean_accuracy"] == clean["after"]
+
+
 def test_a_run_refuses_what_its_strategy_does_not_use(tmp_path: Path, poisoned: Path):
     with pytest.raises(SearchError, match="s_step"):
         unlearn_run(UnlearnConfig(run=str(poisoned), strategy="minimal", s_step=1.2), tmp_path / "out")
