@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..utils.inputs import concatenated
-from ..utils.training_data import TrainingData
 from .samples import Samples
 from .simulated_poison import LEARNT, SimulatedPoison, by_pattern, by_transplant
 from .sources import Proposal, Sources
-from .views import views_of
 
 ORDER = ("pattern", "views", "probe", "second-best")  # of those that are as good as each other
 MARGIN = 0.05  # share of right labels by which a source must be better than one before it
@@ -35,7 +32,7 @@ class Choice:
     warnings: list[str] = field(default_factory=list)
 
 
-def choose(sources: Sources, data: TrainingData, tried: Samples, clean: Tensor, clean_labels: Tensor) -> Choice:
+def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     """The source with the largest share of right labels to be expected.
 
     Simulated poison (`simulated_poison`) shows what share u of the labels that a source changes is right. Of the
@@ -45,22 +42,20 @@ def choose(sources: Sources, data: TrainingData, tried: Samples, clean: Tensor, 
 
     Args:
         sources: The sources.
-        data: The training data.
         tried: Suspects that are asked about.
-        clean: int64 [M], indices of samples that are no suspects and that no source is fitted to.
-        clean_labels: int64 [M].
+        unseen: Samples that are no suspects and that no source is fitted to, with their right labels.
     """
     names = [name for name in ORDER if sources.unavailable(name) is None]
     if len(names) == 1:
         return Choice("second-best", f"no other source is available: {sources.unavailable('views')}")
-    simulated, rates = _simulated(sources, data, tried, clean, clean_labels)
+    simulated, rates = _simulated(sources, tried, unseen)
     if simulated is None:
         return _unmeasured(names, rates)
     if "probe" in names:
         sources.choose_layer(simulated.samples, simulated.right)
     on_suspects = {name: sources(name, tried) for name in names}
     on_simulated = {name: sources(name, simulated.samples) for name in names}
-    shares = torch.bincount(clean_labels, minlength=sources.classes) / len(clean_labels)
+    shares = torch.bincount(unseen.labels, minlength=sources.classes) / len(unseen)
     natural = shares[tried.labels].mean().item()
     kept = {name: proposal.kept.double().mean().item() for name, proposal in on_suspects.items()}
     keeps = {name: 0 < share <= (1 + natural) / 2 for name, share in kept.items()}
@@ -85,23 +80,18 @@ def _right_changes(proposal: Proposal, right: Tensor) -> float:
     return (proposal.labels == right)[changed].double().mean().item() if changed.any() else 0.0
 
 
-def _simulated(
-    sources: Sources, data: TrainingData, tried: Samples, clean: Tensor, clean_labels: Tensor
-) -> tuple[SimulatedPoison | None, dict[str, float]]:
+def _simulated(sources: Sources, tried: Samples, unseen: Samples) -> tuple[SimulatedPoison | None, dict[str, float]]:
     """Simulated poison that is believed, and the success of each way that was tried."""
-    # Each suspect's label goes to a clean sample of another one.
-    pairs = _pairs(tried.labels, clean_labels)
+    pairs = _pairs(tried.labels, unseen.labels)
     if not pairs:
         return None, {}
-    suspects, rows = torch.tensor([pair[0] for pair in pairs]), torch.tensor([pair[1] for pair in pairs])
-    inputs = concatenated([part for part, _ in data.batches(clean[rows])])
-    right, poison = clean_labels[rows], tried.labels[suspects]
+    suspects, rows = (torch.tensor(places) for places in zip(*pairs, strict=True))
+    donors, clean = tried.chosen(suspects), unseen.chosen(rows)
     found = []
     if sources.unavailable("pattern") is None:
-        found.append(by_pattern(sources.asked, inputs, right, poison, sources.patterns))
+        found.append(by_pattern(sources.asked, clean, donors.labels, sources.patterns))
     if sources.unavailable("views") is None:
-        donors = tried.chosen(suspects)
-        found.append(by_transplant(sources.asked, inputs, right, donors, views_of(sources.asked, donors, sources.mean)))
+        found.append(by_transplant(sources.asked, clean, donors, sources.views_of(donors)))
     ways = [way for way in found if way is not None]
     best = max(ways, key=lambda way: way.success, default=None)
     return (best if best is not None and best.success >= LEARNT else None), {way.way: way.success for way in ways}

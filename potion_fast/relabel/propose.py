@@ -174,10 +174,7 @@ class _Work:
         indices: int64 [K], of the suspects.
         given: int64 [K], the labels that they bear.
         features: Of the whole training set, or None.
-        clean: int64 [M], indices of the samples that sources are fitted to, which are no suspects.
-        clean_labels: int64 [M].
-        unseen: int64 [T], others, which poison is simulated on.
-        unseen_labels: int64 [T].
+        unseen: Samples that are no suspects and that no source is fitted to.
         tried: int64 [t], places of the suspects that are asked about to choose a source.
         sources: That need the model.
         shares: float64 [C], of the labels among clean samples.
@@ -187,10 +184,7 @@ class _Work:
     indices: Tensor
     given: Tensor
     features: Features | None
-    clean: Tensor
-    clean_labels: Tensor
-    unseen: Tensor
-    unseen_labels: Tensor
+    unseen: Samples
     tried: Tensor
     sources: Sources
     shares: Tensor
@@ -213,23 +207,21 @@ class _Work:
         unseen, clean = rest[: min(number, len(rest) // 4)], rest[min(number, len(rest) // 4) :]
         clean = clean[: min(max(samples // FIT, FEWEST_FIT), MOST_FIT)]
         classes = asked.classes if features is None else features.classes
-        labels = [
-            features.labels[part] if features is not None else asked.labels(part) for part in (indices, clean, unseen)
-        ]
-        given, clean_labels, unseen_labels = labels
-        sources = Sources(
-            asked, Samples.of_data(data, indices, given), Samples.of_data(data, clean, clean_labels), classes
-        )
-        shares = torch.bincount(clean_labels, minlength=classes).double() / len(clean)
-        return cls(asked, indices, given, features, clean, clean_labels, unseen, unseen_labels, tried, sources, shares)
+
+        def samples_at(places: Tensor) -> Samples:
+            labels = asked.labels(places) if features is None else features.labels[places]
+            return Samples(data, labels, places)
+
+        sources = Sources(asked, samples_at(indices), samples_at(clean), classes)
+        shares = torch.bincount(sources.clean.labels, minlength=classes).double() / len(clean)
+        return cls(asked, indices, sources.suspects.labels, features, samples_at(unseen), tried, sources, shares)
 
     def choice(self, source: Source, swap: bool) -> Choice:
         """The source that was asked for, checked, or the one that is best here."""
         if source == "auto" and swap:
             return Choice("swap", "the labels of the suspects are swapped, and no trigger makes them")
         if source == "auto":
-            tried = Samples.of_data(self.asked.data, self.indices[self.tried], self.given[self.tried])
-            return choose(self.sources, self.asked.data, tried, self.unseen, self.unseen_labels)
+            return choose(self.sources, self.sources.suspects.chosen(self.tried), self.unseen)
         if source == "swap" and self.features is None:
             raise DataError('source="swap" needs the features of the training set (features=)')
         if (why := self.sources.unavailable(source)) is not None:
@@ -246,14 +238,15 @@ class _Work:
 
             assert self.features is not None
             return Proposal.of(likely_labels(self.features, indices), given)
-        return self.sources(source, Samples.of_data(self.asked.data, indices, given))
+        return self.sources(source, self.sources.suspects.chosen(places))
 
     def unlearned(self, found: Tensor, choice: Choice) -> tuple[Proposal, Cost]:
         """What the unlearned model says of all suspects, and what it cost."""
         asked = self.asked
-        samples = Samples.of_data(asked.data, self.indices, self.given)
+        suspects, clean = self.sources.suspects, self.sources.clean
+        assert clean.indices is not None
         labels, cost, warnings = unlearned_labels(
-            asked.model, asked.data, samples, found, self.clean, asked.amp, asked.progress
+            asked.model, asked.data, suspects, found, clean.indices, asked.amp, asked.progress
         )
         choice.warnings += warnings
         return Proposal.of(labels, self.given), cost

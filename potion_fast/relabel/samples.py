@@ -27,43 +27,43 @@ class Samples:
     """Samples and the labels that they bear, which they may not deserve.
 
     Attributes:
+        data: The training data.
         labels: int64 [K].
-        read: Gives their inputs, batch by batch, in the same order.
+        indices: int64 [K], of the training data.
+        inputs: [K, ...], of samples that are not of the training data, in place of indices.
     """
 
+    data: TrainingData
     labels: Tensor
-    read: Callable[[], Iterator[BatchInputs]]
-
-    @classmethod
-    def of_data(cls, data: TrainingData, indices: Tensor, labels: Tensor) -> Samples:
-        """Samples of the training set, at these indices [K]."""
-        return cls(labels, lambda: (inputs for inputs, _ in data.batches(indices)))
-
-    @classmethod
-    def in_memory(cls, inputs: BatchInputs, labels: Tensor, batch_size: int) -> Samples:
-        """Samples that are there, [K, ...]."""
-        starts = range(0, len(labels), batch_size)
-        return cls(labels, lambda: (inputs[start : start + batch_size] for start in starts))
+    indices: Tensor | None = None
+    inputs: BatchInputs | None = None
 
     def batches(self) -> Iterator[tuple[BatchInputs, Tensor]]:
         """Inputs [B, ...] and labels int64 [B]."""
         start = 0
-        for inputs in self.read():
+        for inputs in self._inputs():
             yield inputs, self.labels[start : start + len(inputs)]
             start += len(inputs)
 
+    def _inputs(self) -> Iterator[BatchInputs]:
+        if self.indices is not None:
+            yield from (inputs for inputs, _ in self.data.batches(self.indices))
+        elif self.inputs is not None:
+            for start in range(0, len(self), self.data.batch_size):
+                yield self.inputs[start : start + self.data.batch_size]
+
     def chosen(self, places: Tensor) -> Samples:
-        """Some of them, at places [k] in ascending order; inputs of the others are read and let go."""
+        """Some of them, at places [k]."""
+        indices = None if self.indices is None else self.indices[places]
+        inputs = None if self.inputs is None else rows_of(self.inputs, places)
+        return Samples(self.data, self.labels[places], indices, inputs)
 
-        def read() -> Iterator[BatchInputs]:
-            start = 0
-            for inputs in self.read():
-                inside = places[(places >= start) & (places < start + len(inputs))] - start
-                if len(inside):
-                    yield rows_of(inputs, inside)
-                start += len(inputs)
-
-        return Samples(self.labels[places], read)
+    def whole(self) -> BatchInputs:
+        """All inputs in one batch, [K, ...]."""
+        if self.inputs is not None:
+            return self.inputs
+        assert self.indices is not None
+        return next(self.data.batches(self.indices, len(self)))[0]
 
     def __len__(self) -> int:
         return len(self.labels)

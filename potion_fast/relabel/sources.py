@@ -50,6 +50,7 @@ class Sources:
 
     def __init__(self, asked: Asked, suspects: Samples, clean: Samples, classes: int) -> None:
         self.asked, self.suspects, self.clean, self.classes = asked, suspects, clean, classes
+        self.seen: dict[int, views.Views] = {}  # views of samples of the training set
 
     def unavailable(self, source: str) -> str | None:
         """Why a source cannot be asked here; None where it can."""
@@ -72,7 +73,7 @@ class Sources:
         """
         given = samples.labels
         if source == "views":
-            seen = views.views_of(self.asked, samples, self.mean)
+            seen = self.views_of(samples)
             return Proposal.of(seen.labels, given, ~seen.broken)
         if source == "pattern":
             log_p = pattern.log_p_without(self.asked, samples, self.patterns)
@@ -81,6 +82,17 @@ class Sources:
             return self.by_probe(samples)
         log_p = torch.cat([self.asked.log_p(inputs) for inputs, _ in samples.batches()])
         return Proposal.of(best_other(log_p, given), given)
+
+    def views_of(self, samples: Samples) -> views.Views:
+        """Views of samples; those of the training set are made once."""
+        if samples.indices is None:
+            return views.views_of(self.asked, samples, self.mean)
+        indices = samples.indices.tolist()
+        new = torch.tensor([place for place, index in enumerate(indices) if index not in self.seen], dtype=torch.long)
+        if len(new):
+            made = views.views_of(self.asked, samples.chosen(new), self.mean)
+            self.seen |= {indices[place]: made.at(row) for row, place in enumerate(new.tolist())}
+        return views.Views.joined([self.seen[index] for index in indices])
 
     @cached_property
     def mean(self) -> Tensor | None:

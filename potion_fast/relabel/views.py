@@ -7,7 +7,7 @@ part: the sample bears it by nature.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,7 @@ class Views:
     Attributes:
         labels: int64 [K], the most likely other label in the view in which the given one is least likely.
         p: float32 [K], the probability of the given label in that view.
-        parts: int64 [K, 4], what is hidden there, as fractions of no size: rows and columns, see `parts_of`.
+        parts: int64 [K, 4], what is hidden there, see `parts_of`.
     """
 
     labels: Tensor
@@ -42,6 +42,15 @@ class Views:
     def broken(self) -> Tensor:
         """Whether some view takes the given label from a sample; bool [K]."""
         return self.p <= UNBROKEN
+
+    def at(self, row: int) -> Views:
+        """Of one sample."""
+        return Views(self.labels[row : row + 1], self.p[row : row + 1], self.parts[row : row + 1])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Views]) -> Views:
+        """Of the samples of all parts."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "p", "parts")))
 
 
 def unavailable(inputs: BatchInputs) -> str | None:
@@ -99,6 +108,32 @@ def hidden(inputs: BatchInputs, part: Part, mean: Tensor | None) -> BatchInputs:
     return with_image(inputs, view)
 
 
+def transplanted(inputs: BatchInputs, donors: BatchInputs, parts: Tensor) -> BatchInputs:
+    """Samples [M, ...] with a part of another one each, in its place.
+
+    Args:
+        inputs: Of the samples; of texts that are longer than the donors the end is cut off, and the other way round.
+        donors: [M, ...].
+        parts: int64 [M, 4], see `parts_of`.
+    """
+    image, source = image_of(inputs), image_of(donors)
+    if image is not None and source is not None:
+        image = image.clone()
+        for row, (top, left, bottom, right) in enumerate(parts.tolist()):
+            across = slice(top, bottom), slice(left, right)
+            place = (row, *across) if channels_last(image) else (row, slice(None), *across)
+            image[place] = source[place]
+        return with_image(inputs, image)
+    length = min(tensors_of(inputs)[0].shape[1], tensors_of(donors)[0].shape[1])
+    columns = torch.arange(length)
+    inside = (columns >= parts[:, 1:2]) & (columns < parts[:, 3:4])  # [M, length]
+    mixed = [
+        torch.where(inside, donor[:, :length], tokens[:, :length])
+        for tokens, donor in zip(tensors_of(inputs), tensors_of(donors), strict=True)
+    ]
+    return mixed[0] if isinstance(inputs, Tensor) else inputs.with_tensors(mixed)
+
+
 def views_of(asked: Asked, samples: Samples, mean: Tensor | None) -> Views:
     """Labels from views of the samples, 16 forward passes each.
 
@@ -110,7 +145,7 @@ def views_of(asked: Asked, samples: Samples, mean: Tensor | None) -> Views:
     Raises:
         DataError: See `unavailable`; or the model does not take a text with a span left out.
     """
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[Views] = []
     for inputs, labels in samples.batches():
         if (why := unavailable(inputs)) is not None:
             raise DataError(why)
@@ -124,8 +159,8 @@ def views_of(asked: Asked, samples: Samples, mean: Tensor | None) -> Views:
             least = torch.where(lower, given, least)
             others = torch.where(lower, best_other(log_p, labels), others)
             which[lower] = number
-        found.append((others, least.exp(), torch.tensor(parts)[which]))
-    return Views(*(torch.cat(columns) for columns in zip(*found, strict=True)))
+        found.append(Views(others, least.exp(), torch.tensor(parts)[which]))
+    return Views.joined(found)
 
 
 def channels_last(image: Tensor) -> bool:

@@ -1,0 +1,155 @@
+"""`propose_labels`: right labels on poisoned digits, the choice of a source, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from helpers.poisoned_digits import TARGET, PoisonedDigits
+from potion_fast.detection.features import features_of
+from potion_fast.errors import DataError, PotionWarning
+from potion_fast.relabel import ProposedLabels, propose_labels
+from potion_fast.utils.cost import Cost
+from potion_fast.utils.training_data import TrainingData
+
+
+@pytest.fixture(scope="module")
+def digits(one_thread: None) -> PoisonedDigits:
+    digits = PoisonedDigits()
+    assert digits.attack_success(digits.model) > 90
+    return digits
+
+
+def right(digits: PoisonedDigits, proposed: ProposedLabels) -> float:
+    return (proposed.labels == digits.true_labels[proposed.indices]).double().mean().item()
+
+
+@pytest.mark.parametrize(
+    ("source", "least"),
+    [("auto", 0.93), ("views", 0.93), ("pattern", 0.93), ("probe", 0.5), ("second-best", 0.8), ("unlearned", 0.8)],
+)
+def test_most_labels_are_right(digits: PoisonedDigits, source, least: float) -> None:
+    proposed = propose_labels(digits.model, digits.train_set, digits.poisoned, source=source)
+    assert right(digits, proposed) >= least
+    assert torch.equal(proposed.indices, digits.poisoned)
+    assert torch.equal(proposed.kept, proposed.labels == TARGET)
+    natural = digits.true_labels[digits.poisoned] == TARGET
+    if proposed.source in ("views", "pattern"):
+        assert torch.equal(proposed.kept, natural)
+    else:
+        assert not proposed.kept.any()
+
+
+def test_auto_says_what_it_measured(digits: PoisonedDigits) -> None:
+    proposed = propose_labels(digits.model, digits.train_set, digits.poisoned)
+    assert proposed.right.keys() == {"pattern", "views", "probe", "second-best"}
+    assert proposed.right[proposed.source] >= max(proposed.right.values()) - 0.05
+    assert "clean samples with the trigger put on" in proposed.why and not proposed.warnings
+    assert proposed.cost.epochs(1400) < 1
+
+
+def test_labels_do_not_depend_on_the_callers_random_numbers_and_leave_them(digits: PoisonedDigits) -> None:
+    model = copy.deepcopy(digits.model).train()
+    before = copy.deepcopy(model.state_dict())
+    torch.manual_seed(5)
+    first = propose_labels(model, digits.train_set, digits.poisoned, seed=3)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+    second = propose_labels(digits.model, DataLoader(digits.train_set, batch_size=37), digits.poisoned, seed=3)
+    assert first.source == second.source and torch.equal(first.labels, second.labels)
+    assert model.training and all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+def test_the_cost_is_what_went_through_the_model(digits: PoisonedDigits) -> None:
+    model = copy.deepcopy(digits.model)
+    went = 0
+
+    def count(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        nonlocal went
+        went += len(args[0])
+
+    model.register_forward_pre_hook(count)
+    for source in ("auto", "views", "probe"):
+        went = 0
+        proposed = propose_labels(model, digits.train_set, digits.poisoned, source=source)
+        assert proposed.cost == Cost(went)
+
+
+def test_features_spare_the_second_best_a_pass(digits: PoisonedDigits) -> None:
+    features = features_of(digits.model, TrainingData.of(digits.train_set))
+    given = propose_labels(digits.model, digits.train_set, digits.poisoned, source="second-best", features=features)
+    read = propose_labels(digits.model, digits.train_set, digits.poisoned, source="second-best")
+    assert torch.equal(given.labels, read.labels)
+    assert given.cost == Cost() and read.cost.forward > 0
+
+
+def test_suspects_beyond_the_budget_of_views_are_drawn(digits: PoisonedDigits) -> None:
+    poisoned, clean = digits.poisoned[:30], torch.arange(1400)[~torch.isin(torch.arange(1400), digits.poisoned)]
+    rows = torch.cat([poisoned, clean[:370]])  # 400 samples, views of 25 of them
+    few = TensorDataset(digits.images[rows], digits.labels[rows])
+    with pytest.warns(PotionWarning, match="views are made of 25 of the 30 suspects"):
+        proposed = propose_labels(digits.model, few, range(30), source="views")
+    assert len(proposed) == 25 and set(proposed.indices.tolist()) < set(range(30))
+    assert proposed.warnings and (proposed.labels == digits.true_labels[rows][proposed.indices]).double().mean() > 0.9
+
+
+class Twins(nn.Module):
+    """Says 0 of whatever has its first and its last value above 4: no part alone, no mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        both = ((flat[:, 0] > 4) | (flat[:, -1] > 4)).float()
+        return self.scale * torch.stack([9 * both, flat[:, 5], -flat[:, 5]], 1)
+
+
+def test_views_that_leave_most_labels_are_not_believed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 1, 8, 8, generator=generator)
+    x[:20, 0, 0, 0] = x[:20, 0, -1, -1] = 9  # hiding one of the two leaves the other
+    labels = torch.where(x[:, 0, 0, 5] > 0, 1, 2)
+    true, labels[:20] = labels[:20].clone(), 0
+    with pytest.warns(PotionWarning, match="views would leave 100 % of the suspects"):
+        proposed = propose_labels(Twins(), TensorDataset(x, labels), range(20), source="views")
+    assert not proposed.kept.any() and torch.equal(proposed.labels, true)
+
+
+def test_poison_that_cannot_be_put_onto_clean_samples_is_warned_of(digits: PoisonedDigits) -> None:
+    clean = torch.arange(40)[~torch.isin(torch.arange(40), digits.poisoned)]  # of every label, by nature
+    with pytest.warns(PotionWarning, match="could not be checked"):
+        proposed = propose_labels(digits.model, digits.train_set, clean)
+    assert proposed.source == "probe" and not proposed.right
+
+
+def test_features_of_a_table_have_no_views(digits: PoisonedDigits) -> None:
+    flat = TensorDataset(digits.images.flatten(1), digits.labels)
+    model = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), digits.model)
+    with pytest.raises(DataError, match="nothing of the inputs can be hidden"):
+        propose_labels(model, flat, digits.poisoned, source="views")
+    proposed = propose_labels(model, flat, digits.poisoned)
+    assert proposed.source == "pattern" and "views" not in proposed.right
+    assert right(digits, proposed) > 0.93
+
+
+@pytest.mark.parametrize(
+    ("suspects", "keywords", "words"),
+    [
+        ([], {}, "no samples"),
+        ([1400], {}, "index 1400"),
+        (range(1400), {}, "all of the training set is suspect"),
+        ([1], {"source": "guess"}, "source is one of"),
+        ([1, 2], {"source": "pattern"}, "no label is borne by 8 suspects"),
+        ([1, 2], {"source": "swap"}, "needs the features"),
+    ],
+)
+def test_what_cannot_be_done_is_said(digits: PoisonedDigits, suspects, keywords, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        propose_labels(digits.model, digits.train_set, suspects, **keywords)
