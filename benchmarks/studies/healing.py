@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from poisoned_runs import Row, Subject, append, left, read_rows, spread
-from torch import Tensor, nn
+from poisoned_runs import Row, Subject, append, left, percent, read_rows, spread
+from torch import nn
 
 import potion_fast as pf
 from potion_fast.bench.metrics import model_damage, poison_healed
@@ -134,7 +134,7 @@ def heal(subject: Subject, found: np.ndarray) -> Outcome:
         seed=subject.scenario.config.seed,
     )
     columns = {"reason": result.reason, "warnings": "; ".join(result.warnings)}
-    columns |= suspect_columns(subject, found, result.suspects.indices) | {"rate": result.suspects.rate}
+    columns |= subject.suspect_columns(found, result.suspects.indices) | {"rate": result.suspects.rate}
     if result.labels is not None:
         true = subject.labels[0][result.labels.indices]
         right = float((result.labels.labels == true).float().mean()) if len(true) else None
@@ -161,26 +161,6 @@ METHODS: dict[str, Callable[[Subject, np.ndarray], Outcome]] = {
     "heal": heal,
     "retrain": retrain,
 }
-
-
-def suspect_columns(subject: Subject, found: np.ndarray, suspects: Tensor) -> dict[str, Any]:
-    """How good suspects are, S_f among them not counted."""
-    true, given = (labels.numpy() for labels in subject.labels)
-    poisoned = subject.positions(subject.scenario.poisoned)
-    rest = np.setdiff1d(poisoned, found)
-    wrong = rest[true[rest] != given[rest]]
-    called = np.setdiff1d(suspects.numpy(), found)
-    return {
-        "suspects": len(called),
-        "right": len(np.intersect1d(called, rest)),
-        "recall": share(np.intersect1d(called, wrong), wrong),
-        "recall_all": share(np.intersect1d(called, rest), rest),
-    }
-
-
-def share(part: np.ndarray, whole: np.ndarray) -> float | None:
-    """None where there is nothing to be found."""
-    return len(part) / len(whole) if len(whole) else None
 
 
 @dataclass
@@ -293,10 +273,6 @@ def print_markdown(rows: Sequence[Healing]) -> None:
             str(len(group)),
         ]
         print("| " + " | ".join([*map(str, key), *cells]) + " |")
-
-
-def percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
 
 
 def print_rows(rows: Sequence[Healing]) -> None:

@@ -83,6 +83,25 @@ class Subject:
         data = self.scenario.train_set(augment=False)
         return data.source.labels[self.trained_on], data.labels[self.trained_on]
 
+    @cached_property
+    def poison(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the poison, and of that with a wrong label. What a swap left as it was is none."""
+        true, given = (labels.numpy() for labels in self.labels)
+        poisoned = self.positions(self.scenario.poisoned)
+        wrong = poisoned[true[poisoned] != given[poisoned]]
+        return (wrong if self.scenario.poison.kind == "swap" else poisoned), wrong
+
+    def suspect_columns(self, found: np.ndarray, suspects: Tensor) -> dict[str, Any]:
+        """How good suspects are, S_f among them not counted: "suspects", "right", "recall" and "recall_all"."""
+        poison, wrong = (np.setdiff1d(part, found) for part in self.poison)
+        called = np.setdiff1d(suspects.numpy(), found)
+        return {
+            "suspects": len(called),
+            "right": len(np.intersect1d(called, poison)),
+            "recall": share(np.intersect1d(called, wrong), wrong),
+            "recall_all": share(np.intersect1d(called, poison), poison),
+        }
+
     def draw(self, count: int, draw: int) -> np.ndarray:  # int64 [count], ascending
         """Positions of an S_f: of draw 0 as `potion-fast` draws it, of others uniformly from S_m by their number."""
         if draw == 0:
@@ -168,3 +187,13 @@ def spread(values: Iterable[float | None], form: str) -> str:
         return ""
     mean = f"{fmean(there):{form}}".replace("-", "−")
     return mean if len(there) == 1 else f"{mean} ± {stdev(there):{form.replace('+', '')}}"
+
+
+def share(part: np.ndarray, whole: np.ndarray) -> float | None:
+    """None where there is nothing to be found."""
+    return len(part) / len(whole) if len(whole) else None
+
+
+def percent(value: float | None) -> float | None:
+    """Of a share; None where there is none."""
+    return None if value is None else 100 * value

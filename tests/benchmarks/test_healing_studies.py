@@ -31,12 +31,13 @@ def studies() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trainings of 60 iterations: "poisoned", "clean" without its poison, and "swap", of most threes and fives."""
+    """Trainings: "poisoned", "clean" without its poison, and "swap", of most threes and fives."""
     folder = tmp_path_factory.mktemp("runs")
-    short: dict[str, Any] = {"device": "cpu", "iterations": 60, "poisoned": 32, "found": 8}
-    train_run(TrainConfig(**short), folder / "poisoned")
-    train_run(TrainConfig(**short, leave_out_poisoned=True), folder / "clean")
-    train_run(TrainConfig(**{**short, "poisoned": 200}, poison="interclass-swap"), folder / "swap")
+    trigger: dict[str, Any] = {"device": "cpu", "iterations": 200, "poisoned": 64, "found": 16}
+    train_run(TrainConfig(**trigger), folder / "poisoned")
+    train_run(TrainConfig(**trigger, leave_out_poisoned=True), folder / "clean")
+    swap: dict[str, Any] = {"device": "cpu", "iterations": 60, "poisoned": 200, "found": 20}
+    train_run(TrainConfig(**swap, poison="interclass-swap"), folder / "swap")
     return folder
 
 
@@ -69,7 +70,7 @@ def test_healings_have_a_row_each_and_are_not_done_again(runs: Path, tmp_path: P
     assert script("healing.py", *arguments) == "" and out.read_bytes() == before
     assert "8 found (1), ptn" in script("healing.py", *arguments, "--draws", 0, 1)
     line = script("healing.py", "--markdown", out).splitlines()[2]
-    assert line.startswith("| badnet | small_cnn | 8 of 32 | ptn | ") and line.endswith(" | 2 |") and " ± " in line
+    assert line.startswith("| badnet | small_cnn | 8 of 64 | ptn | ") and line.endswith(" | 2 |") and " ± " in line
     assert len(script("healing.py", "--seeds", out).splitlines()) == 2 + 3
 
 
@@ -86,7 +87,7 @@ def test_a_swap_is_scored_on_its_own_samples_and_retraining_leaves_out_what_was_
 
 def test_draws_of_what_was_found_are_poisoned_samples_in_the_set_that_was_trained_on(runs: Path):
     subject = importlib.import_module("poisoned_runs").Subject.load(runs / "poisoned")
-    draws = [subject.draw(8, number) for number in range(3)]
+    draws = [subject.draw(16, number) for number in range(3)]
     assert len({tuple(draw) for draw in draws}) == 3
     for draw in draws:
         assert sorted(draw) == list(draw)
@@ -107,3 +108,42 @@ def test_a_run_that_does_not_fit_is_named(runs: Path, tmp_path: Path, arguments:
     with pytest.raises(SystemExit, match=words):
         script("healing.py", out, run, "--found", 8, "--methods", "ptn")
     assert not out.exists()
+
+
+def test_a_healed_model_is_trained_further_and_the_trigger_is_measured_again(runs: Path, tmp_path: Path):
+    out, pair = tmp_path / "after.csv", f"{runs / 'poisoned'}={runs / 'clean'}"
+    script("after_attacks.py", out, pair, "--found", 8, "--models", "none", "never poisoned", "--draws", 2)
+    found = {(row["method"], row["after"], row["draw"]): float(row["attack_rate"]) for row in rows(out)}
+    assert len(found) == 2 * (1 + 2 * 2)
+    assert found["none", "nothing", "0"] > 0.5 > found["never poisoned", "nothing", "0"]
+    assert found["never poisoned", "retuning", "1"] != found["never poisoned", "retuning", "2"]
+    assert found["never poisoned", "retuning", "1"] > found["never poisoned", "fine-tuning", "1"]  # of five samples
+    lines = script("after_attacks.py", "--markdown", out).splitlines()
+    assert len(lines) == 2 + 2 and lines[2].startswith("| poisoned | 8 | none | ") and lines[2].count("±") == 6
+
+
+def test_suspects_are_counted_against_the_rate_that_is_stated(runs: Path, tmp_path: Path):
+    out = tmp_path / "suspects.csv"
+    script("suspects.py", out, runs / "poisoned", "--found", 8, 1, "--draws", 2)
+    found = rows(out)
+    assert [(row["found"], row["wrong"], row["draw"]) for row in found] == [
+        ("8", "0.0", "1"), ("8", "0.0", "2"), ("8", "0.5", "1"), ("8", "0.5", "2"), ("1", "0.0", "1"), ("1", "0.0", "2")
+    ]  # fmt: skip
+    for row in found:
+        right, suspects = int(row["right"]), int(row["suspects"])
+        assert 0 <= right <= suspects
+        assert float(row["false_share"]) == pytest.approx(1 - right / suspects if suspects else 0, abs=1e-4)
+        assert (row["wrong_fits"] == "") == (row["wrong"] == "0.0")
+        rest = 64 - (4 if row["wrong"] == "0.5" else int(row["found"]))
+        assert float(row["recall_all"]) == pytest.approx(right / rest, abs=1e-4)
+    assert max(int(row["right"]) for row in found) > 30
+    assert len(script("suspects.py", "--markdown", out).splitlines()) == 2 + 3
+
+
+def test_what_a_swap_left_as_it_was_is_no_poison(runs: Path):
+    subject = importlib.import_module("poisoned_runs").Subject.load(runs / "swap")
+    poison, wrong = subject.poison
+    assert poison.tolist() == wrong.tolist() == subject.positions(subject.scenario.poisoned).tolist()
+    called = torch.from_numpy(poison[:50])
+    columns = subject.suspect_columns(poison[:10], called)
+    assert columns == {"suspects": 40, "right": 40, "recall": 40 / 190, "recall_all": 40 / 190}
