@@ -1,4 +1,6 @@
-"""Remove poison from trained models: importance → thresholds → edits → search.
+"""Remove poison from trained models.
+
+Healing: suspects → labels → fine-tuning. Potion: importance → thresholds → edits → search.
 
 The public names are in `__all__` in the order in which data goes through them. Each is imported when it is first
 used, so that importing the package alone takes no time.
@@ -12,9 +14,14 @@ from typing import TYPE_CHECKING, Any
 from .errors import PotionError, PotionWarning
 
 if TYPE_CHECKING:
+    from .detection import Suspects, suspects
     from .edits.plan import EditPlan
+    from .finetuning import FineTuned, finetune
+    from .healing import heal
+    from .healing_result import HealResult
     from .importances import Importance, Objective, PassOptions, importance, register_objective, register_rule
     from .percentiles import thresholds
+    from .relabel import ProposedLabels, propose_labels
     from .search import Grid, Result, SearchOptions, Setting, Step, ptn_search, ssd_grid
     from .unlearning import unlearn
     from .utils.adapter import Adapter, OneLogitAdapter
@@ -22,6 +29,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "heal",
+    "HealResult",
+    "Suspects",
+    "suspects",
+    "ProposedLabels",
+    "propose_labels",
+    "FineTuned",
+    "finetune",
     "Importance",
     "Objective",
     "PassOptions",
@@ -45,6 +60,11 @@ __all__ = [
 ]
 
 _NAMES = {
+    ".healing": ("heal",),
+    ".healing_result": ("HealResult",),
+    ".detection": ("Suspects", "suspects"),
+    ".relabel": ("ProposedLabels", "propose_labels"),
+    ".finetuning": ("FineTuned", "finetune"),
     ".importances": ("Importance", "Objective", "PassOptions", "importance", "register_objective", "register_rule"),
     ".percentiles": ("thresholds",),
     ".edits": ("EditPlan",),

@@ -118,7 +118,7 @@ def finetune(
         suspects, new_labels = _checked_pairs(indices, labels, len(data))
         found = check_indices(found, len(data), "found")
         parameters = ModelParameters.of(model)
-        _check_model(parameters, inplace)
+        check_model(parameters, inplace)
         if checkpoint is not None:
             check_writable(checkpoint)
         if not inplace:
@@ -309,7 +309,7 @@ def _check_options(
         raise DataError("resume=True needs the file to resume from: checkpoint=PATH")
 
 
-def _check_model(parameters: ModelParameters, inplace: bool) -> None:
+def check_model(parameters: ModelParameters, inplace: bool) -> None:
     """Raise ModelError unless the model can be fine-tuned, OutOfMemoryError unless it fits."""
     if parameters.sharded:
         raise ModelError("the model is sharded by FSDP2, and fine-tuning is of a model that each rank holds whole")

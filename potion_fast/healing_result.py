@@ -1,0 +1,112 @@
+"""Result of healing: the model, the rest of the poison, and how it came about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from .detection import Suspects
+from .finetuning import Evaluation, FineTuned
+from .relabel import ProposedLabels
+from .utils.cost import Cost
+
+
+@dataclass
+class HealResult:
+    """What healing gives back.
+
+    Attributes:
+        model: The healed model, in the mode that it was given in.
+        suspects: The rest of the poison, S_f's fitting members among it.
+        labels: The labels that it was given, and where they come from.
+        finetuning: Every evaluation, which one the model is of, and why.
+        samples: Of the training data, N.
+        seconds: Wall-clock time, by step.
+    """
+
+    model: nn.Module = field(repr=False)
+    suspects: Suspects
+    labels: ProposedLabels
+    finetuning: FineTuned
+    samples: int
+    seconds: dict[str, float]
+
+    @property
+    def healed(self) -> bool:
+        """Whether the suspects have lost the poison's labels and clean accuracy was kept, by what was measured."""
+        return self.finetuning.healthy
+
+    @property
+    def reason(self) -> str:
+        """Why the fine-tuning ended as it did."""
+        return self.finetuning.reason
+
+    @property
+    def trace(self) -> list[Evaluation]:
+        """Every evaluation, from the given model's to that after the last step."""
+        return self.finetuning.trace
+
+    @property
+    def warnings(self) -> list[str]:
+        """What deserves a second look, as sentences."""
+        return [*self.suspects.warnings, *self.labels.warnings, *self.finetuning.warnings]
+
+    @property
+    def cost(self) -> Cost:
+        """Samples that went through the model, in all steps."""
+        return self.labels.cost + self.finetuning.cost
+
+    @property
+    def epochs(self) -> float:
+        """The cost in epochs of training: N samples forward and backward."""
+        return self.cost.epochs(self.samples)
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the model and the lists, as plain values for JSON."""
+        before, after = self.finetuning.before, self.finetuning.after
+        return {
+            "healed": self.healed,
+            "reason": self.reason,
+            "kind": self.suspects.kind,
+            "why": self.suspects.why,
+            "suspects": len(self.suspects),
+            "found": len(self.suspects.found),
+            "found_that_fit": int(self.suspects.fits.sum()),
+            "rate": _known(self.suspects.rate),
+            "labels": self.labels.source,
+            "why_labels": self.labels.why,
+            "labels_kept": int(self.labels.kept.sum()),
+            "before": {name: _known(value) for name, value in asdict(before).items()},
+            "after": {name: _known(value) for name, value in asdict(after).items()},
+            "judged_by": self.finetuning.judged_by,
+            "plan": self.finetuning.plan,
+            "epochs": self.epochs,
+            "forward": self.cost.forward,
+            "backward": self.cost.backward,
+            "seconds": self.seconds,
+            "warnings": self.warnings,
+        }
+
+    def __str__(self) -> str:
+        before, after, listed = self.finetuning.before, self.finetuning.after, self.suspects
+        fitting, strangers = int(listed.fits.sum()), listed.found[~listed.fits].tolist()
+        known = f"{fitting} of {len(listed.found)} found"
+        lines = [
+            f"{'healed' if self.healed else 'not healed'}: {self.reason}",
+            f"suspects: {len(listed) - fitting} beside {known} ({listed.kind}); {listed.why}",
+            *([f"found, but not like the others: {', '.join(map(str, strangers[:20]))}"] if strangers else []),
+            f"labels: {self.labels.source}; {self.labels.why}",
+            f"suspects with the poison's label: {before.poison_accuracy:.1%} -> {after.poison_accuracy:.1%}",
+            f"clean accuracy: {after.clean_change:+.1f} ± {after.clean_error:.1f} points ({self.finetuning.judged_by})",
+            f"cost: {self.epochs:.2f} epochs, {sum(self.seconds.values()):.0f} s",
+            *(f"warning: {text}" for text in self.warnings),
+        ]
+        return "\n".join(lines)
+
+
+def _known(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if math.isnan(value) else value

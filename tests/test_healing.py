@@ -1,0 +1,128 @@
+"""The whole of healing: suspects, labels, fine-tuning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import potion_fast as pf
+from helpers.poisoned_digits import PoisonedDigits
+from helpers.toys import assert_same_weights, weights
+from potion_fast.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def digits() -> PoisonedDigits:
+    return PoisonedDigits()
+
+
+@pytest.fixture(scope="module")
+def healed(digits: PoisonedDigits) -> pf.HealResult:
+    return pf.heal(digits.model, digits.train_set, digits.poisoned[:10], max_damage=2)
+
+
+def test_the_trigger_goes_and_the_accuracy_stays(digits: PoisonedDigits, healed: pf.HealResult) -> None:
+    assert digits.attack_success(digits.model) > 90
+    assert digits.attack_success(healed.model) < 5
+    assert digits.accuracy(healed.model) > digits.accuracy(digits.model) - 1
+    assert healed.healed
+
+
+def test_the_rest_of_the_poison_is_listed(digits: PoisonedDigits, healed: pf.HealResult) -> None:
+    listed = healed.suspects.indices
+    assert torch.isin(digits.wrong, listed).double().mean() >= 0.95
+    assert torch.isin(listed, digits.poisoned).double().mean() >= 0.9
+
+
+def test_the_given_model_and_the_random_generators_stay_as_they_are(digits: PoisonedDigits) -> None:
+    before, state = weights(digits.model), torch.get_rng_state()
+    pf.heal(digits.model, digits.train_set, digits.poisoned[:10], max_damage=2)
+    assert_same_weights(digits.model, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_parts_in_a_row_give_the_same(digits: PoisonedDigits, healed: pf.HealResult) -> None:
+    listed = pf.suspects(digits.model, digits.train_set, digits.poisoned[:10])
+    labels = pf.propose_labels(digits.model, digits.train_set, listed)
+    tuned = pf.finetune(
+        digits.model, digits.train_set, labels.indices, labels.labels, found=listed.found[listed.fits], max_damage=2
+    )
+    assert torch.equal(listed.indices, healed.suspects.indices)
+    assert torch.equal(labels.labels, healed.labels.labels)
+    assert_same_weights(tuned.model, weights(healed.model))
+
+
+def test_in_place_heals_the_given_model(digits: PoisonedDigits, healed: pf.HealResult) -> None:
+    assert healed.model is not digits.model
+    result = pf.heal(
+        again := PoisonedDigits().model, digits.train_set, digits.poisoned[:10], max_damage=2, inplace=True
+    )
+    assert result.model is again
+    assert_same_weights(again, weights(healed.model))
+
+
+def test_an_edited_list_is_taken_as_it_is(digits: PoisonedDigits, healed: pf.HealResult, tmp_path) -> None:
+    healed.suspects.save(tmp_path / "suspects.csv")
+    lines = (tmp_path / "suspects.csv").read_text().splitlines()
+    (tmp_path / "suspects.csv").write_text("\n".join([*lines[:-3]]) + "\n")
+    edited = pf.Suspects.load(tmp_path / "suspects.csv")
+    result = pf.heal(digits.model, digits.train_set, digits.poisoned[:10], suspects=edited, max_damage=2)
+    assert torch.equal(result.suspects.indices, healed.suspects.indices[:-3])
+    by_index = pf.heal(digits.model, digits.train_set, digits.poisoned[:10], suspects=digits.poisoned, max_damage=2)
+    assert torch.equal(by_index.labels.indices.sort().values, digits.poisoned)
+    assert digits.attack_success(by_index.model) < 5
+
+
+def test_an_interrupted_healing_goes_on_to_the_same_bits(
+    digits: PoisonedDigits, healed: pf.HealResult, tmp_path, monkeypatch
+) -> None:
+    from potion_fast.finetuning.steps import Steps
+
+    step, steps = Steps.step, []
+
+    def stops(self, *arguments):
+        steps.append(1)
+        if len(steps) == 30:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Steps, "step", stops)
+    file = tmp_path / "healing"
+    with pytest.raises(KeyboardInterrupt):
+        pf.heal(digits.model, digits.train_set, digits.poisoned[:10], checkpoint=file, max_damage=2)
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr("potion_fast.healing.features_of", None)  # they are not needed again
+    result = pf.heal(digits.model, digits.train_set, digits.poisoned[:10], checkpoint=file, max_damage=2, resume=True)
+    assert_same_weights(result.model, weights(healed.model))
+    assert result.summary() | {"seconds": 0} == healed.summary() | {"seconds": 0}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_healing_is_refused(digits: PoisonedDigits, tmp_path, monkeypatch) -> None:
+    def stops(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("potion_fast.healing.finetune", stops)
+    with pytest.raises(KeyboardInterrupt):
+        pf.heal(digits.model, digits.train_set, digits.poisoned[:10], checkpoint=tmp_path / "healing")
+    with pytest.raises(DataError, match="another healing"):
+        pf.heal(digits.model, digits.train_set, digits.poisoned[:9], checkpoint=tmp_path / "healing", resume=True)
+
+
+def test_results_are_shown_on_one_screen(healed: pf.HealResult) -> None:
+    for shown in (str(healed), repr(healed.suspects)):
+        assert len(shown.splitlines()) < 24
+        assert len(shown) < 3000
+    assert "healed: " in str(healed)
+
+
+def test_of_other_samples_there_is_no_plain_set(digits: PoisonedDigits) -> None:
+    with pytest.raises(DataError, match="plain_set has 3 samples"):
+        pf.heal(digits.model, digits.train_set, [0], plain_set=torch.utils.data.TensorDataset(torch.zeros(3, 1, 8, 8)))
+
+
+def test_no_suspects_are_an_error(digits: PoisonedDigits) -> None:
+    with pytest.raises(DataError, match="no samples"):
+        pf.heal(digits.model, digits.train_set, digits.poisoned[:10], suspects=[])
