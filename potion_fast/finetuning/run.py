@@ -254,7 +254,13 @@ class _Run:
 
     def _save(self, step: int) -> None:
         if self.file is not None:
-            state = {"step": step, "done": self.steps.done, "scale": self.steps.scale, "samples": self.samples}
+            state = {
+                "step": step,
+                "done": self.steps.done,
+                "scale": self.steps.scale,
+                "samples": self.samples,
+                "judged": self.judge.samples,
+            }
             with self.ranks.raising_together():
                 if self.ranks.rank == 0:
                     self.file.save(self.trace, state, self._tensors())
@@ -271,6 +277,7 @@ class _Run:
         self.steps.moments.copy_(tensors["moments"])
         self.best = tensors["best"].to(self.steps.device, copy=True)
         self.steps.done, self.steps.scale, self.samples = state["done"], state["scale"], state["samples"]
+        self.judge.reader.samples = state["judged"]
         self.kept, self.reason = chosen(self.trace, self.max_damage)
         return int(state["step"])
 
