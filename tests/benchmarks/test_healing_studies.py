@@ -147,3 +147,19 @@ def test_what_a_swap_left_as_it_was_is_no_poison(runs: Path):
     called = torch.from_numpy(poison[:50])
     columns = subject.suspect_columns(poison[:10], called)
     assert columns == {"suspects": 40, "right": 40, "recall": 40 / 190, "recall_all": 40 / 190}
+
+
+def test_one_part_of_the_healing_is_changed_at_a_time(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, pair = tmp_path / "ablation.csv", f"{runs / 'poisoned'}={runs / 'clean'}"
+    study = importlib.import_module("healing_ablation")
+    monkeypatch.setitem(study.CHANGES, "labels", ("second-best", study.TRUE))
+    monkeypatch.setitem(study.CHANGES, "share of an epoch", (0.03,))
+    changes = ["as it is", "labels", "relabelled", "share of an epoch"]
+    script("healing_ablation.py", out, pair, "--found", 16, "--changes", *changes)
+    found = {(row["change"], row["value"]): row for row in rows(out)}
+    assert len(script("healing_ablation.py", "--markdown", out).splitlines()) == 2 + len(found) == 2 + 1 + 2 + 2 + 1
+    usual = found["as it is", ""]
+    assert float(usual["attack_rate"]) < 0.5 < float(found["share of an epoch", "0.03"]["attack_rate"])
+    assert float(found["labels", "true"]["labels_right"]) == 1 > float(found["labels", "second-best"]["labels_right"])
+    assert found["relabelled", "S_f"]["suspects"] == "16" and found["relabelled", "S_m"]["suspects"] == "64"
+    assert usual["steps"] == "48" and found["share of an epoch", "0.03"]["steps"] == "1"
