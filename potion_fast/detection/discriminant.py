@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array: TypeAlias = NDArray[np.float64]
+Mask: TypeAlias = NDArray[np.bool_]
 
 COMPONENTS = 16  # principal components of a label's samples that are kept
 ROWS = 4096  # samples of other labels that are read, and rows that a wide layer's components are taken from

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .discriminant import Array
+from .discriminant import Array, Mask
 
 ITERATIONS = 200
 TOLERANCE = 1e-7  # change of the share at which EM ends
 NARROWEST = 0.25  # of poison's variance, in that of the scores' background: one sample is no spike
-DEGREES_OF_FREEDOM = 5  # of Student's t, whose tail is heavier than any that was measured on features
+FREEDOM = 8  # degrees of Student's t
+SHOULDER = (0.1, 0.05)  # upper shares of the natural samples, at which it may not lie below them
 FEW = 20  # samples that a scale of their own is taken from
+FEWEST = 5  # samples in a tail that tell its probability
 
 
 @dataclass(frozen=True)
@@ -64,34 +66,43 @@ def two_gaussians(scores: Array, poison: float, others: float) -> Mixture:
 def standardised(scores: Array, natural: Array) -> Array:
     """Scores in the natural samples' robust standard deviations above their median.
 
-    The scale is taken from below the median, where no poison is.
+    The scale is the larger of those below and above the median: features behind a ReLU lean towards the poison.
 
     Args:
         scores: [n].
         natural: Scores of samples that are no poison, or nearly all of them.
     """
     centre = float(np.median(natural))
-    scale = 1.4826 * float(np.median(centre - natural[natural <= centre])) if len(natural) >= FEW else 1.0
+    if len(natural) < FEW:
+        return scores - centre  # in the background's standard deviations
+    below, above = natural[natural <= centre], natural[natural >= centre]
+    scale = 1.4826 * max(float(np.median(centre - below)), float(np.median(above - centre)))
     return (scores - centre) / max(scale, 1e-6)
 
 
-def p_values(scores: Array, background: Array) -> Array:
-    """Probability of such a score or a higher one, were the sample no poison: the larger of two.
+def p_values(scores: Array, natural: Mask, background: Array) -> Array:
+    """Probability of such a score or a higher one, were the sample no poison.
 
-    One is that of Student's t, the other the share of other labels' samples with such a score (conformal p-value),
-    which follows any tail that the features have but is no smaller than one over their number.
+    It is that of Student's t, widened until neither the natural samples' shoulder nor a tail of other labels' scores is
+    above it. Shares themselves (conformal p-values) could be no smaller than one over the number of samples, which
+    hides poison that is rare.
 
     Args:
         scores: [n], standardised.
-        background: [M], those of other labels' samples, standardised; may be empty.
+        natural: [n], samples that are no poison, or nearly all of them.
+        background: [M], scores of other labels' samples, standardised; may be empty.
     """
-    from scipy.special import stdtr
+    from scipy.special import stdtr, stdtrit
 
-    student: Array = stdtr(DEGREES_OF_FREEDOM, -scores)
-    if len(background) < FEW:
-        return student
-    above = len(background) - np.searchsorted(np.sort(background), scores)
-    return np.maximum(student, (1 + above) / (1 + len(background)))
+    width, shares = 1.0, np.array(SHOULDER)
+    if natural.sum() >= FEW:
+        width = max(width, float((np.quantile(scores[natural], 1 - shares) / stdtrit(FREEDOM, 1 - shares)).max()))
+    if len(background) >= FEW * FEWEST:
+        counts = np.unique(np.geomspace(FEWEST, len(background) // FEW, 20).astype(int))
+        tail = np.sort(background)[-counts] / stdtrit(FREEDOM, 1 - counts / len(background))
+        width = max(width, float(tail.max()))
+    p: Array = stdtr(FREEDOM, -scores / width)
+    return p
 
 
 def discovery_rates(p: Array) -> Array:

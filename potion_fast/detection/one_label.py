@@ -8,16 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .discriminant import Array, Background, direction, principal_components, shrunk_covariance
+from .discriminant import Array, Background, Mask, direction, principal_components, shrunk_covariance
 from .mixture import Mixture, discovery_rates, p_values, standardised, two_gaussians
 
 ROUNDS = 8  # at most; they end when the set that was grown stays as it is
 APART = 3.0  # standard deviations of the others between them and the poison, below which nothing is called
-MAJORITY = 5  # members of S_f that it takes to call most samples of a label poison
+FAR_APART = 6.0  # and a minority: poison whoever was found
+MINORITY = 0.4
+CHANCE = 0.05  # below which it is none that so many members of S_f are in the group
+RARE_CHANCE = 1e-3  # where several groups are tried
+FEW_FOUND = 5  # fewer members of S_f tell nothing by their number: they are taken for poison
+SINGLE_STARTS = 16  # members of S_f that are started from one by one
 POISONS = 4  # looked for in one label
-CHANCE = 1e-3  # below which it is none that so many members of S_f are of a further poison
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass
@@ -70,10 +72,10 @@ def examine(samples: Tensor, found: Tensor, background: Background, rate: float)
 
     result: LabelResult | None = None
     seeds = is_found.copy()
-    for number in range(POISONS):  # members that do not fit may be of another poison with this label
+    for _ in range(POISONS):  # members that do not fit may be of another poison with this label
         taken = result.called if result else np.zeros(len(points), dtype=bool)
         group = space.group(seeds, is_found, taken, rate)
-        if group is None or (number and not _more_than_chance(group.called[seeds], group.called[~taken])):
+        if group is None:
             break
         result = group if result is None else _joined(result, group)
         seeds = is_found & ~result.called
@@ -103,17 +105,14 @@ class _Space:
             rate: False discovery rate.
         """
         open_rows = ~taken
-        grown = self._grown(seeds, open_rows, _middle(self.points[open_rows & ~seeds]))
-        if grown is None or not self._apart(grown, seeds):
-            # Perhaps the middle of the label is poison itself: start from what is farthest from S_f.
-            grown = self._grown(seeds, open_rows, self._farthest(seeds, open_rows))
-            if grown is None or not self._apart(grown, seeds):
-                return None
+        grown = self._sought(seeds, open_rows, CHANCE if not taken.any() else RARE_CHANCE)
+        if grown is None:
+            return None
         weights, mixture = grown
         scores = self.points @ weights
-        natural = scores[open_rows & (mixture.posterior < 0.5)]
-        z = standardised(scores, natural)
-        p = p_values(z, self._background_scores(weights))
+        natural = open_rows & (mixture.posterior < 0.5)
+        z = standardised(scores, scores[natural])
+        p = p_values(z, natural, self._background_scores(weights))
         rest = open_rows & ~found
         called = found & open_rows & (mixture.posterior > 0.5)
         q = np.ones(len(z))
@@ -143,12 +142,22 @@ class _Space:
             poison, middle = grown, self.points[open_rows & ~grown].mean(0)
         return result
 
-    def _apart(self, grown: tuple[Array, Mixture], seeds: Mask) -> bool:
-        """Whether the mixture's upper group stands apart and holds seeds: a tenth of them, as S_f may be wrong."""
-        mixture = grown[1]
-        fitting = mixture.posterior[seeds] > 0.5
-        rare = mixture.share < 0.5 or fitting.sum() >= MAJORITY  # else S_f may be natural, and the others the poison
-        return _separation(mixture) >= APART and fitting.mean() >= 0.1 and bool(rare)
+    def _sought(self, seeds: Mask, open_rows: Mask, chance: float) -> tuple[Array, Mixture] | None:
+        """The first group that stands apart and that S_f is of, from several starts."""
+        middle = _middle(self.points[open_rows & ~seeds])
+        # Where the middle of the label is poison itself, the natural samples are what is farthest from S_f.
+        for start in (middle, self._farthest(seeds, open_rows)):
+            grown = self._grown(seeds, open_rows, start)
+            if grown is not None and _is_poison(grown[1], seeds, chance):
+                return grown
+        if seeds.sum() < FEW_FOUND:
+            return None
+        # Most of S_f may be wrong.
+        rows = np.flatnonzero(seeds)
+        singles = [np.isin(np.arange(len(seeds)), row) for row in rows[:: -(-len(rows) // SINGLE_STARTS)]]
+        groups = [self._grown(single, open_rows, middle) for single in singles]
+        able = [group for group in groups if group is not None and _is_poison(group[1], seeds, RARE_CHANCE)]
+        return max(able, key=lambda group: _separation(group[1]), default=None)
 
     def _farthest(self, seeds: Mask, open_rows: Mask) -> Array:
         """Middle of the quarter that is farthest from the seeds in the background's metric."""
@@ -164,11 +173,19 @@ class _Space:
         return np.concatenate([standardised(part, part) for part in parts]) if parts else scores
 
 
-def _more_than_chance(seeds: Mask, all_rows: Mask) -> bool:
-    """Whether more of the seeds are called than of all: by the binomial distribution's tail."""
+def _is_poison(mixture: Mixture, seeds: Mask, chance: float) -> bool:
+    """Whether the upper group stands apart from the others, and S_f is of it rather than of the label as a whole."""
     from scipy.special import bdtrc
 
-    return bool(bdtrc(int(seeds.sum()) - 1, len(seeds), float(all_rows.mean())) < CHANCE)
+    separation, fitting = _separation(mixture), mixture.posterior[seeds] > 0.5
+    if separation < APART or not fitting.any():
+        return False
+    if separation >= FAR_APART and mixture.share < MINORITY:
+        return True
+    if len(fitting) < FEW_FOUND and chance == CHANCE and fitting.all() and mixture.share < 0.5:
+        return True
+    tail = bdtrc(int(fitting.sum()) - 1, len(fitting), mixture.share)  # so many or more by chance
+    return bool(tail < chance)
 
 
 def _middle(points: Array) -> Array:
