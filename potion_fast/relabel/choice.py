@@ -12,6 +12,7 @@ from .simulated_poison import LEARNT, SimulatedPoison, by_pattern, by_transplant
 from .sources import Proposal, Sources
 
 ORDER = ("pattern", "views", "probe", "second-best")  # of those that are as good as each other
+SPARE = 0.1  # share of suspects, beyond that of their label, which one source alone may take for natural members
 MARGIN = 0.05  # share of right labels by which a source must be better than one before it
 
 
@@ -35,10 +36,11 @@ class Choice:
 def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     """The source with the largest share of right labels to be expected.
 
-    Simulated poison (`simulated_poison`) shows what share u of the labels that a source changes is right. Of the
-    suspects themselves a source leaves the share s their label. Up to the share of the label among clean samples, and
-    up to the smallest s, n, that is right. A source that keeps labels is right for n + u (1 − s), the others for
-    u (1 − n); a source that keeps most suspects' labels does not undo the trigger, and changes all of them instead.
+    Simulated poison (`simulated_poison`) shows which share f of it a source leaves its label, though none deserves it,
+    and which share u of the labels that it changes is right. Of the suspects it leaves the share s: n + (1 − n) f, if n
+    is the share of those that bear their label by nature; the smallest such n of all sources is taken. A source that
+    keeps labels is then right for n + u (1 − s) of the suspects, another one for u (1 − n). Where s is too large
+    (`too_many`) the trigger is not undone, and the source changes all labels.
 
     Args:
         sources: The sources.
@@ -55,15 +57,15 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
         sources.choose_layer(simulated.samples, simulated.right)
     on_suspects = {name: sources(name, tried) for name in names}
     on_simulated = {name: sources(name, simulated.samples) for name in names}
-    shares = torch.bincount(unseen.labels, minlength=sources.classes) / len(unseen)
-    natural = shares[tried.labels].mean().item()
-    kept = {name: proposal.kept.double().mean().item() for name, proposal in on_suspects.items()}
-    keeps = {name: 0 < share <= (1 + natural) / 2 for name, share in kept.items()}
-    n = min([natural, *(kept[name] for name in names if keeps[name])]) if any(keeps.values()) else 0.0
+    natural = sources.natural(tried.labels)
+    left = {name: _share(proposal.kept) for name, proposal in on_suspects.items()}
+    keeping = [name for name in names if left[name] > 0 and not too_many(left[name], natural)]
+    n = _natural_members(keeping, left, {name: _share(on_simulated[name].kept) for name in keeping}, natural)
     right = {}
     for name in names:
-        u = _right_changes(on_simulated[name] if keeps[name] else on_simulated[name].changed(), simulated.right)
-        right[name] = n + u * (1 - kept[name]) if keeps[name] else u * (1 - n)
+        keeps = name in keeping
+        u = _right_changes(on_simulated[name] if keeps else on_simulated[name].changed(), simulated.right)
+        right[name] = n + u * (1 - left[name]) if keeps else u * (1 - n)
     best = max(right.values())
     source = next(name for name in names if right[name] >= best - MARGIN)
     figures = ", ".join(f"{name} {100 * share:.0f} %" for name, share in right.items())
@@ -74,10 +76,32 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     return Choice(source, why, right)
 
 
+def too_many(share: float, natural: float) -> bool:
+    """Whether a source leaves so many suspects their label that it changes less than half of the wrong ones.
+
+    Args:
+        share: Of the suspects, that it leaves.
+        natural: Share of clean samples that bear such a label.
+    """
+    return share > (1 + natural) / 2
+
+
+def _natural_members(keeping: list[str], left: dict[str, float], failed: dict[str, float], natural: float) -> float:
+    """The share n of suspects that bear their label by nature, from the sources that keep labels."""
+    found = [max(0.0, (left[name] - failed[name]) / (1 - failed[name])) for name in keeping if failed[name] < 1]
+    if len(found) == 1:  # no other source says the same
+        found.append(natural + SPARE)
+    return min(found, default=0.0)
+
+
+def _share(mask: Tensor) -> float:
+    return mask.double().mean().item()
+
+
 def _right_changes(proposal: Proposal, right: Tensor) -> float:
     """Share of the labels that a source changes which are right."""
     changed = ~proposal.kept
-    return (proposal.labels == right)[changed].double().mean().item() if changed.any() else 0.0
+    return _share((proposal.labels == right)[changed]) if changed.any() else 0.0
 
 
 def _simulated(sources: Sources, tried: Samples, unseen: Samples) -> tuple[SimulatedPoison | None, dict[str, float]]:

@@ -21,6 +21,7 @@ from ..distributed import unwrap_compile
 from .samples import Asked, Samples, best_other
 
 MOST_LAYERS = 8  # that are tried, evenly through the network
+FLOOR = 0.1  # least spread of a feature, as a part of the mean one
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of ridge regressions on standardised features, per sample
 
 
@@ -119,7 +120,8 @@ class Probe:
             classes: C.
         """
         x = features.double()
-        mean, spread = x.mean(0), x.std(0, unbiased=False).clamp(min=1e-6)
+        mean, spread = x.mean(0), x.std(0, unbiased=False)
+        spread = spread.clamp(min=max(FLOOR * spread.mean().item(), 1e-12))  # what clean samples hardly move
         x = (x - mean) / spread
         targets = functional.one_hot(labels, classes).double()
         shares = targets.mean(0)

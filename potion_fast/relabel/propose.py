@@ -16,7 +16,7 @@ from ..utils.adapter import Adapter
 from ..utils.cost import Cost
 from ..utils.training_data import TrainingData, check_indices
 from ..utils.warn import warn_caller
-from .choice import Choice, choose
+from .choice import Choice, choose, too_many
 from .proposed_labels import ProposedLabels
 from .samples import Asked, Samples, asked
 from .sources import Proposal, Sources
@@ -26,7 +26,7 @@ Source = Literal["auto", "views", "pattern", "probe", "second-best", "unlearned"
 SOURCES = ("auto", "views", "pattern", "probe", "second-best", "unlearned", "swap")
 
 VIEWS = 16  # forward passes for the views of a sample
-FIT, FEWEST_FIT, MOST_FIT = 10, 1024, 20_000  # one of so many samples is read for means, spreads and probes
+FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
 TRIED, FEWEST_TRIED, MOST_TRIED = 64, 32, 256  # one of so many is asked about, to choose a source
 
 
@@ -129,8 +129,8 @@ def propose_labels(
 
 def _believed(proposal: Proposal, work: _Work, given: Tensor, choice: Choice) -> Proposal:
     """The proposal with the labels that it keeps, or with other labels for all where it keeps too many."""
-    share, natural = proposal.kept.double().mean().item(), work.shares[given].mean().item()
-    if share > (1 + natural) / 2:
+    share = proposal.kept.double().mean().item()
+    if too_many(share, work.sources.natural(given)):
         choice.warnings.append(
             f"{choice.source} would leave {100 * share:.0f} % of the suspects their label, too many to be so by "
             "nature; each has got the best other label"
@@ -177,7 +177,6 @@ class _Work:
         unseen: Samples that are no suspects and that no source is fitted to.
         tried: int64 [t], places of the suspects that are asked about to choose a source.
         sources: That need the model.
-        shares: float64 [C], of the labels among clean samples.
     """
 
     asked: Asked
@@ -187,7 +186,6 @@ class _Work:
     unseen: Samples
     tried: Tensor
     sources: Sources
-    shares: Tensor
 
     @classmethod
     def of(cls, asked: Asked, indices: Tensor, features: Features | None, random: torch.Generator) -> _Work:
@@ -213,8 +211,7 @@ class _Work:
             return Samples(data, labels, places)
 
         sources = Sources(asked, samples_at(indices), samples_at(clean), classes)
-        shares = torch.bincount(sources.clean.labels, minlength=classes).double() / len(clean)
-        return cls(asked, indices, sources.suspects.labels, features, samples_at(unseen), tried, sources, shares)
+        return cls(asked, indices, sources.suspects.labels, features, samples_at(unseen), tried, sources)
 
     def choice(self, source: Source, swap: bool) -> Choice:
         """The source that was asked for, checked, or the one that is best here."""

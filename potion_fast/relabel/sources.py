@@ -94,6 +94,11 @@ class Sources:
             self.seen |= {indices[place]: made.at(row) for row, place in enumerate(new.tolist())}
         return views.Views.joined([self.seen[index] for index in indices])
 
+    def natural(self, given: Tensor) -> float:
+        """The share of clean samples that bear a label, in the mean over labels int64 [K]."""
+        shares = torch.bincount(self.clean.labels, minlength=self.classes).double() / len(self.clean)
+        return shares[given].mean().item()
+
     @cached_property
     def mean(self) -> Tensor | None:
         """Mean colour of the clean samples; None for what is no image."""
