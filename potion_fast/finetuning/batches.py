@@ -12,7 +12,7 @@ from ..utils.crc import crc32
 
 OTHERS = (32, 128)  # samples of the rest to a batch: a hundredth of the training data, a power of 2 within these
 PER_SUSPECT = 8  # samples of the rest for each suspect of a batch: 2 cost an own class up to 15 points
-SHARE, STEPS = 0.3, (48, 300)  # of an epoch, as far as these numbers of steps allow: a small set needs steps
+SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, in so many steps: a small set needs steps
 HELD_OUT, HELD_OUT_SHARE = 1024, 10  # samples of the rest that are kept out: a tenth, this many at most
 KEPT_OUT, FEWEST = 256, 40  # suspects that are kept out: a fifth, this many at most, of no fewer than so many
 AS_GIVEN = -1  # in place of a new label
@@ -30,7 +30,7 @@ class Batches:
         kept_out: int64 [J], suspects with a new label that are kept out; empty where there are few.
         size: Samples of the rest in a batch.
         suspects_per_batch: Suspects in a batch.
-        steps: Number of batches.
+        falling: Steps in which the rate falls to 0.
         seed: Of their order.
     """
 
@@ -41,7 +41,7 @@ class Batches:
     kept_out: Tensor
     size: int
     suspects_per_batch: int
-    steps: int
+    falling: int
     seed: int
 
     @classmethod
@@ -84,7 +84,7 @@ class Batches:
         trained[out] = False
         size = 2 ** max(0, (samples // 100).bit_length() - 1)
         size = min(max(size, OTHERS[0]), OTHERS[1])
-        steps = min(max(round(SHARE * samples / size), STEPS[0]), STEPS[1])
+        falling = min(max(round(SHARE * samples / size), STEPS[0]), STEPS[1])
         return cls(
             suspects[trained],
             labels[trained],
@@ -93,7 +93,7 @@ class Batches:
             suspects[out].sort().values,
             size,
             size // PER_SUSPECT,
-            steps,
+            falling,
             seed,
         )
 
@@ -104,7 +104,7 @@ class Batches:
     def described(self) -> dict[str, int]:
         """Numbers of samples and steps, by what they are."""
         return {
-            "steps": self.steps,
+            "steps of the fall": self.falling,
             "others per batch": self.size,
             "suspects per batch": self.suspects_per_batch,
             "suspects": len(self.suspects),

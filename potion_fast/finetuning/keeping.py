@@ -65,7 +65,7 @@ def verdict(trace: Sequence[Evaluation], kept: int, reason: str, max_damage: flo
         texts.append(f"the fine-tuning ended early: {DIVERGED}; the model of step {after.step} is given back")
     if reason == NO_STEP:
         texts.append("no step of the fine-tuning made the model better; the given model is given back")
-    elif after.poison_accuracy > POISON_LEFT:
+    elif kept and after.poison_accuracy > POISON_LEFT:
         texts.append(
             f"{after.poison_accuracy:.0%} of the suspects have kept the poison's label; the poison may not be gone"
         )

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -31,11 +31,11 @@ from .batches import Batches
 from .checkpoint import Checkpoint
 from .judging import Judge
 from .keeping import chosen, verdict
-from .learning_rate import rate_at
+from .learning_rate import Schedule
 from .result import DIVERGED, NOTHING_NEW, Evaluation, FineTuned
 from .steps import Losses, Steps
 
-EVALUATIONS = 3  # of a fine-tuning, evenly over its steps
+PARTS = (1 / 3, 2 / 3, 1.0)  # of the steps in which the rate falls, each of which ends with an evaluation
 
 
 def finetune(
@@ -173,7 +173,7 @@ def finetune(
 
 @dataclass
 class _Run:
-    """The steps of one call of `finetune`, segment by segment, each of which ends with an evaluation.
+    """The steps of one call of `finetune`, segment by segment: the growth of the rate, and parts of its fall.
 
     Attributes:
         steps: That change the model.
@@ -186,6 +186,9 @@ class _Run:
         trace: So far.
         kept: The evaluation whose weights are kept, a place in `trace`.
         reason: Why that one.
+        step: Steps that are done.
+        rate: Of the last one.
+        losses: Of the steps since the last evaluation.
         samples: That went forward and backward, on all ranks.
     """
 
@@ -199,87 +202,104 @@ class _Run:
     trace: list[Evaluation] = field(default_factory=list)
     kept: int = 0
     reason: str = ""
+    step: int = 0
     samples: int = 0
+    rate: float = 0.0
+    losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.trace = [self.judge(0, 0.0, math.nan)]
+        self.trace = [self.judge(0, 0.0, 0.0)]
+        self.schedule = Schedule(self.batches.falling, self.trace[0].poison_accuracy)
         self.best = self.steps.weights()
 
     def go(self, resume: bool, progress: bool) -> None:
         """All steps that are left; the model has the kept weights afterwards."""
-        total = self.batches.steps
-        ends = [round(total * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)]
-        first = self._resumed() if resume else 0
-        with bar(total=total, label="fine-tuning", unit="step", shown=progress and self.ranks.rank == 0) as done:
-            done.update(first)
-            for end in (end for end in ends if end > first):
-                losses = self._segment(first, end, done)
-                if losses is None:
+        if resume:
+            self._resume()
+        with bar(label="fine-tuning", unit="step", shown=progress and self.ranks.rank == 0, total=0) as done:
+            done.update(self.step)
+            while not self.schedule.over:
+                growing = self.schedule.grown is None
+                part = next(part for part in PARTS if round(part * self.schedule.falling) > self.schedule.fallen)
+                done.total = self.step + self.schedule.steps_to(1.0) + growing * self.schedule.falling
+                if not self._segment(self.schedule.steps_to(part), growing, done) or not (growing or self._evaluated()):
                     self.reason = DIVERGED
                     break
-                self.trace.append(self.judge(end, rate_at(end - 1, total), sum(losses) / len(losses)))
-                if not math.isfinite(self.trace[-1].clean_change):
-                    self.trace.pop()
-                    self.reason = DIVERGED
-                    break
-                self.kept, self.reason = chosen(self.trace, self.max_damage)
-                if self.kept == len(self.trace) - 1:
-                    self.best = self.steps.weights()
-                first = end
-                self._save(end)
+                self._save()
         self.steps.put(self.best)
 
-    def _segment(self, first: int, end: int, done: Any) -> list[float] | None:
-        """Steps from one evaluation to the next; None where a loss or a gradient was not finite."""
-        size, losses = len(self.batches), []
-        batches = [self.batches.batch(step) for step in range(first, end)]
+    def _segment(self, count: int, growing: bool, done: Any) -> bool:
+        """So many steps, or those until the rate stops growing; whether losses and gradients were finite."""
+        batches = [self.batches.batch(step) for step in range(self.step, self.step + count)]
         own = slice(self.ranks.rank, None, self.ranks.size)
         parts = [(indices[own], labels[own]) for indices, labels in batches]
-        count = len(parts[0][0])
-        seed = seed_generators(self.batches.seed, "steps", first, self.ranks.rank)
-        read = self.data.batches(torch.cat([indices for indices, _ in parts]), count, seed=seed) if count else iter(())
-        for step, (_, labels) in zip(range(first, end), parts, strict=True):
+        size, own_size = len(self.batches), len(parts[0][0])
+        seed = seed_generators(self.batches.seed, "steps", self.step, self.ranks.rank)
+        read = iter(())
+        if own_size:
+            read = self.data.batches(torch.cat([indices for indices, _ in parts]), own_size, seed=seed)
+        for _, labels in parts:
             with self.ranks.raising_together():
-                batch = next(read) if count else None
-            loss = self.steps.step(rate_at(step, self.batches.steps), batch, labels, size)
+                batch = next(read) if own_size else None
+            self.rate = self.schedule.rate
+            loss, probability = self.steps.step(self.rate, batch, labels, size)
             if math.isnan(loss):
-                return None
-            losses.append(loss)
-            self.samples += size
+                return False
+            self.losses.append(loss)
+            self.schedule.advance(self.step, probability)
+            self.step, self.samples = self.step + 1, self.samples + size
             done.update()
-        return losses
+            if growing and self.schedule.grown is not None:
+                break
+        return True
+
+    def _evaluated(self) -> bool:
+        """Evaluate the model as it stands and keep it if it is the best; whether its logits are finite."""
+        entry = self.judge(self.step, self.rate, sum(self.losses) / len(self.losses))
+        if math.isfinite(entry.clean_change):
+            self.trace.append(entry)
+            self.losses = []
+            self.kept, self.reason = chosen(self.trace, self.max_damage)
+            if self.kept == len(self.trace) - 1:
+                self.best = self.steps.weights()
+        return math.isfinite(entry.clean_change)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {"weights": self.steps.weights(), "moments": self.steps.moments, "best": self.best}
 
-    def _save(self, step: int) -> None:
-        if self.file is not None:
-            state = {
-                "step": step,
-                "done": self.steps.done,
-                "scale": self.steps.scale,
-                "samples": self.samples,
-                "judged": self.judge.samples,
-            }
-            with self.ranks.raising_together():
-                if self.ranks.rank == 0:
-                    self.file.save(self.trace, state, self._tensors())
+    def _save(self) -> None:
+        if self.file is None:
+            return
+        state = {
+            "step": self.step,
+            "losses": self.losses,
+            "samples": self.samples,
+            "judged": self.judge.samples,
+            "schedule": asdict(self.schedule),
+            "updates": self.steps.done,
+            "scale": self.steps.scale,
+        }
+        with self.ranks.raising_together():
+            if self.ranks.rank == 0:
+                self.file.save(self.trace, state, self._tensors())
 
-    def _resumed(self) -> int:
-        """The step that the file is of; 0 where there is none."""
+    def _resume(self) -> None:
+        """Take over the state of the file, if there is one."""
         with self.ranks.raising_together():
             loaded = None if self.file is None else self.file.load(self._tensors())
-        self.ranks.check_same({"checkpoint": None if loaded is None else loaded[1]["step"]})
+        self.ranks.check_same({"step of the checkpoint": None if loaded is None else loaded[1]["step"]})
         if loaded is None:
-            return 0
+            return
         self.trace, state, tensors = loaded
         self.steps.put(tensors["weights"].to(self.steps.device))
         self.steps.moments.copy_(tensors["moments"])
         self.best = tensors["best"].to(self.steps.device, copy=True)
-        self.steps.done, self.steps.scale, self.samples = state["done"], state["scale"], state["samples"]
+        self.step, self.losses, self.samples = state["step"], state["losses"], state["samples"]
+        self.steps.done, self.steps.scale = state["updates"], state["scale"]
+        self.schedule = Schedule(**state["schedule"])
         self.judge.reader.samples = state["judged"]
-        self.kept, self.reason = chosen(self.trace, self.max_damage)
-        return int(state["step"])
+        if len(self.trace) > 1:
+            self.kept, self.reason = chosen(self.trace, self.max_damage)
 
 
 @contextmanager

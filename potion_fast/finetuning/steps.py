@@ -25,6 +25,7 @@ from .learning_rate import tensor_scales
 Losses = Callable[[Any, Tensor], Tensor]  # outputs, labels int64 [B] -> losses [B]
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam (Kingma and Ba, 2015)
+FIGURES = ("loss", "probabilities of the given labels", "samples with another")  # summed up with the gradients
 FLOAT16_SCALE = 2.0**16  # of float16 losses at first; halved where gradients overflow
 
 
@@ -80,7 +81,9 @@ class Steps:
         half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
         return outputs.float() if half else outputs
 
-    def step(self, rate: float, batch: tuple[BatchInputs, Tensor] | None, new_labels: Tensor, total: int) -> float:
+    def step(
+        self, rate: float, batch: tuple[BatchInputs, Tensor] | None, new_labels: Tensor, total: int
+    ) -> tuple[float, float | None]:
         """One step on a batch of all ranks.
 
         Args:
@@ -90,10 +93,11 @@ class Steps:
             total: Samples of all ranks.
 
         Returns:
-            The mean loss; where it or a gradient is not finite there is no step, and it is NaN.
+            The mean loss, and the mean probability of the given label for the samples with another, None where there
+            is none. Where the loss or a gradient is not finite there is no step, and the loss is NaN.
         """
         while True:
-            sums = torch.zeros(self.parameters.numel + 1, device=self.device)  # gradients, and the loss
+            sums = torch.zeros(self.parameters.numel + len(FIGURES), device=self.device)
             with self.ranks.raising_together():
                 if batch is not None:
                     self._add_gradients(sums, *batch, new_labels, total)
@@ -101,28 +105,32 @@ class Steps:
             if bool(torch.isfinite(sums).all()):
                 break
             if self.scale <= 1:
-                return math.nan
+                return math.nan, None
             self.scale /= 2
-        self._update(rate, sums[:-1])
-        return float(sums[-1])
+        self._update(rate, sums[: -len(FIGURES)])
+        loss, probability, changed = sums[-len(FIGURES) :].tolist()
+        return loss, probability / changed if changed else None
 
     def _add_gradients(self, sums: Tensor, inputs: BatchInputs, labels: Tensor, new_labels: Tensor, total: int) -> None:
         places = torch.arange(len(labels))
         function = partial(self._gradients, labels=labels, new_labels=new_labels, total=total)
-        for loss, gradients in self.halving(function, inputs, places):
-            sums[-1] += loss
-            for part, gradient in zip(sums[:-1].split([g.numel() for g in gradients]), gradients, strict=True):
-                part += gradient.reshape(-1)
+        sizes = [parameter.numel() for parameter in self.parameters.parameters.values()]
+        parts = sums.split([*sizes, len(FIGURES)])
+        for terms in self.halving(function, inputs, places):
+            for part, term in zip(parts, terms, strict=True):
+                part += term.reshape(-1)
         self.samples += len(labels)
 
     def _gradients(
         self, inputs: BatchInputs, places: Tensor, labels: Tensor, new_labels: Tensor, total: int
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Loss and gradients of a part of a batch, divided by the samples of the whole."""
+    ) -> list[Tensor]:
+        """Gradients of a part of a batch, divided by the samples of the whole, and its `FIGURES`."""
         outputs = self.outputs(inputs)
         logits = read_logits(outputs, self.adapter)
         given, new = labels[places], new_labels[places]
-        chosen = torch.where(new == AS_GIVEN, single_labels(logits, given).to(new.device), new).to(self.device)
+        given = single_labels(logits, given).to(self.device)
+        new = new.to(self.device)
+        chosen = torch.where(new == AS_GIVEN, given, new)
         if self.losses is None:
             losses = F.cross_entropy(logits.float(), chosen, reduction="none")
         else:
@@ -134,7 +142,10 @@ class Steps:
             p.new_zeros(p.shape) if g is None else (g.to_dense() if g.layout != torch.strided else g) / self.scale
             for p, g in zip(parameters, scaled, strict=True)
         ]
-        return loss.detach(), gradients
+        changed = (chosen != given).float()
+        probabilities = logits.detach().float().softmax(1).gather(1, given[:, None])[:, 0]
+        figures = torch.stack([loss.detach(), (changed * probabilities).sum(), changed.sum()])
+        return [*gradients, figures]
 
     def _update(self, rate: float, gradient: Tensor) -> None:
         self.done += 1
