@@ -42,7 +42,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train a model on poisoned data; writes a run folder", "runs"),
-    "unlearn": Command("heal the model of a training run; writes a run folder", "runs"),
+    "heal": Command("find the rest of the poison of a training run and heal its model; writes a run folder", "runs"),
+    "unlearn": Command("dampen the poison in the model of a training run, as Potion does; writes a run folder", "runs"),
     "evaluate": Command("evaluate the model of a run again; writes a run folder", "runs"),
     "craft": Command("craft the perturbations of a poison; writes a run folder, and resumes an unfinished one", "runs"),
     "preview": Command("show what a poison does to images, or texts, and labels; writes a run folder", "poisoned_data"),
@@ -100,9 +101,7 @@ def parser(name: str | None = None) -> argparse.ArgumentParser:
     Args:
         name: the sub-command that is called: its module is imported, and it alone has its arguments.
     """
-    top = argparse.ArgumentParser(
-        prog="potion-fast", description="Remove poison from trained models.", epilog=EXIT_CODES
-    )
+    top = argparse.ArgumentParser(prog="potion-fast", description="Heal poisoned models.", epilog=EXIT_CODES)
     top.add_argument("--version", action="version", version=f"potion-fast {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command_name, command in COMMANDS.items():

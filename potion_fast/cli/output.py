@@ -13,7 +13,7 @@ from ..errors import FileError
 DONE, FAILED, NOT_HEALED, INTERRUPTED = 0, 1, 3, 130  # argparse ends with 2
 EXIT_CODES = (
     "exit codes: 0 done; 1 an error, named on stderr; 2 wrong usage; "
-    "3 done, but the search ended before its threshold; 130 interrupted"
+    "3 done, but the search ended before its threshold, or the model is not healed; 130 interrupted"
 )
 
 Options = dict[str, Any]
@@ -73,6 +73,9 @@ def print_metrics(content: dict[str, Any], options: Options) -> int:
         print_text(f"{name:20}{value:>26}   ideal {ideal}; {metric['denominator']}")
     if search := content.get("search"):
         print_text(f"search: {search['reason']} after {search['steps']} {STRATEGIES[search['strategy']].trace_unit}")
+    if healing := content.get("healing"):
+        for line in format_healing(healing, content["suspects"]):
+            print_text(line)
     for note in content["warnings"]:
         print_text(f"note: {note}")
     print_text(f"run folder: {options['out']}")
@@ -83,8 +86,19 @@ def exit_code(content: dict[str, Any]) -> int:
     """The exit code of a run: whether its search, where it has one, reached its threshold."""
     from ..search import THRESHOLD_PASSED
 
-    search = content.get("search")
-    return DONE if search is None or search["reason"] == THRESHOLD_PASSED else NOT_HEALED
+    search, healing = content.get("search"), content.get("healing")
+    passed = search is None or search["reason"] == THRESHOLD_PASSED
+    return DONE if passed and (healing is None or healing["healed"]) else NOT_HEALED
+
+
+def format_healing(healing: dict[str, Any], suspects: dict[str, Any]) -> list[str]:
+    """Lines on the suspects of a healing, counted against what the bench knows of the poison, and on its end."""
+    rest = f"{suspects['hidden_suspects']:,} of the {suspects['hidden']:,} poisoned samples that were not given"
+    return [
+        f"suspects: {suspects['suspects']:,}, among them {rest}, and {suspects['clean']:,} clean ones",
+        f"labels: {healing['labels']}; {suspects['labels_right']:,} of {suspects['labelled']:,} are right",
+        f"healing: {healing['reason']}, at the cost of {healing['epochs']:.2f} epochs",
+    ]
 
 
 def format_value(metric: dict[str, Any], name: str) -> str:

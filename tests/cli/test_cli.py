@@ -17,7 +17,7 @@ import potion_fast
 from potion_fast import unlearning
 from potion_fast.bench import configs as config
 from potion_fast.bench import runs
-from potion_fast.bench.runs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig, evaluations
+from potion_fast.bench.runs import CraftConfig, EvaluateConfig, HealConfig, TrainConfig, UnlearnConfig, evaluations
 from potion_fast.bench.runs import demo as demo_run
 from potion_fast.cli import main as cli
 from potion_fast.cli import output
@@ -27,6 +27,7 @@ pytest_plugins = ["helpers.small_runs"]
 
 SCHEMAS: dict[str, type[Schema]] = {
     "train": TrainConfig,
+    "heal": HealConfig,
     "unlearn": UnlearnConfig,
     "evaluate": EvaluateConfig,
     "craft": CraftConfig,
@@ -40,7 +41,8 @@ def strict(text: str) -> Any:
 
 def exit_code(content: dict[str, Any]) -> int:
     reason = content.get("search", {}).get("reason", "threshold passed")
-    return 0 if reason == "threshold passed" else 3
+    healed = content.get("healing", {}).get("healed", True)
+    return 0 if reason == "threshold passed" and healed else 3
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -88,13 +90,13 @@ def test_help_names_the_defaults_of_each_data_set_and_the_units():
 
 def test_no_flags_give_the_configuration_its_own_defaults(monkeypatch: pytest.MonkeyPatch):
     calls: list[Any] = []
-    for name in ("train_run", "unlearn_run", "evaluate_run"):
+    for name in ("train_run", "heal_run", "unlearn_run", "evaluate_run"):
         monkeypatch.setattr(
             runs, name, lambda config, **options: calls.append(config) or {"metrics": {}, "warnings": []}
         )
-    for arguments in (["train"], ["unlearn", "a"], ["evaluate", "a"]):
+    for arguments in (["train"], ["heal", "a"], ["unlearn", "a"], ["evaluate", "a"]):
         assert cli.main([*arguments, "--out", "out"]) == 0
-    assert calls == [TrainConfig(), UnlearnConfig(run="a"), EvaluateConfig(run="a")]
+    assert calls == [TrainConfig(), HealConfig(run="a"), UnlearnConfig(run="a"), EvaluateConfig(run="a")]
 
 
 def test_flags_arrive_with_their_types(monkeypatch: pytest.MonkeyPatch):
@@ -115,16 +117,19 @@ def test_flags_arrive_with_their_types(monkeypatch: pytest.MonkeyPatch):
 # --- what the commands do
 
 
-def test_train_unlearn_and_evaluate_print_strict_json_alone_on_stdout(
+def test_train_heal_unlearn_and_evaluate_print_strict_json_alone_on_stdout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    trained, clean, healed, again = (str(tmp_path / name) for name in ("trained", "clean", "healed", "again"))
+    trained, clean, healed, again, cured = (
+        str(tmp_path / name) for name in ("trained", "clean", "healed", "again", "cured")
+    )
     bars = [flag for flag in TINY if flag != "--quiet"]
     for arguments, out in (
         (["train", *bars], trained),
         (["train", *bars, "--leave-out-poisoned"], clean),
         (["unlearn", trained, "--reference", clean, "--device", "cpu"], healed),
         (["evaluate", healed, "--reference", clean, "--device", "cpu"], again),
+        (["heal", trained, "--reference", clean, "--dampened", healed, "--device", "cpu"], cured),
     ):
         code = cli.main([*arguments, "--out", out, "--json"])
         printed = capsys.readouterr()
@@ -168,6 +173,26 @@ def test_a_search_that_ends_early_has_its_own_exit_code(
     assert "search: out of steps after 1 steps" in printed
     assert "note: the search ended out of steps" in printed
     assert cli.main([*arguments, "--json", "--out", str(tmp_path / "b")]) == output.NOT_HEALED
+
+
+def test_a_healing_says_what_it_found_and_whether_the_model_is_healed(
+    poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    code = cli.main(["heal", str(poisoned), "--labels", "second-best", "--device", "cpu", "--quiet", "--out", str(out)])
+    content, printed = strict((out / "metrics.json").read_text()), capsys.readouterr().out
+    assert code == exit_code(content)
+    suspects, healing = content["suspects"], content["healing"]
+    assert f"suspects: {suspects['suspects']}, among them {suspects['hidden_suspects']} of the 48 poisoned" in printed
+    assert f"labels: second-best; {suspects['labels_right']} of {suspects['labelled']} are right" in printed
+    assert f"healing: {healing['reason']}, at the cost of {healing['epochs']:.2f} epochs" in printed
+    assert all(f"note: {note}" in printed for note in content["warnings"])
+
+
+def test_a_model_that_is_not_healed_has_its_own_exit_code():
+    content: dict[str, Any] = {"healing": {"healed": False}}
+    assert output.exit_code(content) == output.NOT_HEALED
+    assert output.exit_code({"healing": {"healed": True}}) == output.DONE
 
 
 def test_numbers_that_are_not_finite_are_null(
@@ -256,6 +281,8 @@ def test_bad_runs_and_forget_sets_are_an_error_and_no_traceback(
         (["unlearn", str(poisoned), "--reference", str(poisoned), "--out", out], "leave-out-poisoned"),
         (["unlearn", str(poisoned), "--out", str(tmp_path / "taken")], "already there"),
         (["unlearn", str(poisoned), "--out", str(poisoned), "--overwrite"], "read by this run"),
+        (["heal", str(poisoned), "--rate", "0", "--out", out], "rate must be above 0"),
+        (["heal", str(poisoned), "--max-damage", "-1", "--out", out], "max_damage must be at least 0"),
         (["demo", "--seeds", "1", "1", "--out", out], "each one once"),
     ):
         assert cli.main(arguments) == output.FAILED
@@ -293,6 +320,7 @@ def test_a_wrong_value_in_config_yaml_is_an_error_and_no_traceback(
         ["train", "--out", "o", "--keep", "best"],
         ["unlearn", "a", "--out", "o", "--group-size", "all"],
         ["unlearn", "a", "--out", "o", "--mode", "fast"],
+        ["heal", "a", "--out", "o", "--labels", "guessed"],
         ["evaluate", "--out", "o"],
     ],
 )

@@ -68,14 +68,14 @@ def test_settings_of_a_training_that_cannot_be_are_named(flags: str, words: str,
     assert words in refused(capsys, "train", "--train-size", "300", *flags.split())
 
 
-@pytest.mark.parametrize("command", ["unlearn", "evaluate", "craft"])
+@pytest.mark.parametrize("command", ["heal", "unlearn", "evaluate", "craft"])
 @pytest.mark.parametrize("run", ["nowhere", "file", "empty", ".", "file/run", "x" * 300])
 def test_what_is_no_run_folder_is_named(command: str, run: str, capsys: pytest.CaptureFixture[str]):
     error = refused(capsys, command, run)
     assert "is not a run folder" in error or "cannot be read" in error
 
 
-@pytest.mark.parametrize("command", ["unlearn", "evaluate"])
+@pytest.mark.parametrize("command", ["heal", "unlearn", "evaluate"])
 def test_flags_that_name_another_training_are_refused(poisoned: Path, command: str, capsys: pytest.CaptureFixture[str]):
     run = [command, str(poisoned), "--device", "cpu"]
     assert "not on 'cifar10'; leave --data out" in refused(capsys, *run, "--data", "cifar10")
@@ -105,6 +105,38 @@ def test_a_list_of_found_samples_that_does_not_do_is_named(
 ):
     Path(name).write_text(content)
     assert words in refused(capsys, "unlearn", str(poisoned), "--device", "cpu", "--forget", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "index\n3\n500\n", "a.csv: suspects have the index 500, and the training set has 500 samples"),
+        ("a.csv", "index,given\n3,4\n4,4\n5,4\n", "a.csv: the suspects are of other data: the sample"),
+        ("a.csv", "index\n3\n3\n", "the sample 3 is there twice"),
+        ("a.csv", "index\nseven\n", "a.csv, line 2: index is 'seven', not a whole number"),
+        ("a.csv", "name,number\na,3\n", "a.csv has no column 'index'"),
+        ("a.csv", "index,fits\n3,0\n", "a.csv holds no suspect"),
+        ("a.txt", "3\n-1\n", "line 2: index -1 is out of range"),
+        ("a.pt", "3\n", "the suffix '.pt' is not known"),
+    ],
+)
+def test_a_list_of_suspects_that_does_not_do_is_named(
+    poisoned: Path, name: str, content: str, words: str, capsys: pytest.CaptureFixture[str]
+):
+    Path(name).write_text(content)
+    assert words in refused(capsys, "heal", str(poisoned), "--device", "cpu", "--suspects", name)
+
+
+def test_a_model_that_was_never_poisoned_is_not_healed(clean: Path, capsys: pytest.CaptureFixture[str]):
+    assert "there is nothing to heal; give the run" in refused(capsys, "heal", str(clean), "--device", "cpu")
+
+
+def test_a_run_that_dampened_another_model_is_named(
+    poisoned: Path, copied: Path, healed: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = ["heal", str(copied), "--device", "cpu", "--dampened"]
+    assert f"was unlearnt from {poisoned}, not from {copied}" in refused(capsys, *run, str(healed))
+    assert "is a run of 'train'; a run of 'unlearn' is needed" in refused(capsys, *run, str(poisoned))
 
 
 @pytest.mark.parametrize("name", ["nowhere.txt", "folder.txt"])

@@ -3,8 +3,17 @@
 from .craft import CraftConfig
 from .defaults import DATA_DEFAULTS
 from .evaluate import EvaluateConfig
+from .heal import HealConfig
 from .machine import resolved_device
 from .train import TrainConfig
 from .unlearn import UnlearnConfig
 
-__all__ = ["DATA_DEFAULTS", "CraftConfig", "EvaluateConfig", "TrainConfig", "UnlearnConfig", "resolved_device"]
+__all__ = [
+    "DATA_DEFAULTS",
+    "CraftConfig",
+    "EvaluateConfig",
+    "HealConfig",
+    "TrainConfig",
+    "UnlearnConfig",
+    "resolved_device",
+]

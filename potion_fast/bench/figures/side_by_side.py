@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.axes import Axes
@@ -43,7 +43,8 @@ def draw_side_by_side(
     """
     figure = Figure(figsize=SIZE, dpi=DPI)
     FigureCanvasAgg(figure)
-    left, right = figure.subfigures(1, 2, width_ratios=[LEFT, SIZE[0] - LEFT])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[LEFT, SIZE[0] - LEFT])
+    left, right = halves
     names = dict.fromkeys(("clean_accuracy", *scenario.poison.score_names))
     _draw_bars(left, models, [name for name in names if units.get(name) == "fraction"])
     _draw_samples(right, scenario, models)

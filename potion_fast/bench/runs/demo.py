@@ -1,4 +1,4 @@
-"""The demo: a small model poisoned, healed from a quarter of its poison, and measured, in a minute on a laptop."""
+"""The demo: a small model poisoned, dampened, healed from a quarter of its poison, and measured, on a laptop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from ...errors import PotionError
 from ...utils.atomic_files import written_whole
 from ..attacks import LEARNT
 from ..attacks.badnet import BadNet
-from ..configs import TrainConfig, UnlearnConfig, resolved_device
+from ..configs import HealConfig, TrainConfig, UnlearnConfig, resolved_device
 from .folder import RunFolder
+from .heal import heal_run
 from .stages import train_run, unlearn_run
 
 POISONED, FOUND, TARGET = 64, 16, 0
+PICTURES = ("healing.png", "suspects.png")
 
 Say = Callable[[str], None]
 
@@ -30,11 +32,11 @@ def demo(
     progress: bool = False,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Train on poisoned digits, unlearn from a quarter of the poisoned samples, compare with a model never poisoned.
+    """Train on poisoned digits, heal from a quarter of the poison, compare with models dampened and never poisoned.
 
     Args:
-        out: run folder: metrics.json and healing.png (of the first seed), and below it one run folder per step (and
-            seed, if several).
+        out: run folder: metrics.json, and healing.png and suspects.png (of the first seed), and below it one run folder
+            per step (and seed, if several).
         seeds: one whole demo each, all with the same settings; medians over them are in metrics.json.
         overwrite: whether an earlier run there may go.
         progress: show progress bars and say what is being done.
@@ -58,27 +60,32 @@ def demo(
     results = []
     for training in trainings:
         folder = run.path if len(seeds) == 1 else run / f"seed-{training.seed}"
-        poisoned, clean, healed = (str(folder / name) for name in ("poisoned", "clean", "healed"))
+        poisoned, clean, dampened, healed = (str(folder / name) for name in ("poisoned", "clean", "dampened", "healed"))
         of_them = f"{POISONED} of them poisoned with a patch that says “{TARGET}” (seed {training.seed})"
         comment(f"training on digits, {of_them} …")
         before = train_run(training, poisoned, overwrite=overwrite, progress=progress)
         comment("training the same model without any of the poison, to compare with …")
         never = training.updated(leave_out_poisoned=True)
         reference = train_run(never, clean, overwrite=overwrite, progress=progress)
-        comment(f"unlearning from the {FOUND} poisoned samples that were found …")
-        unlearning = UnlearnConfig(run=poisoned, reference=clean, curve=True, seed=training.seed)
-        after = unlearn_run(unlearning, healed, overwrite=overwrite, progress=progress)
-        results.append({"seed": training.seed, "before": before, "after": after, "reference": reference})
-        say(_table(before, after, reference))
+        comment(f"dampening what makes the {FOUND} poisoned samples that were found, as Potion does …")
+        unlearning = UnlearnConfig(run=poisoned, reference=clean, seed=training.seed)
+        damped = unlearn_run(unlearning, dampened, overwrite=overwrite, progress=progress)
+        comment(f"finding the rest of the poison from these {FOUND}, and healing the poisoned model …")
+        healing = HealConfig(run=poisoned, reference=clean, dampened=dampened, seed=training.seed)
+        after = heal_run(healing, healed, overwrite=overwrite, progress=progress)
+        result = {"before": before, "dampened": damped, "after": after, "reference": reference}
+        results.append({"seed": training.seed, **result})
+        say(_table(**result))
         if len(results) == 1:
-            with written_whole(run / "healing.png") as temporary:
-                shutil.copyfile(os.path.join(healed, "healing.png"), temporary)
+            for name in PICTURES:
+                with written_whole(run / name) as temporary:
+                    shutil.copyfile(os.path.join(healed, name), temporary)
 
     content = {"seeds": results, "seconds": time.perf_counter() - start, **_medians(results)}
     run.write_json("metrics.json", content)
     if len(seeds) > 1:
         say(_summary(content))
-    say(f"picture: {run / 'healing.png'}")
+    say("pictures: " + ", ".join(str(run / name) for name in PICTURES))
     return content
 
 
@@ -103,25 +110,35 @@ def _summary(content: dict[str, Any]) -> str:
     )
 
 
-def _table(before: dict[str, Any], after: dict[str, Any], reference: dict[str, Any]) -> str:
-    rows = [("poisoned model", before), ("healed model", after), ("never poisoned", reference)]
-    columns = ("clean_accuracy", "triggered_accuracy", "attack_success_rate")
-    lines = ["", f"{'':16}{'clean accuracy':>16}{'triggered accuracy':>20}{'attack success':>16}"]
-    for name, content in rows:
-        cells = (f"{content['metrics'][column]['value']:.1%}" for column in columns)
-        lines.append(
-            f"{name:16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (16, 20, 16), strict=True))
-        )
-    metrics, search = after["metrics"], after["search"]
-    step = search["kept_step"]
+def _table(before: dict[str, Any], dampened: dict[str, Any], after: dict[str, Any], reference: dict[str, Any]) -> str:
+    rows = {"poisoned": before, "dampened": dampened, "healed": after, "never poisoned": reference}
+    columns = {
+        "clean_accuracy": 16,
+        "triggered_accuracy": 20,
+        "attack_success_rate": 16,
+        "poison_healed": 15,
+        "model_damage": 14,
+    }
+    names = ("clean accuracy", "triggered accuracy", "attack success", "poison healed", "model damage")
+    heads = (f"{name:>{width}}" for name, width in zip(names, columns.values(), strict=True))
+    lines = ["", f"{'':14}" + "".join(heads)]
+    for name, content in rows.items():
+        cells = (f"{_cell(content['metrics'].get(column)):>{width}}" for column, width in columns.items())
+        lines.append(f"{name:14}" + "".join(cells))
+    suspects = after["suspects"]
     lines += [
         "",
-        f"poison healed {metrics['poison_healed']['value']:.1f} % (triggered accuracy, of the never poisoned model's)",
-        f"model damage {metrics['model_damage']['value']:+.2f} points of clean accuracy",
-        f"search: {search['reason']} after {search['steps']} steps, "
-        + (f"{step['dampened']:,} weights dampened" if step else "model unchanged")
-        + (f" at α = {step['alpha']:.3g}" if step and step["alpha"] is not None else ""),
+        f"the rest of the poison: found {suspects['hidden_suspects']} of {suspects['hidden']} samples, and "
+        f"{suspects['clean']} that are clean",
         *(f"note: {note}" for note in after["warnings"]),
         "",
     ]
     return "\n".join(lines)
+
+
+def _cell(metric: dict[str, Any] | None) -> str:
+    """A metric's value in percent, or in points where it is a difference."""
+    if metric is None:
+        return ""
+    value = metric["value"]
+    return {"fraction": f"{value:.1%}", "percent": f"{value:.1f}%"}.get(metric["unit"], f"{value:+.2f}")

@@ -40,6 +40,17 @@ OUTPUTS = {
         "found.txt",
         "healing.png",
     ),
+    "heal": (
+        "metrics.json",
+        "trace.csv",
+        *PREDICTIONS,
+        "classes.csv",
+        "model.safetensors",
+        "found.txt",
+        "suspects.csv",
+        "suspects.png",
+        "healing.png",
+    ),
     "evaluate": ("metrics.json", *PREDICTIONS),
     "craft": (
         "metrics.json",
@@ -51,7 +62,7 @@ OUTPUTS = {
     ),
     "preview": (*POISON, "preview.png", "preview.txt"),
     "export": (*POISON, "samples.csv", "perturbations.safetensors", "train.npz", "test.npz", "triggered.npz"),
-    "demo": ("metrics.json", "healing.png"),
+    "demo": ("metrics.json", "healing.png", "suspects.png"),
     "hypothesis-shift": ("metrics.json", "shift.csv", "shift.png"),
     "hypothesis-cosine": ("metrics.json", "cosine.csv", "cosine.png"),
 }
@@ -67,7 +78,8 @@ class RunFolder:
     says:
 
     - metrics.json: each metric's value, unit, n, ideal value and denominator; warnings.
-    - training.csv: every epoch of a training. trace.csv: every step of a search; curve.csv: test accuracies along it.
+    - training.csv: every epoch of a training. trace.csv: every step of a search, or of a healing; curve.csv: test
+      accuracies along a search.
     - predictions.csv: in the order of the test set; manipulated.csv: of training images with swapped labels;
       targets.csv: of the attacked test images; statistics.csv: of S_m with Gaussian noise.
     - losses.csv: every step of a crafting; losses.png: with poisoned images.
@@ -75,7 +87,10 @@ class RunFolder:
     - model.safetensors; forget.safetensors and retain.safetensors: importances; perturbations.safetensors: what was
       added to each image of S_m.
     - poisoned.txt: indices of S_m; found.txt: of S_f.
-    - healing.png: the search, and what became of triggered images. preview.png: images clean and poisoned.
+    - suspects.csv: the suspects of a healing, with the labels that they get; suspects.png: some of them. classes.csv:
+      accuracies by class.
+    - healing.png: the search, or the models side by side, and what became of triggered images. preview.png: images
+      clean and poisoned.
     - train, test, triggered: exported images, as folders or .npz; samples.csv: every training sample.
 
     Attributes:

@@ -12,7 +12,7 @@ from torch import nn
 from ...errors import DataError, FileError, ModelError, PotionError
 from ...user.schema import Schema
 from ..attacks import ATTACKS, Perturbations, Poison, Scores
-from ..configs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
+from ..configs import CraftConfig, EvaluateConfig, HealConfig, TrainConfig, UnlearnConfig
 from ..configs.defaults import TEXT
 from ..data import read_indices
 from ..models import load_model
@@ -52,15 +52,19 @@ def training_run(run: RunFolder) -> RunFolder:
     Raises:
         FileError: it is gone.
     """
-    if run.read_config("train", "unlearn")[0] == "train":
+    command = run.read_config("train", "unlearn", "heal")[0]
+    if command == "train":
         return run
-    path = _config(run, UnlearnConfig, "unlearn").run
+    path = (_config(run, UnlearnConfig, command) if command == "unlearn" else _config(run, HealConfig, command)).run
     if not os.path.exists(path):
-        raise FileError(f"{run.path} was unlearnt from the training run {path}, which is not there; move it back")
+        done = {"unlearn": "unlearnt", "heal": "healed"}[command]
+        raise FileError(f"{run.path} was {done} from the training run {path}, which is not there; move it back")
     return RunFolder.open(path)
 
 
-def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftConfig) -> tuple[Scenario, Scores]:
+def load_trained(
+    run: RunFolder, config: UnlearnConfig | HealConfig | EvaluateConfig | CraftConfig
+) -> tuple[Scenario, Scores]:
     """A training run's data, and the metrics of its model.
 
     Perturbations are those of the run folder.
@@ -92,7 +96,7 @@ def load_trained(run: RunFolder, config: UnlearnConfig | EvaluateConfig | CraftC
     scenario = Scenario.load(stored)
     if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:
         raise DataError(f"{run / 'poisoned.txt'} and the data disagree: these are not the data of the training")
-    return scenario, _accuracies(run, scenario.config.poison)
+    return scenario, metrics_of(run, scenario.config.poison)
 
 
 def _is_code(name: str) -> bool:
@@ -150,7 +154,7 @@ def reference_accuracies(path: str, trained: TrainConfig) -> Scores:
                 f"the reference {path} has {name} {theirs.get(name)!r} and the model {ours.get(name)!r}; "
                 f"train the reference on the same data with the same {attack.attack_word}"
             )
-    accuracies = dict(_accuracies(run, config.poison))
+    accuracies = dict(metrics_of(run, config.poison))
     if trained.perturbations is not None:
         accuracies |= _of_table(run, attack, Perturbations.load(trained.perturbations))
     if attack.gives_labels and not accuracies[attack.score_names[0]] > 0:
@@ -185,7 +189,16 @@ def _config(run: RunFolder, kind: type[Config], command: str) -> Config:
         raise FileError(f"{run / CONFIG}: {error}") from error
 
 
-def _accuracies(run: RunFolder, poison: str) -> Scores:
+def metrics_of(run: RunFolder, poison: str) -> Scores:
+    """The metrics of a run's model, by name.
+
+    Args:
+        run: a finished one.
+        poison: the attack that it was judged by.
+
+    Raises:
+        FileError: it is unfinished or broken.
+    """
     if not (run / "metrics.json").exists():
         raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again")
     content = run.read_json("metrics.json")

@@ -96,8 +96,8 @@ def class_rows(scenario: Scenario, models: Sequence[ComparedModel]) -> Iterator[
     with_attacked = len(class_columns(scenario)) > 5
     for model in models:
         for label, name in enumerate(scenario.splits.classes):
-            row = [model.name, label, name.strip(), *_accuracy(model.clean, labels, label)]
-            yield row + (list(_accuracy(model.attacked, attacked_labels, label)) if with_attacked else [])
+            attacked = _accuracy(model.attacked, attacked_labels, label) if with_attacked else ()
+            yield [model.name, label, name.strip(), *_accuracy(model.clean, labels, label), *attacked]
 
 
 def _accuracy(

@@ -22,14 +22,23 @@ def test_the_demo_of_one_seed_and_over_it_of_two(tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "clean",
         "config.yaml",
+        "dampened",
         "healed",
         "healing.png",
         "metrics.json",
         "poisoned",
+        "suspects.png",
     ]
-    assert (tmp_path / "healing.png").read_bytes() == (tmp_path / "healed" / "healing.png").read_bytes()
-    assert "poison healed" in lines[0]
-    assert lines[-1].endswith("healing.png")
+    for name in ("healing.png", "suspects.png"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "healed" / name).read_bytes()
+    (result,) = content["seeds"]
+    names = [line[:14].rstrip() for line in lines[0].splitlines() if "%" in line]
+    assert names[:4] == ["poisoned", "dampened", "healed", "never poisoned"]
+    suspects = result["after"]["suspects"]
+    rest = f"found {suspects['hidden_suspects']} of 48 samples, and {suspects['clean']} that are clean"
+    assert f"the rest of the poison: {rest}" in lines[0]
+    assert f"{result['dampened']['metrics']['poison_healed']['value']:.1f}%" in lines[0]
+    assert lines[-1].endswith("suspects.png")
 
     assert content["seeds_counted"] == []
     assert set(content["median"].values()) == {None}

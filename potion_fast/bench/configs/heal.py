@@ -1,0 +1,69 @@
+"""Configuration of a healing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ...relabel import Source
+from ...user.schema import Schema, setting
+from .machine import resolved_device
+from .shared import (
+    device_field,
+    reference_field,
+    same_data_field,
+    same_model_field,
+    same_root_field,
+    seed_field,
+    workers_field,
+)
+
+
+class HealConfig(Schema):
+    """Healing the model of a training run; see `potion_fast.heal`."""
+
+    run: str = setting(..., "folder of the training run", metavar="DIR")
+    root: str | None = same_root_field()
+    data: str | None = same_data_field()
+    model: str | None = same_model_field()
+    found: str | None = setting(
+        None,
+        "indices of the found samples, S_f: .txt, .csv, .json or .npy",
+        metavar="FILE",
+        default_text="found.txt of the run",
+    )
+    suspects: str | None = setting(
+        None,
+        "the suspects: suspects.csv of an earlier healing, perhaps edited, or indices as of --found",
+        metavar="FILE",
+        default_text="none, they are sought",
+    )
+    reference: str | None = reference_field()
+    dampened: str | None = setting(
+        None,
+        "unlearning run of the same training, to be shown beside the healed model",
+        metavar="DIR",
+        default_text="none, not shown",
+    )
+    rate: float = setting(0.05, "share of false ones among the suspects that is accepted", metavar="SHARE", gt=0, lt=1)
+    labels: Source = setting(
+        "auto", "where the suspects' new labels come from; auto takes the source that is best here"
+    )
+    max_damage: float = setting(
+        0.5, "points of clean accuracy that may be lost without a warning", metavar="POINTS", ge=0, le=100
+    )
+    amp: Literal["bfloat16", "float16"] | None = setting(
+        None, "precision of the model, which runs under autocast", default_text="that of the weights"
+    )
+    compiled: bool = setting(False, "compile the model")
+    batch_size: int | None = setting(None, "samples per batch", metavar="N", default_text="the training's", ge=1)
+    seed: int = seed_field()
+    device: str = device_field()
+    workers: int = workers_field()
+
+    def resolved(self) -> HealConfig:
+        """The same with absolute paths and a device.
+
+        Raises:
+            ModelError: the device is not there.
+        """
+        return self.updated(**self.absolute_paths(), device=resolved_device(self.device))

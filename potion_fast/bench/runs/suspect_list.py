@@ -1,0 +1,140 @@
+"""The suspects of a run: read from a list that a user edited, written, counted and drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...detection import Suspects
+from ...errors import DataError
+from ...relabel import ProposedLabels
+from ..data import read_indices
+from ..data.text import TextSplits
+from ..figures.contact_sheet import COLUMNS as PER_ROW
+from ..figures.contact_sheet import Sample, draw_contact_sheet
+from .scenario import Scenario
+
+MOST_SUSPECT = 2 * PER_ROW  # samples on the sheet
+
+
+def read_suspects(path: str, scenario: Scenario) -> Suspects:
+    """The suspects of a list, by their indices in the run's training set.
+
+    Args:
+        path: of a suspects.csv, perhaps edited, or of a list of indices as `read_indices` takes it.
+        scenario: the data.
+
+    Raises:
+        DataError: as `Suspects.load` and `read_indices` raise it; the list is one of other data, holds no suspect, or
+            one that the model was not trained on.
+        FileError: it cannot be read.
+    """
+    labels = scenario.train_set(augment=False).labels
+    if Path(path).suffix.lower() == ".csv":
+        suspects = Suspects.load(path)
+    else:
+        suspects = Suspects.of_indices(read_indices(path, len(labels)))
+    if not len(suspects):
+        raise DataError(f"{path} holds no suspect; leave it out to have them sought")
+    try:
+        suspects = suspects.checked(labels)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    classes = len(scenario.splits.classes)
+    if suspects.proposed is not None and int(suspects.proposed.max()) >= classes:
+        raise DataError(f"{path} proposes the label {int(suspects.proposed.max())}, and there are {classes} classes")
+    check_trained_on(scenario, suspects.indices.tolist(), "suspects")
+    return replace(suspects, found=suspects.found[:0], fits=suspects.fits[:0])  # the run's own S_f counts
+
+
+def check_trained_on(scenario: Scenario, indices: list[int], name: str) -> None:
+    """Raise DataError for a sample that the model was not trained on."""
+    if missing := sorted(set(indices) - set(scenario.trained_on)):
+        raise DataError(f"sample {missing[0]} of the {name} is not among those the model was trained on")
+
+
+def moved(suspects: Suspects, places: Tensor) -> Suspects:
+    """The same suspects in another numbering of the samples: sample i is sample places[i] there."""
+    return replace(
+        suspects, indices=places[suspects.indices], found=places[suspects.found], below=places[suspects.below]
+    )
+
+
+def labels_for(suspects: Suspects, labels: ProposedLabels) -> Tensor:
+    """The proposed labels int64 [K] in the order of the suspects, in the same numbering; -1 where there is none."""
+    proposed = dict(zip(labels.indices.tolist(), labels.labels.tolist(), strict=True))
+    return torch.tensor([proposed.get(index, -1) for index in suspects.indices.tolist()], dtype=torch.int64)
+
+
+def file_names(scenario: Scenario) -> list[str] | None:
+    """The file of each training image, from the folder of the data where it lies in it; None where there are none."""
+    source, root = scenario.splits.train, scenario.config.root
+    paths = [source.path(index) for index in range(len(source))]
+    if None in paths:
+        return None
+    return [str(p.relative_to(root) if root is not None and p.is_relative_to(root) else p) for p in paths if p]
+
+
+def counts(scenario: Scenario, suspects: Suspects) -> dict[str, int]:
+    """What metrics.json says of the suspects, measured against S_m, which the bench knows.
+
+    Returns:
+        The number of suspects, of the clean ones among them, of the samples of S_m that were not found ("hidden"), of
+        those of them that are suspects, of the labels that were proposed, and of the right ones.
+    """
+    poisoned, clean = set(scenario.poisoned), scenario.splits.train.labels
+    listed, found = set(suspects.indices.tolist()), set(suspects.found.tolist())
+    proposed = torch.full_like(suspects.indices, -1) if suspects.proposed is None else suspects.proposed
+    labelled = proposed >= 0
+    return {
+        "suspects": len(listed),
+        "clean": len(listed - poisoned),
+        "hidden": len(poisoned - found),
+        "hidden_suspects": len((poisoned - found) & listed),
+        "labelled": int(labelled.sum()),
+        "labels_right": int((proposed == clean[suspects.indices])[labelled].sum()),
+    }
+
+
+def draw_suspects(path: Path, scenario: Scenario, suspects: Suspects) -> None:
+    """Draw the contact sheet of the suspects; nothing of texts."""
+    if isinstance(scenario.splits, TextSplits):
+        return
+    found = set(suspects.found.tolist())
+    names = [name.strip() for name in scenario.splits.classes]
+    dataset = scenario.train_set(augment=False)
+
+    def samples(indices: Tensor, scores: Sequence[float], proposed: Tensor | None = None) -> list[Sample]:
+        if not len(indices):
+            return []
+        images = scenario.pixels(dataset.batch(indices.tolist())[0])
+        new = [-1] * len(indices) if proposed is None else proposed.tolist()
+        return [
+            Sample(
+                index=index,
+                image=image,
+                score=None if math.isnan(score) else score,
+                given=names[int(dataset.labels[index])],
+                proposed=names[label] if label >= 0 else None,
+                found=index in found,
+            )
+            for index, image, score, label in zip(indices.tolist(), images, scores, new, strict=True)
+        ]
+
+    def part(places: slice) -> list[Sample]:
+        proposed = None if suspects.proposed is None else suspects.proposed[places]
+        return samples(suspects.indices[places], suspects.scores[places].tolist(), proposed)
+
+    odd = suspects.found[~suspects.fits][:PER_ROW]
+    groups: dict[str, Sequence[Sample]] = {
+        f"most suspect, of {len(suspects):,} suspects": part(slice(0, MOST_SUSPECT)),
+        "suspects nearest the line": part(slice(max(MOST_SUSPECT, len(suspects) - PER_ROW), len(suspects))),
+        "no suspects, nearest the line": samples(suspects.below[:PER_ROW], suspects.below_scores[:PER_ROW].tolist()),
+        "found samples that do not fit": samples(odd, [math.nan] * len(odd)),
+    }
+    draw_contact_sheet(path, groups)
