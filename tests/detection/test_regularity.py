@@ -68,7 +68,7 @@ def test_one_sample_tells_no_rule(trigger: Judged, swap: Judged) -> None:
 def test_the_value_is_the_share_that_the_probe_agrees_with(swap: Judged) -> None:
     found = swap.digits.poisoned[:7]
     agree = swap.logits[found].argmax(1) == swap.features.labels[found]
-    assert regularity(swap.features, found).value == agree.float().mean().item()
+    assert regularity(swap.features, found).value == agree.double().mean().item()
 
 
 def test_the_probe_does_not_see_the_label_that_it_judges() -> None:
