@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from healing import METHODS, run_and_clean
+from healing import METHODS, NEVER, run_and_clean
 from poisoned_runs import Row, Subject, append, left, read_rows, spread
 from torch import nn
 
@@ -32,7 +32,6 @@ from potion_fast.bench.data import make_loader
 from potion_fast.bench.training.train import seed_everything, train
 from potion_fast.utils.copies import copy_model
 
-NEVER = "never poisoned"
 MODELS = ("none", "ptn", "heal", NEVER)
 EPOCHS, RATE, BATCH = 5, 0.01, 128
 ATTACKS = {"retuning": (5, 0.02), "fine-tuning": (0, 0.2)}  # poisoned samples; share of the training data, clean
@@ -82,23 +81,19 @@ class Models:
 
     Args:
         subject: the poisoned one.
-        clean: run folder of the one never poisoned.
         found: S_f.
     """
 
-    def __init__(self, subject: Subject, clean: Path, found: np.ndarray) -> None:
-        self.subject, self.clean, self.found = subject, clean, found
+    def __init__(self, subject: Subject, found: np.ndarray) -> None:
+        self.subject, self.found = subject, found
         self.made: dict[str, nn.Module] = {}
 
     def __getitem__(self, method: str) -> nn.Module:
         if method not in self.made:
-            if method == NEVER:
-                self.made[method] = self.subject.never_poisoned(self.clean)
-            else:
-                seed_everything(self.subject.scenario.config.seed)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", pf.PotionWarning)  # they stand in the rows of healing.py
-                    self.made[method] = METHODS[method](self.subject, self.found).model.eval()
+            seed_everything(self.subject.scenario.config.seed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pf.PotionWarning)  # they stand in the rows of healing.py
+                self.made[method] = METHODS[method](self.subject, self.found).model.eval()
         return self.made[method]
 
 
@@ -110,8 +105,8 @@ def study(options: argparse.Namespace) -> None:
         trainings = [("nothing", 0), *itertools.product(ATTACKS, range(1, options.draws + 1))]
         keys = [(run.name, options.found, method, *training) for method in options.models for training in trainings]
         for _, count, method, after, draw in left(keys, options.out, AfterAttack):
-            subject = subject or Subject.load(run)
-            models = models or Models(subject, clean, subject.draw(count, 0))
+            subject = subject or Subject.load(run, clean)
+            models = models or Models(subject, subject.draw(count, 0))
             model = models[method]
             if after in ATTACKS:
                 model = attacked_further(subject, model, models.found, after, draw)

@@ -5,9 +5,9 @@
     healing.py --seeds OUT.csv           every row of it, seed by seed
 
 RUN is a run folder of `potion-fast train`; CLEAN one of the same data trained with --leave-out-poisoned, whose model is
-evaluated on RUN's attacked samples. "none" is the poisoned model as it is; "ptn" `unlearn` with its defaults; "heal"
-`heal` with its defaults; "retrain" a training from the beginning without S_f. Draw 0 of S_f is that of `potion-fast`,
-others are uniform in S_m.
+evaluated on RUN's attacked samples, as "never poisoned". "none" is the poisoned model as it is; "ptn" and "heal" are
+`unlearn` and `heal` with their defaults; "retrain" is a training from the beginning without S_f. Draw 0 of S_f is that
+of `potion-fast`, others are uniform in S_m. Poison healed is a percentage of the model never poisoned.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from potion_fast.bench.training.train import seed_everything
 from potion_fast.bench.unlearners import Loaders, make_unlearner
 from potion_fast.utils.cost import Cost
 
-UNTOUCHED = "none"
+UNTOUCHED, NEVER = "none", "never poisoned"  # what is measured once, with nothing found
 REPEATED = ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")  # by retraining
 
 
@@ -49,8 +49,7 @@ class Healing(Row):
     clean, target           accuracy on clean test images, of all and of the poison's class, or both of a swap; shares
     attacked, attack_rate   accuracy on triggered test images with their labels, and attack success rate; of a swap
                             accuracy on S_m with its true labels, and share of wrong labels memorised
-    reference, reference_attack   the same of the model never poisoned
-    healed, damage          poison healed, percent of the reference; model damage, points
+    damage                  model damage, points
     suspects, right         suspects without S_f, and how many of them are in S_m
     recall, recall_all      share of S_m without S_f that is suspect: of those with a wrong label, of all
     rate                    false discovery rate that is stated for the suspects
@@ -76,9 +75,6 @@ class Healing(Row):
     target: float
     attacked: float
     attack_rate: float
-    reference: float | None
-    reference_attack: float | None
-    healed: float | None
     damage: float
     suspects: int | None
     right: int | None
@@ -109,6 +105,11 @@ def untouched(subject: Subject, found: np.ndarray) -> Outcome:
     return Outcome(subject.model)
 
 
+def never_poisoned(subject: Subject, found: np.ndarray) -> Outcome:
+    """That of the clean run."""
+    return Outcome(subject.never_poisoned())
+
+
 def ptn(subject: Subject, found: np.ndarray) -> Outcome:
     """`unlearn` with its defaults, and the loaders of `potion-fast unlearn`."""
     scenario, samples = subject.scenario, subject.trained_on[found].tolist()
@@ -130,15 +131,14 @@ def heal(subject: Subject, found: np.ndarray) -> Outcome:
         subject.model,
         subject.train_set(augment=True),
         found.tolist(),
+        batch_size=subject.scenario.config.batch_size,
         plain_set=subject.train_set(augment=False),
         seed=subject.scenario.config.seed,
     )
     columns = {"reason": result.reason, "warnings": "; ".join(result.warnings)}
     columns |= subject.suspect_columns(found, result.suspects.indices) | {"rate": result.suspects.rate}
-    if result.labels is not None:
-        true = subject.labels[0][result.labels.indices]
-        right = float((result.labels.labels == true).float().mean()) if len(true) else None
-        columns |= {"source": result.labels.source, "labels_right": right}
+    right = result.labels.labels == subject.labels[0][result.labels.indices]
+    columns |= {"source": result.labels.source, "labels_right": float(right.double().mean())}
     return Outcome(result.model, result.cost, columns)
 
 
@@ -157,6 +157,7 @@ def retrain(subject: Subject, found: np.ndarray) -> Outcome:
 
 METHODS: dict[str, Callable[[Subject, np.ndarray], Outcome]] = {
     UNTOUCHED: untouched,
+    NEVER: never_poisoned,
     "ptn": ptn,
     "heal": heal,
     "retrain": retrain,
@@ -165,18 +166,16 @@ METHODS: dict[str, Callable[[Subject, np.ndarray], Outcome]] = {
 
 @dataclass
 class Measured:
-    """A subject with its scores before, and those of the model never poisoned."""
+    """A subject with its scores before."""
 
     subject: Subject
     before: dict[str, float]
-    reference: dict[str, float] | None
 
     @classmethod
     def load(cls, run: Path, clean: Path | None) -> Measured:
-        """Evaluates both."""
-        subject = Subject.load(run)
-        reference = None if clean is None else subject.scores(subject.never_poisoned(clean))
-        return cls(subject, subject.scores(subject.model), reference)
+        """Evaluates it."""
+        subject = Subject.load(run, clean)
+        return cls(subject, subject.scores(subject.model))
 
     def row(self, method: str, count: int, draw: int) -> Healing:
         """Heal, and evaluate."""
@@ -190,7 +189,6 @@ class Measured:
         seconds = time.perf_counter() - start
         scores = self.before if outcome.model is subject.model else subject.scores(outcome.model)
         true, given = subject.labels
-        reference = self.reference or {}
         columns = {"suspects": None, "right": None, "recall": None, "recall_all": None, "rate": None}
         columns |= {"source": "", "labels_right": None, "reason": "", "warnings": ""} | outcome.columns
         return Healing(
@@ -208,9 +206,6 @@ class Measured:
             target=scores["target"],
             attacked=scores["attacked"],
             attack_rate=scores["attack"],
-            reference=reference.get("attacked"),
-            reference_attack=reference.get("attack"),
-            healed=poison_healed(scores["attacked"], reference["attacked"]) if reference else None,
             damage=model_damage(scores["clean"], self.before["clean"]),
             forward=outcome.cost.forward,
             backward=outcome.cost.backward,
@@ -224,7 +219,7 @@ def study(options: argparse.Namespace) -> None:
     """Write each row as soon as it is measured."""
     for run, clean in options.runs:
         measured: Measured | None = None
-        keys = [(run.name, *combination) for combination in combinations(options)]
+        keys = [(run.name, *key) for key in combinations(options) if clean is not None or key[2] != NEVER]
         for _, found, draw, method in left(keys, options.out, Healing):
             measured = measured or Measured.load(run, clean)
             row = measured.row(method, found, draw)
@@ -233,36 +228,41 @@ def study(options: argparse.Namespace) -> None:
 
 
 def combinations(options: argparse.Namespace) -> Iterator[tuple[int, int, str]]:
-    """|S_f|, draw and method; the poisoned model once, with nothing found."""
-    for method, found, draw in itertools.product(options.methods, options.found, options.draws):
-        if method != UNTOUCHED:
-            yield found, draw, method
-    if UNTOUCHED in options.methods:
-        yield 0, 0, UNTOUCHED
+    """|S_f|, draw and method; what needs no S_f once, with nothing found."""
+    for method in options.methods:
+        if method in (UNTOUCHED, NEVER):
+            yield 0, 0, method
+        else:
+            yield from ((found, draw, method) for found, draw in itertools.product(options.found, options.draws))
 
 
 def line_of(row: Healing) -> str:
     """What a reader wants of a row."""
-    healed = f"{row.attacked:.1%} right" if row.healed is None else f"{row.healed:.1f} % healed"
     return (
-        f"{row.run}, {row.found} found ({row.draw}), {row.method}: {healed}, damage {row.damage:+.1f}, attack "
-        f"{row.attack_rate:.1%}, {row.epochs:.2f} epochs, {row.seconds:.0f} s"
+        f"{row.run}, {row.found} found ({row.draw}), {row.method}: attacked {row.attacked:.1%} right, damage "
+        f"{row.damage:+.1f}, attack {row.attack_rate:.1%}, {row.epochs:.2f} epochs, {row.seconds:.0f} s"
     )
+
+
+def healed(row: Healing, rows: Sequence[Healing]) -> float | None:
+    """Poison healed, percent; None for a run whose model never poisoned was not measured."""
+    never = [other.attacked for other in rows if (other.run, other.method) == (row.run, NEVER)]
+    return poison_healed(row.attacked, never[0]) if never else None
 
 
 def print_markdown(rows: Sequence[Healing]) -> None:
     """A line for each attack, network, number found and method: mean and standard deviation over seeds and draws."""
-    heads = ["attack", "network", "found", "method", "healed, %", "damage, points", "attack, %", "its class, %"]
-    heads += ["recall, %", "precision, %", "labels right, %", "epochs", "healings"]
+    heads = ["attack", "network", "found", "method", "healed, %", "attacked right, %", "damage, points", "attack, %"]
+    heads += ["its class, %", "recall, %", "precision, %", "labels right, %", "epochs", "healings"]
     print("| " + " | ".join(heads) + " |")
     print("|---|---|---:|---|" + "---:|" * (len(heads) - 4))
     groups: dict[tuple[Any, ...], list[Healing]] = {}
     for row in rows:
         groups.setdefault((row.attack, row.model, f"{row.found} of {row.poisoned}", row.method), []).append(row)
     for key, group in groups.items():
-        healed = [100 * row.attacked if row.healed is None else row.healed for row in group]
         cells = [
-            spread(healed, ".1f") + ("" if group[0].healed is not None else " of S_m right"),
+            spread((healed(row, rows) for row in group), ".1f"),
+            spread((100 * row.attacked for row in group), ".1f"),
             spread((row.damage for row in group), "+.1f"),
             spread((100 * row.attack_rate for row in group), ".1f"),
             spread((100 * row.target for row in group), ".1f"),
@@ -277,14 +277,13 @@ def print_markdown(rows: Sequence[Healing]) -> None:
 
 def print_rows(rows: Sequence[Healing]) -> None:
     """Every healing."""
-    heads = ["run", "found", "draw", "method", "healed, %", "damage", "attack, %", "never poisoned, %", "suspects"]
+    heads = ["run", "found", "draw", "method", "healed, %", "attacked right, %", "damage", "attack, %", "suspects"]
     print("| " + " | ".join([*heads, "right", "labels"]) + " |")
     print("|---|---:|---:|---|" + "---:|" * 6 + "---|")
     for row in rows:
-        healed = f"{100 * row.attacked:.1f} right" if row.healed is None else f"{row.healed:.1f}"
-        never = "" if row.reference_attack is None else f"{100 * row.reference_attack:.1f}"
-        found = [row.run, row.found, row.draw, row.method, healed, f"{row.damage:+.1f}".replace("-", "−")]
-        cells = [*found, f"{100 * row.attack_rate:.1f}", never, row.suspects, row.right, row.source]
+        cells = [row.run, row.found, row.draw, row.method, spread([healed(row, rows)], ".1f")]
+        cells += [f"{100 * row.attacked:.1f}", f"{row.damage:+.1f}".replace("-", "−"), f"{100 * row.attack_rate:.1f}"]
+        cells += [row.suspects, row.right, row.source]
         print("| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")
 
 
@@ -300,7 +299,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=run_and_clean, metavar="RUN[=CLEAN]", help="folders of trainings")
     parser.add_argument("--found", nargs="+", type=int, default=[20], metavar="N", help="|S_f| (default: 20)")
     parser.add_argument("--draws", nargs="+", type=int, default=[0], metavar="D", help="of S_f (default: 0)")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[UNTOUCHED, "ptn", "heal"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[UNTOUCHED, NEVER, "ptn", "heal"])
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the CPU (default: 1)")
     parser.add_argument("--markdown", type=Path, metavar="OUT.csv", help="print means as a Markdown table")
     parser.add_argument("--seeds", type=Path, metavar="OUT.csv", help="print every row as a Markdown table")

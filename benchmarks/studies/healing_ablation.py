@@ -5,8 +5,8 @@
 
 RUN is a run folder of `potion-fast train`, CLEAN one of the same data trained with --leave-out-poisoned. What is
 changed: the source of the labels ("true": the true ones, which nobody has), what is relabelled (S_f alone, all of S_m),
-the model that is fine-tuned (what `unlearn` gives), the share of an epoch, and how many others of a batch there are to a
-suspect.
+the model that is fine-tuned (what `unlearn` gives), the share of an epoch, and how many others of a batch there are to
+a suspect.
 """
 
 from __future__ import annotations
@@ -94,12 +94,12 @@ class Parts:
     """
 
     def __init__(self, run: Path, clean: Path, found: int) -> None:
-        self.subject = Subject.load(run)
+        self.subject = Subject.load(run, clean)
         self.found = self.subject.draw(found, 0)
         self.seed = self.subject.scenario.config.seed
         self.train_set, self.plain = (self.subject.train_set(augment=augment) for augment in (True, False))
         self.before = self.subject.scores(self.subject.model)
-        self.reference = self.subject.scores(self.subject.never_poisoned(clean))
+        self.reference = self.subject.scores(self.subject.never_poisoned())
 
     @cached_property
     def features(self) -> Features:

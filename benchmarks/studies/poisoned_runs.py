@@ -36,26 +36,30 @@ class Subject:
         name: of the run folder.
         model: in evaluation mode.
         scenario: its data and attack.
+        clean: run folder of a model never poisoned; None without.
     """
 
     name: str
     model: nn.Module
     scenario: Scenario
+    clean: Path | None = None
 
     @classmethod
-    def load(cls, run: Path) -> Subject:
+    def load(cls, run: Path, clean: Path | None = None) -> Subject:
         """Raises PotionError for a run that is missing, unfinished or broken."""
         folder = RunFolder.open(run)
         config = EvaluateConfig(run=str(folder.path)).resolved()
         scenario, _ = load_trained(folder, config)
-        return cls(Path(run).name, load_weights(folder, scenario, config.device)[0].eval(), scenario)
+        return cls(Path(run).name, load_weights(folder, scenario, config.device)[0].eval(), scenario, clean)
 
-    def never_poisoned(self, run: Path) -> nn.Module:
-        """The model of a run that was trained on the same data without poison.
+    def never_poisoned(self) -> nn.Module:
+        """The model of the clean run, which was trained on the same data without poison.
 
         Raises:
             DataError: the run saw poison, or other data.
         """
+        run = self.clean
+        assert run is not None
         twin = Subject.load(run)
         ours, theirs = self.scenario.config.to_dict(), twin.scenario.config.to_dict()
         if not twin.scenario.config.leave_out_poisoned:

@@ -57,32 +57,32 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_healings_have_a_row_each_and_are_not_done_again(runs: Path, tmp_path: Path):
     out, pair = tmp_path / "new" / "healing.csv", f"{runs / 'poisoned'}={runs / 'clean'}"
-    arguments = (out, pair, "--found", 8, "--methods", "none", "ptn")
+    arguments = (out, pair, "--found", 8, "--methods", "none", "never poisoned", "ptn")
     script("healing.py", *arguments)
-    ptn, none = rows(out)
-    assert (ptn["method"], ptn["found"], none["method"], none["found"]) == ("ptn", "8", "none", "0")
+    none, never, ptn = rows(out)
+    assert [row["method"] for row in (none, never, ptn)] == ["none", "never poisoned", "ptn"]
+    assert [row["found"] for row in (none, never, ptn)] == ["0", "0", "8"]
     samples = int(ptn["samples"])
     assert int(ptn["backward"]) == samples and int(ptn["forward"]) >= samples + 8
-    assert float(ptn["healed"]) == pytest.approx(100 * float(ptn["attacked"]) / float(ptn["reference"]), rel=1e-3)
     assert float(ptn["damage"]) == pytest.approx(100 * (float(ptn["clean"]) - float(none["clean"])), abs=1e-2)
     assert float(none["damage"]) == float(none["epochs"]) == 0
     before = out.read_bytes()
     assert script("healing.py", *arguments) == "" and out.read_bytes() == before
     assert "8 found (1), ptn" in script("healing.py", *arguments, "--draws", 0, 1)
-    line = script("healing.py", "--markdown", out).splitlines()[2]
+    line = script("healing.py", "--markdown", out).splitlines()[4]
     assert line.startswith("| badnet | small_cnn | 8 of 64 | ptn | ") and line.endswith(" | 2 |") and " ± " in line
-    assert len(script("healing.py", "--seeds", out).splitlines()) == 2 + 3
+    of_rows = script("healing.py", "--seeds", out).splitlines()
+    healed = 100 * float(ptn["attacked"]) / float(never["attacked"])
+    assert len(of_rows) == 2 + 4 and of_rows[4].startswith(f"| poisoned | 8 | 0 | ptn | {healed:.1f} | ")
 
 
 def test_a_swap_is_scored_on_its_own_samples_and_retraining_leaves_out_what_was_found(runs: Path, tmp_path: Path):
     out = tmp_path / "healing.csv"
-    script("healing.py", out, runs / "swap", "--found", 200, "--methods", "none", "retrain")
-    retrained, none = rows(out)
-    assert retrained["healed"] == retrained["reference"] == ""
+    script("healing.py", out, runs / "swap", "--found", 200, "--methods", "none", "never poisoned", "retrain")
+    none, retrained = rows(out)
     assert float(retrained["attacked"]) > 0.5 > float(retrained["attack_rate"])  # without any of S_m
     assert float(retrained["attack_rate"]) < float(none["attack_rate"])
     assert int(retrained["forward"]) == int(retrained["backward"]) == 60 * 64  # the batch size of digits
-    assert "% right" in script("healing.py", out, runs / "swap", "--found", 16, "--methods", "ptn")
 
 
 def test_draws_of_what_was_found_are_poisoned_samples_in_the_set_that_was_trained_on(runs: Path):
@@ -106,7 +106,7 @@ def test_draws_of_what_was_found_are_poisoned_samples_in_the_set_that_was_traine
 def test_a_run_that_does_not_fit_is_named(runs: Path, tmp_path: Path, arguments: tuple[str, ...], words: str):
     out, run = tmp_path / "healing.csv", "=".join(str(runs / name) for name in arguments[1].split("="))
     with pytest.raises(SystemExit, match=words):
-        script("healing.py", out, run, "--found", 8, "--methods", "ptn")
+        script("healing.py", out, run, "--found", 8, "--methods", "never poisoned", "ptn")
     assert not out.exists()
 
 

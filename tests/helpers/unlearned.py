@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from helpers.toys import Blobs, batches
-from potion_fast.bench.unlearners import UNLEARNERS, Loaders, Unlearned, make_unlearner
+from potion_fast.bench.unlearners import UNLEARNERS, Loaders, TrainingIndex, Unlearned, make_unlearner
 from potion_fast.bench.unlearners.dampening import Dampening
 from potion_fast.bench.unlearners.finetuning import Finetuning
 
@@ -67,7 +68,13 @@ def validation(blobs: Blobs) -> Any:
 
 def run(name: str, blobs: Blobs, model: nn.Module | None = None, **more: Any) -> Unlearned:
     unlearner = make_unlearner(name, **settings(name, **more))
-    return unlearner(model or blobs.model, Loaders(blobs.forget(), blobs.retain(), validation=validation(blobs)))
+    return unlearner(model or blobs.model, loaders(blobs))
+
+
+def loaders(blobs: Blobs) -> Loaders:
+    """All that any method may read, with ten of the poison found."""
+    index = TrainingIndex(TensorDataset(blobs.inputs, blobs.labels), range(10), batch_size=32)
+    return Loaders(blobs.forget(), blobs.retain(), validation=validation(blobs), training=index)
 
 
 def accuracy(model: nn.Module, data: Any) -> float:

@@ -35,6 +35,7 @@ METHODS = {  # the paper's come first
     "ssd-goel": Look("SSD, grid", "#6a5d9c", "^", "-"),
     "eu": Look("EU", "#3d3d3d", "P", "--"),
     "none": Look("None", "#8a8a8a", "", ":"),
+    "heal": Look("Heal", "#1f4e9c", "*", "-"),
     "assd": Look("ASSD", "#a23b72", "v", "-"),
     "cf": Look("CF", "#2f6db3", "<", "--"),
     "cf-k": Look("CF-k", "#7fb0dd", ">", "--"),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from ..unlearners import Loaders, Unlearner
+from collections.abc import Sequence
+
+import numpy as np
+from torch.utils.data import Subset
+
+from ..runs.scenario import Scenario
+from ..unlearners import Loaders, TrainingIndex, Unlearner
 from .case import UnlearningCase
 from .rows import Row
 
@@ -15,6 +21,7 @@ def finetuned_row(case: UnlearningCase, unlearner: Unlearner) -> Row:
         retain=scenario.retain_loader(found, holds_forget=False, batch_size=None, seed=subject.seed),
         evaluation=subject.forget_loader(found, augment=False),
         validation=subject.validation_loader(),
+        training=_training_index(scenario, found),
     )
     unlearned = unlearner(subject.model, loaders, progress=case.progress)
     untouched = unlearned.method == "none"  # all others change the running statistics too
@@ -28,4 +35,17 @@ def finetuned_row(case: UnlearningCase, unlearner: Unlearner) -> Row:
         notes=notes,
         gradient_steps=unlearned.gradient_steps,
         learning_rate=unlearned.learning_rate,
+    )
+
+
+def _training_index(scenario: Scenario, found: Sequence[int]) -> TrainingIndex:
+    """The training data of a scenario, by index. The test set is no held-out data."""
+    trained_on, size = scenario.trained_on, scenario.config.batch_size
+    assert size is not None  # resolved
+    return TrainingIndex(
+        train_set=Subset(scenario.train_set(augment=True), trained_on),
+        found=np.searchsorted(trained_on, sorted(found)).tolist(),
+        plain_set=Subset(scenario.train_set(augment=False), trained_on),
+        held_out=Subset(scenario.splits.dataset("train"), scenario.validation) if scenario.validation else None,
+        batch_size=size,
     )

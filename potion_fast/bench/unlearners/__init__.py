@@ -6,7 +6,7 @@ Each module holds a method and registers it; all modules of this package are imp
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .base import Loaders, Unlearned, Unlearner
+from .base import Loaders, TrainingIndex, Unlearned, Unlearner
 from .registry import UNLEARNERS, make_unlearner, register_unlearner, unlearner_class
 
 for _module in iter_modules(__path__):
@@ -15,6 +15,7 @@ for _module in iter_modules(__path__):
 __all__ = [
     "UNLEARNERS",
     "Loaders",
+    "TrainingIndex",
     "Unlearned",
     "Unlearner",
     "make_unlearner",

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, NoReturn
 
 from pydantic import Field
 from torch import nn
+from torch.utils.data import Dataset
 
 from ...errors import PotionError
 from ...modes import mode_named
 from ...user.schema import SEEDS, Schema
 from ..training.train import seeded
+
+
+@dataclass(frozen=True)
+class TrainingIndex:
+    """The training data read by index, for a method that looks for more poison in it.
+
+    Attributes:
+        train_set: the training data as trained on, S_f among it: a data set of (input, label).
+        found: positions of S_f in it, ascending.
+        plain_set: the same samples without random augmentation; None where there is none.
+        held_out: a data set of clean samples that the model never saw; None without.
+        batch_size: of the training.
+    """
+
+    train_set: Dataset[Any]
+    found: Sequence[int]
+    plain_set: Dataset[Any] | None = None
+    held_out: Dataset[Any] | None = None
+    batch_size: int = 128
 
 
 @dataclass(frozen=True)
@@ -26,12 +46,14 @@ class Loaders:
         evaluation: S_f, for the methods that measure its accuracy, where it should differ from `forget`: without
             augmentation, say.
         validation: data with true labels, for the methods that choose by accuracy.
+        training: all of the training data by index.
     """
 
     forget: Iterable[Any]
     retain: Iterable[Any]
     evaluation: Iterable[Any] | None = None
     validation: Iterable[Any] | None = None
+    training: TrainingIndex | None = None
 
     @property
     def forget_evaluation(self) -> Iterable[Any]:
