@@ -20,7 +20,7 @@ from torch.nn import functional
 from ..distributed import unwrap_compile
 from .samples import Asked, Samples, best_other
 
-MOST_LAYERS = 8  # that are tried, evenly through the network
+FEWEST_LAYERS, MOST_LAYERS = 3, 8  # that are tried, evenly through the network
 FLOOR = 0.1  # least spread of a feature, as a part of the mean one
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of ridge regressions on standardised features, per sample
 
@@ -28,26 +28,32 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of ridge regressions on standardise
 def layers_of(asked: Asked, samples: Samples) -> list[str]:
     """Names of layers whose outputs a probe may read, in the order in which the model calls them.
 
-    They are blocks (modules of several modules) where the model has some, else single layers, whose output has places
-    or tokens to average over; at most 8, evenly through the network.
+    They are the blocks of a stack (modules of several modules in an nn.Sequential or nn.ModuleList) where the model
+    has some, else its modules of several modules, else single layers; their outputs have places or tokens to average
+    over. At most 8 are taken, evenly through the network.
     """
     inputs, _ = next(samples.batches())
-    called: dict[str, bool] = {}  # name -> whether it is a block
+    model = unwrap_compile(asked.model)
+    called: dict[str, None] = {}  # in order
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point() and 3 <= output.ndim <= 5:
-                called.setdefault(name, next(module.children(), None) is not None)
+                called.setdefault(name)
 
         return hook
 
-    names = [name for name, _ in unwrap_compile(asked.model).named_modules() if name]
-    with _hooks(asked.model, {name: note(name) for name in names}):
+    with _hooks(model, {name: note(name) for name, _ in model.named_modules() if name}):
         asked.log_p(inputs[:2], lambda: None)
-    blocks = [name for name, composite in called.items() if composite]
-    names = blocks if len(blocks) > 2 else list(called)
+    composite = [name for name in called if next(model.get_submodule(name).children(), None) is not None]
+    blocks = [name for name in composite if isinstance(_parent(model, name), nn.Sequential | nn.ModuleList)]
+    names = next((found for found in (blocks, composite) if len(found) >= FEWEST_LAYERS), list(called))
     places = torch.linspace(0, len(names) - 1, min(MOST_LAYERS, len(names))).round().long().tolist()
     return [names[place] for place in places]
+
+
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
 
 
 def pooled(asked: Asked, samples: Samples, layers: list[str]) -> dict[str, Tensor]:

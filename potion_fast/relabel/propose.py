@@ -228,6 +228,8 @@ class _Work:
     def proposal(self, source: str, places: Tensor) -> Proposal:
         """What a source says of the suspects at these places [k]."""
         indices, given = self.indices[places], self.given[places]
+        if not len(places):  # a rank without a part of its own
+            return Proposal.of(given, given)
         if source == "second-best" and self.features is not None:
             return Proposal.of(self.features.second[indices], given)
         if source == "swap":
