@@ -21,7 +21,7 @@ def finetuned_row(case: UnlearningCase, unlearner: Unlearner) -> Row:
         retain=scenario.retain_loader(found, holds_forget=False, batch_size=None, seed=subject.seed),
         evaluation=subject.forget_loader(found, augment=False),
         validation=subject.validation_loader(),
-        training=_training_index(scenario, found),
+        training=training_index(scenario, found),
     )
     unlearned = unlearner(subject.model, loaders, progress=case.progress)
     untouched = unlearned.method == "none"  # all others change the running statistics too
@@ -38,7 +38,7 @@ def finetuned_row(case: UnlearningCase, unlearner: Unlearner) -> Row:
     )
 
 
-def _training_index(scenario: Scenario, found: Sequence[int]) -> TrainingIndex:
+def training_index(scenario: Scenario, found: Sequence[int]) -> TrainingIndex:
     """The training data of a scenario, by index. The test set is no held-out data."""
     trained_on, size = scenario.trained_on, scenario.config.batch_size
     assert size is not None  # resolved

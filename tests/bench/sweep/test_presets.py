@@ -31,8 +31,8 @@ SMOKE = ("potion/smoke", "exam/smoke", "text/smoke")
 # Folders of sweeps that were begun hold results by these: the number of tasks, and a hash of their sorted keys.
 KEYS = {
     "potion/smoke": (250, "926f2bcba2349c98"),
-    "potion/table1/cifar10": (273, "97aa7e4fea1f136d"),
-    "potion/table1/cifar100": (273, "db7f0de43a20b702"),
+    "potion/table1/cifar10": (306, "683ec95f27536b0c"),
+    "potion/table1/cifar100": (306, "f1ab5058dcf8c081"),
     "potion/table2": (197, "11cf0ad53ebcfe25"),
     "potion/table3": (197, "5751427213fe72ff"),
     "potion/table4": (176, "afb6f80de4fbe1aa"),
