@@ -50,13 +50,19 @@ class Sources:
 
     def __init__(self, asked: Asked, suspects: Samples, clean: Samples, classes: int) -> None:
         self.asked, self.suspects, self.clean, self.classes = asked, suspects, clean, classes
+        self.reasons: dict[str, str | None] = {}  # why sources are unavailable
         self.seen: dict[int, views.Views] = {}  # views of samples of the training set
 
     def unavailable(self, source: str) -> str | None:
         """Why a source cannot be asked here; None where it can."""
+        if source not in self.reasons:
+            self.reasons[source] = self._reason(source)
+        return self.reasons[source]
+
+    def _reason(self, source: str) -> str | None:
         try:
             if source == "views":
-                return views.unavailable(next(self.suspects.batches())[0])
+                return views.unavailable(self.asked, next(self.suspects.batches())[0])
             if source == "pattern" and not self.patterns:
                 return f"no label is borne by {pattern.FEWEST} suspects, and a pattern is taken from so many"
             if source == "probe" and not self.layers:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import PotionError
 from ..utils.inputs import BatchInputs, map_tensors, tensors_of
 from .samples import Asked, Samples, best_other, image_of, with_image
 
@@ -53,15 +53,22 @@ class Views:
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "p", "parts")))
 
 
-def unavailable(inputs: BatchInputs) -> str | None:
+def unavailable(asked: Asked, inputs: BatchInputs) -> str | None:
     """Why there are no views of such inputs; None where there are.
 
     Args:
+        asked: The model: a text with a part left out is shorter, and not every model takes it.
         inputs: A batch of the training data.
     """
-    if image_of(inputs) is not None or _tokens(inputs):
+    if image_of(inputs) is not None:
         return None
-    return "nothing of the inputs can be hidden: they are neither one image [B, C, H, W] nor token ids [B, L]"
+    if not _tokens(inputs):
+        return "nothing of the inputs can be hidden: they are neither one image [B, C, H, W] nor token ids [B, L]"
+    try:
+        asked.log_p(hidden(inputs[:2], parts_of(inputs)[0], None))
+    except (PotionError, RuntimeError, ValueError, IndexError) as error:
+        return f"the model does not take a text with a part left out: {str(error).partition(chr(10))[0]}"
+    return None
 
 
 def parts_of(inputs: BatchInputs) -> list[Part]:
@@ -139,16 +146,11 @@ def views_of(asked: Asked, samples: Samples, mean: Tensor | None) -> Views:
 
     Args:
         asked: The model.
-        samples: K samples with the labels that they may not deserve.
+        samples: K samples, for which views are available, with the labels that they may not deserve.
         mean: See `hidden`.
-
-    Raises:
-        DataError: See `unavailable`; or the model does not take a text with a span left out.
     """
     found: list[Views] = []
     for inputs, labels in samples.batches():
-        if (why := unavailable(inputs)) is not None:
-            raise DataError(why)
         parts = parts_of(inputs)
         least, others = torch.full((len(labels),), torch.inf), torch.zeros_like(labels)
         which = torch.zeros_like(labels)
