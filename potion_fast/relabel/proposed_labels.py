@@ -19,9 +19,9 @@ class ProposedLabels:
         kept: bool [K], whether the sample is taken to bear its label by nature.
         source: Where the labels come from: "views", "pattern", "probe", "second-best", "unlearned" or "swap".
         why: Why it was chosen, in one sentence.
-        right: By source, the share of right labels that simulated poison promises, where it was measured. The model knows
-            the labels of the samples that it is simulated on, so it ranks sources rightly and promises too much: 94, 87,
-            76 and 72 % where 76, 72, 63 and 54 % were right (ResNet-9, 200 of 12,800 CIFAR-10 images poisoned).
+        right: By source, the share of right labels that simulated poison promises, where it was measured. The model
+            knows the labels of the samples that it is simulated on, so it ranks sources rightly and promises too much:
+            94, 87, 76 and 72 % where 76, 72, 63 and 54 % were right (ResNet-9, 200 of 12,800 CIFAR-10 images poisoned).
         cost: Samples that went through the model, of measurements too.
         warnings: What deserves a second look.
     """
