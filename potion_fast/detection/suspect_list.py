@@ -278,7 +278,7 @@ def _whole_numbers(indices: Iterable[int] | Tensor) -> Tensor:
         given.ndim != 1 or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool
     ):
         raise DataError(
-            f"suspects must be indices of samples, whole numbers in one dimension, not {given.dtype} {list(given.shape)}"
+            f"suspects must be indices, whole numbers in one dimension, not {given.dtype} {list(given.shape)}"
         )
     return given.detach().cpu().flatten().long()
 
