@@ -13,7 +13,8 @@ from torch import Tensor
 Array: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
 
-COMPONENTS = 16  # principal components of a label's samples that are kept
+COMPONENTS = (8, 32)  # fewest and most principal components of a label's samples that are kept
+PER_COMPONENT = 12  # samples of the label
 ROWS = 4096  # samples of other labels that are read, and rows that a wide layer's components are taken from
 PER_LABEL = 512  # of them from one label
 LEAST = 8  # samples of a label that tell how samples of one label vary
@@ -67,12 +68,13 @@ def spread(values: Tensor, most: int) -> Tensor:
 
 
 def principal_components(samples: Tensor, kept: Tensor) -> Tensor:
-    """The first `COMPONENTS` principal components, float64 [D, k]; fewer where the samples span fewer.
+    """The first principal components, float64 [D, k]: one for `PER_COMPONENT` samples, or as many as these span.
 
     Args:
         samples: float32 [n, D].
         kept: Rows that are read in any case, where not all are.
     """
+    count = min(max(len(samples) // PER_COMPONENT, COMPONENTS[0]), COMPONENTS[1])
     if samples.shape[1] > ROWS and len(samples) > ROWS:
         samples = samples[torch.cat([spread(torch.arange(len(samples)), ROWS), kept]).unique()]
     centred = samples - samples.mean(0)
@@ -84,7 +86,7 @@ def principal_components(samples: Tensor, kept: Tensor) -> Tensor:
             (part.double().T @ part.double() for part in centred.split(ROWS)), torch.zeros(width, width).double()
         )
     values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(0)[:COMPONENTS], vectors.flip(1)[:, :COMPONENTS]
+    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
     vectors = vectors[:, values > max(1e-10 * float(values[0]), 1e-30)]
     if n < width:
         vectors = centred.double().T @ vectors

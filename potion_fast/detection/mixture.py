@@ -11,7 +11,7 @@ from .discriminant import Array, Mask
 ITERATIONS = 200
 TOLERANCE = 1e-7  # change of the share at which EM ends
 NARROWEST = 0.25  # of poison's variance, in that of the scores' background: one sample is no spike
-FREEDOM = 8  # degrees of Student's t
+FREEDOM = 15  # degrees of Student's t
 SHOULDER = (0.1, 0.05)  # upper shares of the natural samples, at which it may not lie below them
 FEW = 20  # samples that a scale of their own is taken from
 FEWEST = 5  # samples in a tail that tell its probability

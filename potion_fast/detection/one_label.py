@@ -12,6 +12,7 @@ from .discriminant import Array, Background, Mask, direction, principal_componen
 from .mixture import Mixture, discovery_rates, p_values, standardised, two_gaussians
 
 ROUNDS = 8  # at most; they end when the set that was grown stays as it is
+LEAST_POSTERIOR = 0.2  # of a sample that is called poison
 APART = 3.0  # standard deviations of the others between them and the poison, below which nothing is called
 FAR_APART = 6.0  # and a minority: poison whoever was found
 MINORITY = 0.4
@@ -79,7 +80,7 @@ def examine(samples: Tensor, found: Tensor, background: Background, rate: float)
             break
         result = group if result is None else _joined(result, group)
         seeds = is_found & ~result.called
-        if not seeds.any():
+        if seeds.sum() < 2:
             break
     return result or _only_found(
         is_found, "the found samples do not stand apart from the others of this label; no more are called"
@@ -105,7 +106,7 @@ class _Space:
             rate: False discovery rate.
         """
         open_rows = ~taken
-        grown = self._sought(seeds, open_rows, CHANCE if not taken.any() else RARE_CHANCE)
+        grown = self._sought(seeds, open_rows, further=bool(taken.any()))
         if grown is None:
             return None
         weights, mixture = grown
@@ -114,10 +115,10 @@ class _Space:
         z = standardised(scores, scores[natural])
         p = p_values(z, natural, self._background_scores(weights))
         rest = open_rows & ~found
-        called = found & open_rows & (mixture.posterior > 0.5)
+        likely = open_rows & (mixture.posterior > LEAST_POSTERIOR)
         q = np.ones(len(z))
         q[rest] = discovery_rates(p[rest]) if rest.any() else 1.0
-        called |= rest & (mixture.posterior > 0.5) & (q <= rate)
+        called = likely & (found | (q <= rate))
         return LabelResult(z, p, called, mixture.share, _separation(mixture))
 
     def _grown(self, seeds: Mask, open_rows: Mask, start: Array) -> tuple[Array, Mixture] | None:
@@ -142,21 +143,21 @@ class _Space:
             poison, middle = grown, self.points[open_rows & ~grown].mean(0)
         return result
 
-    def _sought(self, seeds: Mask, open_rows: Mask, chance: float) -> tuple[Array, Mixture] | None:
+    def _sought(self, seeds: Mask, open_rows: Mask, further: bool) -> tuple[Array, Mixture] | None:
         """The first group that stands apart and that S_f is of, from several starts."""
         middle = _middle(self.points[open_rows & ~seeds])
         # Where the middle of the label is poison itself, the natural samples are what is farthest from S_f.
         for start in (middle, self._farthest(seeds, open_rows)):
             grown = self._grown(seeds, open_rows, start)
-            if grown is not None and _is_poison(grown[1], seeds, chance):
+            if grown is not None and _is_poison(grown[1], seeds, further):
                 return grown
-        if seeds.sum() < FEW_FOUND:
+        if further or seeds.sum() < FEW_FOUND:
             return None
         # Most of S_f may be wrong.
         rows = np.flatnonzero(seeds)
         singles = [np.isin(np.arange(len(seeds)), row) for row in rows[:: -(-len(rows) // SINGLE_STARTS)]]
         groups = [self._grown(single, open_rows, middle) for single in singles]
-        able = [group for group in groups if group is not None and _is_poison(group[1], seeds, RARE_CHANCE)]
+        able = [group for group in groups if group is not None and _is_poison(group[1], seeds, further, several=True)]
         return max(able, key=lambda group: _separation(group[1]), default=None)
 
     def _farthest(self, seeds: Mask, open_rows: Mask) -> Array:
@@ -173,19 +174,26 @@ class _Space:
         return np.concatenate([standardised(part, part) for part in parts]) if parts else scores
 
 
-def _is_poison(mixture: Mixture, seeds: Mask, chance: float) -> bool:
-    """Whether the upper group stands apart from the others, and S_f is of it rather than of the label as a whole."""
+def _is_poison(mixture: Mixture, seeds: Mask, further: bool, several: bool = False) -> bool:
+    """Whether the upper group stands apart from the others, and S_f is of it rather than of the label as a whole.
+
+    Args:
+        mixture: Of the label's samples.
+        seeds: [n], members of S_f.
+        further: Whether a poison of this label is known already, so that the seeds may just be wrong.
+        several: Whether this is one of several groups that are tried.
+    """
     from scipy.special import bdtrc
 
     separation, fitting = _separation(mixture), mixture.posterior[seeds] > 0.5
-    if separation < APART or not fitting.any():
+    if separation < APART or fitting.sum() < min(2, len(fitting)):  # one alone of several may be any outlier
         return False
-    if separation >= FAR_APART and mixture.share < MINORITY:
+    if not further and separation >= FAR_APART and mixture.share < MINORITY:
         return True
-    if len(fitting) < FEW_FOUND and chance == CHANCE and fitting.all() and mixture.share < 0.5:
+    if not (further or several) and len(fitting) < FEW_FOUND and fitting.all() and mixture.share < 0.5:
         return True
     tail = bdtrc(int(fitting.sum()) - 1, len(fitting), mixture.share)  # so many or more by chance
-    return bool(tail < chance)
+    return bool(tail < (RARE_CHANCE if further or several else CHANCE))
 
 
 def _middle(points: Array) -> Array:
@@ -198,8 +206,8 @@ def _separation(mixture: Mixture) -> float:
 
 
 def _joined(first: LabelResult, second: LabelResult) -> LabelResult:
-    """Two poisons of one label; a sample keeps the scores of the one that it is more suspect for."""
-    take = second.p_values < first.p_values
+    """Two poisons of one label; a sample has the scores of the first, unless it is called for the second."""
+    take = second.called & ~first.called
     return LabelResult(
         np.where(take, second.scores, first.scores),
         np.where(take, second.p_values, first.p_values),
