@@ -106,7 +106,7 @@ class Judge:
 
     def __init__(self, steps: Steps, data: TrainingData, clean: TrainingData | None, ranks: Ranks, seed: int) -> None:
         self.reader = Reader(steps.outputs, data.adapter, steps.device, ranks, seed)
-        self.data, self.clean, self.seed = data, clean, seed
+        self.data, self.clean, self.unseen, self.seed = data, clean, clean is not None, seed
         self.described = ""
 
     @property
@@ -150,17 +150,21 @@ class Judge:
         """Evaluate the model as it stands."""
         assert self.clean is not None
         after = self.before if step == 0 else self.reader(self.clean, self.kept)
-        change, error = clean_change(self.before, after)
+        change, error = clean_change(self.before, after, self.unseen)
         return Evaluation(
             step=step,
             rate=rate,
             loss=loss,
-            found_accuracy=_share(self.reader(self.data, self.found)),
-            poison_accuracy=_share(self.reader(self.data, self.poison)) if len(self.poison) else 0.0,
+            found_accuracy=self._poisoned(self.found),
+            poison_accuracy=self._poisoned(self.poison),
             clean_accuracy=_share(after),
             clean_change=change if bool(torch.isfinite(after.margins).all()) else math.nan,
             clean_error=error,
         )
+
+    def _poisoned(self, indices: Tensor) -> float:
+        """Share of training samples that have the label that they were trained with; 0 of none."""
+        return _share(self.reader(self.data, indices)) if len(indices) else 0.0
 
 
 def picked(indices: Tensor, most: int, seed: int) -> Tensor:

@@ -8,39 +8,54 @@ from .predictions import Predictions
 from .result import DAMAGED, DIVERGED, NO_STEP, NOTHING_NEW, STILL_POISONED, UNLEARNT, Evaluation
 
 POISON_LEFT = 0.2  # share of the suspects that may keep the poison's label: a tenth bears it by nature (as PTN's ρ)
+RUIN = 10.0  # points of clean accuracy: nobody wants a model without the poison that has lost more
 TIE = 0.05  # shares of suspects that differ by no more are taken for the same: few are kept out
 
 
-def clean_change(before: Predictions, after: Predictions) -> tuple[float, float]:
-    """Estimated change of clean test accuracy, and its standard error, in points.
+def clean_change(before: Predictions, after: Predictions, unseen: bool) -> tuple[float, float]:
+    """Estimated change of clean test accuracy, and its standard error, in points; paired, sample by sample.
+
+    On data that the model has never seen it is that of the accuracy. On training data the accuracy falls by itself once
+    the model learns others, as samples known by heart are lost that are no more than right, and one in twelve changes
+    sides for a standard error of 0.9 points in 1024. So there it is the change of the mean of p(label) / (p(label) +
+    p(likeliest other label)), which counts a sample by how surely it is known: nearer to the change of test accuracy in
+    the mean, at less than half the noise.
 
     Args:
         before: Of the given model, on clean samples that are kept out.
         after: Of the fine-tuned model, on the same.
+        unseen: The model was not trained on them.
     """
-    changes = after.right.double() - before.right.double()  # paired: what both know or miss cancels
+    changes = after.right.double() - before.right.double() if unseen else after.soft - before.soft
     return 100 * changes.mean().item(), 100 * (changes.var(correction=0).item() / len(changes)) ** 0.5
+
+
+def damage(entry: Evaluation) -> float:
+    """Points of clean accuracy that are lost for sure: what one standard error of the estimate explains is not."""
+    return max(0.0, -entry.clean_change - entry.clean_error)
 
 
 def chosen(trace: Sequence[Evaluation], max_damage: float) -> tuple[int, str]:
     """The evaluation whose model is kept, a place in the trace, and the reason.
 
-    Of those that lose at most `max_damage` points and leave at most `POISON_LEFT` of the suspects poisoned it is the
-    last one with the least poison, up to `TIE`. Where there is none, it is that with the largest product of clean
-    accuracy and of the suspects without poison (after REM, arXiv 2505.17730), the given model among them.
+    Of those whose `damage` is at most `max_damage` and that leave at most `POISON_LEFT` of the suspects poisoned it is
+    the last one with the least poison, up to `TIE`. Where there is none, it is that with the largest product of clean
+    accuracy and of the suspects without poison (after REM, arXiv 2505.17730), of those that have not lost more than
+    `RUIN` points; else the given model.
 
     Args:
         trace: Evaluations, the given model's first.
         max_damage: Points of clean accuracy.
     """
-    within = [place for place, entry in enumerate(trace) if place and -entry.clean_change <= max_damage]
+    within = [place for place, entry in enumerate(trace) if place and damage(entry) <= max_damage]
     unlearnt = [place for place in within if trace[place].poison_accuracy <= POISON_LEFT]
     if unlearnt:
         least = min(trace[place].poison_accuracy for place in unlearnt)
         return max(place for place in unlearnt if trace[place].poison_accuracy <= least + TIE), UNLEARNT
     accuracy = trace[0].clean_accuracy
     products = [
-        (accuracy + entry.clean_change / 100) * (1 - max(entry.poison_accuracy, POISON_LEFT)) for entry in trace
+        (accuracy + entry.clean_change / 100) * (1 - max(entry.poison_accuracy, POISON_LEFT)) * (damage(entry) <= RUIN)
+        for entry in trace
     ]
     kept = max(range(len(trace)), key=products.__getitem__)
     if not kept:
@@ -69,7 +84,7 @@ def verdict(trace: Sequence[Evaluation], kept: int, reason: str, max_damage: flo
         texts.append(
             f"{after.poison_accuracy:.0%} of the suspects have kept the poison's label; the poison may not be gone"
         )
-    if -after.clean_change > max_damage:
+    if damage(after) > max_damage:
         texts.append(
             f"the model is estimated to have lost {-after.clean_change:.1f} ± {after.clean_error:.1f} points of clean "
             f"accuracy, more than {max_damage:g}, by {judged_by}"

@@ -61,15 +61,16 @@ def finetune(
     """Let a poisoned model learn other labels for the suspects, and keep the best model on the way.
 
     Nothing is to be tuned. A batch holds one suspect to eight samples of the rest of the training data, which keep
-    their labels: 32 to 128 of these, about a hundredth of all; there are as many steps as make 0.3 of an epoch, 48 at
-    least and 300 at most. The rate is relative to each tensor's weights (`finetuning.steps.Steps`), so it depends on
-    neither the optimiser nor the learning rate of the training. The model is in evaluation mode throughout: batch norms
+    their labels: 32 to 128 of these, about a hundredth of all. The rate is relative to each tensor's weights
+    (`finetuning.steps.Steps`). It grows from step to step until the suspects' probability of the poison's label has
+    halved, then falls linearly to 0 over 0.3 of an epoch, 32 steps at least and 300 at most: neither the optimiser nor
+    the learning rate of the training need be known. The model is in evaluation mode throughout: batch norms
     keep their statistics, there is no dropout. Parameters without `requires_grad`, and all buffers, stay as they are.
 
     How it is judged: by the suspects with a new label that are kept out of the fine-tuning (a fifth of them, where
     there are 40 of them that were not found; else by all), of which POISON_LEFT may keep the old label, and by clean
-    accuracy, see `finetuning.keeping.clean_change`. The model that is given back loses no more than `max_damage` points
-    by that measure, or a warning and the reason say so.
+    accuracy, see `finetuning.keeping.clean_change`. The model that is given back has lost no more than `max_damage`
+    points by that measure, one standard error aside, or a warning and the reason say so.
 
     The batches depend on nothing but data, suspects and seed. The samples are read as the training set gives them; its
     random augmentation follows from the seed, the number of workers and that of ranks, so that a call gives the same
@@ -81,7 +82,7 @@ def finetune(
         train_set: The training data as trained on: a data set that is read by index, or a DataLoader over one.
         indices: Of the suspects, [K].
         labels: Their new labels, [K] classes; equal to the given one where a suspect keeps it.
-        found: Indices of S_f.
+        found: Indices of S_f; it may be empty.
         validation: Clean samples that the model has not seen, likewise; without them a tenth of the rest of the
             training data, 1024 samples at most, is kept out of the fine-tuning.
         loss: Called with the model's outputs and labels int64 [B], gives losses [B]; the cross-entropy of the logits by
@@ -116,7 +117,8 @@ def finetune(
         data = TrainingData.of(train_set, adapter=adapter)
         clean = None if validation is None else TrainingData.of(validation, adapter=adapter, name="validation")
         suspects, new_labels = _checked_pairs(indices, labels, len(data))
-        found = check_indices(found, len(data), "found")
+        found = torch.as_tensor(found if isinstance(found, Tensor) else list(found), dtype=torch.int64)
+        found = check_indices(found, len(data), "found") if len(found) else found
         parameters = ModelParameters.of(model)
         check_model(parameters, inplace)
         if checkpoint is not None:
