@@ -45,7 +45,7 @@ def test_the_recipe_of_the_readme_gives_what_unlearn_gives(found, capsys):
     """Both of its code blocks run as they are printed, with fewer and with more samples found than a group holds."""
     blobs = Blobs(n=700, poisoned=80)
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    whole, steps = re.findall(r"```python\n(.*?)```", readme.partition("## On your own model")[2], re.DOTALL)[:2]
+    whole, steps = re.findall(r"```python\n(.*?)```", readme.partition("## Potion's method")[2], re.DOTALL)[:2]
     names = {
         "model": blobs.model,
         "retain_loader": blobs.retain(found),
