@@ -129,14 +129,17 @@ class _Part:
         if fitting < len(found):
             self.warnings.append(
                 f"label {label}: {len(found) - fitting} of {len(found)} found samples are not like the poison that the "
-                "others show, and are taken for clean"
+                "others show, though the model gives them their label; they are taken for clean"
             )
 
     @classmethod
     def of(cls, features: Features, members: Tensor, label: int, background: Background, rate: float) -> _Part:
         rows = (features.labels == label).nonzero().flatten()
         found = torch.isin(rows, members).nonzero().flatten()
-        return cls(label, rows, found, examine(features.features[rows], found, background, rate))
+        result = examine(features.features[rows], found, background, rate)
+        # What the model itself does not give its label is poison that it did not learn rather than clean.
+        result.called[found[features.best[rows[found]] != label].numpy()] = True
+        return cls(label, rows, found, result)
 
 
 def _listed(parts: list[_Part], members: Tensor, rate: float, warnings: tuple[str, ...]) -> Suspects:

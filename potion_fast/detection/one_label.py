@@ -80,7 +80,7 @@ def examine(samples: Tensor, found: Tensor, background: Background, rate: float)
             break
         result = group if result is None else _joined(result, group)
         seeds = is_found & ~result.called
-        if seeds.sum() < 2:
+        if seeds.sum() < 3:
             break
     return result or _only_found(
         is_found, "the found samples do not stand apart from the others of this label; no more are called"
@@ -186,7 +186,8 @@ def _is_poison(mixture: Mixture, seeds: Mask, further: bool, several: bool = Fal
     from scipy.special import bdtrc
 
     separation, fitting = _separation(mixture), mixture.posterior[seeds] > 0.5
-    if separation < APART or fitting.sum() < min(2, len(fitting)):  # one alone of several may be any outlier
+    # One alone of several may be any outlier, and two that are left over fit the direction that they give.
+    if separation < APART or fitting.sum() < (3 if further else min(2, len(fitting))):
         return False
     if not further and separation >= FAR_APART and mixture.share < MINORITY:
         return True

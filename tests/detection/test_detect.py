@@ -259,3 +259,12 @@ def test_a_plain_set_is_read_in_place_of_an_augmented_one() -> None:
     assert torch.equal(plain.indices, direct.indices)
     with pytest.raises(DataError, match="plain_set has 3 samples and train_set 1400"):
         suspects(digits.model, noise, [0], plain_set=TensorDataset(digits.images[:3], digits.labels[:3]))
+
+
+def test_a_member_that_the_model_gives_another_label_is_not_doubted() -> None:
+    made = poisoned_features(0)
+    clean = (~made.poison & (made.features.labels == 0)).nonzero().flatten()[:2]
+    best = made.features.best.clone()
+    best[clean[0]] = 5
+    result = sought(replace(made, features=replace(made.features, best=best)), torch.cat([made.draw(18, 0), clean]))
+    assert result.found[~result.fits].tolist() == [int(clean[1])]
