@@ -229,17 +229,17 @@ class Suspects:
         """Raises DataError for an index below 0 or one that is there twice."""
         values, counts = self.indices.unique(return_counts=True)
         if (counts > 1).any():
-            raise DataError(
-                f"the sample {int(values[counts > 1][0])} is there twice among the suspects; keep one of it"
-            )
+            raise DataError(f"the suspects have the sample {int(values[counts > 1][0])} twice; keep it once")
         if len(values) and values[0] < 0:
             raise DataError(f"suspects have the index {int(values[0])}; samples are counted from 0")
 
     def __repr__(self) -> str:
-        stated = "no rate of false ones is stated" if math.isnan(self.rate) else f"false ones: at most {self.rate:.0%}"
-        beyond = len(self) - int(self.fits.sum())
+        stated = (
+            "no rate of false ones is stated" if math.isnan(self.rate) else f"false ones: at most {100 * self.rate:g} %"
+        )
+        beyond = ~torch.isin(self.indices, self.found)
         lines = [
-            f"{len(self)} suspects ({self.kind}), {beyond} of them not among the {len(self.found)} found; {stated}"
+            f"{len(self)} suspects ({self.kind}), {int(beyond.sum())} not among the {len(self.found)} found; {stated}"
         ]
         lines += [self.why] if self.why else []
         if self.by_label:
@@ -255,7 +255,7 @@ class Suspects:
             lines.append(f"and {len(self.by_label) - SHOWN} more labels")
         parts = {
             "most suspect (index: score)": _listed(self.indices[:SHOWN], self.scores[:SHOWN]),
-            "last above the line": _listed(self.indices[-SHOWN:].flip(0), self.scores[-SHOWN:].flip(0)),
+            "last above the line": _listed(self.indices[beyond][-SHOWN:].flip(0), self.scores[beyond][-SHOWN:].flip(0)),
             "first below it": _listed(self.below[:SHOWN], self.below_scores[:SHOWN]),
             "found, but not like the others": ", ".join(map(str, self.found[~self.fits][:SHOWN].tolist())),
         }
@@ -294,10 +294,11 @@ def _rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             first = file.readline()
             file.seek(0)
             reader = csv.DictReader(file, delimiter=";" if ";" in first else ",")  # some spreadsheets write semicolons
+            columns = reader.fieldnames or ()
             rows = [row | {"line": f"{os.fspath(path)}, line {reader.line_num}"} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"cannot read the suspects in {os.fspath(path)}: {error}") from error
-    if "index" not in (reader.fieldnames or ()):
+    if "index" not in columns:
         raise DataError(f"{os.fspath(path)} has no column 'index'; its first line must name the columns")
     return rows
 
