@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..detection.features import Features
+from ..detection.suspect_list import SWAP
 from ..distributed import Group, Ranks
 from ..errors import DataError
 from ..utils.adapter import Adapter
@@ -22,8 +23,8 @@ from .samples import Asked, Samples, asked
 from .sources import Proposal, Sources
 from .unlearned import unlearned_labels
 
-Source = Literal["auto", "views", "pattern", "probe", "second-best", "unlearned", "swap"]
-SOURCES = ("auto", "views", "pattern", "probe", "second-best", "unlearned", "swap")
+Source = Literal["auto", "views", "pattern", "probe", "second-best", "unlearned"]
+SOURCES = ("auto", "views", "pattern", "probe", "second-best", "unlearned")
 
 VIEWS = 16  # forward passes for the views of a sample
 FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
@@ -56,9 +57,9 @@ def propose_labels(
     - "probe": a ridge regression on an earlier layer, with the suspects' mean shift taken off.
     - "second-best": the model's best other label.
     - "unlearned": the best other label of the model that `unlearn` gives, from a tenth of the training data.
-    - "swap": for swapped labels, by a probe that has not seen the sample (`detection.disagreement`).
 
-    "auto" takes "swap" where the suspects are swaps. Else the trigger is put onto clean samples, by its pattern or by
+    "auto" takes the second best where the suspects are swaps, which have no trigger to be undone (a probe of features
+    that has not seen a sample is right as often). Else the trigger is put onto clean samples, by its pattern or by
     transplanting the hidden part; where the model then gives half of them the poison's label, the first four sources
     are asked for their right labels, which are known, and the best one is taken; of those within 5 points of it the
     first in the order pattern, views, probe, second-best (see `choice.choose`). Where neither way gives poison, the
@@ -89,7 +90,7 @@ def propose_labels(
     if source not in SOURCES:
         raise DataError(f"source is one of {', '.join(SOURCES)}, not {source!r}")
     data, ranks = TrainingData.of(train_set, adapter=adapter), Ranks.of(process_group)
-    indices, swap = _indices(suspects, len(data)), getattr(suspects, "kind", None) == "swap"
+    indices, swap = _indices(suspects, len(data)), getattr(suspects, "kind", None) == SWAP
     random = torch.Generator().manual_seed(seed)
     with asked(model, data, amp, progress) as answering:
         with ranks.raising_together():
@@ -216,11 +217,9 @@ class _Work:
     def choice(self, source: Source, swap: bool) -> Choice:
         """The source that was asked for, checked, or the one that is best here."""
         if source == "auto" and swap:
-            return Choice("swap", "the labels of the suspects are swapped, and no trigger makes them")
+            return Choice("second-best", "the suspects' labels are swapped, so there is no trigger to be undone")
         if source == "auto":
             return choose(self.sources, self.sources.suspects.chosen(self.tried), self.unseen)
-        if source == "swap" and self.features is None:
-            raise DataError('source="swap" needs the features of the training set (features=)')
         if (why := self.sources.unavailable(source)) is not None:
             raise DataError(f"source={source!r} is not available here: {why}")
         return Choice(source, "it was asked for")
@@ -232,11 +231,6 @@ class _Work:
             return Proposal.of(given, given)
         if source == "second-best" and self.features is not None:
             return Proposal.of(self.features.second[indices], given)
-        if source == "swap":
-            from ..detection.disagreement import likely_labels
-
-            assert self.features is not None
-            return Proposal.of(likely_labels(self.features, indices), given)
         return self.sources(source, self.sources.suspects.chosen(places))
 
     def unlearned(self, found: Tensor, choice: Choice) -> tuple[Proposal, Cost]:

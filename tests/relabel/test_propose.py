@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -139,6 +140,24 @@ def test_features_of_a_table_have_no_views(digits: PoisonedDigits) -> None:
     assert right(digits, proposed) > 0.93
 
 
+@dataclass
+class Swapped:
+    """What `Suspects` tells of swaps."""
+
+    indices: torch.Tensor
+    kind: str = "swap"
+
+
+def test_swapped_labels_get_the_second_best_in_the_order_of_the_suspects(digits: PoisonedDigits) -> None:
+    order = digits.poisoned.flip(0)
+    proposed = propose_labels(digits.model, digits.train_set, Swapped(order))
+    assert proposed.source == "second-best" and torch.equal(proposed.indices, order)
+    with torch.no_grad():
+        logits = digits.model(digits.images[order])
+    logits[:, TARGET] = -torch.inf
+    assert torch.equal(proposed.labels, logits.argmax(1))
+
+
 @pytest.mark.parametrize(
     ("suspects", "keywords", "words"),
     [
@@ -147,7 +166,6 @@ def test_features_of_a_table_have_no_views(digits: PoisonedDigits) -> None:
         (range(1400), {}, "all of the training set is suspect"),
         ([1], {"source": "guess"}, "source is one of"),
         ([1, 2], {"source": "pattern"}, "no label is borne by 8 suspects"),
-        ([1, 2], {"source": "swap"}, "needs the features"),
     ],
 )
 def test_what_cannot_be_done_is_said(digits: PoisonedDigits, suspects, keywords, words: str) -> None:
