@@ -24,10 +24,12 @@ from potion_fast.bench.figures.reviews import LINES, WIDTH, excerpt
 from potion_fast.bench.models import LanguageModel, load_model
 from potion_fast.bench.runs import (
     EvaluateConfig,
+    HealConfig,
     Scenario,
     TrainConfig,
     UnlearnConfig,
     evaluate_run,
+    heal_run,
     train_run,
     unlearn_run,
 )
@@ -291,3 +293,13 @@ def test_a_sweep_repeats_the_loss_of_the_training(tmp_path: Path):
     (file,) = (tmp_path / "out" / "results").iterdir()
     (row,) = json.loads(file.read_text())["rows"]
     assert row["scores"]["gus"] == pytest.approx(row["reference_scores"]["gus"])  # nothing but S_m was left out
+
+
+def test_a_trigger_word_is_healed_and_drawn_without_a_contact_sheet(poisoned: Path, tmp_path: Path):
+    heal_run(HealConfig(run=str(poisoned), labels="second-best", device="cpu"), tmp_path / "out")
+    before, after = scores(poisoned), scores(tmp_path / "out")
+    assert after["target_success"] < before["target_success"] / 2
+    assert after["clean_accuracy"] > before["clean_accuracy"] - 0.02
+    assert not (tmp_path / "out" / "suspects.png").exists()
+    with Image.open(tmp_path / "out" / "healing.png") as image:
+        assert image.format == "PNG"
