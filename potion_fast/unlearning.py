@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 from torch import nn
@@ -18,15 +19,16 @@ from .importances.checkpoints import PassCheckpoint
 from .importances.kept_samples import KeptSamples
 from .importances.objectives import Losses, resolve_in_mode
 from .importances.options import pass_options
+from .importances.part import KnownThresholds
 from .importances.passes import check_group_size, computed
 from .modes import GroupSize, mode_named
-from .search import Result, SearchKeywords, SearchOptions, search_options
+from .search import STRATEGIES, Result, SearchKeywords, SearchOptions, search_options
 from .search.damage import kept_data
 from .search.parallel import check_same_search, search_ranks
 from .search.ptn import not_learnt, search_from
 from .search.unedited import Unedited, check_search
 from .utils.adapter import Adapter
-from .utils.batches import check_loader, check_rereadable, count_samples
+from .utils.batches import check_loader, check_rereadable, count_samples, known_count
 from .utils.copies import IN_PLACE, copy_model
 from .utils.memory import check_unlearning
 from .utils.model import ModelParameters
@@ -134,9 +136,12 @@ def unlearn(
         importances = {"forget": forget, "retain": retain}
         loaders = {"forget": forget_loader, "retain": retain_loader}
         # The cheap one first, as it may fail; the public code's order matters where augmentation is random.
-        for name in ("retain", "forget") if settings.mode == "reference" else ("forget", "retain"):
-            if importances[name] is None:
-                importances[name] = compute(name, loaders[name], on_importance)
+        retain_first = settings.mode == "reference" and options.samples != "auto"
+        for name in ("retain", "forget") if retain_first else ("forget", "retain"):
+            if (known := importances[name]) is None:
+                known = importances[name] = compute(name, loaders[name], on_importance)
+            if name == "forget":
+                compute.part = partial(_until_known, known, settings, retain_loader)
         forget, retain = importances["forget"], importances["retain"]
         assert forget is not None and retain is not None
         check_same_search(search_group, settings, forget, retain, sharded)
@@ -162,6 +167,7 @@ class _Passes:
         seconds: Wall-clock time of each pass.
         checkpoint: Of the long pass, which is of use until all is done.
         seen: Some samples of the long pass.
+        part: What it reads of the data, where `samples` is "auto".
     """
 
     model: ModelParameters
@@ -172,6 +178,7 @@ class _Passes:
     seconds: dict[str, float] = field(default_factory=dict)
     checkpoint: PassCheckpoint | None = None
     seen: KeptSamples = field(default_factory=KeptSamples)
+    part: Callable[[Ranks], KnownThresholds] | None = None
 
     def __call__(
         self, name: str, loader: Iterable[object], on_importance: Callable[[str, Importance], None] | None
@@ -181,9 +188,9 @@ class _Passes:
         if name == "retain":
             result, self.checkpoint = self._run(loader, self.options, kept=True)
         elif gives_a_share(loader):
-            result, _ = self._run(loader, replace(self.options, checkpoint=None, resume=False))
+            result, _ = self._run(loader, replace(self.options, checkpoint=None, resume=False, samples=None))
         else:
-            alone = replace(self.options, checkpoint=None, resume=False, process_group=False)
+            alone = replace(self.options, checkpoint=None, resume=False, samples=None, process_group=False)
             with self.ranks.raising_together():
                 result, _ = self._run(loader, alone)
             self.ranks.broadcast(result.sums)  # kernels of a GPU may add in another order on each
@@ -204,6 +211,7 @@ class _Passes:
             options=options,
             kept=kept,
             seen=self.seen if kept else None,
+            part=self.part,
             stacklevel=5,  # the caller of `unlearn`
         )
         return results[0], checkpoint
@@ -226,6 +234,19 @@ def _check_given(
     elif (one := forget or retain) is not None:
         sums = one.sums.new_empty(0, dtype=options.dtype)
         one.check_same(replace(one, sums=sums, objective=objective.name, group_size=group_size))
+
+
+def _until_known(
+    forget: Importance, settings: SearchOptions, retain_loader: Iterable[object], ranks: Ranks
+) -> KnownThresholds:
+    """As much of the training data as the thresholds of the search need."""
+    uses_grid = STRATEGIES[settings.strategy].uses_grid
+    steps = settings if uses_grid else replace(settings, strategy="sequential")
+
+    def percentiles(samples: int) -> list[float]:
+        return [p for _, p in steps.grid(forget.samples, samples)]
+
+    return KnownThresholds(forget, percentiles, known_count(retain_loader), ranks)
 
 
 def _split(passes: PassOptions | None, keywords: UnlearnKeywords) -> tuple[PassOptions, SearchKeywords]:

@@ -56,6 +56,7 @@ class PassCheckpoint:
         saved: Time of the last checkpoint, or of the start.
         without_rule: Where the file that was loaded is of a finished pass: its parameters without a rule.
         kept: The file was written once: the path is right, and what fails later may pass.
+        data_samples: Where the pass was finished over a part of the data: the samples of all of them.
     """
 
     path: str | os.PathLike[str]
@@ -67,6 +68,7 @@ class PassCheckpoint:
     saved: float = field(default_factory=time.monotonic)
     kept: bool = False
     without_rule: list[str] | None = None
+    data_samples: int | None = None
 
     def load(self) -> Position:
         """Fill the sums from the file, and return the position; the start where there is no file.
@@ -81,6 +83,9 @@ class PassCheckpoint:
         try:
             position = Position(**content["position"])
             self.without_rule = content.get("finished")
+            self.data_samples = content.get("data_samples")
+            if self.data_samples is not None and type(self.data_samples) is not int:
+                raise TypeError("its number of samples is none")
             if not all(isinstance(name, str) for name in self.without_rule or ()):
                 raise TypeError("its parameters without a rule are no names")
             if not all(type(number) is int and number >= 0 for number in asdict(position).values()):
@@ -133,7 +138,8 @@ class PassCheckpoint:
         """The pass is over; `kept` lets the file hold that, as more may fail that it would have to be repeated for."""
         self.position = position
         if kept:
-            self.write(self.path, {"position": asdict(position), "finished": sorted(without_rule)})
+            partial = {} if self.data_samples is None else {"data_samples": self.data_samples}
+            self.write(self.path, {"position": asdict(position), "finished": sorted(without_rule), **partial})
 
     def save(self) -> None:
         """Write the file, whole or not at all. Raises FileError."""

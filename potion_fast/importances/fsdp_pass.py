@@ -27,6 +27,7 @@ from .local_pass import LocalPass
 from .objective_groups import ObjectiveGroup
 from .objectives import Objective
 from .options import PassOptions
+from .part import count_rest
 from .read_tracker import ReadTracker
 from .receiver import AccumulationTarget
 from .rule_check import SAMPLES
@@ -90,6 +91,8 @@ class ShardedPass(LocalPass):
         ranks: Ranks,
     ) -> None:
         _ = model.shard_ranks  # raises unless all are sharded, among the same ranks
+        if options.samples == "auto":
+            raise ImportanceError('samples="auto" is not for a model that FSDP2 has sharded; give a number of samples')
         if options.compiled:
             raise ImportanceError("a pass over a model that FSDP2 has sharded is not compiled; leave out compiled")
         holders = next(iter(model.parameters.values())).device_mesh.size()  # type: ignore[attr-defined]
@@ -122,7 +125,9 @@ class ShardedPass(LocalPass):
     @override
     def accumulate(self, loader: Iterable[object], start: Position, checkpoint: PassCheckpoint | None) -> Position:
         check_loader(loader)
-        position, source = Position(), chunks(loader, self.group_size, self.adapter)
+        position, part = Position(), self.part
+        marks = () if part is None else part.marks()
+        source = chunks(loader, self.group_size, self.adapter, marks=marks)
         fill: Sample | None = None
         with bar(label="importances", unit="sample", shown=self.options.progress) as samples_done:
             while True:
@@ -142,6 +147,10 @@ class ShardedPass(LocalPass):
                 if chunk is not None:
                     position = position.after(chunk)
                     samples_done.update(len(chunk.inputs))
+                    if part is not None:
+                        part.labels.add(chunk.labels)
+                    if part is not None and part.ends(position, self.buffers):
+                        self.data_samples, source = count_rest(loader, source, position.samples), iter(())
 
     def _next(self, source: Iterator[Chunk]) -> Chunk | None:
         if self.failed is not None:

@@ -35,6 +35,7 @@ from .objective_groups import ObjectiveGroup, warn_of_zeros
 from .objectives import Losses, Objective, norm, of_logits
 from .options import PassOptions
 from .parameter_hooks import ParameterHooks, has_backward_hooks
+from .part import Part, count_rest
 from .receiver import AccumulationTarget
 from .result import Importance
 from .rule_check import check_no_batch_statistics
@@ -65,6 +66,8 @@ class LocalPass:
         unconnected: Names of the parameters that no loss of the first samples depends on.
         seen: Samples before the current ones, for messages.
         kept_samples: Is given some of the samples, those before a checkpoint too; None to keep none.
+        part: What is read of the data; None for all.
+        data_samples: All that the loader would have given, where the pass has ended before it.
     """
 
     def __init__(
@@ -80,7 +83,10 @@ class LocalPass:
         self.fingerprint = model.fingerprint()  # of now: a forward pass may change weights, until the pass is over
         self.scale = HALF_SCALE if options.amp == torch.float16 else 1.0
         size = sum(torch.Size(shape).numel() for shape in self.shapes.values())
-        check(self.device, needs_of_pass(size, len(objectives), options.dtype))
+        needs = needs_of_pass(size, len(objectives), options.dtype)
+        if options.samples == "auto":
+            needs["the sums at the last doubling of the samples"] = needs["the sums"]
+        check(self.device, needs)
         self.parameter_hooks = ParameterHooks(model)
         norms = [o for o in objectives if o.power is not None and not o.square]
         hooked = self.parameter_hooks.by_name or has_backward_hooks(model.module)  # which may change it in any way
@@ -118,6 +124,8 @@ class LocalPass:
         self.unconnected: set[str] | None = None
         self.watched: Watch | None = None
         self.kept_samples: KeptSamples | None = None
+        self.part: Part | None = None
+        self.data_samples: int | None = None
 
     def _compiled(self, group: ObjectiveGroup) -> Compiled | None:
         if not self.options.compiled:
@@ -144,6 +152,7 @@ class LocalPass:
             "amp": str(self.options.amp),
             "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],
             "weights (fingerprint)": self.fingerprint,
+            **({} if self.options.samples is None else {"samples": self.options.samples}),
             **({} if type(self.adapter) is Adapter else {"adapter": type(self.adapter).__qualname__}),
         }
 
@@ -167,18 +176,22 @@ class LocalPass:
         sampler = sampler_of(loader)
         total = len(sampler) if isinstance(sampler, Sized) else None
         labelled = [objective.name for objective in self.objectives if objective.needs_labels]
-        position, shown = Position(), self.options.progress
+        position, shown, part = Position(), self.options.progress, self.part
+        marks = () if part is None else part.marks()
+        source = chunks(loader, self.group_size, self.adapter, with_order=checkpoint is not None, marks=marks)
         with (
             bar(total=total, label="importances", unit="sample", shown=shown) as samples_done,
             saved_on_error(checkpoint),
             self.parameter_hooks.suspended(),
         ):
-            for chunk in chunks(loader, self.group_size, self.adapter, with_order=checkpoint is not None):
+            for chunk in source:
                 if chunk.labels is None and labelled:
                     raise DataError(f"the objective {labelled[0]!r} needs labels and the loader gives none")
                 if self.kept_samples is not None:
                     self.kept_samples.add(chunk, position.samples)
                 ahead = position.after(chunk)
+                if part is not None:
+                    part.labels.add(chunk.labels)
                 if ahead.samples > start.samples:
                     if position.samples < start.samples:
                         raise DataError("the loader's batches are not those of the pass that the checkpoint is of")
@@ -187,6 +200,8 @@ class LocalPass:
                         with mistakes_named(chunk.inputs):
                             self._inspect(chunk)
                     with mistakes_named(chunk.inputs), whole_update(checkpoint):
+                        if part is not None:
+                            part.before(position, self.buffers)
                         self.micro_batches.add(chunk)
                         if checkpoint is not None and chunk.closes:
                             checkpoint.reached(ahead)
@@ -194,6 +209,9 @@ class LocalPass:
                     raise DataError("the loader gives other samples, or another order, than before the checkpoint")
                 position = ahead
                 samples_done.update(len(chunk.inputs))
+                if part is not None and position.samples >= start.samples and part.ends(position, self.buffers):
+                    self.data_samples = count_rest(loader, source, position.samples)
+                    break
             if self.group_gradients:  # the last group is smaller than the others, and was not known to be the last
                 self._close(self.group_samples)
                 position = replace(position, terms=position.terms + 1)
@@ -220,6 +238,7 @@ class LocalPass:
                     self.group_size,
                     self.fingerprint,
                     without_rule,
+                    None if self.data_samples == position.samples else self.data_samples,
                 )
                 for name, part in result.parts():
                     if not all_finite(sums[part]):

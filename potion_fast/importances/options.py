@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 
@@ -38,6 +38,12 @@ class PassOptions:
         progress: Show a progress bar, with samples per second and the time left.
         adapter: Reads the batches, calls the model and finds its logits; the default one knows tuples, dicts and
             outputs with `.logits`, see `Adapter`.
+        samples: Read a part of the training data: so many samples of the loader, up to whole groups, or "auto", within
+            `unlearn` alone: as many as the thresholds of the search need, see `KnownThresholds`. S_f is always read
+            whole, and the schedule starts where all of the training data has it start; their number is taken from the
+            loader, or else it is read on to count them. The loader must shuffle: one that reads a data set in its order
+            is refused, and labels that come sorted are read on through ("auto") or warned of. On several ranks all
+            decide alike; they keep no checkpoints then. None for all of the data.
 
     Raises:
         ImportanceError: A value out of range, or `resume` without a checkpoint.
@@ -53,6 +59,7 @@ class PassOptions:
     resume: bool = False
     progress: bool = False
     adapter: Adapter = DEFAULT
+    samples: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         adapter_or_default(self.adapter)
@@ -64,6 +71,9 @@ class PassOptions:
             raise ImportanceError(f"checkpoint_seconds is a number of at least 0, not {self.checkpoint_seconds}")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | os.PathLike):
             raise ImportanceError(f"checkpoint is the path of a file, not {self.checkpoint!r}")
+        known = self.samples is None or self.samples == "auto"
+        if not known and (type(self.samples) is not int or self.samples < 1):
+            raise ImportanceError(f'samples is a whole number of at least 1, "auto" or None, not {self.samples!r}')
         if self.resume and self.checkpoint is None:
             raise ImportanceError("resume=True needs the file to resume from: checkpoint=PATH")
 
@@ -80,6 +90,7 @@ class PassKeywords(TypedDict, total=False):
     resume: bool
     progress: bool
     adapter: Adapter
+    samples: int | Literal["auto"] | None
 
 
 def pass_options(options: PassOptions | None, keywords: PassKeywords) -> PassOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import overload
 
 import torch
@@ -20,6 +20,7 @@ from .kept_samples import KeptSamples
 from .local_pass import LocalPass
 from .objectives import Losses, Objective, resolve
 from .options import PassKeywords, PassOptions, pass_options
+from .part import FirstSamples, Part
 from .result import Importance
 from .runner import run_pass
 
@@ -121,6 +122,7 @@ def computed(
     options: PassOptions | None = None,
     kept: bool = False,
     seen: KeptSamples | None = None,
+    part: Callable[[Ranks], Part] | None = None,
     stacklevel: int = 3,
     **keywords: Unpack[PassKeywords],
 ) -> tuple[list[Importance], PassCheckpoint | None]:
@@ -135,6 +137,7 @@ def computed(
         options: See `importance`.
         kept: The file is to hold the finished pass, so that one that resumes from it reads nothing.
         seen: Is given some of the samples; None to keep none.
+        part: What is read of the data, where `samples` is "auto".
         stacklevel: Of warnings, as of a `warnings.warn` in this function.
         **keywords: See `importance`.
     """
@@ -157,12 +160,28 @@ def computed(
                 run = pass_of(parameters, chosen, group_size, chosen_options, ranks)
                 run.watch(watch)
                 run.kept_samples = seen
+                run.part = _part(chosen_options, group_size, ranks, part)
             position, checkpoint = run_pass(run, loader, ranks, kept)
             with ranks.raising_together():
                 results = run.results(position)
     if slow := run.slow_layers:
         warnings.warn(slow, PotionWarning, stacklevel=stacklevel)
     return results, checkpoint
+
+
+def _part(
+    options: PassOptions, group_size: GroupSize, ranks: Ranks, auto: Callable[[Ranks], Part] | None
+) -> Part | None:
+    """What the pass reads of the data; None for all."""
+    if options.samples is None:
+        return None
+    if options.samples != "auto":
+        return FirstSamples(options.samples, group_size, ranks)
+    if auto is None:
+        raise ImportanceError(
+            'samples="auto" compares the thresholds of a search, which unlearn makes; give importance() a number'
+        )
+    return auto(ranks)
 
 
 def check_group_size(group_size: GroupSize) -> None:

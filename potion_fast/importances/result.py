@@ -37,6 +37,7 @@ class Importance:
         group_size: Samples per group, or "batch".
         fingerprint: Of the weights that they were computed on.
         fallback: Parameters that no rule covered and that went through torch.func or a loop: exact as well, but slower.
+        data_samples: Samples of the data of which the pass has read a part; None where it has read all.
     """
 
     sums: Tensor = field(repr=False)
@@ -47,6 +48,12 @@ class Importance:
     group_size: GroupSize
     fingerprint: str
     fallback: tuple[str, ...] = ()
+    data_samples: int | None = None
+
+    @property
+    def total(self) -> int:
+        """Samples of the data, read or not."""
+        return self.samples if self.data_samples is None else self.data_samples
 
     @property
     def mean(self) -> Tensor:
@@ -117,7 +124,8 @@ class Importance:
         Exact wherever groups do not cross the boundary: always for group_size 1; for m samples where this pass's
         number of samples is a multiple of m; for "batch" where it ended with a whole batch. Otherwise this pass's
         last group stays smaller than the others, and a PotionWarning says so (for "batch" it always does, as
-        the batch size is not known).
+        the batch size is not known). Of parts, the numbers of samples of the data add up too; where one is a smaller
+        share of its data than the other, a PotionWarning says that its data count for less than they should.
 
         Args:
             other: Importances of further samples.
@@ -139,10 +147,20 @@ class Importance:
                 PotionWarning,
                 stacklevel=2,
             )
+        if self.samples * other.total != other.samples * self.total:
+            parts = [f"{one.samples} of {one.total}" for one in (self, other)]
+            warnings.warn(
+                f"merging importances of {parts[0]} and of {parts[1]} samples: each counts by the samples that were "
+                "read, not by its data",
+                PotionWarning,
+                stacklevel=2,
+            )
+        partial = self.data_samples is not None or other.data_samples is not None
         return replace(
             self,
             sums=self.sums + other.sums.to(self.sums.device),
             samples=self.samples + other.samples,
+            data_samples=self.total + other.total if partial else None,
             terms=self.terms + other.terms,
             fallback=tuple(name for name in self.shapes if name in {*self.fallback, *other.fallback}),
         )
@@ -219,6 +237,8 @@ class Importance:
         whole = [self.samples, self.terms, *(size for shape in self.shapes.values() for size in shape)]
         if not all(type(number) is int and number >= 0 for number in whole) or not 1 <= self.terms <= self.samples:
             raise ValueError(f"{self.terms} terms of {self.samples} samples, or a shape, are no such numbers")
+        if self.data_samples is not None and not (type(self.data_samples) is int and self.data_samples > self.samples):
+            raise ValueError(f"its {self.samples} samples are no part of {self.data_samples!r}")
         if not all(type(text) is str for text in (self.objective, self.fingerprint, *self.shapes, *self.fallback)):
             raise ValueError("its objective, fingerprint or names are no text")
         if self.group_size != "batch" and (type(self.group_size) is not int or self.group_size < 1):

@@ -16,6 +16,8 @@ from ..utils.batches import known_count
 from ..utils.crc import crc32
 from .checkpoints import PassCheckpoint, Position
 from .local_pass import LocalPass
+from .options import PassOptions
+from .part import check_shuffled
 from .rank_checkpoints import RankCheckpoints
 
 
@@ -40,6 +42,10 @@ def run_pass(
     """
     options, path = run.options, run.options.checkpoint
     sampler, block_size = own_sampler(loader, ranks), block_size_of(loader, run.group_size)
+    with ranks.raising_together():
+        if options.samples is not None:
+            check_shuffled(loader)
+            check_no_rank_checkpoints(options, ranks)
     with nullcontext() if sampler is None else sampler.partitioned(block_size):
         checkpoint: PassCheckpoint | None = None
         with ranks.raising_together():
@@ -60,22 +66,52 @@ def run_pass(
         elif path is not None and ranks.size > 1:
             raise DataError("checkpoint= on several ranks needs a loader with a potion_fast.distributed.ShareSampler")
         elif path is not None:
-            checkpoint = PassCheckpoint(path, options.checkpoint_seconds, run.buffers, identity)
+            state = [] if run.part is None else run.part.state
+            checkpoint = PassCheckpoint(path, options.checkpoint_seconds, [*run.buffers, *state], identity)
             start = checkpoint.load() if options.resume else start
         with ranks.raising_together():
             if checkpoint is not None and checkpoint.without_rule is not None:
-                check_count(loader, start.samples)
+                check_count(loader, checkpoint.data_samples or start.samples)
+                run.data_samples = checkpoint.data_samples
                 run.without_rule.update(checkpoint.without_rule)
                 return start, checkpoint
-            position = run.accumulate(loader, start, checkpoint)
-            if sampler is not None and position.samples != len(sampler):
+            position = accumulated(run, loader, start, checkpoint)
+            if sampler is not None and run.data_samples is None and position.samples != len(sampler):
                 raise DataError(
                     f"the loader gave {position.samples} of the {len(sampler)} samples of its ShareSampler; "
                     "leave drop_last off"
                 )
             if checkpoint is not None:
+                checkpoint.data_samples = run.data_samples
                 checkpoint.finished(position, run.without_rule, kept)
     return added_up(run, ranks, checkpoint, position), checkpoint
+
+
+def accumulated(
+    run: LocalPass, loader: Iterable[object], start: Position, checkpoint: PassCheckpoint | None
+) -> Position:
+    """As `LocalPass.accumulate`; where a part is read, the other ranks are told of the end, and of an error."""
+    if run.part is None:
+        return run.accumulate(loader, start, checkpoint)
+    try:
+        position = run.accumulate(loader, start, checkpoint)
+    except Exception:
+        run.part.close(start, failed=True)
+        raise
+    run.part.close(position)
+    return position
+
+
+def check_no_rank_checkpoints(options: PassOptions, ranks: Ranks) -> None:
+    """Refuse checkpoints of several ranks: where each has ended may be another place for another number of them.
+
+    Raises:
+        ImportanceError: There are some.
+    """
+    if options.checkpoint is not None and ranks.size > 1:
+        raise ImportanceError(
+            "a pass over a part of the data keeps no checkpoints on several ranks; leave out checkpoint or samples"
+        )
 
 
 def check_count(loader: Iterable[object], samples: int) -> None:
@@ -88,12 +124,14 @@ def check_count(loader: Iterable[object], samples: int) -> None:
 def added_up(run: LocalPass, ranks: Ranks, checkpoint: PassCheckpoint | None, position: Position) -> Position:
     """Put the sums of all ranks in place of this one's, and return the samples and groups that they are of."""
     own = checkpoint.total() if isinstance(checkpoint, RankCheckpoints) else (position.samples, position.terms)
-    gathered = ranks.all_gather((*own, run.without_rule, run.unconnected or set()))
-    samples, terms, without_rule, unconnected = zip(*gathered, strict=True)
+    total = own[0] if run.data_samples is None else run.data_samples
+    gathered = ranks.all_gather((*own, total, run.without_rule, run.unconnected or set()))
+    samples, terms, totals, without_rule, unconnected = zip(*gathered, strict=True)
     if sum(samples) == 0:
         raise DataError("the loader gave no samples; importances need at least one")
     run.without_rule.update(*without_rule)
     run.unconnected = set().union(*unconnected)
+    run.data_samples = sum(totals)
     run.add_up(ranks)
     return Position(sum(samples), sum(terms))
 

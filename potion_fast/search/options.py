@@ -127,7 +127,7 @@ class SearchOptions:
 
         Args:
             forget_samples: Samples of the forget importances, |S_f|.
-            retain_samples: Samples of the retain importances.
+            retain_samples: Samples of the data that the retain importances are of, read or not.
 
         Raises:
             SearchError: S_f is larger than the training data that should contain it.

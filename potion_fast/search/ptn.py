@@ -195,7 +195,7 @@ class _Subject:
 
 def _grid(settings: SearchOptions, forget: Importance, retain: Importance) -> Iterator[tuple[float, float]] | None:
     """The steps of the search; None for a strategy without."""
-    return settings.grid(forget.samples, retain.samples) if STRATEGIES[settings.strategy].uses_grid else None
+    return settings.grid(forget.samples, retain.total) if STRATEGIES[settings.strategy].uses_grid else None
 
 
 def _on_device(importance: Importance, device: torch.device) -> Importance:

@@ -134,6 +134,7 @@ class Result:
             "seconds": self.seconds,
             "evaluations": self.evaluations,
             "steps": len(self.trace),
+            "training_samples": None if self.retain is None else {"read": self.retain.samples, "of": self.retain.total},
             "max_damage": self.max_damage,
             "clean_accuracy": None if self.clean is None else asdict(self.clean),
             "kept_step": None if self.kept is None else asdict(self.kept),

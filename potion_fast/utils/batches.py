@@ -116,7 +116,11 @@ class Chunk(NamedTuple):
 
 
 def chunks(
-    loader: Iterable[object], size: GroupSize, adapter: Adapter = DEFAULT, with_order: bool = False
+    loader: Iterable[object],
+    size: GroupSize,
+    adapter: Adapter = DEFAULT,
+    with_order: bool = False,
+    marks: Iterable[int] = (),
 ) -> Iterator[Chunk]:
     """A loader's samples in its order, for groups of `size` samples whatever its batch size.
 
@@ -129,12 +133,14 @@ def chunks(
         size: Samples per group.
         adapter: Reads the batches.
         with_order: Take the checksum of the samples' order along, as a checkpoint needs it.
+        marks: Numbers of groups, rising, that no chunk goes past.
     """
+    source = _cut_at(_chunks(loader, size, adapter), iter(marks))
     if not with_order:
-        yield from _chunks(loader, size, adapter)
+        yield from source
         return
     order = 0
-    for chunk in _chunks(loader, size, adapter):
+    for chunk in source:
         for tensor in tensors_of(chunk.inputs):
             order = crc32(tensor.reshape(len(tensor), -1)[:, :VALUES], start=order)
         order = order if chunk.labels is None else crc32(chunk.labels, start=order)
@@ -170,6 +176,21 @@ def _chunks(loader: Iterable[object], size: GroupSize, adapter: Adapter) -> Iter
             inputs, labels = inputs[count:], None if labels is None else labels[count:]
     if rest is not None:
         yield Chunk(*rest, 1, True)
+
+
+def _cut_at(source: Iterator[Chunk], marks: Iterator[int]) -> Iterator[Chunk]:
+    done, mark = 0, next(marks, None)
+    for chunk in source:
+        while mark is not None and chunk.groups > 1 and done < mark < done + chunk.groups:
+            cut = (mark - done) * (len(chunk.inputs) // chunk.groups)
+            labels = (None, None) if chunk.labels is None else (chunk.labels[:cut], chunk.labels[cut:])
+            yield Chunk(chunk.inputs[:cut], labels[0], mark - done, True)
+            chunk = chunk._replace(inputs=chunk.inputs[cut:], labels=labels[1], groups=done + chunk.groups - mark)
+            done, mark = mark, next(marks, None)
+        yield chunk
+        done += chunk.groups if chunk.closes else 0
+        while mark is not None and mark <= done:
+            mark = next(marks, None)
 
 
 def stackable(one: tuple[BatchInputs, Tensor | None], other: tuple[BatchInputs, Tensor | None]) -> bool:

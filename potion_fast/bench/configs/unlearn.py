@@ -59,6 +59,12 @@ class UnlearnConfig(Schema):
         default_text="that of the weights",
     )
     compiled: bool = setting(False, "compile the model for the importance passes, from the third batch of a size on")
+    samples: Annotated[int, Field(ge=1)] | Literal["auto"] | None = setting(
+        None,
+        'samples of the training data that the importances are taken from, or "auto", as many as the search needs',
+        metavar="N",
+        default_text="all",
+    )
     strategy: str = setting(
         "sequential",
         "how the search goes: " + "; ".join(f"{name}, {strategy.summary}" for name, strategy in STRATEGIES.items()),

@@ -133,7 +133,7 @@ def unlearn_run(
             config.objective,
             group_size=config.group_size,
             w=config.w,
-            passes=PassOptions(amp=amp, compiled=config.compiled, progress=progress),
+            passes=PassOptions(amp=amp, compiled=config.compiled, samples=config.samples, progress=progress),
             search=SearchOptions.of(config),
             evaluation_loader=evaluation_loader,
             clean_loader=None if config.max_damage is None else scenario.clean_loader(found, seed=config.seed),

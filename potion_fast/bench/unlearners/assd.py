@@ -40,7 +40,7 @@ class ASSD(Dampening):
         self, model: nn.Module, forget: Importance, retain: Importance, loaders: Loaders, progress: bool = False
     ) -> Unlearned:
         start = time.perf_counter()
-        share = forget.samples / (retain.samples + (0 if self.holds_forget else forget.samples))
+        share = forget.samples / (retain.total + (0 if self.holds_forget else forget.samples))
         percentile = percentile_of(share)
         model = copy_model(model)
         plan = EditPlan.at_percentiles(model, forget, retain, [percentile], self.dampening)
