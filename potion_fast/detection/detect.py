@@ -129,7 +129,7 @@ class _Part:
         if fitting < len(found):
             self.warnings.append(
                 f"label {label}: {len(found) - fitting} of {len(found)} found samples are not like the poison that the "
-                "others show, though the model gives them their label; they are taken for clean"
+                "others show, and are taken for clean"
             )
 
     @classmethod
@@ -137,8 +137,10 @@ class _Part:
         rows = (features.labels == label).nonzero().flatten()
         found = torch.isin(rows, members).nonzero().flatten()
         result = examine(features.features[rows], found, background, rate)
-        # What the model itself does not give its label is poison that it did not learn rather than clean.
-        result.called[found[features.best[rows[found]] != label].numpy()] = True
+        alien = found[~torch.from_numpy(result.called)[found]]
+        # Where the model gives none of them their label, they are poison that it did not learn rather than clean.
+        if (features.best[rows[alien]] != label).all():
+            result.called[alien.numpy()] = True
         return cls(label, rows, found, result)
 
 

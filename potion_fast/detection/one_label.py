@@ -149,7 +149,7 @@ class _Space:
         # Where the middle of the label is poison itself, the natural samples are what is farthest from S_f.
         for start in (middle, self._farthest(seeds, open_rows)):
             grown = self._grown(seeds, open_rows, start)
-            if grown is not None and _is_poison(grown[1], seeds, further):
+            if grown is not None and _is_poison(grown[1], seeds, further) and self._unlike_others(grown[1], open_rows):
                 return grown
         if further or seeds.sum() < FEW_FOUND:
             return None
@@ -159,6 +159,19 @@ class _Space:
         groups = [self._grown(single, open_rows, middle) for single in singles]
         able = [group for group in groups if group is not None and _is_poison(group[1], seeds, further, several=True)]
         return max(able, key=lambda group: _separation(group[1]), default=None)
+
+    def _unlike_others(self, mixture: Mixture, open_rows: Mask) -> bool:
+        """Whether a group that is most of a label spreads less like other labels' samples than the rest of it does."""
+        upper = open_rows & (mixture.posterior > 0.5)
+        rest = open_rows & ~upper
+        if mixture.share < 0.5 or rest.sum() < 2 * len(self.covariance):
+            return True
+        return self._divergence(self.points[upper]) > self._divergence(self.points[rest])
+
+    def _divergence(self, points: Array) -> float:
+        """Kullback–Leibler divergence of a Gaussian with their covariance from one with the background's."""
+        ratio = np.linalg.solve(self.covariance, shrunk_covariance(points - points.mean(0)))
+        return 0.5 * float(np.trace(ratio) - len(ratio) - np.linalg.slogdet(ratio)[1])
 
     def _farthest(self, seeds: Mask, open_rows: Mask) -> Array:
         """Middle of the quarter that is farthest from the seeds in the background's metric."""
