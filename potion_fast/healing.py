@@ -15,7 +15,7 @@ from .detection.features import Features, features_of
 from .distributed import Group, Ranks
 from .errors import DataError
 from .finetuning import finetune
-from .finetuning.run import check_model
+from .finetuning.checks import check_model
 from .finetuning.steps import Losses
 from .healing_result import HealResult
 from .relabel import propose_labels

@@ -63,7 +63,7 @@ class Reader:
             part = indices[own]
             seed = seed_generators(self.seed, "evaluation", self.ranks.rank)
             if len(part):
-                columns = []
+                columns: list[Tensor] = []
                 with torch.no_grad():
                     for inputs, labels in data.batches(part, seed=seed):
                         columns += self.halving(self._described, inputs, labels)

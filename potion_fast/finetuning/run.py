@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import Group, Ranks
-from ..errors import DataError, ModelError
 from ..utils.adapter import Adapter
 from ..utils.atomic_files import check_writable
 from ..utils.copies import copy_model
 from ..utils.cost import Cost
 from ..utils.crc import crc32
-from ..utils.memory import check, needs_of_copy
+from ..utils.inputs import BatchInputs
 from ..utils.model import ModelParameters, differentiable_rnns
 from ..utils.progress import bar
 from ..utils.seeding import generators_kept, seed_generators
@@ -29,6 +28,7 @@ from ..utils.unchanged import unchanged
 from ..utils.warn import warn_caller
 from .batches import Batches
 from .checkpoint import Checkpoint
+from .checks import check_model, check_options, checked_pairs
 from .judging import Judge
 from .keeping import chosen, verdict
 from .learning_rate import Schedule
@@ -114,10 +114,10 @@ def finetune(
     started = time.perf_counter()
     ranks = Ranks.of(process_group)
     with ranks.raising_together():
-        _check_options(amp, max_damage, checkpoint, resume)
+        check_options(amp, max_damage, checkpoint, resume)
         data = TrainingData.of(train_set, adapter=adapter)
         clean = None if validation is None else TrainingData.of(validation, adapter=adapter, name="validation")
-        suspects, new_labels = _checked_pairs(indices, labels, len(data))
+        suspects, new_labels = checked_pairs(indices, labels, len(data))
         found = torch.as_tensor(found if isinstance(found, Tensor) else list(found), dtype=torch.int64)
         found = check_indices(found, len(data), "found") if len(found) else found
         parameters = ModelParameters.of(model)
@@ -238,7 +238,7 @@ class _Run:
         parts = [(indices[own], labels[own]) for indices, labels in batches]
         size, own_size = len(self.batches), len(parts[0][0])
         seed = seed_generators(self.batches.seed, "steps", self.step, self.ranks.rank)
-        read = iter(())
+        read: Iterator[tuple[BatchInputs, Tensor]] = iter(())
         if own_size:
             read = self.data.batches(torch.cat([indices for indices, _ in parts]), own_size, seed=seed)
         for _, labels in parts:
@@ -326,51 +326,3 @@ def _trained(parameters: ModelParameters) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
-
-
-def _check_options(
-    amp: torch.dtype | None, max_damage: float, checkpoint: str | os.PathLike[str] | None, resume: bool
-) -> None:
-    if amp not in (None, torch.bfloat16, torch.float16):
-        raise ModelError(f"amp is torch.bfloat16, torch.float16 or None, not {amp}")
-    if not (isinstance(max_damage, int | float) and 0 <= max_damage <= 100):
-        raise DataError(f"max_damage is a number of points from 0 to 100, not {max_damage!r}")
-    if resume and checkpoint is None:
-        raise DataError("resume=True needs the file to resume from: checkpoint=PATH")
-
-
-def check_model(parameters: ModelParameters, inplace: bool) -> None:
-    """Raise ModelError unless the model can be fine-tuned, OutOfMemoryError unless it fits."""
-    if parameters.sharded:
-        raise ModelError("the model is sharded by FSDP2, and fine-tuning is of a model that each rank holds whole")
-    for name, parameter in parameters.parameters.items():
-        if parameter.dtype != torch.float32:
-            raise ModelError(
-                f"parameter {name!r} is {parameter.dtype}; only float32 weights are fine-tuned: take model.float(), "
-                "and amp=torch.bfloat16 for speed"
-            )
-    parameters.check_dampenable(to_be_copied=not inplace)
-    size = 4 * parameters.numel
-    needs = {
-        "the given and the best weights": 2 * size,
-        "the momentum": size,
-        "gradients": 2 * size,
-        **needs_of_copy(parameters, inplace),
-    }
-    check(parameters.device, needs)
-
-
-def _checked_pairs(
-    indices: Iterable[int] | Tensor, labels: Iterable[int] | Tensor, samples: int
-) -> tuple[Tensor, Tensor]:
-    """Suspects, ascending, and their labels, both int64 [K]. Raises DataError."""
-    given = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices)).cpu()
-    ascending = check_indices(given, samples, "indices")
-    labels = torch.as_tensor(labels if isinstance(labels, Tensor) else list(labels)).cpu()
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim != 1:
-        raise DataError(f"labels must be classes, whole numbers [K], not {labels.dtype} {list(labels.shape)}")
-    if len(labels) != len(given):
-        raise DataError(f"there are {len(given)} suspects and {len(labels)} labels; give one label for each")
-    if len(ascending) != len(given):
-        raise DataError("a suspect is given twice; give each index once")
-    return ascending, labels.long()[given.argsort()]
