@@ -43,6 +43,9 @@ def suspects(
     with the covariance that samples of other labels have about their own means; scores along it are split into two
     Gaussians; and the direction is taken anew with the samples that were found so, for a few rounds.
 
+    The rate is that of Benjamini and Hochberg's procedure on p-values of the scores, and holds where S_f shows what the
+    poison is: members that do not belong are named, but fewer than five of a label are taken for poison.
+
     Args:
         model: The poisoned model; it is given back as it was.
         train_set: The training data as trained on, read by index: a data set, or a DataLoader over one.
@@ -67,7 +70,7 @@ def suspects(
                 f"plain_set has {len(plain)} samples and train_set {len(data)}; give the same ones in the same order"
             )
         data = plain
-    members = list(found) if not isinstance(found, Tensor) else found
+    members = _read(found)
     check_indices(members, len(data), "found")
     features = features_of(model, data, amp=amp, ranks=Ranks.of(process_group), progress=progress)
     return suspects_from(features, members, rate=rate)
@@ -85,7 +88,7 @@ def suspects_from(features: Features, found: Iterable[int] | Tensor, *, rate: fl
         DataError: Indices or rate that cannot be, or features that are not finite.
     """
     _check_rate(rate)
-    given = found if isinstance(found, Tensor) else list(found)
+    given = _read(found)
     members = check_indices(given, len(features), "found")
     _check_finite(features.features)
     warnings = []
@@ -93,7 +96,7 @@ def suspects_from(features: Features, found: Iterable[int] | Tensor, *, rate: fl
         warnings.append(f"{len(given) - len(members)} of the found samples were given twice and count once")
     labels = features.labels[members].unique()
     background = background_of(features.features, features.labels, labels)
-    parts = [_Part.of(features, members, int(label), background, rate) for label in labels]
+    parts = [_Part.of(features, members, label, background, rate) for label in labels]
     warnings += [text for part in parts for text in part.warnings]
     for text in warnings:
         warn_caller(text)
@@ -133,7 +136,9 @@ class _Part:
             )
 
     @classmethod
-    def of(cls, features: Features, members: Tensor, label: int, background: Background, rate: float) -> _Part:
+    def of(cls, features: Features, members: Tensor, label: Tensor, background: Background, rate: float) -> _Part:
+        if not len(background):  # all labels are S_f's: the others' poison lies in other directions
+            background = background_of(features.features, features.labels, label)
         rows = (features.labels == label).nonzero().flatten()
         found = torch.isin(rows, members).nonzero().flatten()
         result = examine(features.features[rows], found, background, rate)
@@ -141,7 +146,7 @@ class _Part:
         # Where the model gives none of them their label, they are poison that it did not learn rather than clean.
         if (features.best[rows[alien]] != label).all():
             result.called[alien.numpy()] = True
-        return cls(label, rows, found, result)
+        return cls(int(label), rows, found, result)
 
 
 def _listed(parts: list[_Part], members: Tensor, rate: float, warnings: tuple[str, ...]) -> Suspects:
@@ -168,6 +173,15 @@ def _listed(parts: list[_Part], members: Tensor, rate: float, warnings: tuple[st
         below_scores=scores[below],
         warnings=warnings,
     )
+
+
+def _read(found: Iterable[int] | Tensor) -> list[int] | Tensor:
+    """Indices that can be read twice."""
+    if isinstance(found, Tensor):
+        return found
+    if not isinstance(found, Iterable):
+        raise DataError(f"found must be indices of samples, such as [3, 14], not {found!r}")
+    return list(found)
 
 
 def _check_rate(rate: float) -> None:
