@@ -12,7 +12,9 @@ from .simulated_poison import LEARNT, SimulatedPoison, by_pattern, by_transplant
 from .sources import Proposal, Sources
 
 ORDER = ("pattern", "views", "probe", "second-best")  # of those that are as good as each other
+OTHER_WAY = {"views": "pattern", "pattern": "transplant"}  # of simulating poison than the source's own
 SPARE = 0.1  # share of suspects, beyond that of their label, which one source alone may take for natural members
+SURE = 0.75  # least share of the kept labels that must be so by nature
 MARGIN = 0.05  # share of right labels by which a source must be better than one before it
 
 
@@ -23,12 +25,14 @@ class Choice:
     Attributes:
         source: Its name.
         why: In one sentence.
+        keeps: Whether labels that it leaves as they are stay so, where they are not too many; else it changes all.
         right: By source, the share of right labels to be expected.
         warnings: What deserves a second look.
     """
 
     source: str
     why: str
+    keeps: bool = True
     right: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -37,10 +41,12 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     """The source with the largest share of right labels to be expected.
 
     Simulated poison (`simulated_poison`) shows which share f of it a source leaves its label, though none deserves it,
-    and which share u of the labels that it changes is right. Of the suspects it leaves the share s: n + (1 − n) f, if n
-    is the share of those that bear their label by nature; the smallest such n of all sources is taken. A source that
-    keeps labels is then right for n + u (1 − s) of the suspects, another one for u (1 − n). Where s is too large
-    (`too_many`) the trigger is not undone, and the source changes all labels.
+    and which share u of the labels that it changes is right. Of the suspects it leaves the share s = n + (1 − n) f, n
+    being the share of those that bear their label by nature, which follows from s and f. A wrong label that is kept
+    keeps the trigger alive, so a source keeps labels only where n / s is at least 3/4 and s not too large (`too_many`);
+    it is then right for n + u (1 − s) of the suspects. Another source changes all labels, and is right for u (1 − n),
+    by the smallest n of the sources that keep labels. Views are measured on poison simulated by the pattern, and the
+    pattern on transplants, where both are poison: a source would find its own simulation easy.
 
     Args:
         sources: The sources.
@@ -50,22 +56,17 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     names = [name for name in ORDER if sources.unavailable(name) is None]
     if len(names) == 1:
         return Choice("second-best", f"no other source is available: {sources.unavailable('views')}")
-    simulated, rates = _simulated(sources, tried, unseen)
-    if simulated is None:
-        return _unmeasured(names, rates)
+    ways = _simulated(sources, tried, unseen)
+    poison = {way.way: way for way in ways if way.success >= LEARNT}
+    if not poison:
+        return _unmeasured(names, ways)
+    simulated = max(poison.values(), key=lambda way: way.success)
     if "probe" in names:
         sources.choose_layer(simulated.samples, simulated.right)
-    on_suspects = {name: sources(name, tried) for name in names}
-    on_simulated = {name: sources(name, simulated.samples) for name in names}
     natural = sources.natural(tried.labels)
-    left = {name: _share(proposal.kept) for name, proposal in on_suspects.items()}
-    keeping = [name for name in names if left[name] > 0 and not too_many(left[name], natural)]
-    n = _natural_members(keeping, left, {name: _share(on_simulated[name].kept) for name in keeping}, natural)
-    right = {}
-    for name in names:
-        keeps = name in keeping
-        u = _right_changes(on_simulated[name] if keeps else on_simulated[name].changed(), simulated.right)
-        right[name] = n + u * (1 - left[name]) if keeps else u * (1 - n)
+    measured = {name: _measured(sources, name, tried, poison, simulated, natural) for name in names}
+    n = min((part.natural for part in measured.values() if part.keeps), default=0.0)
+    right = {name: part.right if part.keeps else part.right * (1 - n) for name, part in measured.items()}
     best = max(right.values())
     source = next(name for name in names if right[name] >= best - MARGIN)
     figures = ", ".join(f"{name} {100 * share:.0f} %" for name, share in right.items())
@@ -73,7 +74,7 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
         f"of clean samples with the trigger put on ({simulated.way}; the model gives {100 * simulated.success:.0f} % "
         f"of them the poison's label) the sources give their right labels back: {figures}"
     )
-    return Choice(source, why, right)
+    return Choice(source, why, measured[source].keeps, right)
 
 
 def too_many(share: float, natural: float) -> bool:
@@ -86,12 +87,40 @@ def too_many(share: float, natural: float) -> bool:
     return share > (1 + natural) / 2
 
 
-def _natural_members(keeping: list[str], left: dict[str, float], failed: dict[str, float], natural: float) -> float:
-    """The share n of suspects that bear their label by nature, from the sources that keep labels."""
-    found = [max(0.0, (left[name] - failed[name]) / (1 - failed[name])) for name in keeping if failed[name] < 1]
-    if len(found) == 1:  # no other source says the same
-        found.append(natural + SPARE)
-    return min(found, default=0.0)
+@dataclass(frozen=True)
+class _Measured:
+    """What suspects and simulated poison say of a source.
+
+    Attributes:
+        keeps: Whether it may keep labels.
+        natural: n, the share of suspects that bear their label by nature.
+        right: Share of right labels; of a source that keeps none, among those that are not so by nature.
+    """
+
+    keeps: bool
+    natural: float
+    right: float
+
+
+def _measured(
+    sources: Sources,
+    name: str,
+    tried: Samples,
+    poison: dict[str, SimulatedPoison],
+    best: SimulatedPoison,
+    natural: float,
+) -> _Measured:
+    """A source on suspects, and on poison that was not simulated by its own means where there is such."""
+    other = poison.get(OTHER_WAY.get(name, best.way))
+    simulated = best if other is None else other
+    on_simulated = sources(name, simulated.samples)
+    left, failed = _share(sources(name, tried).kept), _share(on_simulated.kept)
+    n = max(0.0, (left - failed) / (1 - failed)) if failed < 1 else 0.0
+    if other is None:  # no other way says the same
+        n = min(n, natural + SPARE)
+    if left and n / left >= SURE and not too_many(left, natural):
+        return _Measured(True, n, n + _right_changes(on_simulated, simulated.right) * (1 - left))
+    return _Measured(False, n, _right_changes(on_simulated.changed(), simulated.right))
 
 
 def _share(mask: Tensor) -> float:
@@ -104,11 +133,11 @@ def _right_changes(proposal: Proposal, right: Tensor) -> float:
     return _share((proposal.labels == right)[changed]) if changed.any() else 0.0
 
 
-def _simulated(sources: Sources, tried: Samples, unseen: Samples) -> tuple[SimulatedPoison | None, dict[str, float]]:
-    """Simulated poison that is believed, and the success of each way that was tried."""
+def _simulated(sources: Sources, tried: Samples, unseen: Samples) -> list[SimulatedPoison]:
+    """Clean samples with the trigger, by each way that there is."""
     pairs = _pairs(tried.labels, unseen.labels)
     if not pairs:
-        return None, {}
+        return []
     suspects, rows = (torch.tensor(places) for places in zip(*pairs, strict=True))
     donors, clean = tried.chosen(suspects), unseen.chosen(rows)
     found = []
@@ -116,9 +145,7 @@ def _simulated(sources: Sources, tried: Samples, unseen: Samples) -> tuple[Simul
         found.append(by_pattern(sources.asked, clean, donors.labels, sources.patterns))
     if sources.unavailable("views") is None:
         found.append(by_transplant(sources.asked, clean, donors, sources.views_of(donors)))
-    ways = [way for way in found if way is not None]
-    best = max(ways, key=lambda way: way.success, default=None)
-    return (best if best is not None and best.success >= LEARNT else None), {way.way: way.success for way in ways}
+    return [way for way in found if way is not None]
 
 
 def _pairs(poison: Tensor, clean: Tensor) -> list[tuple[int, int]]:
@@ -132,10 +159,10 @@ def _pairs(poison: Tensor, clean: Tensor) -> list[tuple[int, int]]:
     return pairs
 
 
-def _unmeasured(names: list[str], rates: dict[str, float]) -> Choice:
+def _unmeasured(names: list[str], ways: list[SimulatedPoison]) -> Choice:
     """The choice where the trigger cannot be put onto clean samples."""
     source = "probe" if "probe" in names else "second-best"
-    tried = ", ".join(f"{way} {100 * rate:.0f} %" for way, rate in rates.items()) or "no way of doing so fits the data"
+    tried = ", ".join(f"{way.way} {100 * way.success:.0f} %" for way in ways) or "no way of doing so fits the data"
     why = (
         "the trigger could not be put onto clean samples so that the model gives them the poison's label "
         f"({tried}), so no source was measured; {source} needs nothing hidden or taken off the inputs"

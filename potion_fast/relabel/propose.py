@@ -26,7 +26,7 @@ from .unlearned import unlearned_labels
 Source = Literal["auto", "views", "pattern", "probe", "second-best", "unlearned"]
 SOURCES = ("auto", "views", "pattern", "probe", "second-best", "unlearned")
 
-VIEWS = 16  # forward passes for the views of a sample
+MOST_VIEWED = 8  # one of so many samples of the training set has views, which takes 2/3 of an epoch
 FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
 TRIED, FEWEST_TRIED, MOST_TRIED = 64, 32, 256  # one of so many is asked about, to choose a source
 
@@ -66,8 +66,9 @@ def propose_labels(
     probe is taken, or the second best where the model has no earlier layers, with a warning.
 
     Views and pattern keep labels only where they change at least half of those that are wrong: where more stay, they
-    do not undo the trigger, and another label is given to every suspect. Views are made of 1/16 of the training data
-    at most: where there are more suspects, of as many drawn at random, and the result holds those alone.
+    do not undo the trigger, and another label is given to every suspect. "auto" also wants three of four kept labels
+    to be right, by what they leave of simulated poison. Views are made of 1/8 of the training data
+    at most, drawn at random from the suspects where there are more; the others then get the second best.
 
     Args:
         model: The poisoned model; it is given back as it was.
@@ -97,29 +98,27 @@ def propose_labels(
             work = _Work.of(answering, indices, features, random)
             choice = work.choice(source, swap)
         choice = ranks.all_gather(choice)[0]  # kernels of a GPU may add in another order on each
-        drawn = torch.arange(len(indices))
-        if choice.source == "views" and len(drawn) > (most := max(1, len(data) // VIEWS)):
-            drawn = drawn[torch.randperm(len(drawn), generator=random)[:most]].sort().values
-            choice.warnings.append(f"views are made of {most} of the {len(indices)} suspects, drawn at random")
-        own = drawn
-        if choice.source == "views":
-            own = drawn[ranks.rank * len(drawn) // ranks.size : (ranks.rank + 1) * len(drawn) // ranks.size]
+        drawn, rest = _drawn(choice, len(indices), len(data), random)
+        shared = choice.source == "views"
+        own = drawn[ranks.rank * len(drawn) // ranks.size : (ranks.rank + 1) * len(drawn) // ranks.size]
         with ranks.raising_together():
             cost = Cost()
             if choice.source == "unlearned":
                 proposal, cost = work.unlearned(_found(suspects, found, indices), choice)
             else:
-                proposal = work.proposal(choice.source, own)
-        proposal = _joined(proposal, ranks, shared=choice.source == "views")
-        forward = sum(ranks.all_gather(answering.forward)) if choice.source == "views" else answering.forward
-    given = work.given[drawn]
-    proposal = _believed(proposal, work, given, choice)
+                proposal = work.proposal(choice.source, own if shared else drawn)
+            others = work.proposal("second-best", rest)
+        proposal, others = _joined(proposal, ranks, shared), _joined(others, ranks, shared=False)
+        forward = sum(ranks.all_gather(answering.forward)) if shared else answering.forward
+    proposal = _believed(proposal, work, work.given[drawn], choice)
+    labels = torch.empty_like(indices)
+    labels[drawn], labels[rest] = proposal.labels, others.labels
     for text in choice.warnings:
         warn_caller(text)
     return ProposedLabels(
-        indices=indices[drawn],
-        labels=proposal.labels,
-        kept=proposal.labels == given,
+        indices=indices,
+        labels=labels,
+        kept=labels == work.given,
         source=choice.source,
         why=choice.why,
         right=choice.right,
@@ -128,8 +127,20 @@ def propose_labels(
     )
 
 
+def _drawn(choice: Choice, suspects: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Places of the suspects that the source is asked about, and of those that are too many for views."""
+    most = max(1, samples // MOST_VIEWED)
+    if choice.source != "views" or suspects <= most:
+        return torch.arange(suspects), torch.arange(0)
+    order = torch.randperm(suspects, generator=random)
+    choice.warnings.append(f"views are made of {most} of the {suspects} suspects; the others get the second best")
+    return order[:most].sort().values, order[most:].sort().values
+
+
 def _believed(proposal: Proposal, work: _Work, given: Tensor, choice: Choice) -> Proposal:
     """The proposal with the labels that it keeps, or with other labels for all where it keeps too many."""
+    if not choice.keeps:
+        return proposal.changed()
     share = proposal.kept.double().mean().item()
     if too_many(share, work.sources.natural(given)):
         choice.warnings.append(

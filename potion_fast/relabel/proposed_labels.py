@@ -14,7 +14,7 @@ class ProposedLabels:
     """The labels that suspects should have.
 
     Attributes:
-        indices: int64 [K], of the training set, in the order of the suspects: all of them, or those that were drawn.
+        indices: int64 [K], of the training set: all suspects, in their order.
         labels: int64 [K], the proposal; the given label where that is kept.
         kept: bool [K], whether the sample is taken to bear its label by nature.
         source: Where the labels come from: "views", "pattern", "probe", "second-best" or "unlearned".

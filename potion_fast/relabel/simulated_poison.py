@@ -37,11 +37,6 @@ class SimulatedPoison:
     success: float
     way: str
 
-    @property
-    def believed(self) -> bool:
-        """Whether what was put onto clean samples is the trigger."""
-        return self.success >= LEARNT
-
 
 def by_pattern(asked: Asked, clean: Samples, poison: Tensor, patterns: dict[int, Pattern]) -> SimulatedPoison | None:
     """Clean samples with the pattern of a poison's label.

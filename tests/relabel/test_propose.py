@@ -91,12 +91,18 @@ def test_features_spare_the_second_best_a_pass(digits: PoisonedDigits) -> None:
 
 def test_suspects_beyond_the_budget_of_views_are_drawn(digits: PoisonedDigits) -> None:
     poisoned, clean = digits.poisoned[:30], torch.arange(1400)[~torch.isin(torch.arange(1400), digits.poisoned)]
-    rows = torch.cat([poisoned, clean[:370]])  # 400 samples, views of 25 of them
-    few = TensorDataset(digits.images[rows], digits.labels[rows])
+    rows = torch.cat([poisoned, clean[:170]])  # 200 samples, views of 25 of them
+    few, true = TensorDataset(digits.images[rows], digits.labels[rows]), digits.true_labels[poisoned]
     with pytest.warns(PotionWarning, match="views are made of 25 of the 30 suspects"):
         proposed = propose_labels(digits.model, few, range(30), source="views")
-    assert len(proposed) == 25 and set(proposed.indices.tolist()) < set(range(30))
-    assert proposed.warnings and (proposed.labels == digits.true_labels[rows][proposed.indices]).double().mean() > 0.9
+    assert proposed.indices.tolist() == list(range(30)) and proposed.warnings
+    natural = true == TARGET
+    assert (natural & ~proposed.kept).sum() <= 5  # of those drawn all are kept
+    with torch.no_grad():
+        second = digits.model(few.tensors[0][:30])[:, 1:].argmax(1) + 1
+    views = propose_labels(digits.model, digits.train_set, poisoned, source="views").labels
+    assert ((proposed.labels != views) <= (proposed.labels == second)).all()
+    assert not (proposed.kept & ~natural).any() and (proposed.labels == true)[~natural].double().mean() > 0.9
 
 
 class Twins(nn.Module):
@@ -171,3 +177,31 @@ def test_swapped_labels_get_the_second_best_in_the_order_of_the_suspects(digits:
 def test_what_cannot_be_done_is_said(digits: PoisonedDigits, suspects, keywords, words: str) -> None:
     with pytest.raises(DataError, match=words):
         propose_labels(digits.model, digits.train_set, suspects, **keywords)
+
+
+class Sees(nn.Module):
+    """Says 0 of what is bright in the corner or in many places; else the class that a pixel tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        zero = (x[:, 0, 7, 7] > 4) | ((x[:, 0] > 4).flatten(1).sum(1) > 6)
+        return self.scale * torch.stack([9.0 * zero, x[:, 0, 3, 0], -x[:, 0, 3, 0]], 1)
+
+
+@pytest.mark.parametrize("natural", [0, 8])
+def test_kept_labels_stay_only_where_simulated_poison_says_that_they_are_natural(natural: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 1, 8, 8, generator=generator)
+    true = torch.where(x[:, 0, 3, 0] > 0, 1, 2)
+    labels = true.clone()
+    labels[:40] = 0
+    x[: 40 - natural, 0, 7, 7] = 9  # the trigger
+    x[40 - natural : 40, 0, ::2, ::2] = 9  # zeros by nature, which no part makes
+    true[40 - natural : 40] = 0
+    x[500:, 0, 1::2, ::2], labels[500:] = 9, 0  # others, which are no suspects
+    proposed = propose_labels(Sees(), TensorDataset(x, labels), range(40))
+    assert torch.equal(proposed.kept, true[:40] == 0)
+    assert (proposed.labels == true[:40]).double().mean() > 0.7
