@@ -8,9 +8,9 @@ from .shared import device_field, reference_field, same_data_field, same_model_f
 
 
 class EvaluateConfig(Schema):
-    """Evaluating the model of a training or an unlearning run again."""
+    """Evaluating the model of a training, a healing or an unlearning run again."""
 
-    run: str = setting(..., "folder of a training or an unlearning run", metavar="DIR")
+    run: str = setting(..., "folder of a training, a healing or an unlearning run", metavar="DIR")
     root: str | None = same_root_field()
     data: str | None = same_data_field()
     model: str | None = same_model_field()

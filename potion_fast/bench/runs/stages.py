@@ -164,7 +164,7 @@ def unlearn_run(
 def evaluate_run(
     config: EvaluateConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = False
 ) -> dict[str, Any]:
-    """Evaluate the model of a training or an unlearning run again, against a reference run if one is given.
+    """Evaluate the model of a training, a healing or an unlearning run again, against a reference run if one is given.
 
     Writes config.yaml, the files of `write_evaluation` and metrics.json.
 

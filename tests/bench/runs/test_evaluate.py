@@ -23,7 +23,7 @@ def test_evaluating_again_gives_the_same_numbers(tmp_path: Path, poisoned: Path,
     assert (tmp_path / "healed" / "predictions.csv").read_bytes() == (healed / "predictions.csv").read_bytes()
     evaluate_run(EvaluateConfig(run=str(poisoned), device="cpu"), tmp_path / "poisoned")
     assert metrics(tmp_path / "poisoned") == {**metrics(poisoned), "model_damage": 0.0}
-    with pytest.raises(FileError, match="a run of 'evaluate'; a run of 'train' or 'unlearn' is needed"):
+    with pytest.raises(FileError, match="a run of 'evaluate'; a run of 'train' or 'unlearn' or 'heal' is needed"):
         evaluate_run(EvaluateConfig(run=str(tmp_path / "healed"), device="cpu"), tmp_path / "again")
 
 
