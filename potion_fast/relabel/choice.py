@@ -14,7 +14,7 @@ from .sources import Proposal, Sources
 ORDER = ("pattern", "views", "probe", "second-best")  # of those that are as good as each other
 OTHER_WAY = {"views": "pattern", "pattern": "transplant"}  # of simulating poison than the source's own
 SPARE = 0.1  # share of suspects, beyond that of their label, which one source alone may take for natural members
-SURE = 0.75  # least share of the kept labels that must be so by nature
+SURE = 0.85  # least share of kept labels that must be so by nature: ResNet-9 0.93 (14 of 16 were), ViT 0.79 (5 of 11)
 MARGIN = 0.05  # share of right labels by which a source must be better than one before it
 
 
@@ -43,7 +43,7 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     Simulated poison (`simulated_poison`) shows which share f of it a source leaves its label, though none deserves it,
     and which share u of the labels that it changes is right. Of the suspects it leaves the share s = n + (1 − n) f, n
     being the share of those that bear their label by nature, which follows from s and f. A wrong label that is kept
-    keeps the trigger alive, so a source keeps labels only where n / s is at least 3/4 and s not too large (`too_many`);
+    keeps the trigger alive, so a source keeps labels only where n / s is at least 0.85 and s not too large (`too_many`);
     it is then right for n + u (1 − s) of the suspects. Another source changes all labels, and is right for u (1 − n),
     by the smallest n of the sources that keep labels. Views are measured on poison simulated by the pattern, and the
     pattern on transplants, where both are poison: a source would find its own simulation easy.

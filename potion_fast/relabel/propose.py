@@ -66,7 +66,7 @@ def propose_labels(
     probe is taken, or the second best where the model has no earlier layers, with a warning.
 
     Views and pattern keep labels only where they change at least half of those that are wrong: where more stay, they
-    do not undo the trigger, and another label is given to every suspect. "auto" also wants three of four kept labels
+    do not undo the trigger, and another label is given to every suspect. "auto" also wants 85 % of the kept labels
     to be right, by what they leave of simulated poison. Views are made of 1/8 of the training data
     at most, drawn at random from the suspects where there are more; the others then get the second best.
 
