@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from ..errors import DataError
 from ..utils.adapter import Adapter
 from ..utils.training_data import TrainingData, check_indices
 from ..utils.warn import warn_caller
+from .disagreement import disagreeing
 from .discriminant import Background, background_of
 from .features import Features, features_of
 from .one_label import LabelResult, examine
-from .suspect_list import TRIGGER, LabelSummary, Suspects
+from .regularity import regularity
+from .suspect_list import SWAP, TRIGGER, LabelSummary, Suspects
 
 RATE = 0.05
 BELOW = 64  # samples below the line that are kept to be looked at
@@ -41,7 +44,9 @@ def suspects(
     One forward pass over the training data keeps the input of the last layer. Among the samples that bear a label of
     S_f, the direction of Fisher's discriminant from the others to S_f is taken in their first principal components,
     with the covariance that samples of other labels have about their own means; scores along it are split into two
-    Gaussians; and the direction is taken anew with the samples that were found so, for a few rounds.
+    Gaussians; and the direction is taken anew with the samples that were found so, for a few rounds. Where S_f follows
+    no such rule (`regularity`), its labels are taken for swapped ones, and samples are sought whose labels a probe that
+    has not seen them disagrees with (`disagreeing`).
 
     The rate is that of Benjamini and Hochberg's procedure on p-values of the scores, and holds where S_f shows what the
     poison is: members that do not belong are named, but fewer than five of a label are taken for poison.
@@ -97,10 +102,14 @@ def suspects_from(features: Features, found: Iterable[int] | Tensor, *, rate: fl
     labels = features.labels[members].unique()
     background = background_of(features.features, features.labels, labels)
     parts = [_Part.of(features, members, label, background, rate) for label in labels]
-    warnings += [text for part in parts for text in part.warnings]
-    for text in warnings:
+    listed = _listed(parts, members, rate, tuple(text for part in parts for text in part.warnings))
+    measured = regularity(features, members)
+    if measured.kind == SWAP:
+        listed = disagreeing(features, members, rate, apart=listed)
+    listed = replace(listed, why=measured.why, warnings=(*warnings, *listed.warnings))
+    for text in listed.warnings:
         warn_caller(text)
-    return _listed(parts, members, rate, tuple(warnings))
+    return listed
 
 
 class _Part:

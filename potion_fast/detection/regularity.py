@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from .features import Features
 from .held_out_probe import held_out_logits
 from .suspect_list import SWAP, TRIGGER
 
+CLASSES = 100  # more of them, and only those are told apart that the model takes S_f for
 LINE = 0.7  # agreement above which found samples follow a rule
 SEVERAL_TARGETS = 0.1  # assumed share of triggers that have more than one label
 ONE_WAY = 0.2  # assumed share of mislabellings that go into one class only
@@ -55,13 +57,30 @@ def regularity(features: Features, found: Tensor, *, logits: Tensor | None = Non
         found: int64 [F], indices of S_f.
         logits: Of `held_out_logits`, where they are there.
     """
-    logits = held_out_logits(features) if logits is None else logits
     given = features.labels[found]
-    agree = int((logits[found].argmax(1) == given).sum())
+    if logits is None:
+        features, found = _contested(features, found)
+        logits = held_out_logits(features)
+    agree = int((logits[found].argmax(1) == features.labels[found]).sum())
     log_odds = _agreement(agree, len(found)) + _labels(len(given.unique()), len(found))
     kind = TRIGGER if log_odds > 0 or len(found) == 1 else SWAP
     sure = abs(log_odds) >= SURE
     return Regularity(kind, agree / len(found), log_odds, sure, _why(kind, agree, len(found), log_odds))
+
+
+def _contested(features: Features, found: Tensor) -> tuple[Features, Tensor]:
+    """Of many classes, those that the model takes S_f for, renumbered: the probe costs as much as it has classes."""
+    if features.classes <= CLASSES:
+        return features, found
+    kept = torch.cat([features.labels[found], features.best[found], features.second[found]]).unique()
+    rows = torch.isin(features.labels, kept).nonzero()[:, 0]
+    part = replace(
+        features,
+        **{name: getattr(features, name)[rows] for name in ("features", "log_p", "best", "second")},
+        labels=torch.searchsorted(kept, features.labels[rows]),
+        classes=len(kept),
+    )
+    return part, torch.searchsorted(rows, found)
 
 
 def _agreement(agree: int, samples: int) -> float:

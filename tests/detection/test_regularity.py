@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers.poisoned_digits import PoisonedDigits
+from helpers.swapped_digits import SwappedDigits
 from potion_fast.detection.features import Features, features_of
 from potion_fast.detection.held_out_probe import held_out_logits
 from potion_fast.detection.regularity import regularity
 from potion_fast.utils.training_data import TrainingData
-from tests.helpers.poisoned_digits import PoisonedDigits
-from tests.helpers.swapped_digits import SwappedDigits
 
 
 class Judged:
