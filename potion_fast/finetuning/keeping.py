@@ -8,6 +8,8 @@ from .predictions import Predictions
 from .result import DAMAGED, DIVERGED, NO_STEP, NOTHING_NEW, STILL_POISONED, UNLEARNT, Evaluation
 
 POISON_LEFT = 0.2  # share of the suspects that may keep the poison's label: a tenth bears it by nature (as PTN's ρ)
+UNMEMORISED = 0.6  # change of test accuracy, as part of that on training data kept out
+CONFIDENCE = 1.64  # standard errors
 RUIN = 10.0  # points of clean accuracy: nobody wants a model without the poison that has lost more
 TIE = 0.05  # shares of suspects that differ by no more are taken for the same: few are kept out
 
@@ -15,24 +17,25 @@ TIE = 0.05  # shares of suspects that differ by no more are taken for the same: 
 def clean_change(before: Predictions, after: Predictions, unseen: bool) -> tuple[float, float]:
     """Estimated change of clean test accuracy, and its standard error, in points; paired, sample by sample.
 
-    On data that the model has never seen it is that of the accuracy. On training data the accuracy falls by itself once
-    the model learns others, as samples known by heart are lost that are no more than right, and one in twelve changes
-    sides for a standard error of 0.9 points in 1024. So there it is the change of the mean of p(label) / (p(label) +
-    p(likeliest other label)), which counts a sample by how surely it is known: nearer to the change of test accuracy in
-    the mean, at less than half the noise.
+    On data that the model has never seen it is the change of accuracy. On training data that is kept out of the
+    fine-tuning the accuracy falls further, as samples known by heart are forgotten: there it is `UNMEMORISED` times
+    that change. That factor is fitted to two ResNet-9s that were fine-tuned well and badly (rates from half to four
+    times, random labels, twice the suspects): over 19 evaluations, whose test accuracy had changed by −10.9 to +1.6
+    points, it misses that change by 0.6 points in the mean, the accuracy itself by 2.3, the mean of p(label) / (p(label)
+    + p(likeliest other)) by 2.0, and that times its own best factor by 0.7. Poison that was not found counts as clean.
 
     Args:
         before: Of the given model, on clean samples that are kept out.
         after: Of the fine-tuned model, on the same.
         unseen: The model was not trained on them.
     """
-    changes = after.right.double() - before.right.double() if unseen else after.soft - before.soft
-    return 100 * changes.mean().item(), 100 * (changes.var(correction=0).item() / len(changes)) ** 0.5
+    changes = (after.right.double() - before.right.double()) * (100.0 if unseen else 100.0 * UNMEMORISED)
+    return changes.mean().item(), (changes.var(correction=0).item() / len(changes)) ** 0.5
 
 
 def damage(entry: Evaluation) -> float:
-    """Points of clean accuracy that are lost for sure: what one standard error of the estimate explains is not."""
-    return max(0.0, -entry.clean_change - entry.clean_error)
+    """Points of clean accuracy that are lost with a confidence of 95 %, one-sided."""
+    return max(0.0, -entry.clean_change - CONFIDENCE * entry.clean_error)
 
 
 def chosen(trace: Sequence[Evaluation], max_damage: float) -> tuple[int, str]:

@@ -23,8 +23,3 @@ class Predictions:
     def right(self) -> Tensor:
         """Whether the model says the label, bool [N]."""
         return self.margins > 0
-
-    @property
-    def soft(self) -> Tensor:
-        """Probability of the label against the likeliest of the others, float64 [N]."""
-        return self.margins.double().sigmoid()

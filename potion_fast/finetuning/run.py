@@ -71,7 +71,7 @@ def finetune(
     How it is judged: by the suspects with a new label that are kept out of the fine-tuning (a fifth of them, where
     there are 40 of them that were not found; else by all), of which POISON_LEFT may keep the old label, and by clean
     accuracy, see `finetuning.keeping.clean_change`. The model that is given back has lost no more than `max_damage`
-    points by that measure, one standard error aside, or a warning and the reason say so.
+    points by that measure, or a warning and the reason say so.
 
     The batches depend on nothing but data, suspects and seed. The samples are read as the training set gives them; its
     random augmentation follows from the seed, the number of workers and that of ranks, so that a call gives the same

@@ -49,17 +49,17 @@ def test_the_kept_one_is_the_one_before_or_the_newest():
             before = kept
 
 
-def test_what_one_standard_error_explains_is_no_damage():
-    assert damage(evaluation(1, 0.0, -0.8, 0.5)) == pytest.approx(0.3)
-    assert damage(evaluation(1, 0.0, -0.3, 0.5)) == damage(evaluation(1, 0.0, 2.0)) == 0
+def test_what_chance_explains_is_no_damage():
+    assert damage(evaluation(1, 0.0, -1.0, 0.5)) == pytest.approx(0.18)
+    assert damage(evaluation(1, 0.0, -0.8, 0.5)) == damage(evaluation(1, 0.0, 2.0)) == 0
     assert "2.0 ± 0.5 points" in verdict([START, evaluation(1, 0.0, -2.0, 0.5)], 1, DAMAGED, 0.5, "100 samples")[0]
 
 
-def test_samples_that_are_only_just_lost_count_little_on_training_data_and_whole_on_others():
-    labels = torch.zeros(4, dtype=torch.int64)
-    before, after = (Predictions(labels, torch.tensor(m)) for m in ([0.1, 3.0, 3.0, 3.0], [-0.1, 3.0, 3.0, 3.0]))
-    assert clean_change(before, after, unseen=True)[0] == -25
-    change, error = clean_change(before, after, unseen=False)
-    assert -1.3 < change < -1.2 and 1.0 < error < 1.1
-    far = Predictions(labels, torch.tensor([-3.0, 3.0, 3.0, 3.0]))
-    assert clean_change(before, far, unseen=False)[0] < -10
+def test_training_samples_that_are_lost_count_for_a_part_and_unseen_ones_whole():
+    labels = torch.zeros(10, dtype=torch.int64)
+    before = Predictions(labels, torch.tensor([1.0] * 9 + [-1.0]))
+    after = Predictions(labels, torch.tensor([-1.0] * 3 + [1.0] * 7))  # three are lost, one is gained
+    change, error = clean_change(before, after, unseen=True)
+    assert change == pytest.approx(-20) and error == pytest.approx(100 * (0.36 / 10) ** 0.5)
+    part = clean_change(before, after, unseen=False)
+    assert part == pytest.approx((-12, 0.6 * error))
