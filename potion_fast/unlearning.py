@@ -226,6 +226,8 @@ def _check_given(
     options: PassOptions,
 ) -> None:
     """Raise ImportanceError unless importances computed before belong together, or to those that will be computed."""
+    if retain is not None and options.samples is not None:
+        raise ImportanceError("samples says how much of retain_loader is read, and retain is given: leave one out")
     for given in (forget, retain):
         if given is not None:
             given.check_model(parameters)

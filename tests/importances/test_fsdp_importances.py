@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 import potion_fast as pf
 from helpers.processes import SLOWEST, in_processes
@@ -118,6 +119,37 @@ def test_each_rank_has_its_shards_of_what_one_process_gives(tmp_path, ranks, n, 
             assert error <= tolerance * torch.linalg.vector_norm(one[name]), f"{name}: {error}"
 
 
+def part_of_shards(order: list[int]) -> object:
+    """Importances of this rank's shards, from the first samples of each rank's share of an order."""
+    dataset = data(20, torch.float64)
+    loader = DataLoader(dataset, 3, sampler=ShareSampler(SubsetOf(order)))
+    some = pf.importance(sharded(model_of(torch.float64)), loader, "xlf", group_size=2, dtype=torch.float64, samples=7)
+    return {name: some[name] for name in some.shapes}, some.samples, some.total
+
+
+class SubsetOf(Sampler[int]):
+    """Indices in this order."""
+
+    def __init__(self, indices: list[int]) -> None:
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def test_ranks_read_a_part_of_their_shares(tmp_path):
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(2)).tolist()
+    got = in_processes(2, part_of_shards, order, folder=tmp_path)
+    assert [counts for _, *counts in got] == 2 * [[8, 20]]
+    inputs, labels = data(20, torch.float64)[order[:4] + order[10:14]]
+    want = pf.importance(model_of(torch.float64), [(inputs, labels)], "xlf", group_size=2, dtype=torch.float64)
+    for name in want.shapes:
+        torch.testing.assert_close(torch.cat([shards[name] for shards, *_ in got]), want[name], rtol=1e-12, atol=0)
+
+
 class Peeking(Transformer):
     """Reads a weight by name, beside the calls of its layer."""
 
@@ -154,6 +186,7 @@ def refused() -> list[str]:
     tried(sharded(model_of(dtype)), plain, process_group=False)
     tried(sharded(model_of(dtype)), plain, group_size=5)
     tried(sharded(model_of(dtype)), plain, compiled=True)
+    tried(sharded(model_of(dtype)), plain, samples="auto")
     dist.barrier()
     return said
 
@@ -169,7 +202,7 @@ def test_a_sample_is_sent_without_the_batch_that_it_is_of():
 def test_what_cannot_be_exact_is_an_error_on_all_ranks(tmp_path):
     first, second = in_processes(2, refused, folder=tmp_path)
     for got in (first, second):
-        peeking, sometimes, nan, checkpoint, alone, large, compiled = got
+        peeking, sometimes, nan, checkpoint, alone, large, compiled, auto = got
         assert "patches.weight, and without one a sharded model's cannot be had" in peeking
         assert "no rule gives the importances of unused, which the first sample did not use" in sometimes
         assert "the loss of sample 4 is nan" in nan
@@ -177,4 +210,5 @@ def test_what_cannot_be_exact_is_an_error_on_all_ranks(tmp_path):
         assert "sharded the model among 2 ranks, and 1 give samples" in alone
         assert "a batch must hold a whole group" in large
         assert "is not compiled; leave out compiled" in compiled
+        assert "give a number of samples" in auto
     assert second[2].startswith("the loss") and first[2].startswith("rank 1: ")

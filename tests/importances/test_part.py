@@ -175,6 +175,11 @@ def test_other_values_are_refused(blobs, wanted):
         unlearnt(blobs, samples=wanted)
 
 
+def test_a_number_of_samples_has_no_effect_on_importances_that_are_given(blobs):
+    with pytest.raises(ImportanceError, match="retain is given"):
+        unlearnt(blobs, samples=100, retain=unlearnt(blobs, strategy="bisect").retain)
+
+
 def test_importances_alone_have_no_thresholds_to_compare(blobs):
     with pytest.raises(ImportanceError, match="unlearn makes"):
         pf.importance(blobs.model, shuffled(blobs), group_size=1, samples="auto")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.run_files import rows, stored
+from potion_fast import Importance
 from potion_fast.bench.runs import UnlearnConfig, unlearn_run
 from potion_fast.errors import SearchError
 
@@ -39,6 +40,14 @@ def test_a_run_may_limit_the_damage(tmp_path: Path, poisoned: Path, max_damage: 
     trace = rows(tmp_path / "out" / "trace.csv")
     assert any(row["clean_accuracy"] for row in trace) and not all(row["clean_accuracy"] for row in trace)
     assert kept is None or kept["clean_accuracy"] == clean["after"]
+
+
+def test_a_run_may_read_a_part_of_the_training_data(tmp_path: Path, poisoned: Path):
+    content = unlearn_run(UnlearnConfig(run=str(poisoned), samples=100, device="cpu"), tmp_path / "out")
+    retain = Importance.load(tmp_path / "out" / "retain.safetensors")
+    assert content["search"]["training_samples"] == {"read": retain.samples, "of": retain.total}
+    assert 100 <= retain.samples < 200 < retain.total
+    assert stored(tmp_path / "out")["samples"] == 100
 
 
 def test_a_run_refuses_what_its_strategy_does_not_use(tmp_path: Path, poisoned: Path):
