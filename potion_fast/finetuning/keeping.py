@@ -17,12 +17,12 @@ TIE = 0.05  # shares of suspects that differ by no more are taken for the same: 
 def clean_change(before: Predictions, after: Predictions, unseen: bool) -> tuple[float, float]:
     """Estimated change of clean test accuracy, and its standard error, in points; paired, sample by sample.
 
-    On data that the model has never seen it is the change of accuracy. On training data that is kept out of the
-    fine-tuning the accuracy falls further, as samples known by heart are forgotten: there it is `UNMEMORISED` times
-    that change. That factor is fitted to two ResNet-9s that were fine-tuned well and badly (rates from half to four
-    times, random labels, twice the suspects): over 19 evaluations, whose test accuracy had changed by −10.9 to +1.6
-    points, it misses that change by 0.6 points in the mean, the accuracy itself by 2.3, the mean of p(label) / (p(label)
-    + p(likeliest other)) by 2.0, and that times its own best factor by 0.7. Poison that was not found counts as clean.
+    On data that the model has never seen it is the change of accuracy. On training data that is kept out of the fine-
+    tuning the accuracy falls further, as samples known by heart are forgotten: there it is `UNMEMORISED` times that
+    change. That factor is fitted to two ResNet-9s that were fine-tuned well and badly (rates from half to four times,
+    random labels, twice the suspects): over 19 evaluations, whose test accuracy had changed by −10.9 to +1.6 points, it
+    misses that change by 0.6 points in the mean, the accuracy itself by 2.3, the mean of p(label) / (p(label) +
+    p(likeliest other)) by 2.0, and that times its own best factor by 0.7. Poison that was not found counts as clean.
 
     Args:
         before: Of the given model, on clean samples that are kept out.
