@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..detection.features import Features
+from ..detection.disagreement import likely_labels
+from ..detection.features import Features, features_of
 from ..detection.suspect_list import SWAP
 from ..distributed import Group, Ranks
 from ..errors import DataError
@@ -23,8 +24,8 @@ from .samples import Asked, Samples, asked
 from .sources import Proposal, Sources
 from .unlearned import unlearned_labels
 
-Source = Literal["auto", "views", "pattern", "probe", "second-best", "unlearned"]
-SOURCES = ("auto", "views", "pattern", "probe", "second-best", "unlearned")
+Source = Literal["auto", "views", "pattern", "probe", "second-best", "unlearned", "swap"]
+SOURCES = ("auto", "views", "pattern", "probe", "second-best", "unlearned", "swap")
 
 MOST_VIEWED = 8  # one of so many samples of the training set has views, which takes 2/3 of an epoch
 FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
@@ -57,13 +58,15 @@ def propose_labels(
     - "probe": a ridge regression on an earlier layer, with the suspects' mean shift taken off.
     - "second-best": the model's best other label.
     - "unlearned": the best other label of the model that `unlearn` gives, from a tenth of the training data.
+    - "swap": by a probe that has seen no suspect, and the classes that labels are mistaken for
+      (`detection.disagreement.likely_labels`).
 
-    "auto" takes the second best where the suspects are swaps, which have no trigger to be undone (a probe of features
-    that has not seen a sample is right as often). Else the trigger is put onto clean samples, by its pattern or by
-    transplanting the hidden part; where the model then gives half of them the poison's label, the first four sources
-    are asked for their right labels, which are known, and the best one is taken; of those within 5 points of it the
-    first in the order pattern, views, probe, second-best (see `choice.choose`). Where neither way gives poison, the
-    probe is taken, or the second best where the model has no earlier layers, with a warning.
+    "auto" takes "swap" where the suspects are swaps, which have no trigger to be undone. Else the trigger is put onto
+    clean samples, by its pattern or by transplanting the hidden part; where the model then gives half of them the
+    poison's label, the first four sources are asked for their right labels, which are known, and the best one is taken;
+    of those within 5 points of it the first in the order pattern, views, probe, second-best (see `choice.choose`).
+    Where neither way gives poison, the probe is taken, or the second best where the model has no earlier layers, with a
+    warning.
 
     Views and pattern keep labels only where they change at least half of those that are wrong: where more stay, they
     do not undo the trigger, and another label is given to every suspect. "auto" also wants 85 % of the kept labels
@@ -228,7 +231,7 @@ class _Work:
     def choice(self, source: Source, swap: bool) -> Choice:
         """The source that was asked for, checked, or the one that is best here."""
         if source == "auto" and swap:
-            return Choice("second-best", "the suspects' labels are swapped, so there is no trigger to be undone")
+            return Choice("swap", "the suspects' labels are swapped, so there is no trigger to be undone")
         if source == "auto":
             return choose(self.sources, self.sources.suspects.chosen(self.tried), self.unseen)
         if (why := self.sources.unavailable(source)) is not None:
@@ -242,6 +245,12 @@ class _Work:
             return Proposal.of(given, given)
         if source == "second-best" and self.features is not None:
             return Proposal.of(self.features.second[indices], given)
+        if source == "swap":
+            asked, features = self.asked, self.features
+            if features is None:
+                features = features_of(asked.model, asked.data, amp=asked.amp, progress=asked.progress)
+                asked.forward += len(asked.data)
+            return Proposal.of(likely_labels(features, indices), given)
         return self.sources(source, self.sources.suspects.chosen(places))
 
     def unlearned(self, found: Tensor, choice: Choice) -> tuple[Proposal, Cost]:

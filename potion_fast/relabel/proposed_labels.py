@@ -17,7 +17,7 @@ class ProposedLabels:
         indices: int64 [K], of the training set: all suspects, in their order.
         labels: int64 [K], the proposal; the given label where that is kept.
         kept: bool [K], whether the sample is taken to bear its label by nature.
-        source: Where the labels come from: "views", "pattern", "probe", "second-best" or "unlearned".
+        source: Where the labels come from: "views", "pattern", "probe", "second-best", "unlearned" or "swap".
         why: Why it was chosen, in one sentence.
         right: By source, the share of right labels that simulated poison promises, where it was measured. The model
             knows the labels of the samples that it is simulated on, so it ranks sources rightly and promises too much:
