@@ -76,7 +76,7 @@ def propose_labels(
     Args:
         model: The poisoned model; it is given back as it was.
         train_set: The training data as trained on, see `TrainingData.of`.
-        suspects: A `Suspects`, or indices of the training set.
+        suspects: A `Suspects`, whose `proposed` labels are taken as they are, or indices of the training set.
         source: One of the above.
         features: Of the whole training set, where they are there: second best and labels come from them.
         found: S_f, for "unlearned"; by default the suspects' own, or else all suspects.
@@ -116,6 +116,8 @@ def propose_labels(
     proposal = _believed(proposal, work, work.given[drawn], choice)
     labels = torch.empty_like(indices)
     labels[drawn], labels[rest] = proposal.labels, others.labels
+    if (own_labels := getattr(suspects, "proposed", None)) is not None:  # of a user's edited list
+        labels = torch.where(own_labels >= 0, own_labels, labels)
     for text in choice.warnings:
         warn_caller(text)
     return ProposedLabels(

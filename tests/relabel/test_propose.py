@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.poisoned_digits import TARGET, PoisonedDigits
+from potion_fast.detection import Suspects
 from potion_fast.detection.features import features_of
 from potion_fast.errors import DataError, PotionWarning
 from potion_fast.relabel import ProposedLabels, propose_labels
@@ -205,3 +206,13 @@ def test_kept_labels_stay_only_where_simulated_poison_says_that_they_are_natural
     proposed = propose_labels(Sees(), TensorDataset(x, labels), range(40))
     assert torch.equal(proposed.kept, true[:40] == 0)
     assert (proposed.labels == true[:40]).double().mean() > 0.7
+
+
+def test_labels_of_an_edited_list_are_taken_as_they_are(digits: PoisonedDigits) -> None:
+    listed = Suspects.of_indices(digits.poisoned.flip(0))
+    edited = torch.full_like(listed.indices, -1)
+    edited[:2] = torch.tensor([7, TARGET])
+    plain = propose_labels(digits.model, digits.train_set, listed, source="second-best")
+    proposed = propose_labels(digits.model, digits.train_set, replace(listed, proposed=edited), source="second-best")
+    assert proposed.labels.tolist() == [7, TARGET, *plain.labels[2:].tolist()]
+    assert proposed.kept.tolist() == [False, True, *plain.kept[2:].tolist()]
