@@ -112,7 +112,7 @@ def test_a_list_of_found_samples_that_does_not_do_is_named(
     [
         ("a.csv", "index\n3\n500\n", "a.csv: suspects have the index 500, and the training set has 500 samples"),
         ("a.csv", "index,given\n3,4\n4,4\n5,4\n", "a.csv: the suspects are of other data: the sample"),
-        ("a.csv", "index\n3\n3\n", "the sample 3 is there twice"),
+        ("a.csv", "index\n3\n3\n", "a.csv: the suspects have the sample 3 twice; keep it once"),
         ("a.csv", "index\nseven\n", "a.csv, line 2: index is 'seven', not a whole number"),
         ("a.csv", "name,number\na,3\n", "a.csv has no column 'index'"),
         ("a.csv", "index,fits\n3,0\n", "a.csv holds no suspect"),

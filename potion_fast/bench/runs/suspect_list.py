@@ -35,16 +35,16 @@ def read_suspects(path: str, scenario: Scenario) -> Suspects:
         FileError: it cannot be read.
     """
     labels = scenario.train_set(augment=False).labels
-    if Path(path).suffix.lower() == ".csv":
-        suspects = Suspects.load(path)
-    else:
-        suspects = Suspects.of_indices(read_indices(path, len(labels)))
-    if not len(suspects):
-        raise DataError(f"{path} holds no suspect; leave it out to have them sought")
     try:
+        is_table = Path(path).suffix.lower() == ".csv"
+        suspects = Suspects.load(path) if is_table else Suspects.of_indices(read_indices(path, len(labels)))
         suspects = suspects.checked(labels)
     except DataError as error:
+        if path in str(error):
+            raise
         raise DataError(f"{path}: {error}") from error
+    if not len(suspects):
+        raise DataError(f"{path} holds no suspect; leave it out to have them sought")
     classes = len(scenario.splits.classes)
     if suspects.proposed is not None and int(suspects.proposed.max()) >= classes:
         raise DataError(f"{path} proposes the label {int(suspects.proposed.max())}, and there are {classes} classes")
