@@ -12,7 +12,7 @@ from .held_out_probe import held_out_logits
 from .label_noise import LabelNoise, fitted_noise
 from .suspect_list import SWAP, LabelSummary, Suspects
 
-PRIOR = 0.9  # probability that a member of S_f has a wrong label, before it is looked at
+PRIOR = 0.99  # probability that a member of S_f has a wrong label, before it is looked at
 MARGIN = 0.7  # of the rate that the model's own is held to: the model is surer than right (measured)
 MANY = 5  # found samples of a label from which a group that stands apart is taken for swapped samples
 BELOW = 64  # samples below the line that are kept to be looked at
@@ -34,7 +34,7 @@ def disagreeing(features: Features, found: Tensor, rate: float, apart: Suspects)
 
     Returns:
         Suspects of kind "swap": scores are log-odds of a wrong label, p-values the share of right labels with such a
-        score by the model. A member of S_f fits unless its label is nine times likelier right than wrong.
+        score by the model. A member of S_f fits unless its label is a hundred times likelier right than wrong.
     """
     trusted = torch.ones(len(features), dtype=torch.bool)
     trusted[found] = False
