@@ -40,7 +40,7 @@ def check_model(parameters: ModelParameters, inplace: bool) -> None:
     size = 4 * parameters.numel
     needs = {
         "the given and the best weights": 2 * size,
-        "the momentum": size,
+        "the moments of Adam": 2 * size,
         "gradients": 2 * size,
         **needs_of_copy(parameters, inplace),
     }

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-FIRST, LARGEST = 3e-4, 0.3  # share of the weights' norm that a step would move them by with the first gradient
+from torch import Tensor
+
+FIRST, LARGEST = 1e-3, 0.03  # share of a tensor's root mean square that a weight moves by in a step
+SMALLEST = 1e-3  # root mean square of a tensor that its rate is relative to, at least: biases start at 0
 GROWTH = 1.2  # from step to step, while the suspects keep the poison's label
 MEMORY = 0.5  # of the running mean of the suspects' probability: a batch holds few
 LOST = 0.5  # of that probability ends the growth
 LEAST = 0.05  # probability below which the poison is taken for gone, however little there was of it
+
+
+def tensor_scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Root mean square of each tensor, `SMALLEST` at least: its learning rate is the relative one times this."""
+    return {name: max(SMALLEST, tensor.square().mean().sqrt().item()) for name, tensor in tensors.items()}
 
 
 @dataclass

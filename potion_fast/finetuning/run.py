@@ -61,8 +61,8 @@ def finetune(
     """Let a poisoned model learn other labels for the suspects, and keep the best model on the way.
 
     Nothing is to be tuned. A batch holds one suspect to eight samples of the rest of the training data, which keep
-    their labels: 32 to 128 of these, about a hundredth of all. The rate of SGD is relative to the weights and the
-    first gradient (`finetuning.steps.Steps`). It grows from step to step until the suspects' probability of the
+    their labels: 32 to 128 of these, about a hundredth of all. The rate is relative to each tensor's
+    weights (`finetuning.steps.Steps`). It grows from step to step until the suspects' probability of the
     poison's label has halved, then falls linearly to 0 over 0.3 of an epoch, 32 steps at least and 300 at most: neither
     the optimiser nor the learning rate of the training need be known. The model is in evaluation mode throughout: batch
     norms keep their statistics, there is no dropout. Parameters without `requires_grad`, and all buffers, stay as they
@@ -268,7 +268,7 @@ class _Run:
         return math.isfinite(entry.clean_change)
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {"weights": self.steps.weights(), "momentum": self.steps.momentum, "best": self.best}
+        return {"weights": self.steps.weights(), "moments": self.steps.moments, "best": self.best}
 
     def _save(self) -> None:
         if self.file is None:
@@ -279,7 +279,7 @@ class _Run:
             "samples": self.samples,
             "judged": self.judge.samples,
             "schedule": asdict(self.schedule),
-            "unit": self.steps.unit,
+            "updates": self.steps.done,
             "scale": self.steps.scale,
         }
         with self.ranks.raising_together():
@@ -295,10 +295,10 @@ class _Run:
             return
         self.trace, state, tensors = loaded
         self.steps.put(tensors["weights"].to(self.steps.device))
-        self.steps.momentum.copy_(tensors["momentum"])
+        self.steps.moments.copy_(tensors["moments"])
         self.best = tensors["best"].to(self.steps.device, copy=True)
         self.step, self.losses, self.samples = state["step"], state["losses"], state["samples"]
-        self.steps.unit, self.steps.scale = state["unit"], state["scale"]
+        self.steps.done, self.steps.scale = state["updates"], state["scale"]
         self.schedule = Schedule(**state["schedule"])
         self.judge.reader.samples = state["judged"]
         if len(self.trace) > 1:

@@ -20,22 +20,21 @@ from ..utils.inputs import BatchInputs, map_tensors
 from ..utils.labels import single_labels
 from ..utils.model import ModelParameters
 from .batches import AS_GIVEN
+from .learning_rate import tensor_scales
 
 Losses = Callable[[Any, Tensor], Tensor]  # outputs, labels int64 [B] -> losses [B]
 
-MOMENTUM = 0.9
-TINY = 1e-30  # norm of a gradient that is none
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam (Kingma and Ba, 2015)
 FIGURES = ("loss", "probabilities of the given labels", "samples with another")  # summed up with the gradients
 FLOAT16_SCALE = 2.0**16  # of float16 losses at first; halved where gradients overflow
 
 
 class Steps:
-    """SGD with momentum whose rate is relative to the weights and to the first gradient.
+    """Adam whose step is relative: each tensor's rate is a share of the root mean square of its weights.
 
-    m ← 0.9 m + 0.1 g and θ ← θ − r · (‖θ⁰‖ / ‖g⁰‖) · m, with the given weights θ⁰ and the first batch's gradient g⁰: a
-    rate r that needs to know neither the training's nor the scale of the loss. It heals AdamW-trained transformers as
-    well as convolutional networks; Adam with a rate relative to each tensor's weights cost both more clean accuracy
-    for the same share of the trigger. No weight decay, no dropout; batch norms use the statistics that they have.
+    θ ← θ − r · rms(θ⁰) · m̂ / (√v̂ + ε), m̂ and v̂ Adam's moments, θ⁰ the given weights: a rate r that needs to know
+    neither the optimiser nor the rate that the model was trained with. No weight decay, no dropout; batch norms use the
+    statistics that they have.
 
     Args:
         parameters: Of the model that is fine-tuned, in evaluation mode.
@@ -46,8 +45,8 @@ class Steps:
         ranks: Whose gradients are added up.
 
     Attributes:
-        momentum: m, [n].
-        unit: ‖θ⁰‖ / ‖g⁰‖; None before the first step.
+        moments: m and v, [2, n].
+        done: Steps since the moments were zero.
         scale: Of the losses, against underflow; 1 but for float16.
     """
 
@@ -63,8 +62,9 @@ class Steps:
         self.parameters, self.adapter, self.losses, self.ranks = parameters, adapter, losses, ranks
         self.amp, self.device = amp, parameters.device
         self.model: Any = torch.compile(parameters.module, dynamic=False) if compiled else parameters.wrapped
-        self.momentum = torch.zeros(parameters.numel, device=self.device)
-        self.unit: float | None = None
+        self.scales = tensor_scales(parameters.tensors)
+        self.moments = torch.zeros(2, parameters.numel, device=self.device)
+        self.done = 0
         self.scale = FLOAT16_SCALE if amp == torch.float16 else 1.0
         self.halving = Halving()
 
@@ -145,13 +145,16 @@ class Steps:
         return [*gradients, figures]
 
     def _update(self, rate: float, gradient: Tensor) -> None:
-        if self.unit is None:
-            self.unit = float(self.weights().norm() / gradient.norm().clamp(min=TINY))
-        self.momentum.lerp_(gradient, 1 - MOMENTUM)
-        tensors = list(self.parameters.tensors.values())
-        parts = self.momentum.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.sub_(part.view(tensor.shape), alpha=rate * self.unit)
+        self.done += 1
+        first, second = self.moments
+        first.lerp_(gradient, 1 - BETAS[0])
+        second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        corrections = [1 - beta**self.done for beta in BETAS]
+        update = (first / corrections[0]) / ((second / corrections[1]).sqrt_() + EPSILON)
+        tensors = self.parameters.tensors
+        parts = update.split([tensor.numel() for tensor in tensors.values()])
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True):
+            tensor.sub_(part.view(tensor.shape), alpha=rate * self.scales[name])
 
     def weights(self) -> Tensor:
         """A copy of the weights, [n]."""
