@@ -5,8 +5,8 @@
 
 RUN is a run folder of `potion-fast train`, CLEAN one of the same data trained with --leave-out-poisoned. What is
 changed: the source of the labels ("true": the true ones, which nobody has), what is relabelled (S_f alone, all of S_m),
-the model that is fine-tuned (what `unlearn` gives), the share of an epoch, and how many others of a batch there are to
-a suspect.
+the model that is fine-tuned (what `unlearn` gives), the share of an epoch in which the rate falls, and how many others
+of a batch there are to a suspect.
 """
 
 from __future__ import annotations
