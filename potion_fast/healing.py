@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from .detection import Suspects, suspects_from
 from .detection.features import Features, features_of
+from .detection.regularity import regularity
+from .detection.suspect_list import GIVEN
 from .distributed import Group, Ranks
 from .errors import DataError
 from .finetuning import finetune
 from .finetuning.checks import check_model
 from .finetuning.steps import Losses
 from .healing_result import HealResult
-from .relabel import propose_labels
+from .relabel import Source, propose_labels
 from .relabel.checkpoint import LabelsCheckpoint
 from .utils.adapter import Adapter
 from .utils.copies import IN_PLACE, copy_model
@@ -40,7 +42,7 @@ def heal(
     plain_set: object = None,
     validation: object = None,
     rate: float = 0.05,
-    labels: str = "auto",
+    labels: Source = "auto",
     loss: Losses | None = None,
     max_damage: float = 0.5,
     adapter: Adapter | None = None,
@@ -101,12 +103,15 @@ def heal(
         data = TrainingData.of(train_set, adapter=adapter, batch_size=batch_size, workers=workers)
         plain = data if plain_set is None else _plain(plain_set, data)
         found = check_indices(found, len(data), "found")
+        given = suspects if suspects is None or isinstance(suspects, Suspects) else Suspects.of_indices(suspects)
+        if given is not None and not len(given):
+            raise DataError("suspects has no samples; leave it out to have them found")
         parameters = ModelParameters.of(model)
         check_model(parameters, inplace)
         identity = {
             "model (fingerprint)": parameters.fingerprint(),
             "samples": len(data),
-            "found and suspects (checksum)": crc32(found, *_indices(suspects)),
+            "found and suspects (checksum)": crc32(found, *_tensors(given)),
             "rate": rate,
             "labels": labels,
             "seed": seed,
@@ -122,7 +127,7 @@ def heal(
         if loaded is None:
             features = features_of(healed, plain, amp=amp, ranks=ranks, progress=progress)
             with ranks.raising_together():
-                listed = _suspects(suspects, features, found, rate)
+                listed = _suspects(given, features, found, rate)
             listed = ranks.all_gather(listed)[0]  # libraries may round in another way on another machine
             proposed = propose_labels(
                 healed,
@@ -145,7 +150,7 @@ def heal(
             data,
             proposed.indices,
             proposed.labels,
-            found=listed.found[listed.fits],
+            found=listed.found[listed.fits] if listed.fits.any() else listed.indices,
             validation=validation,
             loss=loss,
             amp=amp,
@@ -175,27 +180,20 @@ def _plain(plain_set: object, data: TrainingData) -> TrainingData:
     return plain
 
 
-def _indices(suspects: Suspects | Iterable[int] | Tensor | None) -> list[Tensor]:
+def _tensors(given: Suspects | None) -> list[Tensor]:
     """What tells the caller's own suspects apart."""
-    if suspects is None:
-        return []
-    listed = suspects if isinstance(suspects, Suspects) else Suspects.of_indices(suspects)
-    return [listed.indices, *([] if listed.proposed is None else [listed.proposed])]
+    return [] if given is None else [part for part in (given.indices, given.proposed) if part is not None]
 
 
-def _suspects(
-    given: Suspects | Iterable[int] | Tensor | None, features: Features, found: Tensor, rate: float
-) -> Suspects:
+def _suspects(given: Suspects | None, features: Features, found: Tensor, rate: float) -> Suspects:
     """The suspects: those that the features tell, or the caller's own."""
-    if given is None:
-        listed = suspects_from(features, found, rate=rate)
-        if len(listed):
-            return listed
-        text = "none of the found samples stands out from the others of its label; they alone get other labels"
-        warn_caller(text)
-        alone = Suspects.of_indices(found, labels=features.labels, found=found)
-        return replace(alone, kind=listed.kind, why=listed.why, warnings=(*listed.warnings, text))
-    listed = given if isinstance(given, Suspects) else Suspects.of_indices(given)
-    if not len(listed):
-        raise DataError("suspects has no samples; leave it out to have them found")
-    return replace(listed.checked(features.labels), found=found, fits=torch.isin(found, listed.indices))
+    if given is not None:
+        listed = replace(given.checked(features.labels), found=found, fits=torch.isin(found, given.indices))
+        return replace(listed, kind=regularity(features, found).kind) if listed.kind == GIVEN else listed
+    listed = suspects_from(features, found, rate=rate)
+    if len(listed):
+        return listed
+    text = "none of the found samples stands out from the others of its label; they alone get other labels"
+    warn_caller(text)
+    alone = Suspects.of_indices(found, labels=features.labels, found=found)
+    return replace(alone, kind=listed.kind, why=listed.why, warnings=(*listed.warnings, text))

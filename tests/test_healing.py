@@ -7,6 +7,7 @@ import torch
 
 import potion_fast as pf
 from helpers.poisoned_digits import PoisonedDigits
+from helpers.processes import in_processes
 from helpers.toys import assert_same_weights, weights
 from potion_fast.errors import DataError
 
@@ -126,3 +127,26 @@ def test_of_other_samples_there_is_no_plain_set(digits: PoisonedDigits) -> None:
 def test_no_suspects_are_an_error(digits: PoisonedDigits) -> None:
     with pytest.raises(DataError, match="no samples"):
         pf.heal(digits.model, digits.train_set, digits.poisoned[:10], suspects=[])
+
+
+def on_a_rank(rank_seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    digits = PoisonedDigits()
+    result = pf.heal(digits.model, digits.train_set, digits.poisoned[:10], max_damage=2)
+    return list(weights(result.model).values()), result.suspects.indices
+
+
+def test_all_ranks_end_with_the_same_bits(tmp_path, healed: pf.HealResult) -> None:
+    first, second = in_processes(2, on_a_rank, 0, folder=tmp_path)
+    for one, other in zip(first[0], second[0], strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(first[1], second[1])
+    assert torch.equal(first[1].sort().values, healed.suspects.indices.sort().values)
+
+
+def test_a_list_without_any_found_sample_is_taken(digits: PoisonedDigits) -> None:
+    result = pf.heal(
+        digits.model, digits.train_set, digits.poisoned[:5], suspects=iter(digits.poisoned[5:].tolist()), max_damage=2
+    )
+    assert torch.equal(result.labels.indices.sort().values, digits.poisoned[5:])
+    assert not result.suspects.fits.any()
+    assert result.suspects.kind == "trigger"

@@ -55,10 +55,11 @@ class LabelsCheckpoint:
         """
         if self.labels is None:
             return
-        tensors, values = {}, {}
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, Any] = {}
         for part, given in (("suspects", suspects), ("labels", labels)):
             own = {field.name: getattr(given, field.name) for field in fields(given)}
-            tensors |= {f"{part}.{name}": value for name, value in own.items() if isinstance(value, Tensor)}
+            tensors |= {f"{part}.{name}": value.clone() for name, value in own.items() if isinstance(value, Tensor)}
             values[part] = {name: value for name, value in own.items() if not isinstance(value, Tensor)}
         values["suspects"]["by_label"] = [asdict(row) for row in suspects.by_label]
         values["labels"]["cost"] = asdict(labels.cost)
@@ -75,7 +76,7 @@ class LabelsCheckpoint:
         """
         with ranks.raising_together():
             loaded = None if ranks.rank or self.labels is None or not self.labels.exists() else self._read(self.labels)
-        return ranks.all_gather(loaded)[0]  # type: ignore[no-any-return]
+        return ranks.all_gather(loaded)[0]
 
     def _read(self, path: Path) -> tuple[Suspects, ProposedLabels]:
         content, tensors = load_checksummed(path, FILE_KEY, "interrupted healing")
