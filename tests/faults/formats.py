@@ -199,7 +199,7 @@ def _metrics(folder: Path) -> list[bytes]:
 
 
 def _read_metrics(folder: Path) -> None:
-    found = earlier._accuracies(RunFolder(folder), "badnet")
+    found = earlier.metrics_of(RunFolder(folder), "badnet")
     assert all(abs(value) < float("inf") for value in found.values())
 
 
