@@ -153,8 +153,8 @@ def _described(logits: Tensor, labels: Tensor, last_layer: _LastLayer) -> Featur
 class _LastLayer:
     """The layer that gives the logits, and its input in the last call.
 
-    It is the last module with parameters of its own that was called: the classifier, also where an average, a scale or
-    a choice of tokens follows it. Where none was called, the logits are the features.
+    It is the last module with parameters of its own that was called, and none around it: the classifier, also where an
+    average, a scale or a choice of tokens follows it. Where none was called, the logits are the features.
 
     Attributes:
         name: Of the module.
@@ -180,6 +180,8 @@ class _LastLayer:
 
     def _keeping(self, name: str) -> Any:
         def keep(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if self.last is not None and (not name or self.name.startswith(f"{name}.")):
+                return  # a module around the last one, with parameters of its own, as a transformer's tokens
             given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
             if given is not None and given.is_floating_point() and isinstance(output, Tensor):
                 self.name, self.last = name or type(module).__name__, (module, given, output)

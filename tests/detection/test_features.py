@@ -72,6 +72,39 @@ def test_a_head_over_tokens_gives_the_token_whose_logits_count() -> None:
     assert torch.allclose(given.features, expected)
 
 
+class Shifted(nn.Module):
+    """A network with parameters of its own around its layers, as a vision transformer's tokens and positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.full((3, 1, 1), 0.5))
+        self.layers = network(nn.Flatten(), nn.Linear(54, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x + self.shift)
+
+
+def test_parameters_around_the_head_do_not_make_the_network_its_head() -> None:
+    model, data = Shifted(), images()
+    given = features(model, data)
+    with torch.no_grad():
+        assert torch.allclose(given.features, model.layers[:3](data.tensors[0] + 0.5), atol=1e-6)
+    assert given.layer == "layers.3"
+
+
+def test_a_vision_transformer_gives_the_input_of_its_head() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 4}
+    model = timm.models.VisionTransformer(**sizes)
+    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = features(model, TensorDataset(x, torch.arange(5) % 4))
+    with torch.no_grad():
+        expected = model.eval().forward_head(model.forward_features(x), pre_logits=True)
+    assert given.layer == "head"
+    assert torch.allclose(given.features, expected, atol=1e-5)
+
+
 class Cosine(nn.Module):
     """A head that is no linear layer: cosines between features and one direction a class, scaled."""
 
