@@ -28,7 +28,7 @@ from .utils.cost import Cost
 from .utils.crc import crc32
 from .utils.model import ModelParameters
 from .utils.seeding import generators_kept, seed_generators
-from .utils.training_data import TrainingData, check_indices
+from .utils.training_data import TrainingData, check_indices, plain_data
 from .utils.unchanged import unchanged
 from .utils.warn import warn_caller
 
@@ -101,7 +101,7 @@ def heal(
     ranks = Ranks.of(process_group)
     with ranks.raising_together():
         data = TrainingData.of(train_set, adapter=adapter, batch_size=batch_size, workers=workers)
-        plain = data if plain_set is None else _plain(plain_set, data)
+        plain = plain_data(plain_set, data)
         found = check_indices(found, len(data), "found")
         given = suspects if suspects is None or isinstance(suspects, Suspects) else Suspects.of_indices(suspects)
         if given is not None and not len(given):
@@ -151,6 +151,7 @@ def heal(
             proposed.indices,
             proposed.labels,
             found=listed.found[listed.fits] if listed.fits.any() else listed.indices,
+            plain_set=plain,
             validation=validation,
             loss=loss,
             amp=amp,
@@ -168,16 +169,6 @@ def heal(
     return HealResult(
         model if inplace and isinstance(model, nn.Module) else healed, listed, proposed, tuned, len(data), seconds
     )
-
-
-def _plain(plain_set: object, data: TrainingData) -> TrainingData:
-    """The training data without augmentation. Raises DataError where it is of other samples."""
-    plain = TrainingData.of(
-        plain_set, adapter=data.adapter, batch_size=data.batch_size, workers=data.workers, name="plain_set"
-    )
-    if len(plain) != len(data):
-        raise DataError(f"plain_set has {len(plain)} samples and train_set {len(data)}; they must be the same samples")
-    return plain
 
 
 def _tensors(given: Suspects | None) -> list[Tensor]:

@@ -14,7 +14,7 @@ from ..distributed import Ranks
 from ..distributed.ranks import Group
 from ..errors import DataError
 from ..utils.adapter import Adapter
-from ..utils.training_data import TrainingData, check_indices
+from ..utils.training_data import TrainingData, check_indices, plain_data
 from ..utils.warn import warn_caller
 from .disagreement import disagreeing
 from .discriminant import Background, background_of
@@ -67,14 +67,7 @@ def suspects(
         ModelError: The model is no classifier, or gives what is not finite.
     """
     _check_rate(rate)
-    data = TrainingData.of(train_set, adapter=adapter)
-    if plain_set is not None:
-        plain = TrainingData.of(plain_set, adapter=adapter, name="plain_set")
-        if len(plain) != len(data):
-            raise DataError(
-                f"plain_set has {len(plain)} samples and train_set {len(data)}; give the same ones in the same order"
-            )
-        data = plain
+    data = plain_data(plain_set, TrainingData.of(train_set, adapter=adapter))
     members = _read(found)
     check_indices(members, len(data), "found")
     features = features_of(model, data, amp=amp, ranks=Ranks.of(process_group), progress=progress)

@@ -23,7 +23,7 @@ from ..utils.inputs import BatchInputs
 from ..utils.model import ModelParameters, differentiable_rnns
 from ..utils.progress import bar
 from ..utils.seeding import generators_kept, seed_generators
-from ..utils.training_data import TrainingData, check_indices
+from ..utils.training_data import TrainingData, check_indices, plain_data
 from ..utils.unchanged import unchanged
 from ..utils.warn import warn_caller
 from .batches import Batches
@@ -45,6 +45,7 @@ def finetune(
     labels: Iterable[int] | Tensor,
     *,
     found: Iterable[int] | Tensor,
+    plain_set: object = None,
     validation: object = None,
     loss: Losses | None = None,
     adapter: Adapter | None = None,
@@ -84,6 +85,7 @@ def finetune(
         indices: Of the suspects, [K].
         labels: Their new labels, [K] classes; equal to the given one where a suspect keeps it.
         found: Indices of S_f; it may be empty.
+        plain_set: The same samples without augmentation, where `train_set` augments at random: what is evaluated.
         validation: Clean samples that the model has not seen, likewise; without them a tenth of the rest of the
             training data, 1024 samples at most, is kept out of the fine-tuning.
         loss: Called with the model's outputs and labels int64 [B], gives losses [B]; the cross-entropy of the logits by
@@ -116,6 +118,7 @@ def finetune(
     with ranks.raising_together():
         check_options(amp, max_damage, checkpoint, resume)
         data = TrainingData.of(train_set, adapter=adapter)
+        plain = plain_data(plain_set, data)
         clean = None if validation is None else TrainingData.of(validation, adapter=adapter, name="validation")
         suspects, new_labels = checked_pairs(indices, labels, len(data))
         found = torch.as_tensor(found if isinstance(found, Tensor) else list(found), dtype=torch.int64)
@@ -145,7 +148,7 @@ def finetune(
         differentiable_rnns(parameters.module),
     ):
         steps = Steps(parameters, data.adapter, loss, amp, compiled, ranks)
-        judge = Judge(steps, data, clean, ranks, seed)
+        judge = Judge(steps, plain, clean, ranks, seed)
         changed = judge.changed(suspects, new_labels)
         batches = Batches.of(len(data), suspects, new_labels, found, changed=changed, held_out=clean is None, seed=seed)
         judge.start(batches, suspects[changed], found)

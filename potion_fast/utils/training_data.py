@@ -117,6 +117,28 @@ class TrainingData:
             yield inputs, labels
 
 
+def plain_data(plain_set: object, data: TrainingData) -> TrainingData:
+    """The training data without augmentation, read as the training data are.
+
+    Args:
+        plain_set: The same samples in the same order, see `TrainingData.of`; None where they are not augmented.
+        data: The training data.
+
+    Raises:
+        DataError: They are not as many.
+    """
+    if plain_set is None:
+        return data
+    plain = TrainingData.of(
+        plain_set, adapter=data.adapter, batch_size=data.batch_size, workers=data.workers, name="plain_set"
+    )
+    if len(plain) != len(data):
+        raise DataError(
+            f"plain_set has {len(plain)} samples and train_set {len(data)}; give the same ones in the same order"
+        )
+    return plain
+
+
 def _check_indexed(train_set: object, name: str) -> None:
     if isinstance(train_set, IterableDataset) or not hasattr(train_set, "__getitem__"):
         raise DataError(
