@@ -19,7 +19,7 @@ def clean_change(before: Predictions, after: Predictions, unseen: bool) -> tuple
 
     On data that the model has never seen it is the change of accuracy. On training data that is kept out of the fine-
     tuning the accuracy falls further, as samples known by heart are forgotten: there it is `UNMEMORISED` times that
-    change. Over twelve evaluations of fine-tunings (two ResNet-9s, one of them also at four times its rate, and a vision
+    change. Over twelve evaluations of fine-tunings (two ResNet-9s, one also at four times its rate, and a vision
     transformer), whose test accuracy changed by −4.9 to +0.3 points, it misses that change by 0.3 points in the mean,
     and the change on the training data by 1.8. Poison that was not found counts as clean.
 
