@@ -17,8 +17,16 @@ LEAST = 0.05  # probability below which the poison is taken for gone, however li
 
 
 def tensor_scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
-    """Root mean square of each tensor, `SMALLEST` at least: its learning rate is the relative one times this."""
-    return {name: max(SMALLEST, tensor.square().mean().sqrt().item()) for name, tensor in tensors.items()}
+    """What each tensor's learning rate is relative to: its root mean square, `SMALLEST` at least.
+
+    Of gains and biases no more than the median of the matrices': gains lie near 1, thirty times above a transformer's
+    weights, and moving them in proportion cost a vision transformer 0.3 points of clean accuracy.
+    """
+    sizes = {name: tensor.square().mean().sqrt().item() for name, tensor in tensors.items()}
+    matrices = sorted(size for name, size in sizes.items() if tensors[name].ndim > 1)
+    most = matrices[len(matrices) // 2] if matrices else math.inf
+    limits = {name: math.inf if tensor.ndim > 1 else most for name, tensor in tensors.items()}
+    return {name: max(SMALLEST, min(size, limits[name])) for name, size in sizes.items()}
 
 
 @dataclass
