@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from healing import METHODS, NEVER, run_and_clean
-from poisoned_runs import Row, Subject, append, left, read_rows, spread
+from poisoned_runs import Row, Subject, append, left, run_study, spread
 from torch import nn
 
 import potion_fast as pf
@@ -159,14 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.runs) == bool(options.markdown) or not all(clean for _, clean in options.runs):
         parser.error("give either OUT.csv and RUN=CLEAN, or --markdown")
-    torch.set_num_threads(options.threads)
-    try:
-        if options.runs:
-            study(options)
-        else:
-            print_markdown(read_rows(options.markdown, AfterAttack))
-    except pf.PotionError as error:
-        sys.exit(f"after_attacks.py: {error}")
+    run_study(options, study, print_markdown, AfterAttack)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from unittest.mock import patch
 
 import torch
 from healing import ptn, run_and_clean
-from poisoned_runs import Row, Subject, append, left, read_rows
+from poisoned_runs import Row, Subject, append, left, run_study
 from torch import Tensor, nn
 
 import potion_fast as pf
@@ -222,14 +222,7 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.runs) == bool(options.markdown) or not all(clean for _, clean in options.runs):
         parser.error("give either OUT.csv and RUN=CLEAN, or --markdown")
-    torch.set_num_threads(options.threads)
-    try:
-        if options.runs:
-            study(options)
-        else:
-            print_markdown(read_rows(options.markdown, Ablation))
-    except pf.PotionError as error:
-        sys.exit(f"healing_ablation.py: {error}")
+    run_study(options, study, print_markdown, Ablation)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ A study's rows are appended to its CSV as they come; those that are there alread
 
 from __future__ import annotations
 
+import argparse
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +17,7 @@ from statistics import fmean, stdev
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
@@ -23,7 +26,7 @@ from potion_fast.bench.runs.evaluations import evaluated
 from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import load_trained, load_weights
 from potion_fast.bench.runs.scenario import Scenario
-from potion_fast.errors import DataError
+from potion_fast.errors import DataError, PotionError
 
 SAME_DATA = ("data", "train_size", "image_size", "seed", "mean", "std")  # of a run and the one never poisoned
 
@@ -201,3 +204,20 @@ def share(part: np.ndarray, whole: np.ndarray) -> float | None:
 def percent(value: float | None) -> float | None:
     """Of a share; None where there is none."""
     return None if value is None else 100 * value
+
+
+def run_study(
+    options: argparse.Namespace,
+    study: Callable[[argparse.Namespace], None],
+    print_markdown: Callable[[list[AnyRow]], None],
+    row: type[AnyRow],
+) -> None:
+    """Do what a study's command line asks for: measure `options.runs`, or print the table of `options.markdown`."""
+    torch.set_num_threads(options.threads)
+    try:
+        if options.runs:
+            study(options)
+        else:
+            print_markdown(read_rows(options.markdown, row))
+    except PotionError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")

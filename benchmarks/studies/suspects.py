@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from poisoned_runs import Row, Subject, append, left, percent, read_rows, spread
+from poisoned_runs import Row, Subject, append, left, percent, run_study, spread
 
 import potion_fast as pf
 from potion_fast.detection.detect import suspects_from
@@ -173,14 +172,7 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.runs) == bool(options.markdown):
         parser.error("give either OUT.csv and RUN, or --markdown")
-    torch.set_num_threads(options.threads)
-    try:
-        if options.runs:
-            study(options)
-        else:
-            print_markdown(read_rows(options.markdown, Detection))
-    except pf.PotionError as error:
-        sys.exit(f"suspects.py: {error}")
+    run_study(options, study, print_markdown, Detection)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from ...user.schema import Schema, setting
 from .machine import resolved_device
 from .shared import (
     device_field,
+    found_field,
     reference_field,
     same_data_field,
     same_model_field,
@@ -25,12 +26,7 @@ class HealConfig(Schema):
     root: str | None = same_root_field()
     data: str | None = same_data_field()
     model: str | None = same_model_field()
-    found: str | None = setting(
-        None,
-        "indices of the found samples, S_f: .txt, .csv, .json or .npy",
-        metavar="FILE",
-        default_text="found.txt of the run",
-    )
+    found: str | None = found_field()
     suspects: str | None = setting(
         None,
         "the suspects: suspects.csv of an earlier healing, perhaps edited, or indices as of --found",

@@ -38,6 +38,16 @@ def workers_field() -> Any:
     return setting(0, "processes that load data; 0 loads them in this one", metavar="N", ge=0, le=1024)
 
 
+def found_field() -> Any:
+    """The found samples, S_f."""
+    return setting(
+        None,
+        "indices of the found samples, S_f: .txt, .csv, .json or .npy",
+        metavar="FILE",
+        default_text="found.txt of the run",
+    )
+
+
 def same_root_field() -> Any:
     """The folder of the data of an earlier training."""
     return setting(None, "folder of the data", metavar="DIR", default_text="where the training run read them")

@@ -13,6 +13,7 @@ from .machine import resolved_device
 from .shared import (
     device_field,
     format_modes,
+    found_field,
     mode_field,
     reference_field,
     same_data_field,
@@ -30,12 +31,7 @@ class UnlearnConfig(Schema):
     root: str | None = same_root_field()
     data: str | None = same_data_field()
     model: str | None = same_model_field()
-    forget: str | None = setting(
-        None,
-        "indices of the found samples, S_f: .txt, .csv, .json or .npy",
-        metavar="FILE",
-        default_text="found.txt of the run",
-    )
+    forget: str | None = found_field()
     reference: str | None = reference_field()
     objective: str | None = setting(
         None, "objective of the importances: xlf, lf or ssd", metavar="NAME", default_text="xlf"

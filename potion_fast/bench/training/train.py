@@ -17,6 +17,7 @@ from torch import nn
 from ...errors import DataError, ModelError, PotionError
 from ...utils.batches import inputs_and_labels
 from ...utils.progress import bar
+from ...utils.seeding import generators_kept
 from .schedules import SCHEDULES, Schedule, lr_factor
 
 CHECK_EVERY = 50  # iterations between checks of the loss: each waits for the GPU
@@ -87,14 +88,9 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """`seed_everything` for the block; afterwards the generators are put back to where they were."""
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
+    with generators_kept():
         seed_everything(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)
+        yield
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
