@@ -20,7 +20,7 @@ def tensor_scales(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     """What each tensor's learning rate is relative to: its root mean square, `SMALLEST` at least.
 
     Of gains and biases no more than the median of the matrices': gains lie near 1, thirty times above a transformer's
-    weights, and moving them in proportion cost a vision transformer 0.3 points of clean accuracy.
+    weights. In one run each, a ResNet-9 kept 0.7 and a vision transformer 0.3 points more of clean accuracy with that.
     """
     sizes = {name: tensor.square().mean().sqrt().item() for name, tensor in tensors.items()}
     matrices = sorted(size for name, size in sizes.items() if tensors[name].ndim > 1)

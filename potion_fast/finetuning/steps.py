@@ -30,9 +30,9 @@ FLOAT16_SCALE = 2.0**16  # of float16 losses at first; halved where gradients ov
 
 
 class Steps:
-    """Adam whose step is relative: each tensor's rate is a share of the root mean square of its weights.
+    """Adam whose step is relative: each tensor's rate is a share of the size of its weights, see `tensor_scales`.
 
-    θ ← θ − r · rms(θ⁰) · m̂ / (√v̂ + ε), m̂ and v̂ Adam's moments, θ⁰ the given weights: a rate r that needs to know
+    θ ← θ − r · size(θ⁰) · m̂ / (√v̂ + ε), m̂ and v̂ Adam's moments, θ⁰ the given weights: a rate r that needs to know
     neither the optimiser nor the rate that the model was trained with. No weight decay, no dropout; batch norms use the
     statistics that they have.
 
