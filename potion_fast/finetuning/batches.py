@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..utils.crc import crc32
 
 OTHERS = (32, 128)  # samples of the rest to a batch: a hundredth of the training data, a power of 2 within these
-PER_SUSPECT = 8  # samples of the rest for each suspect of a batch: 2 cost an own class up to 15 points
+SUSPECTS = 16  # in a batch
 SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, in so many steps: a small set needs steps
 HELD_OUT, HELD_OUT_SHARE = 1024, 10  # samples of the rest that are kept out: a tenth, this many at most
 KEPT_OUT, FEWEST = 256, 40  # suspects that are kept out: a fifth, this many at most, of no fewer than so many
@@ -92,7 +92,7 @@ class Batches:
             others[:kept].sort().values,
             suspects[out].sort().values,
             size,
-            size // PER_SUSPECT,
+            SUSPECTS,
             falling,
             seed,
         )

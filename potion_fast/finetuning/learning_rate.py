@@ -12,7 +12,7 @@ FIRST, LARGEST = 1e-3, 0.03  # share of a tensor's root mean square that a weigh
 SMALLEST = 1e-3  # root mean square of a tensor that its rate is relative to, at least: biases start at 0
 GROWTH = 1.2  # from step to step, while the suspects keep the poison's label
 MEMORY = 0.5  # of the running mean of the suspects' probability: a batch holds few
-LOST = 0.5  # of that probability ends the growth
+LEFT = 0.3  # of that probability, when the growth ends
 LEAST = 0.05  # probability below which the poison is taken for gone, however little there was of it
 
 
@@ -75,7 +75,7 @@ class Schedule:
             return
         if probability is not None:
             self.mean = probability if self.mean is None else MEMORY * self.mean + (1 - MEMORY) * probability
-        if self.rate >= LARGEST or (self.mean is not None and self.mean <= max(LEAST, LOST * self.start)):
+        if self.rate >= LARGEST or (self.mean is not None and self.mean <= max(LEAST, LEFT * self.start)):
             self.grown, self.peak = step + 1, self.rate
         else:
             self.rate = self.peak = min(LARGEST, GROWTH * self.rate)

@@ -61,13 +61,13 @@ def finetune(
 ) -> FineTuned:
     """Let a poisoned model learn other labels for the suspects, and keep the best model on the way.
 
-    Nothing is to be tuned. A batch holds one suspect to eight samples of the rest of the training data, which keep
-    their labels: 32 to 128 of these, about a hundredth of all. The rate is relative to each tensor's
-    weights (`finetuning.steps.Steps`). It grows from step to step until the suspects' probability of the
-    poison's label has halved, then falls linearly to 0 over 0.3 of an epoch, 32 steps at least and 300 at most: neither
-    the optimiser nor the learning rate of the training need be known. The model is in evaluation mode throughout: batch
-    norms keep their statistics, there is no dropout. Parameters without `requires_grad`, and all buffers, stay as they
-    are.
+    Nothing is to be tuned. A batch holds 16 suspects and 32 to 128 samples of the rest of the training data, about a
+    hundredth of it, which keep their labels and what the given model says of them. The rate is relative to each
+    tensor's weights (`finetuning.steps.Steps`). It grows from step to step until the suspects' probability of the
+    poison's label has fallen by 70 %, then falls linearly to 0 over 0.3 of an epoch, 32 steps at least and 300 at most:
+    neither the optimiser nor the learning rate of the training need be known. The model is in evaluation mode
+    throughout: batch norms keep their statistics, there is no dropout. Parameters without `requires_grad`, and all
+    buffers, stay as they are.
 
     How it is judged: by the suspects with a new label that are kept out of the fine-tuning (a fifth of them, where
     there are 40 of them that were not found; else by all), of which POISON_LEFT may keep the old label, and by clean
@@ -131,6 +131,7 @@ def finetune(
             parameters = ModelParameters(
                 copy_model(parameters.wrapped, "; fine-tune the model itself, with inplace=True")
             )
+        given = copy_model(parameters.wrapped).eval()
     identity = {
         "model (fingerprint)": parameters.fingerprint(),
         "samples": len(data),
@@ -147,7 +148,7 @@ def finetune(
         _trained(parameters),
         differentiable_rnns(parameters.module),
     ):
-        steps = Steps(parameters, data.adapter, loss, amp, compiled, ranks)
+        steps = Steps(parameters, given, data.adapter, loss, amp, compiled, ranks)
         judge = Judge(steps, plain, clean, ranks, seed)
         changed = judge.changed(suspects, new_labels)
         batches = Batches.of(len(data), suspects, new_labels, found, changed=changed, held_out=clean is None, seed=seed)
@@ -164,7 +165,7 @@ def finetune(
         reason=reason,
         judged_by=judge.described,
         warnings=verdict(run.trace, kept, reason, max_damage, judge.described),
-        cost=Cost(judge.samples + run.samples, run.samples),
+        cost=Cost(judge.samples + run.samples + run.step * batches.size, run.samples),
         seconds=time.perf_counter() - started,
         plan=batches.described(),
     )

@@ -15,7 +15,7 @@ from ..distributed import unwrap_compile
 from ..errors import ModelError
 from ..utils.adapter import mistakes_named, read_logits
 from ..utils.halving import Halving
-from ..utils.inputs import BatchInputs, map_tensors, tensors_of
+from ..utils.inputs import BatchInputs, map_tensors, rows_of, tensors_of
 from ..utils.labels import single_labels
 from ..utils.model import ModelParameters
 from ..utils.training_data import TrainingData
@@ -175,8 +175,3 @@ def with_image(inputs: BatchInputs, image: Tensor) -> BatchInputs:
     """The same with another image in its place."""
     old = image_of(inputs)
     return map_tensors(inputs, lambda tensor: image if tensor is old else tensor)
-
-
-def rows_of(inputs: BatchInputs, rows: Tensor) -> BatchInputs:
-    """Some of the samples [B, ...] of a batch."""
-    return map_tensors(inputs, lambda tensor: tensor[rows])

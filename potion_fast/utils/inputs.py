@@ -185,6 +185,11 @@ def map_tensors(inputs: BatchInputs, function: Callable[[Tensor], Tensor]) -> Ba
     return function(inputs) if isinstance(inputs, Tensor) else inputs.map(function)
 
 
+def rows_of(inputs: BatchInputs, rows: Tensor) -> BatchInputs:
+    """Some of the samples [B, ...] of a batch."""
+    return map_tensors(inputs, lambda tensor: tensor[rows])
+
+
 def concatenated(parts: Sequence[BatchInputs]) -> BatchInputs:
     """The samples of several batches in one.
 

@@ -14,10 +14,15 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from helpers.poisoned_digits import PoisonedDigits
 from helpers.toys import Blobs, net, samples
+from potion_fast.distributed import Ranks
 from potion_fast.errors import DataError, ImportanceError, ModelError, OutOfMemoryError, PotionWarning
 from potion_fast.finetuning import finetune
 from potion_fast.finetuning import steps as steps_module
+from potion_fast.finetuning.batches import AS_GIVEN
 from potion_fast.finetuning.result import DAMAGED, DIVERGED, NO_STEP, NOTHING_NEW, UNLEARNT
+from potion_fast.finetuning.steps import Steps
+from potion_fast.utils.adapter import Adapter
+from potion_fast.utils.model import ModelParameters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,16 +72,55 @@ def test_a_convolutional_network_with_batch_norms_is_healed(digits, found):
     assert result.healthy and result.reason == UNLEARNT and not result.warnings
     assert result.before.poison_accuracy > 0.9 and result.after.poison_accuracy < 0.1
     assert result.judged_by == "397 validation samples"
-    assert 0 < result.cost.epochs(1400) < 1.8
+    assert 0 < result.cost.epochs(1400) < 3
 
 
-def test_the_scale_of_the_loss_does_not_matter(blobs):
-    def loss(outputs, labels):
-        return 4 * nn.functional.cross_entropy(outputs, labels, reduction="none")
+def losses(outputs, labels):
+    return nn.functional.cross_entropy(outputs, labels, reduction="none")
 
-    one, other = tuned(blobs), tuned(blobs, loss=loss)
-    torch.testing.assert_close(weights(one.model), weights(other.model), rtol=0.02, atol=0.02)
-    assert not torch.equal(weights(one.model), weights(blobs.model))
+
+def test_the_scale_of_a_callers_loss_does_not_matter(blobs):
+    one, other = tuned(blobs, loss=losses), tuned(blobs, loss=lambda outputs, labels: 4 * losses(outputs, labels))
+    assert (weights(one.model) - weights(other.model)).abs().mean() < 0.005
+    assert (weights(one.model) - weights(blobs.model)).abs().mean() > 0.05
+
+
+def test_distillation_is_zero_at_the_given_model_and_has_the_gradient_of_the_divergence():
+    torch.manual_seed(0)
+    model = nn.Linear(5, 4)
+    given, inputs = copy.deepcopy(model), torch.randn(6, 5)
+    steps = Steps(ModelParameters.of(model), given, Adapter(), None, None, False, Ranks.of(False))
+    rows, labels = torch.tensor([0, 2, 5]), torch.zeros(6, dtype=torch.int64)
+    assert steps._distilled(inputs, model(inputs), rows).abs().max() < 1e-6
+    with torch.no_grad():
+        model.weight += 0.3 * torch.randn_like(model.weight)
+    new = torch.full((6,), 3).index_fill_(0, rows, AS_GIVEN)
+    *gradients, figures = steps._gradients(inputs, torch.arange(6), labels, new, total=6)
+    logits, before = model(inputs), given(inputs)
+    divergence = nn.functional.kl_div((logits[rows] / 2).log_softmax(1), (before[rows] / 2).softmax(1), reduction="sum")
+    others = torch.tensor([1, 3, 4])
+    suspects = nn.functional.cross_entropy(logits[others], new[others], reduction="sum")
+    rest = nn.functional.cross_entropy(logits[rows], labels[rows], reduction="sum")
+    loss = (suspects + 0.5 * rest + 0.5 * 4 * divergence) / 6
+    torch.testing.assert_close(figures[0], loss.detach())
+    for got, want in zip(gradients, torch.autograd.grad(loss, list(model.parameters())), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_a_class_that_the_given_model_rules_out_is_no_obstacle(blobs):
+    """Logits of -inf, as masks make them, in the model before and after."""
+
+    class Masked(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, inputs):
+            logits = self.inner(inputs)
+            return torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], 1)
+
+    one, masked = tuned(blobs), tuned(blobs, Masked(copy.deepcopy(blobs.model)))
+    torch.testing.assert_close(weights(one.model), weights(masked.model))
 
 
 def test_the_callers_model_random_numbers_and_gradients_are_left_alone(blobs):
@@ -185,7 +229,7 @@ def test_a_batch_that_does_not_fit_goes_in_halves_with_the_same_mathematics(blob
             return super().forward(x)
 
     result = tuned(blobs, Large(*blobs.model))
-    assert 36 in sizes and max(sizes[-100:]) <= 10
+    assert 48 in sizes and max(sizes[-100:]) <= 10
     torch.testing.assert_close(weights(result.model), weights(want), rtol=1e-3, atol=1e-4)
 
     class TooLarge(nn.Sequential):
@@ -231,10 +275,15 @@ def test_bfloat16_and_compiled_models_give_the_same_up_to_rounding(blobs):
 
 
 def test_a_loss_of_ones_own_takes_the_place_of_the_cross_entropy(blobs):
-    def loss(outputs, labels):
-        return nn.functional.cross_entropy(outputs, labels, reduction="none")
+    seen = []
 
-    assert torch.equal(weights(tuned(blobs, loss=loss).model), weights(tuned(blobs).model))
+    def loss(outputs, labels):
+        seen.append(labels)
+        return losses(outputs, labels)
+
+    result = tuned(blobs, loss=loss)
+    assert len(seen) == result.trace[-1].step and all(len(labels) == 48 for labels in seen)  # of the whole batch
+    assert attack_success(blobs, result.model) < 0.05 < attack_success(blobs, blobs.model)
     with pytest.raises(DataError, match=r"a real loss for each, \[B\]"):
         tuned(blobs, loss=lambda outputs, labels: nn.functional.cross_entropy(outputs, labels))
 
@@ -252,7 +301,7 @@ def test_no_new_label_gives_the_given_model_back_and_says_so(blobs):
 
 def test_damage_beyond_the_bound_is_said(blobs, monkeypatch):
     """Suspects without a trigger whose new labels are all wrong cost accuracy."""
-    monkeypatch.setattr("potion_fast.finetuning.learning_rate.LOST", 0.0)  # so that the rate grows on
+    monkeypatch.setattr("potion_fast.finetuning.learning_rate.LEFT", 0.0)  # so that the rate grows on
     monkeypatch.setattr("potion_fast.finetuning.learning_rate.LARGEST", 5.0)
     labels = 1 - blobs.labels
     with pytest.warns(PotionWarning):
@@ -262,6 +311,7 @@ def test_damage_beyond_the_bound_is_said(blobs, monkeypatch):
             range(100, 300),
             labels[100:300],
             found=range(100, 104),
+            loss=losses,  # the given model's own predictions would be kept
             max_damage=0.0,
         )
     assert result.reason in (DAMAGED, NO_STEP) and not result.healthy and result.trace[-1].clean_change < -2
@@ -278,11 +328,12 @@ def test_what_is_kept_out_is_not_read_in_training(blobs):
             return super().__getitem__(index)
 
     result = tuned(blobs, train_set=Reading(blobs.inputs, blobs.labels))
-    size, steps = 36, result.trace[-1].step
+    size, steps = 48, result.trace[-1].step
     assert result.plan["others per batch"] + result.plan["suspects per batch"] == size
     assert result.plan["others kept out"] == 34 and result.plan["suspects kept out"] == 10
     evaluated = 34 + 10 + 10  # and S_f
-    assert len(read) == result.cost.forward == 60 + 4 * evaluated + steps * size
+    assert len(read) == 60 + 4 * evaluated + steps * size
+    assert result.cost.forward == len(read) + steps * result.plan["others per batch"]  # the given model
     assert result.cost.backward == steps * size
     first, trained = read[60 : 60 + evaluated], read[60 + evaluated : 60 + evaluated + 8 * size]
     assert set(trained) & set(first) <= set(range(10))
