@@ -8,7 +8,7 @@ from .predictions import Predictions
 from .result import DAMAGED, DIVERGED, NO_STEP, NOTHING_NEW, STILL_POISONED, UNLEARNT, Evaluation
 
 POISON_LEFT = 0.2  # share of the suspects that may keep the poison's label: a tenth bears it by nature (as PTN's ρ)
-UNMEMORISED = 0.5  # change of test accuracy, as part of that on training data kept out
+UNMEMORISED = 0.4  # change of test accuracy, as part of that on training data kept out
 CONFIDENCE = 1.64  # standard errors
 RUIN = 10.0  # points of clean accuracy: nobody wants a model without the poison that has lost more
 TIE = 0.05  # shares of suspects that differ by no more are taken for the same: few are kept out
@@ -19,9 +19,9 @@ def clean_change(before: Predictions, after: Predictions, unseen: bool) -> tuple
 
     On data that the model has never seen it is the change of accuracy. On training data that is kept out of the fine-
     tuning the accuracy falls further, as samples known by heart are forgotten: there it is `UNMEMORISED` times that
-    change. Over twelve evaluations of fine-tunings (two ResNet-9s, one also at four times its rate, and a vision
-    transformer), whose test accuracy changed by −4.9 to +0.3 points, it misses that change by 0.3 points in the mean,
-    and the change on the training data by 1.8. Poison that was not found counts as clean.
+    change. Over fifteen evaluations of fine-tunings (three ResNet-9s and a vision transformer), whose test accuracy
+    changed by −2.7 to 0.0 points, it misses that change by 0.4 points in the mean, and the change on the training data
+    by 1.4. Poison that was not found counts as clean.
 
     Args:
         before: Of the given model, on clean samples that are kept out.
