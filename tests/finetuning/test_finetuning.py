@@ -274,6 +274,14 @@ def test_bfloat16_and_compiled_models_give_the_same_up_to_rounding(blobs):
     assert type(given_compiled.model).__name__ == "OptimizedModule"
 
 
+@pytest.mark.filterwarnings("ignore")  # of the compiler itself
+def test_compiled_passes_have_the_same_mathematics(blobs):
+    one, compiled = tuned(blobs), tuned(blobs, compiled=True)
+    assert one.trace[-1].step == compiled.trace[-1].step
+    assert (weights(one.model) - weights(compiled.model)).abs().mean() < 1e-3
+    assert isinstance(compiled.model, nn.Sequential) and attack_success(blobs, compiled.model) < 0.05
+
+
 def test_a_loss_of_ones_own_takes_the_place_of_the_cross_entropy(blobs):
     seen = []
 
