@@ -27,6 +27,7 @@ class Choice:
         why: In one sentence.
         keeps: Whether labels that it leaves as they are stay so, where they are not too many; else it changes all.
         right: By source, the share of right labels to be expected.
+        rightly: Labels that all suspects keep, as they bear them rightly.
         warnings: What deserves a second look.
     """
 
@@ -34,6 +35,7 @@ class Choice:
     why: str
     keeps: bool = True
     right: dict[str, float] = field(default_factory=dict)
+    rightly: list[int] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 

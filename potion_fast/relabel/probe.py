@@ -108,6 +108,8 @@ class Probe:
         weights: float64 [D, C].
         shares: float64 [C], of the labels.
         accuracy: Share of the samples that it gives their label when they are left out.
+        hits: float64 [C], that share for the samples of each label; NaN where there is none.
+        false: float64 [C], share of the other samples that it gives the label.
     """
 
     mean: Tensor
@@ -115,6 +117,8 @@ class Probe:
     weights: Tensor
     shares: Tensor
     accuracy: float
+    hits: Tensor
+    false: Tensor
 
     @classmethod
     def fitted(cls, features: Tensor, labels: Tensor, classes: int) -> Probe:
@@ -141,15 +145,24 @@ class Probe:
             fits = turned @ (inverse[:, None] * products)
             leverage = turned.square() @ inverse + 1 / len(x)  # the hat matrix's diagonal
             left_out = (fits - leverage[:, None] * targets) / (1 - leverage)[:, None].clamp(min=1e-9)
-            accuracy = ((left_out + shares).argmax(1) == labels).double().mean().item()
+            said = (left_out + shares).argmax(1)
+            accuracy = (said == labels).double().mean().item()
             if best is None or accuracy > best.accuracy:
-                best = cls(mean, spread, vectors @ (inverse[:, None] * products), shares, accuracy)
+                weights = vectors @ (inverse[:, None] * products)
+                best = cls(mean, spread, weights, shares, accuracy, *_rates(said, labels, classes))
         assert best is not None
         return best
 
     def scores(self, features: Tensor) -> Tensor:
         """Scores float64 [K, C] of features [K, D]."""
         return (features.double() - self.mean) / self.spread @ self.weights + self.shares
+
+
+def _rates(said: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Of each label, the share of its samples that are given it, and of the others'; float64 [C] each."""
+    own, all_said = (torch.bincount(given, minlength=classes).double() for given in (labels, said))
+    right = torch.bincount(labels[said == labels], minlength=classes).double()
+    return right / own, (all_said - right) / (len(labels) - own)
 
 
 def labels_by_probe(probe: Probe, features: Tensor, given: Tensor) -> Tensor:

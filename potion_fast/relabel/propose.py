@@ -20,6 +20,7 @@ from ..utils.training_data import TrainingData, check_indices
 from ..utils.warn import warn_caller
 from .choice import Choice, choose, too_many
 from .proposed_labels import ProposedLabels
+from .rightly_labelled import rightly_labelled
 from .samples import Asked, Samples, asked
 from .sources import Proposal, Sources
 from .unlearned import unlearned_labels
@@ -66,7 +67,8 @@ def propose_labels(
     poison's label, the first four sources are asked for their right labels, which are known, and the best one is taken;
     of those within 5 points of it the first in the order pattern, views, probe, second-best (see `choice.choose`).
     Where neither way gives poison, the probe is taken, or the second best where the model has no earlier layers, with a
-    warning.
+    warning. Suspects that bear their label rightly by what probes of early layers say keep it, with a warning (see
+    `rightly_labelled.rightly_labelled`): noise and clean-label attacks change none.
 
     Views and pattern keep labels only where they change at least half of those that are wrong: where more stay, they
     do not undo the trigger, and another label is given to every suspect. "auto" also wants 85 % of the kept labels
@@ -116,6 +118,7 @@ def propose_labels(
     proposal = _believed(proposal, work, work.given[drawn], choice)
     labels = torch.empty_like(indices)
     labels[drawn], labels[rest] = proposal.labels, others.labels
+    labels = torch.where(torch.isin(work.given, torch.tensor(choice.rightly, dtype=torch.int64)), work.given, labels)
     if (own_labels := getattr(suspects, "proposed", None)) is not None:  # of a user's edited list
         labels = torch.where(own_labels >= 0, own_labels, labels)
     for text in choice.warnings:
@@ -154,6 +157,15 @@ def _believed(proposal: Proposal, work: _Work, given: Tensor, choice: Choice) ->
         )
         return proposal.changed()
     return proposal
+
+
+def _rightly(labels: list[int]) -> str:
+    """The warning of suspects that bear their label rightly."""
+    named = ", ".join(map(str, labels[:10])) + (", …" if len(labels) > 10 else "")
+    return (
+        f"suspects with the label{'s' * (len(labels) > 1)} {named} bear it rightly, by probes of early layers that "
+        "have seen none of them: clean samples, or a poison that changes no label; they keep it"
+    )
 
 
 def _joined(proposal: Proposal, ranks: Ranks, shared: bool) -> Proposal:
@@ -235,7 +247,12 @@ class _Work:
         if source == "auto" and swap:
             return Choice("swap", "the suspects' labels are swapped, so there is no trigger to be undone")
         if source == "auto":
-            return choose(self.sources, self.sources.suspects.chosen(self.tried), self.unseen)
+            tried = self.sources.suspects.chosen(self.tried)
+            choice = choose(self.sources, tried, self.unseen)
+            if rightly := rightly_labelled(self.sources, tried):
+                choice.rightly = rightly
+                choice.warnings.append(_rightly(rightly))
+            return choice
         if (why := self.sources.unavailable(source)) is not None:
             raise DataError(f"source={source!r} is not available here: {why}")
         return Choice(source, "it was asked for")

@@ -14,6 +14,8 @@ from helpers.poisoned_digits import TARGET, PoisonedDigits
 from potion_fast.detection import Suspects
 from potion_fast.detection.features import features_of
 from potion_fast.errors import DataError, PotionWarning
+from potion_fast.finetuning.result import NOTHING_NEW
+from potion_fast.healing import heal
 from potion_fast.relabel import ProposedLabels, propose_labels
 from potion_fast.utils.cost import Cost
 from potion_fast.utils.training_data import TrainingData
@@ -132,9 +134,35 @@ def test_views_that_leave_most_labels_are_not_believed() -> None:
 
 def test_poison_that_cannot_be_put_onto_clean_samples_is_warned_of(digits: PoisonedDigits) -> None:
     clean = torch.arange(40)[~torch.isin(torch.arange(40), digits.poisoned)]  # of every label, by nature
-    with pytest.warns(PotionWarning, match="could not be checked"):
+    with pytest.warns(PotionWarning) as caught:
         proposed = propose_labels(digits.model, digits.train_set, clean)
     assert proposed.source == "probe" and not proposed.right
+    assert ["could not be checked" in str(warning.message) for warning in caught] == [True, False]
+    assert "bear it rightly" in str(caught[1].message)
+    most = torch.bincount(digits.labels[clean[~proposed.kept]], minlength=10)  # of labels that no probe tells
+    assert (most > 0).sum() <= 2
+
+
+def test_clean_samples_among_the_suspects_keep_their_label(digits: PoisonedDigits) -> None:
+    """A whole label of them; those of another are poison."""
+    sevens = (digits.labels == 7).nonzero().flatten()[:30]
+    suspects = torch.cat([digits.poisoned, sevens]).unique()
+    with pytest.warns(PotionWarning, match="suspects with the label 7 bear it rightly"):
+        proposed = propose_labels(digits.model, digits.train_set, suspects)
+    assert (proposed.labels == digits.true_labels[suspects]).double().mean() > 0.95
+    assert proposed.kept[torch.isin(suspects, sevens)].all()
+    alone = propose_labels(digits.model, digits.train_set, digits.poisoned)
+    assert not alone.warnings and not alone.kept[torch.isin(digits.poisoned, digits.wrong)].any()
+
+
+def test_a_model_whose_suspects_are_clean_is_not_healed_of_them(digits: PoisonedDigits) -> None:
+    sevens = (digits.labels == 7).nonzero().flatten()[:30]
+    with pytest.warns(PotionWarning) as caught:
+        result = heal(digits.model, digits.train_set, sevens[:5], suspects=sevens)
+    assert result.reason == NOTHING_NEW and any("bear it rightly" in text for text in result.warnings)
+    assert len(caught) == 2
+    given = digits.model.state_dict()
+    assert all(torch.equal(value, given[name]) for name, value in result.model.state_dict().items())
 
 
 def test_features_of_a_table_have_no_views(digits: PoisonedDigits) -> None:
