@@ -5,8 +5,8 @@
 
 RUN is a run folder of `potion-fast train`, CLEAN one of the same data trained with --leave-out-poisoned. What is
 changed: the source of the labels ("true": the true ones, which nobody has), what is relabelled (S_f alone, all of S_m),
-the model that is fine-tuned (what `unlearn` gives), the share of an epoch in which the rate falls, and how many others
-of a batch there are to a suspect.
+the model that is fine-tuned (what `unlearn` gives), the share of an epoch in which the rate falls, how many suspects
+there are in a batch, and the share of the others' loss that is distillation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from potion_fast.bench.training.train import seed_everything
 from potion_fast.detection.detect import suspects_from
 from potion_fast.detection.features import Features, features_of
 from potion_fast.detection.suspect_list import Suspects
-from potion_fast.finetuning import batches, finetune
+from potion_fast.finetuning import batches, finetune, steps
 from potion_fast.relabel import propose_labels
 from potion_fast.relabel.propose import SOURCES
 from potion_fast.utils.training_data import TrainingData
@@ -47,7 +47,8 @@ CHANGES: dict[str, tuple[Any, ...]] = {
     "relabelled": ("S_f", "S_m"),
     "start": ("dampened",),
     "share of an epoch": (0.03, 0.1, 1.0),
-    "a suspect to others": (1, 3, 32),
+    "suspects per batch": (4, 8, 32, 64),
+    "distilled": (0.0, 1.0),
 }
 
 
@@ -172,13 +173,15 @@ class Parts:
 
 @contextlib.contextmanager
 def changed(change: str, value: Any) -> Iterator[None]:
-    """Another share of an epoch, however few or many steps that is, or other batches."""
+    """Another share of an epoch, however few or many steps that is, other batches, or another loss."""
     with contextlib.ExitStack() as stack:
         if change == "share of an epoch":
             stack.enter_context(patch.object(batches, "SHARE", value))
             stack.enter_context(patch.object(batches, "STEPS", (1, sys.maxsize)))
-        if change == "a suspect to others":
-            stack.enter_context(patch.object(batches, "PER_SUSPECT", value))
+        if change == "suspects per batch":
+            stack.enter_context(patch.object(batches, "SUSPECTS", value))
+        if change == "distilled":
+            stack.enter_context(patch.object(steps, "DISTILLED", value))
         yield
 
 
