@@ -131,7 +131,6 @@ def finetune(
             parameters = ModelParameters(
                 copy_model(parameters.wrapped, "; fine-tune the model itself, with inplace=True")
             )
-        given = copy_model(parameters.wrapped).eval()
     identity = {
         "model (fingerprint)": parameters.fingerprint(),
         "samples": len(data),
@@ -148,7 +147,7 @@ def finetune(
         _trained(parameters),
         differentiable_rnns(parameters.module),
     ):
-        steps = Steps(parameters, given, data.adapter, loss, amp, compiled, ranks)
+        steps = Steps(parameters, data.adapter, loss, amp, compiled, ranks)
         judge = Judge(steps, plain, clean, ranks, seed)
         changed = judge.changed(suspects, new_labels)
         batches = Batches.of(len(data), suspects, new_labels, found, changed=changed, held_out=clean is None, seed=seed)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..distributed import Ranks
@@ -45,7 +45,6 @@ class Steps:
 
     Args:
         parameters: Of the model that is fine-tuned, in evaluation mode.
-        given: A copy of it, which stays as it is.
         adapter: Calls the model and finds its logits.
         losses: Of samples, from outputs and labels; None for the cross-entropy.
         amp: Autocast's dtype, or None.
@@ -53,6 +52,7 @@ class Steps:
         ranks: Whose gradients are added up.
 
     Attributes:
+        given: The weights at the start, [n].
         moments: m and v, [2, n].
         done: Steps since the moments were zero.
         scale: Of the losses, against underflow; 1 but for float16.
@@ -61,7 +61,6 @@ class Steps:
     def __init__(
         self,
         parameters: ModelParameters,
-        given: nn.Module,
         adapter: Adapter,
         losses: Losses | None,
         amp: torch.dtype | None,
@@ -71,21 +70,21 @@ class Steps:
         self.parameters, self.adapter, self.losses, self.ranks = parameters, adapter, losses, ranks
         self.amp, self.device = amp, parameters.device
         self.model: Any = torch.compile(parameters.module, dynamic=False) if compiled else parameters.wrapped
-        self.given: Any = torch.compile(given, dynamic=False) if compiled else given
+        self.given = self.weights()
         self.scales = tensor_scales(parameters.tensors)
         self.moments = torch.zeros(2, parameters.numel, device=self.device)
         self.done = 0
         self.scale = FLOAT16_SCALE if amp == torch.float16 else 1.0
         self.halving = Halving()
 
-    def outputs(self, inputs: BatchInputs, model: Any = None) -> Any:
-        """Outputs for a batch, float32 where they were in half precision: the model's as it stands, or another's."""
+    def outputs(self, inputs: BatchInputs) -> Any:
+        """The model's outputs for a batch, float32 where they were in half precision."""
         inputs = map_tensors(inputs, lambda tensor: tensor.to(self.device, non_blocking=True))
         with (
             mistakes_named(inputs),
             torch.autocast(self.device.type, dtype=self.amp) if self.amp is not None else nullcontext(),
         ):
-            outputs = self.adapter.call(self.model if model is None else model, inputs)
+            outputs = self.adapter.call(self.model, inputs)
         half = isinstance(outputs, Tensor) and outputs.dtype in (torch.float16, torch.bfloat16)
         return outputs.float() if half else outputs
 
@@ -132,17 +131,20 @@ class Steps:
         self, inputs: BatchInputs, places: Tensor, labels: Tensor, new_labels: Tensor, total: int
     ) -> list[Tensor]:
         """Gradients of a part of a batch, divided by the samples of the whole, and its `FIGURES`."""
+        given, new = labels[places], new_labels[places]
+        others = (new == AS_GIVEN).nonzero()[:, 0] if self.losses is None else torch.arange(0)
+        said = self._given_predictions(rows_of(inputs, others)) if len(others) else None  # it changes the weights
         outputs = self.outputs(inputs)
         logits = read_logits(outputs, self.adapter)
-        given, new = labels[places], new_labels[places]
         given = single_labels(logits, given).to(self.device)
         new = new.to(self.device)
         chosen = torch.where(new == AS_GIVEN, given, new)
         if self.losses is None:
             losses = F.cross_entropy(logits.float(), chosen, reduction="none")
-            if len(rows := (new == AS_GIVEN).nonzero()[:, 0]):
-                kept = (1 - DISTILLED) * losses[rows] + DISTILLED * self._distilled(inputs, logits, rows)
-                losses = losses.index_copy(0, rows, kept)
+            if said is not None:
+                rows = others.to(self.device)
+                distilled = divergence(said, logits[rows])
+                losses = losses.index_copy(0, rows, (1 - DISTILLED) * losses[rows] + DISTILLED * distilled)
         else:
             losses = checked_losses(self.losses(outputs, chosen), len(chosen))
         loss = losses.sum() / total
@@ -157,13 +159,16 @@ class Steps:
         figures = torch.stack([loss.detach(), (changed * probabilities).sum(), changed.sum()])
         return [*gradients, figures]
 
-    def _distilled(self, inputs: BatchInputs, logits: Tensor, rows: Tensor) -> Tensor:
-        """Losses [k] of the samples in these rows [k]: how far the model has gone from the given one."""
-        with torch.no_grad():
-            given = read_logits(self.outputs(rows_of(inputs, rows.to(inputs.device)), self.given), self.adapter)
-            p = (given.float() / TEMPERATURE).softmax(1)
-        log_p = (logits[rows].float() / TEMPERATURE).log_softmax(1).masked_fill(p == 0, 0.0)
-        return TEMPERATURE**2 * (torch.special.xlogy(p, p) - p * log_p).sum(1)
+    def _given_predictions(self, inputs: BatchInputs) -> Tensor:
+        """Probabilities [k, C] of the given model, at the temperature: its weights are put in place for the pass."""
+        now = self.weights()
+        self.put(self.given)
+        try:
+            with torch.no_grad():
+                logits = read_logits(self.outputs(inputs), self.adapter)
+        finally:
+            self.put(now)
+        return (logits.float() / TEMPERATURE).softmax(1)
 
     def _update(self, rate: float, gradient: Tensor) -> None:
         self.done += 1
@@ -186,6 +191,17 @@ class Steps:
         tensors = self.parameters.tensors.values()
         for tensor, part in zip(tensors, weights.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+
+def divergence(p: Tensor, logits: Tensor) -> Tensor:
+    """T² KL(p ‖ softmax(logits / T)) of samples, [k].
+
+    Args:
+        p: Probabilities [k, C] at the temperature T; a class with 0 may have a logit of -inf.
+        logits: [k, C].
+    """
+    log_q = (logits.float() / TEMPERATURE).log_softmax(1).masked_fill(p == 0, 0.0)
+    return TEMPERATURE**2 * (torch.special.xlogy(p, p) - p * log_q).sum(1)
 
 
 def checked_losses(losses: object, samples: int) -> Tensor:
