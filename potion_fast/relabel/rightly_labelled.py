@@ -14,7 +14,7 @@ from . import probe
 from .samples import Samples
 from .sources import Sources
 
-RIGHTLY = 0.4  # share of a label's suspects: 0.02 to 0.25 on ten runs with a trigger, 0.56 and more with noise
+RIGHTLY = 0.4  # share of a label's suspects: 0.02 to 0.25 on nine runs with a trigger, 0.56 and more with noise
 TELLS = 0.25  # least share of a label's samples that a probe tells from others
 FEWEST = 8  # suspects that a share is taken of; those of rarer labels are taken together
 
