@@ -88,8 +88,9 @@ def finetune(
         plain_set: The same samples without augmentation, where `train_set` augments at random: what is evaluated.
         validation: Clean samples that the model has not seen, likewise; without them a tenth of the rest of the
             training data, 1024 samples at most, is kept out of the fine-tuning.
-        loss: Called with the model's outputs and labels int64 [B], gives losses [B]; the cross-entropy of the logits by
-            default.
+        loss: Called with the model's outputs and labels int64 [B], gives losses [B]; it and the labels then teach the
+            rest of the data too. By default the cross-entropy of the logits, and for the rest half that, half what the
+            given model says.
         adapter: Reads the batches, calls the model and finds its logits, see `Adapter`.
         amp: bfloat16 or float16: the model runs under `torch.autocast`, float16 with the loss scaled.
         compiled: Let torch.compile make the passes; for long fine-tunings.
@@ -164,7 +165,7 @@ def finetune(
         reason=reason,
         judged_by=judge.described,
         warnings=verdict(run.trace, kept, reason, max_damage, judge.described),
-        cost=Cost(judge.samples + run.samples + run.step * batches.size, run.samples),
+        cost=Cost(judge.samples + run.samples + (loss is None) * run.step * batches.size, run.samples),
         seconds=time.perf_counter() - started,
         plan=batches.described(),
     )
@@ -216,7 +217,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.trace = [self.judge(0, 0.0, 0.0)]
         self.schedule = Schedule(self.batches.falling, self.trace[0].poison_accuracy)
-        self.best = self.steps.weights()
+        self.best = self.steps.given
 
     def go(self, resume: bool, progress: bool) -> None:
         """All steps that are left; the model has the kept weights afterwards."""
