@@ -127,7 +127,7 @@ def heal(
         if loaded is None:
             features = features_of(healed, plain, amp=amp, ranks=ranks, progress=progress)
             with ranks.raising_together():
-                listed = _suspects(given, features, found, rate)
+                listed = _suspects(given, features, plain, found, rate)
             listed = ranks.all_gather(listed)[0]  # libraries may round in another way on another machine
             proposed = propose_labels(
                 healed,
@@ -176,12 +176,12 @@ def _tensors(given: Suspects | None) -> list[Tensor]:
     return [] if given is None else [part for part in (given.indices, given.proposed) if part is not None]
 
 
-def _suspects(given: Suspects | None, features: Features, found: Tensor, rate: float) -> Suspects:
-    """The suspects: those that the features tell, or the caller's own."""
+def _suspects(given: Suspects | None, features: Features, data: TrainingData, found: Tensor, rate: float) -> Suspects:
+    """The suspects: those that the features and inputs tell, or the caller's own."""
     if given is not None:
         listed = replace(given.checked(features.labels), found=found, fits=torch.isin(found, given.indices))
         return replace(listed, kind=regularity(features, found).kind) if listed.kind == GIVEN else listed
-    listed = suspects_from(features, found, rate=rate)
+    listed = suspects_from(features, found, rate=rate, data=data)
     if len(listed):
         return listed
     text = "none of the found samples stands out from the others of its label; they alone get other labels"

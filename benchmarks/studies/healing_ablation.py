@@ -110,7 +110,7 @@ class Parts:
     @cached_property
     def suspects(self) -> Suspects:
         """As `heal` finds them."""
-        return suspects_from(self.features, torch.from_numpy(self.found))
+        return suspects_from(self.features, torch.from_numpy(self.found), data=TrainingData.of(self.plain))
 
     @cached_property
     def dampened(self) -> nn.Module:

@@ -67,9 +67,9 @@ class Detection(Row):
     warnings: str
 
 
-def features_of_run(subject: Subject) -> Features:
-    """Of all training data as trained on, without augmentation."""
-    return features_of(subject.model, TrainingData.of(subject.train_set(augment=False)))
+def data_of(subject: Subject) -> TrainingData:
+    """All training data as trained on, without augmentation."""
+    return TrainingData.of(subject.train_set(augment=False))
 
 
 def detection(subject: Subject, features: Features, found: int, wrong: float, draw: int, rate: float) -> Detection:
@@ -80,7 +80,7 @@ def detection(subject: Subject, features: Features, found: int, wrong: float, dr
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pf.PotionWarning)  # they stand in the row
-        result = suspects_from(features, torch.from_numpy(np.sort(members)), rate=rate)
+        result = suspects_from(features, torch.from_numpy(np.sort(members)), rate=rate, data=data_of(subject))
     seconds = time.perf_counter() - start
     columns = subject.suspect_columns(members, result.indices)
     fits = dict(zip(result.found.tolist(), result.fits.tolist(), strict=True))
@@ -127,7 +127,7 @@ def study(options: argparse.Namespace) -> None:
         keys = [(run.name, *size, draw, options.rate) for size in sizes for draw in range(1, options.draws + 1)]
         for _, found, wrong, draw, rate in left(keys, options.out, Detection):
             subject = subject or Subject.load(run)
-            features = features or features_of_run(subject)
+            features = features or features_of(subject.model, data_of(subject))
             row = detection(subject, features, found, wrong, draw, rate)
             append(options.out, row)
             recall = "" if row.recall is None else f", recall {row.recall:.1%}"

@@ -16,6 +16,7 @@ from ..errors import DataError
 from ..utils.adapter import Adapter
 from ..utils.training_data import TrainingData, check_indices, plain_data
 from ..utils.warn import warn_caller
+from .common_values import p_values_of_inputs
 from .disagreement import disagreeing
 from .discriminant import Background, background_of
 from .features import Features, features_of
@@ -48,6 +49,10 @@ def suspects(
     no such rule (`regularity`), its labels are taken for swapped ones, and samples are sought whose labels a probe that
     has not seen them disagrees with (`disagreeing`).
 
+    Of samples to which the model does not give their label, those are called too whose inputs have the values that the
+    suspects' have in common, and that other labels' samples rarely have: a patch that moves no features, because the
+    image looks like it anyway (`p_values_of_inputs`).
+
     The rate is that of Benjamini and Hochberg's procedure on p-values of the scores, and holds where S_f shows what the
     poison is: members that do not belong are named, but fewer than five of a label are taken for poison.
 
@@ -70,17 +75,22 @@ def suspects(
     data = plain_data(plain_set, TrainingData.of(train_set, adapter=adapter))
     members = _read(found)
     check_indices(members, len(data), "found")
-    features = features_of(model, data, amp=amp, ranks=Ranks.of(process_group), progress=progress)
-    return suspects_from(features, members, rate=rate)
+    ranks = Ranks.of(process_group)
+    features = features_of(model, data, amp=amp, ranks=ranks, progress=progress)
+    with ranks.raising_together():
+        return suspects_from(features, members, rate=rate, data=data)
 
 
-def suspects_from(features: Features, found: Iterable[int] | Tensor, *, rate: float = RATE) -> Suspects:
+def suspects_from(
+    features: Features, found: Iterable[int] | Tensor, *, rate: float = RATE, data: TrainingData | None = None
+) -> Suspects:
     """The rest of the poison, from features of the whole training data. No random number is drawn.
 
     Args:
         features: Of every sample, in the order of the training data.
         found: Indices of S_f.
         rate: False discovery rate, in (0, 1).
+        data: The samples, not augmented, whose inputs are looked at too; None: the features alone.
 
     Raises:
         DataError: Indices or rate that cannot be, or features that are not finite.
@@ -94,9 +104,10 @@ def suspects_from(features: Features, found: Iterable[int] | Tensor, *, rate: fl
         warnings.append(f"{len(given) - len(members)} of the found samples were given twice and count once")
     labels = features.labels[members].unique()
     background = background_of(features.features, features.labels, labels)
-    parts = [_Part.of(features, members, label, background, rate) for label in labels]
-    listed = _listed(parts, members, rate, tuple(text for part in parts for text in part.warnings))
     measured = regularity(features, members)
+    read = None if measured.kind == SWAP else data
+    parts = [_Part.of(features, members, label, background, rate, read) for label in labels]
+    listed = _listed(parts, members, rate, tuple(text for part in parts for text in part.warnings))
     if measured.kind == SWAP:
         listed = disagreeing(features, members, rate, apart=listed)
     listed = replace(listed, why=measured.why, warnings=(*warnings, *listed.warnings))
@@ -138,7 +149,15 @@ class _Part:
             )
 
     @classmethod
-    def of(cls, features: Features, members: Tensor, label: Tensor, background: Background, rate: float) -> _Part:
+    def of(
+        cls,
+        features: Features,
+        members: Tensor,
+        label: Tensor,
+        background: Background,
+        rate: float,
+        data: TrainingData | None,
+    ) -> _Part:
         if not len(background):  # all labels are S_f's: the others' poison lies in other directions
             background = background_of(features.features, features.labels, label)
         rows = (features.labels == label).nonzero().flatten()
@@ -148,6 +167,11 @@ class _Part:
         # Where the model gives none of them their label, they are poison that it did not learn rather than clean.
         if (features.best[rows[alien]] != label).all():
             result.called[alien.numpy()] = True
+        called = torch.from_numpy(result.called)
+        doubted = (~called & (features.best[rows] != label)).nonzero().flatten()
+        p = None if data is None else p_values_of_inputs(data, rows[called], background.indices, rows[doubted])
+        if p is not None:
+            result = result.with_input_p_values(doubted.numpy(), p, torch.isin(rows, members).numpy(), rate)
         return cls(int(label), rows, found, result)
 
 

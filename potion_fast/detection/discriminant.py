@@ -27,10 +27,12 @@ class Background:
     Attributes:
         residuals: float32 [M, D], features less their label's mean.
         labels: int64 [M].
+        indices: int64 [M], of the samples.
     """
 
     residuals: Tensor
     labels: Tensor
+    indices: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,9 +57,10 @@ def background_of(features: Tensor, labels: Tensor, left_out: Tensor) -> Backgro
         rows.append(chosen)
         total += len(chosen)
     if not rows:
-        return Background(features[:0], labels[:0])
+        return Background(features[:0], labels[:0], labels[:0])
     residuals = torch.cat([features[chosen] - features[chosen].mean(0) for chosen in rows])
-    return Background(residuals, torch.cat([labels[chosen] for chosen in rows]))
+    indices = torch.cat(rows)
+    return Background(residuals, labels[indices], indices)
 
 
 def spread(values: Tensor, most: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ class LabelResult:
         called: [n], poison; of S_f the members that fit.
         share: Of poison, estimated.
         separation: Of poison and the others, in the others' standard deviations; 0 where nothing was sought.
+        false: How many of those called, S_f left out, are expected to be none.
         note: What deserves to be known.
         doubtful: Whether it is a warning.
     """
@@ -42,8 +43,36 @@ class LabelResult:
     called: Mask
     share: float
     separation: float
+    false: float = 0.0
     note: str = ""
     doubtful: bool = False
+
+    def with_input_p_values(self, rows: NDArray[np.int64], p: Array, found: Mask, rate: float) -> LabelResult:
+        """Those called too that the inputs tell, so that the expected share of false ones is at most the rate still.
+
+        Args:
+            rows: int64 [K], samples that were asked about, none of which is called.
+            p: [K], from `p_values_of_inputs`.
+            found: [n], S_f.
+            rate: False discovery rate.
+        """
+        sought, before = np.sort(p[~found[rows]]), int((self.called & ~found).sum())
+        count, expected = 1 + np.arange(len(sought)), sought * len(sought)  # called, and false ones among them
+        gain = np.where(self.false + expected <= rate * (before + count), count - 2 * expected, 0.0)
+        if not len(gain) or gain.max() <= 0:
+            return self
+        last = int(gain.argmax())  # with the most right ones less false ones
+        few = p <= sought[last]
+        chosen = rows[few]
+        called, p_values = self.called.copy(), self.p_values.copy()
+        called[chosen], p_values[chosen] = True, p[few]
+        share = max(self.share, float(called.mean()))
+        more = int((~found[chosen]).sum())
+        said = f"{more} are called for what their inputs have in common with the others'" if more else ""
+        note = "; ".join(text for text in (self.note, said) if text)
+        return replace(
+            self, called=called, p_values=p_values, share=share, false=self.false + float(expected[last]), note=note
+        )
 
 
 def examine(samples: Tensor, found: Tensor, background: Background, rate: float) -> LabelResult:
@@ -119,7 +148,9 @@ class _Space:
         q = np.ones(len(z))
         q[rest] = discovery_rates(p[rest]) if rest.any() else 1.0
         called = likely & (found | (q <= rate))
-        return LabelResult(z, p, called, mixture.share, _separation(mixture))
+        beyond = called & rest
+        false = float(q[beyond].max()) * int(beyond.sum()) if beyond.any() else 0.0
+        return LabelResult(z, p, called, mixture.share, _separation(mixture), false)
 
     def _grown(self, seeds: Mask, open_rows: Mask, start: Array) -> tuple[Array, Mixture] | None:
         """Direction and mixture after rounds with the grown set, in which S_f is not held."""
@@ -228,10 +259,11 @@ def _joined(first: LabelResult, second: LabelResult) -> LabelResult:
         first.called | second.called,
         min(1.0, first.share + second.share),
         min(first.separation, second.separation),
+        first.false + second.false,
         "the found samples are of several poisons",
     )
 
 
 def _only_found(found: Mask, note: str) -> LabelResult:
     unknown = np.full(len(found), np.nan)
-    return LabelResult(unknown, unknown.copy(), found.copy(), float(found.mean()), 0.0, note, doubtful=True)
+    return LabelResult(unknown, unknown.copy(), found.copy(), float(found.mean()), 0.0, note=note, doubtful=True)

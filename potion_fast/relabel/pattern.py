@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..utils.inputs import BatchInputs, concatenated, map_tensors, rows_of, tensors_of
-from .samples import Asked, Samples, image_of
+from ..utils.inputs import BatchInputs, concatenated, map_tensors, rows_of, values_of
+from .samples import Asked, Samples
 
 FEWEST = 8  # samples that a pattern is taken from
 FLOOR = 1e-3  # least spread of an input value, as a part of all values' spread
@@ -105,14 +105,6 @@ def _mapped(inputs: BatchInputs, one: Moments, other: Moments) -> BatchInputs:
     scaled = scaled.clamp(other.least, other.most)
     mapped = (scaled if values.is_floating_point() else scaled.round()).to(values.dtype)
     return map_tensors(inputs, lambda tensor: mapped if tensor is values else tensor)
-
-
-def values_of(inputs: BatchInputs) -> Tensor | None:
-    """The one input that has real values at fixed places: the image, or real numbers [B, ...]; None without one."""
-    if (image := image_of(inputs)) is not None:
-        return image
-    found = [tensor for tensor in tensors_of(inputs) if tensor.ndim >= 2 and tensor.is_floating_point()]
-    return found[0] if len(found) == 1 else None
 
 
 def patterns_of(samples: Samples, clean: Moments) -> dict[int, Pattern]:

@@ -15,7 +15,7 @@ from ..distributed import unwrap_compile
 from ..errors import ModelError
 from ..utils.adapter import mistakes_named, read_logits
 from ..utils.halving import Halving
-from ..utils.inputs import BatchInputs, map_tensors, rows_of, tensors_of
+from ..utils.inputs import BatchInputs, image_of, map_tensors, rows_of
 from ..utils.labels import single_labels
 from ..utils.model import ModelParameters
 from ..utils.training_data import TrainingData
@@ -163,12 +163,6 @@ def best_other(log_p: Tensor, labels: Tensor) -> Tensor:
         int64 [K].
     """
     return log_p.scatter(1, labels[:, None], -torch.inf).argmax(1)
-
-
-def image_of(inputs: BatchInputs) -> Tensor | None:
-    """The one input that is an image, [B, C, H, W] or [B, H, W, C]; None where there is none, or several."""
-    found = [tensor for tensor in tensors_of(inputs) if tensor.ndim == 4]
-    return found[0] if len(found) == 1 else None
 
 
 def with_image(inputs: BatchInputs, image: Tensor) -> BatchInputs:

@@ -185,6 +185,20 @@ def map_tensors(inputs: BatchInputs, function: Callable[[Tensor], Tensor]) -> Ba
     return function(inputs) if isinstance(inputs, Tensor) else inputs.map(function)
 
 
+def image_of(inputs: BatchInputs) -> Tensor | None:
+    """The one input that is an image, [B, C, H, W] or [B, H, W, C]; None where there is none, or several."""
+    found = [tensor for tensor in tensors_of(inputs) if tensor.ndim == 4]
+    return found[0] if len(found) == 1 else None
+
+
+def values_of(inputs: BatchInputs) -> Tensor | None:
+    """The one input that has real values at fixed places: the image, or real numbers [B, ...]; None without one."""
+    if (image := image_of(inputs)) is not None:
+        return image
+    found = [tensor for tensor in tensors_of(inputs) if tensor.ndim >= 2 and tensor.is_floating_point()]
+    return found[0] if len(found) == 1 else None
+
+
 def rows_of(inputs: BatchInputs, rows: Tensor) -> BatchInputs:
     """Some of the samples [B, ...] of a batch."""
     return map_tensors(inputs, lambda tensor: tensor[rows])
