@@ -53,8 +53,8 @@ class Suspects:
         indices: int64 [K], of the training set: members of S_f that fit, and the rest.
         scores: float64 [K], how far the sample is from the others of its label, towards the poison, in their standard
             deviations; NaN for a sample that a user added.
-        p_values: float64 [K], probability of such a score for a sample that is no poison; NaN likewise. Of a sample that
-            is called for its input, the probability of having so much of what the others' inputs have in common.
+        p_values: float64 [K], probability of such a score for a sample that is no poison, or where the input is the
+            reason, of having so much of what the other suspects have in common; NaN likewise.
         labels: int64 [K], given labels; -1 where a user's list does not say.
         rate: Stated false discovery rate: expected share of false ones among the suspects that are not of S_f. NaN
             where none is stated.
