@@ -38,7 +38,7 @@ from torch import Tensor, nn
 import potion_fast as pf
 from potion_fast import ops
 from potion_fast.bench.models import ResNet9
-from potion_fast.bench.runs.folder import versions
+from potion_fast.user.run_folder import versions
 from potion_fast.utils.model import fingerprint, trainable
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))

@@ -56,8 +56,8 @@ from potion_fast.bench.costs import (
     samples,
 )
 from potion_fast.bench.costs.format import BYTES, TIMES, amount
-from potion_fast.bench.runs.folder import versions
 from potion_fast.distributed import ShareSampler
+from potion_fast.user.run_folder import versions
 from potion_fast.utils.memory import peak_of
 
 T = TypeVar("T")

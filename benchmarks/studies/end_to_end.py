@@ -53,12 +53,12 @@ from torch import Tensor, nn
 
 import potion_fast as pf
 from potion_fast.bench.data import PoisonedDataset, make_loader
-from potion_fast.bench.data.crops import border, crop, draw_crops
 from potion_fast.bench.data.dataset import normalise
 from potion_fast.bench.models import ResNet9
-from potion_fast.bench.runs.folder import versions
 from potion_fast.importances.objectives import norm
 from potion_fast.percentiles import schedule
+from potion_fast.user.crops import border, crop, draw_crops
+from potion_fast.user.run_folder import versions
 from potion_fast.utils.memory import peak_of
 from potion_fast.utils.model import trainable
 from potion_fast.utils.predict import accuracy, predict

@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from potion_fast.bench.runs.folder import versions
+from potion_fast.user.run_folder import versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from helpers.layer_grid import CASES

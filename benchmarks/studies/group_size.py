@@ -40,13 +40,13 @@ from torch.utils.data import DataLoader, TensorDataset
 import potion_fast as pf
 from potion_fast.bench.attacks import LEARNT, choose_poisoned
 from potion_fast.bench.configs import EvaluateConfig
-from potion_fast.bench.figures.pictures import CLEAN, DPI, MUTED, TRIGGERED
 from potion_fast.bench.metrics import evaluate_poison, model_damage, poison_healed
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import load_trained, load_weights, reference_accuracy
 from potion_fast.bench.runs.scenario import Scenario
 from potion_fast.bench.training.train import seed_everything
 from potion_fast.errors import FileError
+from potion_fast.user.drawing import CLEAN, DPI, MUTED, TRIGGERED
+from potion_fast.user.run_folder import RunFolder
 from potion_fast.utils.atomic_files import written_whole
 from potion_fast.utils.model import fingerprint
 

@@ -28,7 +28,6 @@ from typing_extensions import override
 import potion_fast as pf
 from potion_fast.bench.configs import EvaluateConfig
 from potion_fast.bench.metrics import evaluate_poison
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import load_trained, load_weights
 from potion_fast.bench.training.train import seed_everything
 from potion_fast.distributed import Ranks
@@ -37,6 +36,7 @@ from potion_fast.importances.checkpoints import Position
 from potion_fast.importances.part import KnownThresholds, Part
 from potion_fast.importances.passes import computed
 from potion_fast.modes import mode_named
+from potion_fast.user.run_folder import RunFolder
 
 BLOCK = 8  # groups
 SHARES = (1, 2, 5, 10, 20, 50)  # one of so many groups is read

@@ -41,7 +41,7 @@ from pathlib import Path
 import torch
 
 import potion_fast as pf
-from potion_fast.bench.runs.folder import versions
+from potion_fast.user.run_folder import versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pass_methods import METHODS, NETWORKS, Batch, Case, Pass, Sums, loop, make_case, missing, plain, plain_compiled

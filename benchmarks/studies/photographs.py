@@ -27,8 +27,8 @@ import torch
 from PIL import Image
 
 from potion_fast.bench.data import JpegSource, PoisonedDataset, Preprocessing, make_loader
-from potion_fast.bench.runs.folder import versions
 from potion_fast.user.jpeg_source import decode
+from potion_fast.user.run_folder import versions
 
 SIZE = (500, 375)
 QUALITY = 90

@@ -23,10 +23,10 @@ from torch.utils.data import Dataset, Subset
 
 from potion_fast.bench.configs import EvaluateConfig
 from potion_fast.bench.runs.evaluations import evaluated
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import load_trained, load_weights
 from potion_fast.bench.runs.scenario import Scenario
 from potion_fast.errors import DataError, PotionError
+from potion_fast.user.run_folder import RunFolder
 
 SAME_DATA = ("data", "train_size", "image_size", "seed", "mean", "std")  # of a run and the one never poisoned
 

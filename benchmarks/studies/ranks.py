@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import potion_fast as pf
 from potion_fast.bench.models import create_model
-from potion_fast.bench.runs.folder import versions
 from potion_fast.distributed import ShareSampler
+from potion_fast.user.run_folder import versions
 
 COLUMNS = [
     "processes",

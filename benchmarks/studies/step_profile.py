@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from potion_fast.bench.runs.folder import versions
+from potion_fast.user.run_folder import versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from end_to_end import NETWORKS, PASSES, Batch, OnDevice, driver, now

@@ -30,7 +30,7 @@ from pass_methods import Batch, Case, Pass, Sums, plain
 from passes import Clock
 
 import potion_fast as pf
-from potion_fast.bench.runs.folder import versions
+from potion_fast.user.run_folder import versions
 
 NETWORKS = ["efficientnet_b0", "mobilenetv3_small_100", "regnety_004", "convnext_atto"]
 

@@ -23,12 +23,12 @@ from potion_fast.bench.report.make import _earlier
 from potion_fast.bench.report.results_csv import write_csv
 from potion_fast.bench.runs import TrainConfig, UnlearnConfig
 from potion_fast.bench.runs import inputs as earlier
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.sweep import load_sweep, make_plan
 from potion_fast.bench.sweep.config import SweepConfig
 from potion_fast.bench.sweep.rows import read_rows
 from potion_fast.bench.sweep.sweep_folder import SweepFolder
 from potion_fast.importances.checkpoints import PassCheckpoint, Position
+from potion_fast.user.run_folder import RunFolder
 
 IDENTITY = {"objectives": [["xlf"]], "group size": 1}
 STARTED = {"name": "s", "poisoned": [4], "found": [1, 0.5], "methods": ["none", "ptn-xlf"]}

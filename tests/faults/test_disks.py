@@ -20,9 +20,9 @@ from potion_fast.bench.attacks import Perturbations
 from potion_fast.bench.attacks.crafting.checkpoints import save_checkpoint
 from potion_fast.bench.models import save_model
 from potion_fast.bench.runs import TrainConfig, train_run
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.cli.main import main
 from potion_fast.errors import FileError, PotionWarning
+from potion_fast.user.run_folder import RunFolder
 from victims import TINY, ended, metadata, model, on_a_small_disk, stored
 
 pytestmark = pytest.mark.usefixtures("one_thread")

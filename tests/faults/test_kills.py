@@ -21,9 +21,9 @@ from potion_fast.bench.models import load_model
 from potion_fast.bench.report import report_sweep
 from potion_fast.bench.report.make import _earlier
 from potion_fast.bench.runs import TrainConfig, train_run
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.sweep import run_sweep
 from potion_fast.importances.checkpoints import FILE_KEY
+from potion_fast.user.run_folder import RunFolder
 from potion_fast.utils.checksummed import load_checksummed
 from victims import (
     TINY,

@@ -10,8 +10,8 @@ import yaml
 from campaign import FULL, note
 from helpers.run_files import metrics
 from potion_fast.bench.runs import TrainConfig, train_run
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.errors import FileError
+from potion_fast.user.run_folder import RunFolder
 from victims import REFUSED, TINY, ended, holding, started, sweeping, training
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,9 +22,9 @@ import potion_fast as pf
 from helpers.toys import batches, net, samples
 from potion_fast.bench.models import create_model, save_model
 from potion_fast.bench.runs import TrainConfig, train_run
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.sweep import run_sweep
 from potion_fast.errors import FileError
+from potion_fast.user.run_folder import RunFolder
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["potion_fast.bench.sweep"])

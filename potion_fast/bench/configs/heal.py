@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from ...relabel import Source
+from ...user.device import resolved_device
 from ...user.schema import Schema, setting
-from .machine import resolved_device
 from .shared import (
     device_field,
     found_field,

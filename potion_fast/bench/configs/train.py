@@ -10,11 +10,11 @@ from typing_extensions import override
 
 from ...errors import DataError, PotionError
 from ...modes import mode_named
+from ...user.device import resolved_device
 from ...user.flags import OrFactory
 from ...user.schema import SEEDS, Deviations, Means, Schema, setting
 from ..attacks import ATTACKS, AttackOptions, attack_named, shared_options
 from .defaults import DATA_DEFAULTS, FINE_TUNED, SCRATCH, TEXT, default_of, format_defaults
-from .machine import resolved_device
 from .options import flag_of, refuse_foreign
 from .shared import device_field, format_modes, mode_field, seed_field, workers_field
 from .text import check_text

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from ...importances.objectives import resolve
 from ...search import S_STEP, STRATEGIES, SearchOptions
+from ...user.device import resolved_device
 from ...user.schema import Schema, setting
-from .machine import resolved_device
 from .shared import (
     device_field,
     format_modes,

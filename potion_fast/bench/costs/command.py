@@ -11,8 +11,8 @@ import torch
 
 from ...errors import PotionError
 from ...search import BLOCK
+from ...user.run_folder import versions
 from ..configs import resolved_device
-from ..runs.folder import versions
 from .calibration import calibrate
 from .cost_model import Network, Rates, Work, costs, fitting_shards, shards_needed
 from .network import made, network_named, samples

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from ...errors import DataError
+from ...user.crops import Crops, border, crop, draw_crops
 from ...user.image_source import ImageSource
-from .crops import Crops, border, crop, draw_crops
 
 if TYPE_CHECKING:
     from ..attacks import Poison

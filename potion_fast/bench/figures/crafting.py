@@ -9,9 +9,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
+from ...user.drawing import CLEAN, DPI, FORGET, MUTED, short
 from ...utils.atomic_files import written_whole
 from ..attacks.crafting.crafted import Crafted
-from .pictures import CLEAN, DPI, FORGET, MUTED, TITLE, short
+from .pictures import TITLE
 from .preview import draw_rows, image_rows
 
 if TYPE_CHECKING:

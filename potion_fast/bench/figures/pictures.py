@@ -15,6 +15,7 @@ from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from ...search import Result
+from ...user.drawing import CLEAN, DPI, FORGET, MUTED, TRIGGERED, short, show
 from ...utils.atomic_files import written_whole
 from ..attacks import NO_LABEL, Scores
 from ..metrics import Evaluation
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
     from ..runs.scenario import Scenario
     from ..runs.tradeoff import Point
 
-CLEAN, TRIGGERED, FORGET, MUTED = "#1b7f79", "#c8553d", "#8a8a8a", "#5f5f5f"
-SIZE, DPI = (12.0, 5.0), 150  # inches, and pixels per inch
+SIZE = (12.0, 5.0)  # inches
 ROWS, COLUMNS = 3, 4
-LONGEST = 13  # characters of a class name that stand side by side above the images
 TITLE = 11.5  # points
 
 
@@ -180,16 +179,3 @@ def _draw_statistics(
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     figure.suptitle("what the gradients know of the noise", fontsize=TITLE)
-
-
-def show(axes: Axes, image: Tensor) -> None:
-    """Draw an image [C, H, W] of pixels in [0, 1]."""
-    shown = image[:3] if len(image) >= 3 else image[:1]  # of many channels the first three, as colours
-    axes.imshow(shown.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color=FORGET, linewidth=0.5)  # a white patch in the corner is not the page
-
-
-def short(name: str, longest: int = LONGEST) -> str:
-    """A class name that fits above an image."""
-    return name if len(name) <= longest else name[: longest - 1] + "…"

@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
+from ...user.drawing import DPI, MUTED, TRIGGERED, short, show
 from ...utils.atomic_files import written_whole
-from .pictures import DPI, MUTED, TITLE, TRIGGERED, short, show
+from .pictures import TITLE
 
 if TYPE_CHECKING:
     from ..runs.scenario import Scenario

@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
+from ...user.drawing import CLEAN, DPI, MUTED, TRIGGERED, short, show
 from ...utils.atomic_files import written_whole
 from ..attacks import NO_LABEL
-from .pictures import CLEAN, DPI, MUTED, TRIGGERED, short, show
 from .reviews import MOST as EXCERPTS
 from .reviews import draw_excerpts
 

@@ -11,10 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .pictures import DPI, MUTED
+from ...user.drawing import DPI, MUTED, SMALL, WIDTH
 
-WIDTH = 12.0  # inches
-LARGE, SMALL = 14, 12  # points: a README shows a picture at less than half of its pixels
 ORDER = ("#1b7f79", "#d9a441", "#c8553d", "#6a5d9c", "#3d3d3d")  # of lines that belong to no method
 MARKERS = "osD^v"
 

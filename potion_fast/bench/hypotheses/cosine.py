@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError, PotionError
+from ...user.run_folder import RunFolder, strict
 from ...user.schema import Integers, Schema, setting
 from ...utils.progress import bar
-from ..runs.folder import RunFolder, strict
 from ..runs.inputs import check_out
 from .bounds import check_seeds, seeds_field
 from .descents import KINDS, DescentStep, Removal, descend, equalising, left_out, summary

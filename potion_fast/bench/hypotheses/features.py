@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...errors import DataError, ModelError
+from ...user.run_folder import RunFolder
 from ...utils.batches import inputs_and_labels
 from ...utils.model import evaluating
 from ...utils.progress import bar
 from ..configs import EvaluateConfig
 from ..data import Splits, load_dataset, make_loader
-from ..runs.folder import RunFolder
 from ..runs.inputs import load_trained, load_weights, training_run
 
 BATCH = 500  # images at a time; the features do not depend on it

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import DataError
+from ...user.run_folder import RunFolder, strict
 from ...user.schema import Integers, Schema, setting
 from ...utils.progress import bar
 from ..configs import EvaluateConfig, resolved_device
 from ..configs.shared import device_field, same_model_field, workers_field
-from ..runs.folder import RunFolder, strict
 from ..runs.inputs import check_out
 from .bounds import check_seeds, seeds_field
 from .feature_poisons import Poisoned, indiscriminate, random_clean, targeted

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ...user.drawing import CLEAN, LARGE, TRIGGERED
 from ...utils.atomic_files import written_whole
-from ..figures.pictures import CLEAN, TRIGGERED
-from ..figures.style import LARGE, ORDER, canvas, ideal, legend, marked
+from ..figures.style import ORDER, canvas, ideal, legend, marked
 from .descents import KINDS, DescentStep
 
 SHIFT_LOOKS = {  # kind -> its label, colour and mark

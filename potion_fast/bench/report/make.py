@@ -9,8 +9,8 @@ from typing import Any
 
 from ...errors import FileError, PotionError
 from ...user.read_data import read_json, read_yaml
+from ...user.run_folder import RunFolder
 from ...utils.atomic_files import UNFINISHED
-from ..runs.folder import RunFolder
 from ..sweep.rows import Row, read_rows
 from .page import Page, page_html
 from .pawelczyk.make import pawelczyk_report

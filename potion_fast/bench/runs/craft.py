@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from ...errors import DataError, FileError
+from ...user.run_folder import CONFIG, RunFolder
 from ..attacks import Perturbations
 from ..attacks.crafting.job import CraftJob
 from ..attacks.perturbation import BASES
 from ..configs import CraftConfig
 from ..figures.crafting import draw_crafting
-from .folder import CONFIG, RunFolder
 from .inputs import PERTURBATIONS, check_out, load_trained, load_weights
 from .stages import write_metrics
 

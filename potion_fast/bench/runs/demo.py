@@ -10,11 +10,11 @@ from statistics import median
 from typing import Any
 
 from ...errors import PotionError
+from ...user.run_folder import RunFolder
 from ...utils.atomic_files import written_whole
 from ..attacks import LEARNT
 from ..attacks.badnet import BadNet
 from ..configs import HealConfig, TrainConfig, UnlearnConfig, resolved_device
-from .folder import RunFolder
 from .heal import heal_run
 from .stages import train_run, unlearn_run
 

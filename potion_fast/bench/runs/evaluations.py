@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
+from ...user.run_folder import RunFolder
 from ..attacks import Scores
 from ..metrics import Evaluation, Metric, model_damage, poison_healed, poison_removed
-from .folder import RunFolder
 from .scenario import Scenario
 
 

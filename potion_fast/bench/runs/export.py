@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from ...errors import DataError, PotionError
+from ...user.run_folder import EXPORTED, RunFolder
 from ...utils.atomic_files import folder_written_whole, written_whole
 from ...utils.progress import bar
 from ..configs import TrainConfig
 from ..configs.defaults import TEXT
 from ..data import PoisonedDataset
-from .folder import EXPORTED, RunFolder
 from .inputs import PERTURBATIONS, check_out
 from .scenario import Scenario
 

@@ -16,6 +16,7 @@ from ...errors import DataError, PotionWarning
 from ...finetuning import Evaluation
 from ...healing import heal
 from ...healing_result import HealResult
+from ...user.run_folder import RunFolder
 from ..attacks import Scores
 from ..configs import HealConfig
 from ..data import read_indices
@@ -24,7 +25,6 @@ from ..models import save_model
 from ..training.train import seed_everything
 from .diagnostics import notes_of_healing
 from .evaluations import compared, evaluated, write_evaluation
-from .folder import RunFolder
 from .inputs import check_out, load_trained, load_weights, metrics_of, reference_accuracies, training_run
 from .scenario import Scenario
 from .side_by_side import ComparedModel, class_columns, class_rows

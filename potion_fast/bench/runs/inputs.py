@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from ...errors import DataError, FileError, ModelError, PotionError
+from ...user.run_folder import CONFIG, RunFolder
 from ...user.schema import Schema
 from ..attacks import ATTACKS, Perturbations, Poison, Scores
 from ..configs import CraftConfig, EvaluateConfig, HealConfig, TrainConfig, UnlearnConfig
@@ -17,7 +18,6 @@ from ..configs.defaults import TEXT
 from ..data import read_indices
 from ..models import load_model
 from ..models.registry import FOREIGN
-from .folder import CONFIG, RunFolder
 from .scenario import Scenario
 
 PERTURBATIONS = "perturbations.safetensors"  # what a model was trained on, in its run folder; what a crafting made

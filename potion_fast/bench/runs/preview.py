@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ...errors import PotionError
+from ...user.run_folder import RunFolder
 from ..configs import TrainConfig
 from ..data.text import TextSplits
 from ..figures.preview import draw_preview, image_rows
 from ..figures.reviews import read_by_model
-from .folder import RunFolder
 from .inputs import check_out
 from .scenario import Scenario
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError, FileError
+from ...user.run_folder import RunFolder
 from ..attacks import Scores
 from ..metrics import Evaluation
-from .folder import RunFolder
 from .scenario import Scenario
 
 NAMES = ("poisoned", "dampened", "healed", "never poisoned")  # in the order in which they are shown

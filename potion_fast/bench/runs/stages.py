@@ -20,6 +20,7 @@ from ...importances import PassOptions
 from ...modes import mode_named
 from ...search import SearchOptions, Step
 from ...unlearning import unlearn
+from ...user.run_folder import RunFolder, strict
 from ...utils.predict import accuracy, predict
 from ..configs import EvaluateConfig, TrainConfig, UnlearnConfig
 from ..data import read_indices
@@ -30,7 +31,6 @@ from ..training.train import Epoch, seed_everything, train
 from .architecture import architecture, fresh_model, loss_of
 from .diagnostics import notes_of_healing, notes_of_training
 from .evaluations import attacked_outputs, compared, evaluated, write_evaluation
-from .folder import RunFolder, strict
 from .inputs import PERTURBATIONS, check_out, load_trained, load_weights, reference_accuracies, training_run
 from .scenario import Scenario
 from .tradeoff import curve_columns, trade_off

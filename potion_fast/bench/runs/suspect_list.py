@@ -13,10 +13,10 @@ from torch import Tensor
 from ...detection import Suspects
 from ...errors import DataError
 from ...relabel import ProposedLabels
+from ...user.contact_sheet import COLUMNS as PER_ROW
+from ...user.contact_sheet import Sample, draw_contact_sheet
 from ..data import read_indices
 from ..data.text import TextSplits
-from ..figures.contact_sheet import COLUMNS as PER_ROW
-from ..figures.contact_sheet import Sample, draw_contact_sheet
 from .scenario import Scenario
 
 MOST_SUSPECT = 2 * PER_ROW  # samples on the sheet

@@ -7,7 +7,7 @@ from collections import defaultdict
 from statistics import mean
 from typing import Any
 
-from ..runs.folder import RunFolder
+from ...user.run_folder import RunFolder
 from .config import SweepConfig
 from .plan import Crafting, RetainPass, SweepPlan, Task, Training, Unlearning, axes
 from .sweep_folder import SweepFolder

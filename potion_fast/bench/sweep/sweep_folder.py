@@ -12,8 +12,8 @@ import yaml
 
 from ...errors import FileError, PotionError
 from ...user.read_data import read_yaml
+from ...user.run_folder import RunFolder, versions
 from ...utils.atomic_files import UNFINISHED
-from ..runs.folder import RunFolder, versions
 from .config import SweepConfig, identity
 from .plan import Crafting, RetainPass, SweepPlan, Task, Training, Unlearning
 from .retain import RetainImportances

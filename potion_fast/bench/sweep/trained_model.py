@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ...user.run_folder import RunFolder
 from ...utils.model import fingerprint
 from ...utils.predict import accuracy, predict
 from ..attacks import Scores
@@ -17,7 +18,6 @@ from ..configs import EvaluateConfig
 from ..data import make_loader
 from ..runs.architecture import fresh_model, loss_of
 from ..runs.evaluations import evaluated
-from ..runs.folder import RunFolder
 from ..runs.inputs import load_trained, load_weights, reference_accuracies
 from ..runs.scenario import Loader, Scenario
 from .config import SweepConfig

@@ -37,8 +37,8 @@ from potion_fast.bench.attacks.moving_trigger import splitmix64
 from potion_fast.bench.data import MemorySource, Splits, load_dataset, max_value, normalise
 from potion_fast.bench.data.splits import CIFAR_MEAN, CIFAR_STD
 from potion_fast.bench.runs import Scenario, TrainConfig, train_run
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.errors import DataError
+from potion_fast.user.run_folder import RunFolder
 
 CORNERS = {
     "top-left": (slice(0, 2), slice(0, 2)),

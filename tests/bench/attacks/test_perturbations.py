@@ -31,8 +31,8 @@ from potion_fast.bench.data import (
     make_loader,
     normalise,
 )
-from potion_fast.bench.data.crops import border, crop, draw_crops
 from potion_fast.errors import DataError, FileError
+from potion_fast.user.crops import border, crop, draw_crops
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 N, SHAPE = 24, (3, 6, 8)

@@ -14,11 +14,11 @@ from torchvision.transforms import functional
 
 from potion_fast.bench.attacks import BadNet
 from potion_fast.bench.data import MemorySource, PoisonedDataset, load_dataset, make_loader
-from potion_fast.bench.data.crops import border, crop, draw_crops
 from potion_fast.bench.data.registry import CIFAR10_CLASSES
 from potion_fast.bench.data.splits import CIFAR_MEAN, IMAGENET_MEAN
 from potion_fast.errors import DataError
 from potion_fast.user import image_source as sources_module
+from potion_fast.user.crops import border, crop, draw_crops
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

@@ -11,10 +11,10 @@ import torch
 
 from potion_fast.bench.configs import EvaluateConfig, TrainConfig
 from potion_fast.bench.data import load_dataset, make_loader
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import load_trained
 from potion_fast.bench.runs.scenario import Scenario
 from potion_fast.errors import DataError
+from potion_fast.user.run_folder import RunFolder
 
 CODE = """
 import numpy as np, torch

@@ -33,11 +33,11 @@ from potion_fast.bench.runs import (
     unlearn_run,
 )
 from potion_fast.bench.runs.diagnostics import notes_of_healing
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.inputs import PERTURBATIONS, load_trained, reference_accuracies
 from potion_fast.cli import main as cli
 from potion_fast.cli import output
 from potion_fast.errors import DataError, FileError, PotionError
+from potion_fast.user.run_folder import RunFolder
 from potion_fast.utils.predict import predict
 
 # So little of everything that a run takes half a second; the perturbations are large, so that something happens.

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from helpers.run_files import rows, scenario_of
-from potion_fast.bench.runs.folder import RunFolder
 from potion_fast.bench.runs.side_by_side import ComparedModel, class_columns, class_rows
 from potion_fast.errors import DataError, FileError
+from potion_fast.user.run_folder import RunFolder
 
 pytest_plugins = ["helpers.small_runs"]
 

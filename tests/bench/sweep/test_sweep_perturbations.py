@@ -19,7 +19,6 @@ import yaml
 from potion_fast.bench.attacks import Perturbations
 from potion_fast.bench.metrics import poison_removed
 from potion_fast.bench.runs.craft import CHECKPOINT
-from potion_fast.bench.runs.folder import strict
 from potion_fast.bench.sweep import executor as work
 from potion_fast.bench.sweep import load_sweep, make_plan, plan_sweep, run_sweep
 from potion_fast.bench.sweep.config import SweepConfig
@@ -30,6 +29,7 @@ from potion_fast.bench.sweep.sweep_folder import SweepFolder
 from potion_fast.bench.sweep.trained_model import TrainedModel
 from potion_fast.cli.main import main
 from potion_fast.errors import FileError, PotionError
+from potion_fast.user.run_folder import strict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ...figures.pictures import CLEAN, MUTED, TRIGGERED
-from ...figures.style import LARGE, SMALL, canvas, legend
+from ....user.drawing import CLEAN, LARGE, MUTED, SMALL, TRIGGERED
+from ...figures.style import canvas, legend
 from ...sweep.rows import UNTOUCHED, Row
 from ..averages import average
 from ..papers import PERTURBATIONS

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ...figures.pictures import MUTED
-from ...figures.style import LARGE, canvas, legend
+from ....user.drawing import LARGE, MUTED
+from ...figures.style import canvas, legend
 from ...sweep.rows import UNTOUCHED, Row, When
 from ..averages import average
 from ..picture import Picture, line

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
-from ...figures.style import LARGE, SMALL, canvas
+from ....user.drawing import LARGE, SMALL
+from ...figures.style import canvas
 from ..methods import attack_label
 from ..picture import Picture
 from .matrix import TITLE, Matrix, in_cell

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...figures.pictures import CLEAN, MUTED, TRIGGERED
-from ...figures.style import LARGE, SMALL, canvas, legend
+from ....user.drawing import CLEAN, LARGE, MUTED, SMALL, TRIGGERED
+from ...figures.style import canvas, legend
 from ...metrics import gaussian_trade_off, gaussian_true_positive_rate, trade_off, true_positive_rate
 from ...metrics.detection import FPR
 from ...sweep.rows import UNTOUCHED, Row

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from ...figures.style import LARGE, canvas, ideal, legend
+from ....user.drawing import LARGE
+from ...figures.style import canvas, ideal, legend
 from ...sweep.rows import Row
 from ..averages import average
 from ..methods import PAPERS, attack_label, data_label, file_name, label, plain, variants

@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
-from ...figures.pictures import CLEAN, FORGET, MUTED, TRIGGERED
-from ...figures.style import LARGE, ORDER, SMALL, canvas, legend
+from ....user.drawing import CLEAN, FORGET, LARGE, MUTED, SMALL, TRIGGERED
+from ...figures.style import ORDER, canvas, legend
 from ...sweep.rows import Row
 from ..methods import label, plain, setting_label
 from ..papers import RHO, S_STEP

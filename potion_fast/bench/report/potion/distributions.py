@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter
 
 from ....errors import PotionError
-from ...figures.pictures import CLEAN, FORGET, MUTED, TRIGGERED, show
-from ...figures.style import LARGE, ORDER, SMALL, canvas, legend
+from ....user.drawing import CLEAN, FORGET, LARGE, MUTED, SMALL, TRIGGERED, show
+from ...figures.style import ORDER, canvas, legend
 from ..methods import attack_label
 from ..picture import Picture
 from .curves import dampened_axis

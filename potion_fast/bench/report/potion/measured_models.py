@@ -12,11 +12,11 @@ from ....edits.plan import EditPlan
 from ....errors import FileError
 from ....importances import Importance, importance
 from ....percentiles import percentile_of
+from ....user.run_folder import RunFolder
 from ....utils.predict import accuracy, predict
 from ...attacks import ATTACKS
 from ...configs import EvaluateConfig
 from ...data import make_loader
-from ...runs.folder import RunFolder
 from ...runs.inputs import load_trained, load_weights
 from ...runs.scenario import EVALUATION_BATCH, Loader, Scenario
 from ..papers import PERTURBATIONS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...figures.pictures import MUTED
-from ...figures.style import LARGE, MARKERS, ORDER, SMALL, canvas, ideal, legend, marked
+from ....user.drawing import LARGE, MUTED, SMALL
+from ...figures.style import MARKERS, ORDER, canvas, ideal, legend, marked
 from ...sweep.rows import Row
 from ..averages import Average, average
 from ..methods import data_label, label, plain, variants

@@ -7,7 +7,8 @@ from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
 
-from ...figures.style import LARGE, ORDER, SMALL, canvas
+from ....user.drawing import LARGE, SMALL
+from ...figures.style import ORDER, canvas
 from ...sweep.rows import Row
 from ..methods import data_label, label, plain, variants
 from ..papers import RHO

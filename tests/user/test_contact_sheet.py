@@ -10,10 +10,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from helpers.figures import texts_in_each_other
-from potion_fast.bench.figures import contact_sheet
-from potion_fast.bench.figures.contact_sheet import COLUMNS, Sample, draw_contact_sheet
-from potion_fast.bench.figures.pictures import DPI
-from potion_fast.bench.figures.style import WIDTH
+from potion_fast.user import contact_sheet
+from potion_fast.user.contact_sheet import COLUMNS, Sample, draw_contact_sheet
+from potion_fast.user.drawing import DPI, WIDTH
 
 
 @pytest.fixture

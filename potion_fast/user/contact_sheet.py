@@ -10,9 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...utils.atomic_files import written_whole
-from .pictures import CLEAN, DPI, MUTED, TRIGGERED, short, show
-from .style import LARGE, WIDTH
+from ..utils.atomic_files import written_whole
+from .drawing import CLEAN, DPI, LARGE, MUTED, TRIGGERED, WIDTH, short, show
 
 LEGEND = "index and score, label given, label proposed; in a frame: found"
 

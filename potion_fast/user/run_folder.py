@@ -17,9 +17,9 @@ import numpy
 import torch
 import yaml
 
-from ...errors import FileError
-from ...user.read_data import read_json, read_yaml
-from ...utils.atomic_files import UNFINISHED, hold, release, remove_unfinished, written_whole
+from ..errors import FileError
+from ..utils.atomic_files import UNFINISHED, hold, release, remove_unfinished, written_whole
+from .read_data import read_json, read_yaml
 
 CONFIG = "config.yaml"
 CONFIG_KEYS = {"command", "config", "versions"}
@@ -244,7 +244,7 @@ class RunFolder:
 
 def versions(device: str) -> dict[str, str]:
     """What a result depends on besides its configuration: versions, and the hardware behind the device it ran on."""
-    from ... import __version__
+    from .. import __version__
 
     on_gpu = torch.device(device).type == "cuda"
     return {

@@ -9,8 +9,8 @@ import yaml
 
 from potion_fast import __version__
 from potion_fast.bench.data import read_indices
-from potion_fast.bench.runs.folder import OUTPUTS, RunFolder, strict
 from potion_fast.errors import FileError
+from potion_fast.user.run_folder import OUTPUTS, RunFolder, strict
 
 INF, NAN = float("inf"), float("nan")
 
