@@ -12,8 +12,10 @@ from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
 from ..errors import PotionError
+from .indices import is_list
 
 PATHS = ("DIR", "FILE")  # metavars of fields that hold paths
+FILE_OR_LIST = "FILE|LIST"  # of fields that hold a path, or indices with commas between them
 SEEDS = 2**32  # NumPy takes no larger ones
 BOUNDS = {  # by pydantic's name of the error: words for it, and where the bound stands
     "greater_than_equal": ("at least", "ge"),
@@ -148,11 +150,13 @@ class Schema(BaseModel):
 
     def absolute_paths(self) -> dict[str, str]:
         """The paths among the values, made absolute: a later run may read these settings from another folder."""
-        fields = type(self).model_fields
-        paths = {
-            name: value for name, value in self if value is not None and extra_of(fields[name], "metavar") in PATHS
-        }
+        paths = {name: value for name, value in self if value is not None and self._is_path(name, value)}
         return {name: os.path.abspath(os.path.expanduser(path)) for name, path in paths.items()}
+
+    @classmethod
+    def _is_path(cls, name: str, value: str) -> bool:
+        metavar = extra_of(cls.model_fields[name], "metavar")
+        return metavar in PATHS or (metavar == FILE_OR_LIST and not is_list(value))
 
 
 def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Mapping[str, Any]) -> NoReturn:

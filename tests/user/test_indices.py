@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from potion_fast.errors import DataError
+from potion_fast.errors import DataError, PotionWarning
 from potion_fast.user.indices import read_indices
 
 
@@ -20,6 +21,12 @@ from potion_fast.user.indices import read_indices
         ("found.csv", "index\n7\n2\n9\n"),
         ("found.csv", "7\n2\n9\n"),
         ("found.json", "[7, 2, 9]"),
+        ("found.txt", "7, 2, 9"),
+        ("found.txt", "7,2;  # two of them\n9,"),
+        ("found.txt", "7 2\n9"),
+        ("found.csv", "7,2,9\n"),
+        ("found.csv", "7;2;9\n"),
+        ("found.csv", "score;index\n0,5;7\n0,4;2\n0,3;9\n"),
     ],
 )
 def test_indices_are_read_in_the_order_of_the_file(tmp_path: Path, name: str, text: str):
@@ -40,10 +47,12 @@ def test_indices_are_read_from_npy(tmp_path: Path):
         ("f.txt", "1\n1_0\n", "line 2: '1_0' is not an integer"),
         ("f.txt", "1\n10\n", r"line 2: index 10 is out of range; the data set has 10 samples"),
         ("f.txt", "-1\n", "line 1: index -1 is out of range"),
-        ("f.txt", "4\n5\n4\n", "line 3: index 4 was already given in line 1"),
         ("f.csv", "", "holds no index"),
         ("f.csv", "index\n", "holds no index"),
         ("f.csv", "a,b\n1,2\n", "no column 'index'"),
+        ("f.csv", "1,2\n3,4\n", "no column 'index'"),
+        ("f.txt", "1, 2, x\n", "line 1: 'x' is not an integer"),
+        ("f.txt", "a/b.png\n", "these data have no files"),
         ("f.csv", "a,index\n1,2\n3\n", "line 3: the column 'index' is missing"),
         ("f.csv", "index\n1\n2.0\n", r"line 3: '2\.0' is not an integer"),
         ("f.json", "[1, 2", "cannot be read"),
@@ -88,3 +97,69 @@ def test_huge_numbers_do_not_get_past_the_range_check(tmp_path: Path):
     (tmp_path / "f.json").write_text(json.dumps([10**30]))
     with pytest.raises(DataError):
         read_indices(tmp_path / "f.json", 10)
+
+
+FILES = ["/data/cat/1.png", "/data/cat/2.png", "/data/dog/1.png", "/data/dog/a, b #3.png", None]
+
+
+def file_of(index: int) -> str | None:
+    return FILES[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "indices"),
+    [
+        ("f.txt", "2.png\ndog/1.png\n", [1, 2]),
+        ("f.txt", "cat/2.png, dog/1.png, 0\n", [1, 2, 0]),
+        ("f.txt", "../data/cat/1.png  # sure\n", [0]),
+        ("f.txt", "./dog\\1.png\n", [2]),
+        ("f.txt", "a, b #3.png\n", [3]),
+        ("f.csv", "file,label\ncat/2.png,3\n/data/dog/1.png,4\n", [1, 2]),
+        ("f.csv", "2.png\n", [1]),
+        ("f.json", '["2.png", 0]', [1, 0]),
+    ],
+)
+def test_samples_are_named_by_their_files(tmp_path: Path, name: str, text: str, indices: list[int]):
+    (tmp_path / name).write_text(text)
+    assert read_indices(tmp_path / name, 5, file_of) == indices
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "1.png\n",
+            "line 1: 2 samples have a file '1.png', /data/cat/1.png and /data/dog/1.png; give more of the path",
+        ),
+        ("2.png\ncow/2.png\n", "line 2: 'cow/2.png' is no index and no file of the training data, such as /data/cat/1"),
+        ("/other/cat/2.png\n", "'/other/cat/2.png' is no index and no file"),
+    ],
+)
+def test_a_file_name_that_is_no_samples_or_several_is_named(tmp_path: Path, text: str, message: str):
+    (tmp_path / "f.txt").write_text(text)
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_indices(tmp_path / "f.txt", 5, file_of)
+
+
+def test_the_indices_themselves_may_stand_in_place_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_indices("7,2, 9", 10) == [7, 2, 9]
+    assert read_indices("7", 10) == [7]
+    with pytest.raises(DataError, match="the list '7,10', entry 2: index 10 is out of range"):
+        read_indices("7,10", 10)
+    Path("7").write_text("3")  # a file of that name, which has no suffix
+    with pytest.raises(DataError, match="the suffix '' is not known"):
+        read_indices("7", 10)
+
+
+def test_a_sample_given_twice_counts_once_and_is_a_note(tmp_path: Path):
+    (tmp_path / "f.txt").write_text("4\n5\n4\ncat/1.png\n0\n")
+    with pytest.warns(PotionWarning, match=r"each counts once: 4 \(line 3\), 0 \(line 5\)$") as caught:
+        assert read_indices(tmp_path / "f.txt", 10, lambda index: FILES[index % 5] if index < 5 else None) == [4, 5, 0]
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("text", ["-3,4", "3 4", "a,b", ""])
+def test_what_is_no_list_of_indices_is_a_path(text: str):
+    with pytest.raises(DataError, match="is not known"):
+        read_indices(text, 10)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ...relabel import Source
 from ...user.device import resolved_device
-from ...user.schema import Schema, setting
+from ...user.schema import FILE_OR_LIST, Schema, setting
 from .shared import (
     device_field,
     found_field,
@@ -29,8 +29,8 @@ class HealConfig(Schema):
     found: str | None = found_field()
     suspects: str | None = setting(
         None,
-        "the suspects: suspects.csv of an earlier healing, perhaps edited, or indices as of --found",
-        metavar="FILE",
+        "the suspects: suspects.csv of an earlier healing, perhaps edited, or a list as of --found",
+        metavar=FILE_OR_LIST,
         default_text="none, they are sought",
     )
     reference: str | None = reference_field()

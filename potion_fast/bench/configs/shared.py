@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...modes import MODES
-from ...user.schema import SEEDS, setting
+from ...user.schema import FILE_OR_LIST, SEEDS, setting
 
 
 def mode_field() -> Any:
@@ -42,8 +42,8 @@ def found_field() -> Any:
     """The found samples, S_f."""
     return setting(
         None,
-        "indices of the found samples, S_f: .txt, .csv, .json or .npy",
-        metavar="FILE",
+        "the found samples, S_f: indices or file names in .txt, .csv, .json or .npy, or indices as 3,14,15",
+        metavar=FILE_OR_LIST,
         default_text="found.txt of the run",
     )
 

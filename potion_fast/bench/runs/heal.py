@@ -19,13 +19,20 @@ from ...healing_result import HealResult
 from ...user.run_folder import RunFolder
 from ..attacks import Scores
 from ..configs import HealConfig
-from ..data import read_indices
 from ..figures.side_by_side import draw_side_by_side
 from ..models import save_model
 from ..training.train import seed_everything
 from .diagnostics import notes_of_healing
 from .evaluations import compared, evaluated, write_evaluation
-from .inputs import check_out, load_trained, load_weights, metrics_of, reference_accuracies, training_run
+from .inputs import (
+    check_out,
+    listed_samples,
+    load_trained,
+    load_weights,
+    metrics_of,
+    reference_accuracies,
+    training_run,
+)
 from .scenario import Scenario
 from .side_by_side import ComparedModel, class_columns, class_rows
 from .stages import write_metrics
@@ -66,7 +73,8 @@ def heal_run(
         )
     reference = None if config.reference is None else reference_accuracies(config.reference, scenario.config)
     models = _others(config, trained, scenario, before, reference)
-    found = sorted(read_indices(config.found or trained / "found.txt", len(scenario.splits.train)))
+    found, notes_of_list = listed_samples(config.found or trained / "found.txt", scenario)
+    found.sort()
     check_trained_on(scenario, found, "found samples")
     given = None if config.suspects is None else read_suspects(config.suspects, scenario)
     config = config.updated(batch_size=config.batch_size or scenario.config.batch_size)
@@ -89,7 +97,7 @@ def heal_run(
     notes = notes_of_healing(scenario, metrics["model_damage"].value, before, found, None, reference)
     healing = {name: value for name, value in result.summary().items() if name != "warnings"}  # among the notes
     more = {"healing": healing, "suspects": counts(scenario, suspects), "found": len(found)}
-    content = write_metrics(run, metrics, [*result.warnings, *notes], more | scenario.facts)
+    content = write_metrics(run, metrics, [*notes_of_list, *result.warnings, *notes], more | scenario.facts)
 
     models.insert(len(models) - (reference is not None), ComparedModel.of_evaluation("healed", evaluation))
     run.write_csv("classes.csv", class_columns(scenario), class_rows(scenario, models))

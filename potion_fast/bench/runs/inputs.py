@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import os
+import warnings
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
-from ...errors import DataError, FileError, ModelError, PotionError
+from ...errors import DataError, FileError, ModelError, PotionError, PotionWarning
 from ...user.run_folder import CONFIG, RunFolder
 from ...user.schema import Schema
 from ..attacks import ATTACKS, Perturbations, Poison, Scores
@@ -97,6 +99,26 @@ def load_trained(
     if read_indices(run / "poisoned.txt", len(scenario.splits.train)) != scenario.poisoned:
         raise DataError(f"{run / 'poisoned.txt'} and the data disagree: these are not the data of the training")
     return scenario, metrics_of(run, scenario.config.poison)
+
+
+def listed_samples(path: str | Path, scenario: Scenario) -> tuple[list[int], list[str]]:
+    """Samples of the training set that a user listed, in his order.
+
+    Args:
+        path: of the list, or the indices themselves, see `read_indices`; files of images are named as they lie.
+        scenario: the data.
+
+    Returns:
+        Their indices, and what deserves a note, as sentences.
+
+    Raises:
+        DataError: as `read_indices` raises it.
+    """
+    source = scenario.splits.train
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PotionWarning)
+        listed = read_indices(path, len(source), source.path)
+    return listed, [str(warning.message) for warning in caught]
 
 
 def _is_code(name: str) -> bool:

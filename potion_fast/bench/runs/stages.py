@@ -23,7 +23,6 @@ from ...unlearning import unlearn
 from ...user.run_folder import RunFolder, strict
 from ...utils.predict import accuracy, predict
 from ..configs import EvaluateConfig, TrainConfig, UnlearnConfig
-from ..data import read_indices
 from ..figures.pictures import draw_healing
 from ..metrics import Evaluation, Metric
 from ..models import save_model
@@ -31,7 +30,15 @@ from ..training.train import Epoch, seed_everything, train
 from .architecture import architecture, fresh_model, loss_of
 from .diagnostics import notes_of_healing, notes_of_training
 from .evaluations import attacked_outputs, compared, evaluated, write_evaluation
-from .inputs import PERTURBATIONS, check_out, load_trained, load_weights, reference_accuracies, training_run
+from .inputs import (
+    PERTURBATIONS,
+    check_out,
+    listed_samples,
+    load_trained,
+    load_weights,
+    reference_accuracies,
+    training_run,
+)
 from .scenario import Scenario
 from .tradeoff import curve_columns, trade_off
 
@@ -106,7 +113,8 @@ def unlearn_run(
     trained = RunFolder.open(config.run)
     scenario, before = load_trained(trained, config)
     reference = None if config.reference is None else reference_accuracies(config.reference, scenario.config)
-    found = sorted(read_indices(config.forget or trained / "found.txt", len(scenario.splits.train)))
+    found, notes_of_list = listed_samples(config.forget or trained / "found.txt", scenario)
+    found.sort()
     if missing := sorted(set(found) - set(scenario.trained_on)):
         raise DataError(f"sample {missing[0]} of the forget set is not among those the model was trained on")
     size = config.batch_size or scenario.config.batch_size
@@ -149,7 +157,11 @@ def unlearn_run(
     without_rule = [] if result.retain is None else list(result.retain.fallback)
     more = {"search": search, "found": len(found), "parameters_without_rule": without_rule}
     damage = metrics["model_damage"].value
-    notes = [*result.warnings, *notes_of_healing(scenario, damage, before, found, config.rho, reference)]
+    notes = [
+        *notes_of_list,
+        *result.warnings,
+        *notes_of_healing(scenario, damage, before, found, config.rho, reference),
+    ]
     content = write_metrics(run, metrics, notes, more | scenario.facts)
 
     curve = trade_off(model, result, scenario, progress) if config.curve else None

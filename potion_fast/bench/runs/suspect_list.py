@@ -15,8 +15,8 @@ from ...errors import DataError
 from ...relabel import ProposedLabels
 from ...user.contact_sheet import COLUMNS as PER_ROW
 from ...user.contact_sheet import Sample, draw_contact_sheet
-from ..data import read_indices
 from ..data.text import TextSplits
+from .inputs import listed_samples
 from .scenario import Scenario
 
 MOST_SUSPECT = 2 * PER_ROW  # samples on the sheet
@@ -36,8 +36,11 @@ def read_suspects(path: str, scenario: Scenario) -> Suspects:
     """
     labels = scenario.train_set(augment=False).labels
     try:
-        is_table = Path(path).suffix.lower() == ".csv"
-        suspects = Suspects.load(path) if is_table else Suspects.of_indices(read_indices(path, len(labels)))
+        if Path(path).suffix.lower() == ".csv":
+            suspects = Suspects.load(path)
+        else:
+            listed, notes = listed_samples(path, scenario)
+            suspects = replace(Suspects.of_indices(listed), warnings=tuple(notes))
         suspects = suspects.checked(labels)
     except DataError as error:
         if path in str(error):

@@ -157,7 +157,6 @@ def test_what_does_not_fit_together_is_refused_before_a_folder_is_made(
     (tmp_path / "other.csv").write_text("index,given\n3,4\n4,4\n5,4\n")
     (tmp_path / "label.csv").write_text("index,proposed\n3,10\n")
     (tmp_path / "none.csv").write_text("index,found,fits\n3,1,0\n")
-    (tmp_path / "twice.txt").write_text("3\n3\n")
     cases = [
         (config(clean), DataError, "was trained without the poison .* there is nothing to heal"),
         (config(poisoned, suspects=str(tmp_path / "high.csv")), DataError, f"high.csv: suspects have the index {n}"),
@@ -168,7 +167,7 @@ def test_what_does_not_fit_together_is_refused_before_a_folder_is_made(
         ),
         (config(poisoned, suspects=str(tmp_path / "label.csv")), DataError, "proposes the label 10, and there are 10"),
         (config(poisoned, suspects=str(tmp_path / "none.csv")), DataError, "none.csv holds no suspect"),
-        (config(poisoned, suspects=str(tmp_path / "twice.txt")), DataError, "index 3 was already given in line 1"),
+        (config(poisoned, found=f"3,{n}"), DataError, f"the list '3,{n}', entry 2: index {n} is out of range"),
         (config(poisoned, suspects=str(tmp_path / "not.csv")), FileError, "cannot read the suspects in .*not.csv"),
         (config(poisoned, found=str(tmp_path / "high.csv")), DataError, f"index {n} is out of range"),
         (
