@@ -1,10 +1,10 @@
-"""`potion-fast train`, `heal`, `unlearn`, `evaluate` and `craft`."""
+"""`potion-fast train`, `unlearn`, `evaluate` and `craft`."""
 
 from __future__ import annotations
 
 import argparse
 
-from ..bench.configs import CraftConfig, EvaluateConfig, HealConfig, TrainConfig, UnlearnConfig
+from ..bench.configs import CraftConfig, EvaluateConfig, TrainConfig, UnlearnConfig
 from ..user.flags import add_flags
 from ..user.schema import Schema
 from .output import Options, add_run_flags, print_metrics, run_options
@@ -25,18 +25,6 @@ def run_train(options: Options) -> int:
     from ..bench.runs import train_run
 
     return print_metrics(train_run(TrainConfig.from_flags(options), **run_options(options)), options)
-
-
-def add_heal(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `heal`."""
-    _add(parser, HealConfig)
-
-
-def run_heal(options: Options) -> int:
-    """Heal, and print the metrics."""
-    from ..bench.runs import heal_run
-
-    return print_metrics(heal_run(HealConfig.from_flags(options), **run_options(options)), options)
 
 
 def add_unlearn(parser: argparse.ArgumentParser) -> None:

@@ -167,6 +167,7 @@ class FileSource(ImageSource):
         labels: int64 [N], class indices.
         size: (H, W) of every image.
         resize: scale the shorter side to `size` and crop the centre; otherwise an image of another size is an error.
+        channels: of the decoded images.
     """
 
     def __init__(
@@ -175,16 +176,18 @@ class FileSource(ImageSource):
         labels: torch.Tensor,  # [N] int64
         size: tuple[int, int],
         resize: bool,
+        channels: int = 3,
     ) -> None:
         self.paths = list(paths)
         self.labels = labels.to(torch.int64)
         self.size = size
         self.resize = resize
+        self.channels = channels
 
     @override
     def images(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         paths = [self.paths[int(index)] for index in indices]
-        pixels = np.empty((len(paths), 3, *self.size), dtype=np.uint8)
+        pixels = np.empty((len(paths), self.channels, *self.size), dtype=np.uint8)
 
         def decode(start: int) -> None:
             for row in range(start, min(start + step, len(paths))):
@@ -220,7 +223,7 @@ class FileSource(ImageSource):
 
     def nbytes(self) -> int:
         """Bytes that the decoded images take."""
-        return len(self) * 3 * self.size[0] * self.size[1]
+        return len(self) * self.channels * self.size[0] * self.size[1]
 
     def _check_size(self, path: Path, size: tuple[int, int]) -> None:
         if size != self.size and not self.resize:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import inspect
 import os
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
-from ..errors import FileError, ModelError
+from ..errors import ModelError
 from ..utils.adapter import DEFAULT
+from .checkpoint import Checkpoint
 from .user_code import called, find_user_code
-
-STATE_DICTS = ("state_dict", "model_state_dict", "model", "net")  # keys of training programs
-PREFIXES = ("module.", "_orig_mod.")
 
 
 def timm_model(name: str, num_classes: int, in_channels: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -128,43 +122,21 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Args:
         model: whose weights are replaced; it stays as it was where that fails.
-        path: *.safetensors, or any other file of torch.save: a state dict, or a dict that holds one under
-            "state_dict", "model_state_dict", "model" or "net". What DataParallel, DistributedDataParallel or
-            torch.compile put before all names is left out.
+        path: see `Checkpoint`. What DataParallel, Lightning or torch.compile put before all names is left out.
 
     Raises:
         FileError: the file is missing, truncated, or holds more than tensors: such files can run code and are not read.
         ModelError: the weights do not fit the model.
     """
-    path = Path(path)
-    tensors: Any
-    try:
-        if path.suffix == ".safetensors":
-            tensors = safetensors.torch.load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = _state_dict(tensors, model)
-    except pickle.UnpicklingError as error:
-        raise FileError(f"{path} holds more than tensors; save model.state_dict() instead of the model") from error
-    except Exception as error:  # whatever a broken file leads torch to
-        reason = " ".join(str(error).split())
-        raise FileError(f"{path} cannot be read as weights ({reason}); it is missing, truncated or foreign") from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise FileError(f"{path} holds no state dict: a dictionary from names to tensors")
-    check_tensors(model, tensors, str(path))
+    load_checkpoint(model, Checkpoint(path))
+
+
+def load_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """The same of a file that has been read. Raises ModelError where its weights do not fit."""
+    names, dtypes = list(untied(model)), {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    tensors = checkpoint.tensors(names, dtypes)
+    check_tensors(model, tensors, str(checkpoint.path))
     load_tensors(model, tensors)
-
-
-def _state_dict(content: Any, model: nn.Module) -> Any:
-    """The state dict in what was saved, under the model's own names."""
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in STATE_DICTS if isinstance(content.get(key), Mapping)), content)
-    own = list(model.state_dict())
-    for prefix in PREFIXES:
-        wrapped = isinstance(content, Mapping) and all(str(name).startswith(prefix) for name in content)
-        if wrapped and not all(name.startswith(prefix) for name in own):
-            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
-    return content
 
 
 def check_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:

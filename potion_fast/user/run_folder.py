@@ -19,6 +19,7 @@ import yaml
 
 from ..errors import FileError
 from ..utils.atomic_files import UNFINISHED, hold, release, remove_unfinished, written_whole
+from .checkpoint import SUFFIXES
 from .read_data import read_json, read_yaml
 
 CONFIG = "config.yaml"
@@ -49,7 +50,9 @@ OUTPUTS = {
         "found.txt",
         "suspects.csv",
         "suspects.png",
+        "suspects.txt",
         "healing.png",
+        *(f"healed{suffix}" for suffix in SUFFIXES),
     ),
     "evaluate": ("metrics.json", *PREDICTIONS),
     "craft": (
@@ -67,6 +70,7 @@ OUTPUTS = {
     "hypothesis-cosine": ("metrics.json", "cosine.csv", "cosine.png"),
 }
 EXPORTED = ("train", "test", "triggered")  # folders of images
+FOLDERS = {"export": EXPORTED, "heal": ("healed",)}  # that a command writes
 
 _claims: dict[str, weakref.finalize[..., RunFolder]] = {}  # the folders that this process writes to
 
@@ -91,6 +95,7 @@ class RunFolder:
       accuracies by class.
     - healing.png: the search, or the models side by side, and what became of triggered images. preview.png: images
       clean and poisoned.
+    - healed.pth, .pt, ... or the folder healed: the healed weights of a user's own model, in the form of the given.
     - train, test, triggered: exported images, as folders or .npz; samples.csv: every training sample.
 
     Attributes:
@@ -140,11 +145,12 @@ class RunFolder:
             run.path.mkdir(parents=True, exist_ok=True)
             run.claim()
             cls.check_free(path, overwrite)  # nobody else was faster
-            exported = [name for name in EXPORTED if (run / name).exists() and run._read()["command"] == "export"]
+            earlier = run._read()["command"] if (run / CONFIG).exists() else None
+            folders = [name for name in FOLDERS.get(str(earlier), ()) if (run / name).is_dir()]
             remove_unfinished(run.path)
             for name in dict.fromkeys(name for names in OUTPUTS.values() for name in names):
                 (run / name).unlink(missing_ok=True)
-            for name in exported:
+            for name in folders:
                 shutil.rmtree(run / name)
         except FileError:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,13 +31,16 @@ class UserSource(ImageSource):
         dataset: the user's data set.
         image_size: scale the shorter side to this and crop the centre; None: all images must have the first one's size.
         name: of the data set, in errors.
+        prepare: makes of an image uint8 [C, H, W] the one that is given out.
 
     Raises:
         DataError: it is no map-style data set or holds no sample, or a sample is none, naming it.
     """
 
-    def __init__(self, dataset: Any, image_size: int | None, name: str) -> None:
-        self.dataset, self.image_size, self.name = dataset, image_size, name
+    def __init__(
+        self, dataset: Any, image_size: int | None, name: str, prepare: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.dataset, self.image_size, self.name, self.prepare = dataset, image_size, name, prepare
         count = self._count()
         self.shape: tuple[int, ...] = self._pixels(self._sample(0)[0], 0).shape
         attribute = self._attribute(count)
@@ -125,6 +128,8 @@ class UserSource(ImageSource):
             from torchvision.transforms import functional  # takes seconds: only when needed
 
             pixels = functional.center_crop(functional.resize(pixels, [self.image_size]), [self.image_size] * 2)
+        if self.prepare is not None:
+            pixels = self.prepare(pixels)
         shape = getattr(self, "shape", pixels.shape)
         if pixels.shape != shape:
             raise DataError(

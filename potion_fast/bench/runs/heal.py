@@ -17,6 +17,7 @@ from ...finetuning import Evaluation
 from ...healing import heal
 from ...healing_result import HealResult
 from ...user.run_folder import RunFolder
+from ...user.suspect_sheet import labels_for
 from ..attacks import Scores
 from ..configs import HealConfig
 from ..figures.side_by_side import draw_side_by_side
@@ -36,7 +37,7 @@ from .inputs import (
 from .scenario import Scenario
 from .side_by_side import ComparedModel, class_columns, class_rows
 from .stages import write_metrics
-from .suspect_list import check_trained_on, counts, draw_suspects, file_names, labels_for, moved, read_suspects
+from .suspect_list import check_trained_on, counts, draw_suspects, file_names, moved, read_suspects
 
 
 def heal_run(

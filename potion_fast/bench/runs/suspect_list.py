@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +10,10 @@ from torch import Tensor
 
 from ...detection import Suspects
 from ...errors import DataError
-from ...relabel import ProposedLabels
-from ...user.contact_sheet import COLUMNS as PER_ROW
-from ...user.contact_sheet import Sample, draw_contact_sheet
+from ...user import suspect_sheet as sheet
 from ..data.text import TextSplits
 from .inputs import listed_samples
 from .scenario import Scenario
-
-MOST_SUSPECT = 2 * PER_ROW  # samples on the sheet
 
 
 def read_suspects(path: str, scenario: Scenario) -> Suspects:
@@ -68,12 +62,6 @@ def moved(suspects: Suspects, places: Tensor) -> Suspects:
     )
 
 
-def labels_for(suspects: Suspects, labels: ProposedLabels) -> Tensor:
-    """The proposed labels int64 [K] in the order of the suspects, in the same numbering; -1 where there is none."""
-    proposed = dict(zip(labels.indices.tolist(), labels.labels.tolist(), strict=True))
-    return torch.tensor([proposed.get(index, -1) for index in suspects.indices.tolist()], dtype=torch.int64)
-
-
 def file_names(scenario: Scenario) -> list[str] | None:
     """The file of each training image, from the folder of the data where it lies in it; None where there are none."""
     source, root = scenario.splits.train, scenario.config.root
@@ -108,36 +96,8 @@ def draw_suspects(path: Path, scenario: Scenario, suspects: Suspects) -> None:
     """Draw the contact sheet of the suspects; nothing of texts."""
     if isinstance(scenario.splits, TextSplits):
         return
-    found = set(suspects.found.tolist())
-    names = [name.strip() for name in scenario.splits.classes]
     dataset = scenario.train_set(augment=False)
-
-    def samples(indices: Tensor, scores: Sequence[float], proposed: Tensor | None = None) -> list[Sample]:
-        if not len(indices):
-            return []
-        images = scenario.pixels(dataset.batch(indices.tolist())[0])
-        new = [-1] * len(indices) if proposed is None else proposed.tolist()
-        return [
-            Sample(
-                index=index,
-                image=image,
-                score=None if math.isnan(score) else score,
-                given=names[int(dataset.labels[index])],
-                proposed=names[label] if label >= 0 else None,
-                found=index in found,
-            )
-            for index, image, score, label in zip(indices.tolist(), images, scores, new, strict=True)
-        ]
-
-    def part(places: slice) -> list[Sample]:
-        proposed = None if suspects.proposed is None else suspects.proposed[places]
-        return samples(suspects.indices[places], suspects.scores[places].tolist(), proposed)
-
-    odd = suspects.found[~suspects.fits][:PER_ROW]
-    groups: dict[str, Sequence[Sample]] = {
-        f"most suspect, of {len(suspects):,} suspects": part(slice(0, MOST_SUSPECT)),
-        "suspects nearest the line": part(slice(max(MOST_SUSPECT, len(suspects) - PER_ROW), len(suspects))),
-        "no suspects, nearest the line": samples(suspects.below[:PER_ROW], suspects.below_scores[:PER_ROW].tolist()),
-        "found samples that do not fit": samples(odd, [math.nan] * len(odd)),
-    }
-    draw_contact_sheet(path, groups)
+    names = [name.strip() for name in scenario.splits.classes]
+    sheet.draw_suspects(
+        path, suspects, lambda indices: scenario.pixels(dataset.batch(indices)[0]), dataset.labels, names
+    )
