@@ -129,7 +129,7 @@ def unlearn(
             _check_given(parameters, forget, retain, chosen, group_size, options)
         unedited = Unedited.of(parameters, evaluated, settings, search_group, sharded, options.adapter, clean_loader)
         if unedited.ends_at_once and missing:
-            result = not_learnt(unedited, chosen.name, group_size, stacklevel=3)
+            result = not_learnt(unedited, chosen.name, group_size)
             result.forget, result.retain = forget, retain
             return result
         compute = _Passes(parameters, chosen, group_size, replace(options, process_group=ranks.group or False), ranks)
@@ -147,7 +147,7 @@ def unlearn(
         check_same_search(search_group, settings, forget, retain, sharded)
         started, watched = time.perf_counter(), settings.mode == "default" and clean_loader is None
         clean = kept_data(unedited, compute.seen) if watched else None
-        result = search_from(unedited, forget, retain, options.progress, stacklevel=3, clean=clean)
+        result = search_from(unedited, forget, retain, options.progress, clean=clean)
         result.seconds = {**compute.seconds, "search": time.perf_counter() - started}
     if compute.checkpoint is not None:
         compute.checkpoint.remove()
@@ -212,7 +212,6 @@ class _Passes:
             kept=kept,
             seen=self.seen if kept else None,
             part=self.part,
-            stacklevel=5,  # the caller of `unlearn`
         )
         return results[0], checkpoint
 

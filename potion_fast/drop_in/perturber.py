@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
@@ -14,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..errors import ImportanceError, ModelError, PotionWarning
+from ..errors import ImportanceError, ModelError
 from ..importances import Importance, Objective, importance
 from ..importances.objectives import OBJECTIVES, cross_entropy
 from ..utils.labels import check_targets
 from ..utils.model import ModelParameters
+from ..utils.warn import warn_caller
 from .batches import Form, LabelledBatches, checked_label_at
 
 Device = torch.device | str | int | None
@@ -94,7 +93,7 @@ class Perturber:
             kind = type(parameters).__name__
             raise ImportanceError(f"parameters is a {kind}; it must be a dict of {', '.join(NUMBERS)}")
         if unknown := [str(key) for key in parameters if key not in DEFAULTS]:
-            warn(f"unknown parameters are ignored: {', '.join(unknown)}")
+            warn_caller(f"unknown parameters are ignored: {', '.join(unknown)}")
         for name, default in DEFAULTS.items():
             setattr(self, name, parameters.get(name, default))
         self._numbers()
@@ -241,14 +240,6 @@ def by_name(model: nn.Module, importances: Importance) -> dict[str, Tensor]:
         else torch.zeros_like(parameter, dtype=torch.float32)
         for name, parameter in model.named_parameters()
     }
-
-
-def warn(text: str) -> None:
-    """A PotionWarning at the line outside of this package that led here."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, PotionWarning, stacklevel=level)
 
 
 def _flat(given: Mapping[str, Tensor], parameters: Mapping[str, Tensor], which: str) -> list[Tensor]:

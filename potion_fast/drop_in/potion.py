@@ -27,9 +27,10 @@ from ..errors import DataError, ImportanceError, SearchError
 from ..importances import Objective
 from ..importances.objectives import REFERENCE_OBJECTIVES
 from ..percentiles import percentile_of
+from ..utils.warn import warn_caller
 from .batches import POTION, LabelledBatches
 from .kept import importances_of_step
-from .perturber import DEFAULTS, Device, Perturber, by_name, checked_device, device_of, tune, warn
+from .perturber import DEFAULTS, Device, Perturber, by_name, checked_device, device_of, tune
 
 __all__ = ["ParameterPerturber", "ParameterPerturber_old", "alfssd_tuning", "assd_tuning", "ssd_tuning"]
 
@@ -98,7 +99,9 @@ class ParameterPerturber(Perturber):
                 setattr(self, name, default)
             self.dampening_constant = self.selection_weighting = ADAPTIVE
             if changed := [name for name in ("lower_bound", "exponent") if given.get(name, 1) != 1]:
-                warn(f"{' and '.join(changed)} of parameters have no effect with adaptive=True: set the attribute")
+                warn_caller(
+                    f"{' and '.join(changed)} of parameters have no effect with adaptive=True: set the attribute"
+                )
         self.alpha = None if parameters is None else parameters.get("selection_weighting")
 
     def calc_importance(self, dataloader: Iterable[object], extra_noise: bool = False) -> dict[str, Tensor]:
@@ -135,7 +138,7 @@ class ParameterPerturber(Perturber):
         """
         if not self.adaptive:
             if PERCENTILE is not None:
-                warn("PERCENTILE is of no effect without adaptive=True: α is selection_weighting")
+                warn_caller("PERCENTILE is of no effect without adaptive=True: α is selection_weighting")
             super().modify_weight(original_importance, forget_importance)
             return
         if PERCENTILE is None:
@@ -147,7 +150,7 @@ class ParameterPerturber(Perturber):
         retain, forget = self._checked(original_importance, forget_importance)
         alpha = float(ops.select(torch.cat(forget), torch.cat(retain), [percentile]))
         if math.isnan(alpha):
-            warn("no weight has a finite ratio of importances: there is nothing to select by")
+            warn_caller("no weight has a finite ratio of importances: there is nothing to select by")
         self.dampening_constant, self.selection_weighting = 1, alpha
         self._dampen(retain, forget, {**numbers, "dampening_constant": 1.0, "selection_weighting": alpha})
 

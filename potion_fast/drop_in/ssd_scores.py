@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import DataError
 from ..utils.batches import inputs_and_labels
-from .perturber import warn
+from ..utils.warn import warn_caller
 
 Scores = tuple[float, float, Tensor, float, float]
 Device = torch.device | str | int
@@ -87,7 +87,7 @@ def membership(
 
     of_members, of_judged, of_others = (_entropies(model, loader) for loader in (members, judged, others))
     if not all(np.isfinite(values).all() for values in (of_members, of_judged, of_others)):
-        warn("the model collapsed: its outputs are not finite, and no membership is inferred")
+        warn_caller("the model collapsed: its outputs are not finite, and no membership is inferred")
         return float("nan")
     known = np.concatenate([of_members, of_others])[:, None]
     labels = np.concatenate([np.ones(len(of_members)), np.zeros(len(of_others))])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import FileError, ImportanceError, PotionWarning
+from ..errors import FileError, ImportanceError
 from ..utils.batches import Chunk
 from ..utils.checksummed import load_checksummed, save_checksummed
 from ..utils.interrupts import update
+from ..utils.warn import warn_caller
 
 FILE_KEY = "potion_fast.pass"  # the entry of the safetensors metadata that marks a file as ours
 
@@ -130,9 +130,7 @@ class PassCheckpoint:
             if not self.kept:
                 raise
             self.saved = time.monotonic()
-            warnings.warn(
-                f"the pass continues, but its checkpoint could not be written: {error}", PotionWarning, stacklevel=2
-            )
+            warn_caller(f"the pass continues, but its checkpoint could not be written: {error}")
 
     def finished(self, position: Position, without_rule: Iterable[str], kept: bool) -> None:
         """The pass is over; `kept` lets the file hold that, as more may fail that it would have to be repeated for."""
@@ -166,7 +164,7 @@ def saved_on_error(checkpoint: PassCheckpoint | None) -> Iterator[None]:
             try:
                 checkpoint.save()
             except Exception as error:  # a full disk, a device that is gone: what ended the block is still the news
-                warnings.warn(f"the interrupted pass could not be kept: {error}", PotionWarning, stacklevel=2)
+                warn_caller(f"the interrupted pass could not be kept: {error}")
         raise
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import overload
 
@@ -11,10 +10,11 @@ from torch import nn
 from typing_extensions import Unpack
 
 from ..distributed import Ranks, ranks_for
-from ..errors import ImportanceError, PotionWarning
+from ..errors import ImportanceError
 from ..modes import GroupSize
 from ..utils.model import ModelParameters, differentiable_rnns
 from ..utils.unchanged import unchanged
+from ..utils.warn import warn_caller
 from .checkpoints import PassCheckpoint
 from .kept_samples import KeptSamples
 from .local_pass import LocalPass
@@ -123,7 +123,6 @@ def computed(
     kept: bool = False,
     seen: KeptSamples | None = None,
     part: Callable[[Ranks], Part] | None = None,
-    stacklevel: int = 3,
     **keywords: Unpack[PassKeywords],
 ) -> tuple[list[Importance], PassCheckpoint | None]:
     """As `importance`, and the checkpoint, whose file the caller removes.
@@ -138,7 +137,6 @@ def computed(
         kept: The file is to hold the finished pass, so that one that resumes from it reads nothing.
         seen: Is given some of the samples; None to keep none.
         part: What is read of the data, where `samples` is "auto".
-        stacklevel: Of warnings, as of a `warnings.warn` in this function.
         **keywords: See `importance`.
     """
     several = isinstance(objective, (list, tuple))
@@ -165,7 +163,7 @@ def computed(
             with ranks.raising_together():
                 results = run.results(position)
     if slow := run.slow_layers:
-        warnings.warn(slow, PotionWarning, stacklevel=stacklevel)
+        warn_caller(slow)
     return results, checkpoint
 
 

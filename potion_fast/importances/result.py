@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import FileError, ImportanceError, PotionWarning
+from ..errors import FileError, ImportanceError
 from ..modes import GroupSize
 from ..utils.checksummed import load_checksummed, save_checksummed
 from ..utils.model import ModelParameters
+from ..utils.warn import warn_caller
 
 FILE_KEY = "potion_fast.importance"  # the entry of the safetensors metadata that marks a file as ours
 
@@ -135,25 +135,17 @@ class Importance:
         """
         self.check_same(other)
         if self.group_size == "batch":
-            warnings.warn(
-                'merging importances of group_size="batch" is exact only at batch boundaries',
-                PotionWarning,
-                stacklevel=2,
-            )
+            warn_caller('merging importances of group_size="batch" is exact only at batch boundaries')
         elif self.samples % self.group_size:
-            warnings.warn(
+            warn_caller(
                 f"merging after {self.samples} samples, not a multiple of the group size {self.group_size}: the last "
-                "group of the first pass stays smaller than the others",
-                PotionWarning,
-                stacklevel=2,
+                "group of the first pass stays smaller than the others"
             )
         if self.samples * other.total != other.samples * self.total:
             parts = [f"{one.samples} of {one.total}" for one in (self, other)]
-            warnings.warn(
+            warn_caller(
                 f"merging importances of {parts[0]} and of {parts[1]} samples: each counts by the samples that were "
-                "read, not by its data",
-                PotionWarning,
-                stacklevel=2,
+                "read, not by its data"
             )
         partial = self.data_samples is not None or other.data_samples is not None
         return replace(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,6 @@ from typing_extensions import Unpack
 from ..distributed import Group, Ranks
 from ..edits.plan import EditPlan
 from ..edits.ranked import RankedPlan
-from ..errors import PotionWarning
 from ..importances import Importance
 from ..modes import GroupSize
 from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
@@ -24,6 +22,7 @@ from ..utils.copies import IN_PLACE, copy_model
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from ..utils.unchanged import unchanged
+from ..utils.warn import warn_caller
 from .damage import CleanData
 from .evaluation import BatchedEvaluation
 from .options import SearchKeywords, SearchOptions, search_options
@@ -121,15 +120,15 @@ def ptn_search(
     started = time.perf_counter()
     with unchanged(parameters.wrapped, only_on_failure=True):
         unedited = Unedited.of(parameters, loader, settings, ranks, sharded, adapter, clean_loader)
-        result = search_from(unedited, forget, retain, progress, stacklevel=3)
+        result = search_from(unedited, forget, retain, progress)
     result.seconds = {"search": time.perf_counter() - started}
     return result
 
 
-def not_learnt(unedited: Unedited, objective: str, group_size: GroupSize, stacklevel: int) -> Result:
-    """The result of a search that ends at once, without importances; `stacklevel` as in `search_from`."""
+def not_learnt(unedited: Unedited, objective: str, group_size: GroupSize) -> Result:
+    """The result of a search that ends at once, without importances."""
     result = Search(unedited).result(objective, group_size)
-    warn(result, stacklevel + 1)
+    _warn(result)
     return result
 
 
@@ -138,7 +137,6 @@ def search_from(
     forget: Importance,
     retain: Importance,
     progress: bool,
-    stacklevel: int,
     clean: CleanData | None = None,
 ) -> Result:
     """Search a model that was evaluated; it is restored to the bit should anything fail.
@@ -148,7 +146,6 @@ def search_from(
         forget: Importances of S_f.
         retain: Importances of the training data.
         progress: Show a progress bar.
-        stacklevel: Of warnings, as of a `warnings.warn` in this function.
         clean: What the damage is measured on at the end, where the caller gave no clean data.
     """
     f, r = (_on_device(importance, unedited.model.device) for importance in (forget, retain))
@@ -162,7 +159,7 @@ def search_from(
             search.plan.reset() if search.best is None else search.plan.apply(search.best[0].k)
         result = search.result(forget.objective, forget.group_size, clean)
         result.forget, result.retain = forget, retain
-        warn(result, stacklevel + 1)
+        _warn(result)
     except BaseException:
         if search.plan is not None:
             search.plan.reset()
@@ -170,10 +167,10 @@ def search_from(
     return result
 
 
-def warn(result: Result, stacklevel: int) -> None:
+def _warn(result: Result) -> None:
     """Warn of what deserves a second look; that may raise, where a caller makes warnings errors."""
     for note in result.warnings:
-        warnings.warn(note, PotionWarning, stacklevel=stacklevel)
+        warn_caller(note)
 
 
 @dataclass(frozen=True)

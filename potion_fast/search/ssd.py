@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..edits.plan import EditPlan
-from ..errors import PotionWarning, SearchError
+from ..errors import SearchError
 from ..importances import Importance
 from ..modes import GroupSize
 from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
@@ -21,6 +20,7 @@ from ..utils.copies import IN_PLACE, copy_model
 from ..utils.model import ModelParameters
 from ..utils.progress import bar
 from ..utils.unchanged import unchanged
+from ..utils.warn import warn_caller
 from .evaluation import Evaluation
 
 ALPHAS = (0.1, 1.0, 10.0, 50.0, 100.0, 500.0, 1e3, 1e4, 1e5, 1e6)
@@ -195,7 +195,7 @@ def _searched(
         plan.apply(best[0])
         notes = _notes(settings[best], finite[settings[best]])
         for note in notes:
-            warnings.warn(note, PotionWarning, stacklevel=3)  # may raise, where a caller makes warnings errors
+            warn_caller(note)  # may raise, where a caller makes warnings errors
     except BaseException:
         if plan is not None:
             plan.reset()

@@ -1,12 +1,13 @@
-"""Progress bar on stderr, for what takes more than a few seconds."""
+"""Progress bar for what takes more than a few seconds: on stderr, or as a widget of a notebook."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, tqdm
 
 DELAY = 2.0  # seconds before a bar shows: what is quicker needs none
 
@@ -20,8 +21,22 @@ def bar(
         iterable: What the bar is over; None to update it by hand.
         label: Of the bar.
         unit: Of the steps.
-        shown: False for no bar; there is none either where stderr is no terminal.
+        shown: False for no bar; there is none either where stderr is neither a terminal nor a notebook's.
         total: Number of steps, where the iterable does not tell.
     """
-    hidden = not (shown and sys.stderr.isatty())
-    return tqdm(iterable, desc=label, unit=unit, total=total, disable=hidden, delay=DELAY, leave=False)
+    hidden = not (shown and (sys.stderr.isatty() or _in_notebook()))
+    kind = tqdm if hidden else _kind_of_bar()
+    return kind(iterable, desc=label, unit=unit, total=total, disable=hidden, delay=DELAY, leave=False)
+
+
+def _in_notebook() -> bool:
+    """Whether what is written to stderr appears below a notebook's cell."""
+    return type(sys.stderr).__module__.partition(".")[0] == "ipykernel"
+
+
+def _kind_of_bar() -> type[tqdm[Any]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)  # without ipywidgets the bar is one of text
+        from tqdm.auto import tqdm as automatic
+    kind: type[tqdm[Any]] = automatic
+    return kind

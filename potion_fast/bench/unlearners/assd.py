@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-import warnings
 
 from pydantic import PositiveFloat
 from torch import nn
 from typing_extensions import override
 
 from ...edits.plan import EditPlan
-from ...errors import PotionWarning
 from ...importances import Importance
 from ...percentiles import percentile_of
 from ...search import Step
 from ...utils.copies import copy_model
 from ...utils.predict import accuracy, predict
+from ...utils.warn import warn_caller
 from .base import Loaders, Unlearned
 from .dampening import Dampening
 from .registry import register_unlearner
@@ -50,5 +49,5 @@ class ASSD(Dampening):
         step = Step(1, share, percentile, float(plan.alphas[0]), forget_accuracy, plan.dampened(0), seconds)
         notes = [] if step.dampened else ["no weight was dampened: the model is as it was"]
         for note in notes:
-            warnings.warn(note, PotionWarning, stacklevel=2)
+            warn_caller(note)
         return Unlearned(model, self.name, trace=[step], kept=step, seconds={"edit": seconds}, warnings=notes)
