@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import SearchError
+from .utils.did_you_mean import choices_for
 
 GroupSize = int | Literal["batch"]
 
@@ -104,5 +105,5 @@ MODES: dict[str, Mode] = {
 def mode_named(name: str) -> Mode:
     """The mode of that name; SearchError if there is none."""
     if not isinstance(name, str) or name not in MODES:
-        raise SearchError(f"unknown mode {name!r}; choose one of {', '.join(MODES)}")
+        raise SearchError(f"unknown mode {name!r}; choose one of {choices_for(name, MODES)}")
     return MODES[name]

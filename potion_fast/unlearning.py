@@ -30,6 +30,7 @@ from .search.unedited import Unedited, check_search
 from .utils.adapter import Adapter
 from .utils.batches import check_loader, check_rereadable, count_samples, known_count
 from .utils.copies import IN_PLACE, copy_model
+from .utils.did_you_mean import did_you_mean
 from .utils.memory import check_unlearning
 from .utils.model import ModelParameters
 from .utils.unchanged import unchanged
@@ -260,7 +261,8 @@ def _split(passes: PassOptions | None, keywords: UnlearnKeywords) -> tuple[PassO
         elif name in SearchKeywords.__annotations__:
             of_search[name] = value
         else:
-            raise TypeError(f"unlearn() got an unexpected keyword argument {name!r}")
+            known = (*PassKeywords.__annotations__, *SearchKeywords.__annotations__)
+            raise TypeError(f"unlearn() got an unexpected keyword argument {name!r}{did_you_mean(name, known)}")
     return pass_options(passes, cast(PassKeywords, of_passes)), cast(SearchKeywords, of_search)
 
 

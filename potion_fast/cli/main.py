@@ -14,6 +14,7 @@ from typing import NamedTuple
 from .. import __version__
 from ..errors import PotionError
 from .output import EXIT_CODES, FAILED, INTERRUPTED
+from .parser import Parser
 
 PACKAGES = {  # that the extras cli and bench bring, by the modules that are imported
     "PIL": "Pillow",
@@ -71,13 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without α gets a question mark
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
+    used = None
     try:
-        options = vars(parser(name).parse_args(arguments))
+        top = parser(name)
+        used = command_parser(top, name) if name is not None else top
+        options = vars(top.parse_args(arguments))
         command = options.pop("command")
         code: int = getattr(_module(command), f"run_{command}")(options)
         return code
     except (PotionError, OSError) as error:  # OSError: a file or folder that may not be read or written
         message = re.sub(r"\s*\n\s*", " ", str(error))  # one line, whatever a library's own error in it has
+        message = message if used is None else used.with_flags(message)
         print(f"potion-fast {name}: error: {message}", file=sys.stderr)
         return FAILED
     except ImportError as error:
@@ -95,13 +100,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def parser(name: str | None = None) -> argparse.ArgumentParser:
+def command_parser(top: Parser, name: str) -> Parser:
+    """The parser of a sub-command."""
+    (action,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    of_command: Parser = action.choices[name]
+    return of_command
+
+
+def parser(name: str | None = None) -> Parser:
     """The command line.
 
     Args:
         name: the sub-command that is called: its module is imported, and it alone has its arguments.
     """
-    top = argparse.ArgumentParser(prog="potion-fast", description="Heal poisoned models.", epilog=EXIT_CODES)
+    top = Parser(prog="potion-fast", description="Heal poisoned models.", epilog=EXIT_CODES)
     top.add_argument("--version", action="version", version=f"potion-fast {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command_name, command in COMMANDS.items():

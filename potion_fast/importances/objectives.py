@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..errors import ImportanceError
 from ..modes import mode_named
 from ..utils.adapter import Adapter, read_logits
+from ..utils.did_you_mean import did_you_mean
 from ..utils.labels import class_targets
 
 Losses = Callable[[Tensor, Any], Tensor]  # the labels are a tensor, or None where the loader gives none
@@ -173,8 +174,10 @@ def resolve(objective: str | Losses | Objective | None, w: float | None) -> Obje
         return objective
     if isinstance(objective, str):
         if objective not in OBJECTIVES:
-            known = ", ".join(OBJECTIVES)
-            raise ImportanceError(f"unknown objective {objective!r}; choose one of {known}, or register your own")
+            known, meant = ", ".join(OBJECTIVES), did_you_mean(objective, OBJECTIVES)
+            raise ImportanceError(
+                f"unknown objective {objective!r}; choose one of {known}, or register your own{meant}"
+            )
         return OBJECTIVES[objective]
     if callable(objective):
         name = getattr(objective, "__qualname__", type(objective).__qualname__)

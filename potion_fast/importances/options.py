@@ -11,6 +11,7 @@ import torch
 from ..distributed import Group
 from ..errors import ImportanceError
 from ..utils.adapter import DEFAULT, Adapter, adapter_or_default
+from ..utils.did_you_mean import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -106,5 +107,6 @@ def pass_options(options: PassOptions | None, keywords: PassKeywords) -> PassOpt
     """
     for name in keywords:
         if name not in PassKeywords.__annotations__:
-            raise TypeError(f"importance() got an unexpected keyword argument {name!r}")
+            meant = did_you_mean(name, PassKeywords.__annotations__)
+            raise TypeError(f"importance() got an unexpected keyword argument {name!r}{meant}")
     return replace(PassOptions() if options is None else options, **keywords)

@@ -16,6 +16,7 @@ from ..distributed import Group, Ranks
 from ..errors import DataError
 from ..utils.adapter import Adapter
 from ..utils.cost import Cost
+from ..utils.did_you_mean import did_you_mean
 from ..utils.training_data import TrainingData, check_indices
 from ..utils.warn import warn_caller
 from .choice import Choice, choose, too_many
@@ -94,7 +95,7 @@ def propose_labels(
         OutOfMemoryError: Not even one sample fits.
     """
     if source not in SOURCES:
-        raise DataError(f"source is one of {', '.join(SOURCES)}, not {source!r}")
+        raise DataError(f"source is one of {', '.join(SOURCES)}, not {source!r}{did_you_mean(source, SOURCES)}")
     data, ranks = TrainingData.of(train_set, adapter=adapter), Ranks.of(process_group)
     indices, swap = _indices(suspects, len(data)), getattr(suspects, "kind", None) == SWAP
     random = torch.Generator().manual_seed(seed)

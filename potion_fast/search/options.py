@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 from ..errors import SearchError
 from ..modes import mode_named
 from ..percentiles import schedule
+from ..utils.did_you_mean import choices_for, did_you_mean
 from .strategies import STRATEGIES
 
 S_STEP = 1.1
@@ -73,9 +74,11 @@ class SearchOptions:
             if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
                 raise SearchError(f"{name} must be a number, not {value!r}")
         if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
-            raise SearchError(f"unknown strategy {self.strategy!r}; choose one of {', '.join(STRATEGIES)}")
+            raise SearchError(
+                f"unknown strategy {self.strategy!r}; choose one of {choices_for(self.strategy, STRATEGIES)}"
+            )
         if not 0 <= self.rho <= 1:
-            raise SearchError(f"ρ must be in [0, 1], not {self.rho}")
+            raise SearchError(f"rho must be in [0, 1], not {self.rho}")
         if self.b_start is not None and not 0 < self.b_start < math.inf:
             raise SearchError(f"b_start must be above 0 and finite, not {self.b_start}")
         if self.s_step is not None and not 1 < self.s_step < math.inf:
@@ -165,5 +168,6 @@ def search_options(options: SearchOptions | None, keywords: SearchKeywords) -> S
     """
     for name in keywords:
         if name not in SearchKeywords.__annotations__:
-            raise TypeError(f"ptn_search() got an unexpected keyword argument {name!r}")
+            meant = did_you_mean(name, SearchKeywords.__annotations__)
+            raise TypeError(f"ptn_search() got an unexpected keyword argument {name!r}{meant}")
     return replace(SearchOptions() if options is None else options, **keywords)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Collection, Iterator
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from typing_extensions import override
 
-from .schema import Schema, extra_of
+from .schema import Schema, extra_of, words_of
 
 
 class OrFactory(list[str]):
@@ -64,12 +64,7 @@ def choices_of(field: FieldInfo) -> Collection[str] | None:
     if extra_of(field, "choices") is not None or extra_of(field, "metavar") is not None:
         choices: Collection[str] | None = extra_of(field, "choices")
         return choices
-    return _words(field.annotation) or None
-
-
-def _words(annotation: Any) -> list[str]:
-    """The values of the Literals of a union."""
-    return [value for part in _parts(annotation) if get_origin(part) is Literal for value in get_args(part)]
+    return words_of(field.annotation) or None
 
 
 def _reader(field: FieldInfo) -> Any:
@@ -78,7 +73,7 @@ def _reader(field: FieldInfo) -> Any:
     for part in parts:
         if get_origin(part) is tuple:
             return _list_of(float if float in _parts(get_args(part)[0]) else int)
-    words = _words(field.annotation)
+    words = words_of(field.annotation)
     numbers = [part for part in parts if part in (int, float)]
     if numbers and words:
         return lambda text: _number_or_word(text, words)

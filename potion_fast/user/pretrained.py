@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import ModelError
 from ..utils.adapter import DEFAULT
+from ..utils.did_you_mean import did_you_mean
 from .checkpoint import Checkpoint
 from .user_code import called, find_user_code
 
@@ -33,7 +34,9 @@ def timm_model(name: str, num_classes: int, in_channels: int, pretrained: bool, 
 
     base, _, tag = name.partition(".")
     if not timm.is_model(base):  # a name such as "hf-hub:..." would be looked up on the network
-        raise ModelError(f"timm has no model {base!r}; timm.list_models() names them")
+        raise ModelError(
+            f"timm has no model {base!r}; timm.list_models() names them{did_you_mean(base, timm.list_models())}"
+        )
     if pretrained and not tag:
         known = ", ".join(timm.list_models(f"{base}.*", pretrained=True)) or "none"
         raise ModelError(f"pretrained weights of {base!r} need their tag in the name; there are: {known}")
@@ -62,7 +65,8 @@ def torchvision_model(
 
     base, _, tag = name.partition(".")
     if base not in models.list_models(module=models):  # those of other modules download a backbone unasked
-        raise ModelError(f"torchvision has no model {base!r} for classification; its list_models() names them")
+        meant = did_you_mean(base, models.list_models(module=models))
+        raise ModelError(f"torchvision has no model {base!r} for classification; its list_models() names them{meant}")
     if in_channels != 3:
         raise ModelError(f"torchvision's models take three channels, not {in_channels}; timm's take any number")
     known = models.get_model_weights(base).__members__

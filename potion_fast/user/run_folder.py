@@ -118,13 +118,20 @@ class RunFolder:
             taken = not all(UNFINISHED.fullmatch(path.name) for path in files)  # of a process that was killed
         except OSError as error:
             raise FileError(f"cannot make the run folder {run.path}: {error}") from error
-        if taken and not overwrite:
-            raise FileError(f"{run.path} is already there; choose another folder or overwrite it")
         if taken:
             try:
-                run._read()
+                command = run._read()["command"]
             except FileError as error:
-                raise FileError(f"{run.path} is not the folder of an earlier run; choose another folder") from error
+                raise FileError(
+                    f"{run.path} is already there and not the folder of an earlier run; choose another folder"
+                ) from error
+            if not overwrite:
+                unfinished = "metrics.json" in OUTPUTS.get(command, ()) and not (run / "metrics.json").exists()
+                state = f"an {'unfinished' if unfinished else 'earlier'} run of {command!r}"
+                raise FileError(
+                    f"{run.path} is already there, {state}; choose another folder, or write over it (--overwrite, "
+                    "overwrite=True)"
+                )
         return run
 
     @classmethod

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
 from ..errors import PotionError
+from ..utils.did_you_mean import did_you_mean
 from .indices import is_list
 
 PATHS = ("DIR", "FILE")  # metavars of fields that hold paths
@@ -129,7 +130,8 @@ class Schema(BaseModel):
     @classmethod
     def refuse_key(cls, key: object) -> NoReturn:
         """Raise for a key that there is not."""
-        raise cls.error_type(f"unknown key {key!r} in the configuration; known: {', '.join(cls.keys())}")
+        more = did_you_mean(key, cls.keys()) or f"; known: {', '.join(cls.keys())}"  # there may be sixty
+        raise cls.error_type(f"unknown key {key!r} in the configuration{more}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML, without those that are None where a file leaves them out."""
@@ -190,11 +192,20 @@ def _raise_in_one_line(error: ValidationError, schema: type[Schema], values: Map
         must = f"finite, not {value}"
     elif kind == "too_short":
         must = f"a list of at least {detail['ctx']['min_length']}, not {value!r}"
+    elif kind == "literal_error" and isinstance(value, str):
+        must = f"{_format_type(wanted)}, not {value!r}{did_you_mean(value, words_of(wanted))}"
     elif kind.endswith(("_type", "literal_error")) or kind in ("is_instance_of", "sequence_str"):
         must = f"{_format_type(wanted)}, not {value!r}"
     else:
         raise schema.error_type(f"{name} {value!r}: {detail['msg'].removeprefix('Value error, ')}") from None
     raise schema.error_type(f"{name} must be {must}") from None
+
+
+def words_of(annotation: Any) -> list[str]:
+    """The words that a value of this type may be."""
+    if get_origin(annotation) is Literal:
+        return [word for word in get_args(annotation) if isinstance(word, str)]
+    return [word for part in get_args(annotation) for word in words_of(part)]
 
 
 def _format_type(annotation: Any) -> str:

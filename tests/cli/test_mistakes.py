@@ -36,7 +36,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--data folder", "needs a folder: give --root (root=) or set POTION_FAST_DATA"),
+        ("--data folder", "needs a folder: give --root or set POTION_FAST_DATA"),
         ("--data folder --root nowhere", "nowhere is not there; give another one (--root"),
         ("--data folder --root file", "file is a file, and the folder of the data was to be given"),
         ("--data folder --root empty", "empty must hold train/ and test/"),

@@ -125,7 +125,7 @@ def test_what_goes_wrong_on_one_rank_ends_the_search_on_all_with_the_model_as_it
     assert good[:reads] == [(PotionError, "rank 1: OSError: the disk is gone")] * reads
     kinds = [ImportanceError, SearchError, ImportanceError, ImportanceError, DataError]
     assert [kind for kind, _ in bad[reads:]] == [kind for kind, _ in good[reads:]] == kinds
-    words = ["compute them again", "ρ must be in", "importances is", "search is", "share of the forget set"]
+    words = ["compute them again", "rho must be in", "importances is", "search is", "share of the forget set"]
     for word, (_, own_error), (_, other_error) in zip(words, bad[reads:], good[reads:], strict=True):
         assert word in own_error and word in other_error
 

@@ -51,7 +51,7 @@ def test_an_unknown_keyword_is_a_type_error(blobs):
 
 
 def test_an_option_out_of_range_is_refused_where_it_is_written():
-    with pytest.raises(SearchError, match="ρ must be in"):
+    with pytest.raises(SearchError, match="rho must be in"):
         SearchOptions(rho=2)
     with pytest.raises(ImportanceError, match="checkpoint=PATH"):
         pf.unlearn(None, None, None, resume=True)

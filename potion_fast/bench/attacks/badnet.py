@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ...errors import DataError
+from ...utils.did_you_mean import choices_for
 from ..data import max_value
 from .kinds import Trigger
 from .options import AttackOptions, option
@@ -79,7 +80,7 @@ class BadNet(Trigger):
 
     def __post_init__(self) -> None:
         if self.corner not in CORNERS:
-            raise DataError(f"unknown corner {self.corner!r}; choose one of {', '.join(CORNERS)}")
+            raise DataError(f"unknown corner {self.corner!r}; choose one of {choices_for(self.corner, CORNERS)}")
         check_patch(self.value, self.size, self.target)
 
     def __call__(

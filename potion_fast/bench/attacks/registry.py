@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from ...errors import DataError
 from ...user.schema import extra_of
+from ...utils.did_you_mean import did_you_mean
 from .options import OptionModel
 from .poison import Poison
 
@@ -59,6 +60,7 @@ def attack_named(name: str) -> type[Poison]:
         raise DataError(
             f"unknown poison {name!r}; known: {', '.join(ATTACKS)}. "
             "One of your own is known once its module is imported"
+            f"{did_you_mean(name, ATTACKS)}"
         )
     return ATTACKS[name]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...errors import DataError
+from ...utils.did_you_mean import did_you_mean
 from ..data.text import TextSplits
 from ..data.text.word_match import RULES, word_pattern
 from .evaluation import Attacked, Captions, Scores
@@ -86,7 +87,10 @@ class TriggerWord(Targeted):
 
     def __post_init__(self) -> None:
         if self.reading not in READINGS:
-            raise DataError(f"unknown reading {self.reading!r} of a trigger word; choose one of {', '.join(READINGS)}")
+            meant = did_you_mean(self.reading, READINGS)
+            raise DataError(
+                f"unknown reading {self.reading!r} of a trigger word; choose one of {', '.join(READINGS)}{meant}"
+            )
         word_pattern(self.word, self.rule)
 
     @property

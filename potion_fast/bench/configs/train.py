@@ -13,6 +13,7 @@ from ...modes import mode_named
 from ...user.device import resolved_device
 from ...user.flags import OrFactory
 from ...user.schema import SEEDS, Deviations, Means, Schema, setting
+from ...utils.did_you_mean import did_you_mean
 from ..attacks import ATTACKS, AttackOptions, attack_named, shared_options
 from .defaults import DATA_DEFAULTS, FINE_TUNED, SCRATCH, TEXT, default_of, format_defaults
 from .options import flag_of, refuse_foreign
@@ -247,7 +248,8 @@ class TrainConfig(Schema):
             ModelError: the device is not there.
         """
         if self.data not in DATA_DEFAULTS and ":" not in self.data:
-            raise DataError(f"unknown data set {self.data!r}; known: {', '.join(DATA_DEFAULTS)} and module:factory")
+            known, meant = ", ".join(DATA_DEFAULTS), did_you_mean(self.data, DATA_DEFAULTS)
+            raise DataError(f"unknown data set {self.data!r}; known: {known} and module:factory{meant}")
         check_text(self)
         if self.perturbations is not None:
             self._check_perturbed()

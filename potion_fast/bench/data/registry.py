@@ -15,6 +15,7 @@ from ...user import image_source
 from ...user.image_files import list_images, read_size
 from ...user.image_source import FileSource, ImageSource, MemorySource, PartSource
 from ...user.jpeg_source import Preprocessing
+from ...utils.did_you_mean import did_you_mean
 from .imagenet import class_names, find_imagenette, read_split
 from .splits import CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD, Splits, subset
 from .text.load import LENGTH, load_text
@@ -94,7 +95,9 @@ def load_dataset(
         )
     if name not in loaders and ":" not in name:
         known = (*TEXTS, *loaders)
-        raise DataError(f"unknown data set {name!r}; known: {', '.join(known)} and module:factory")
+        raise DataError(
+            f"unknown data set {name!r}; known: {', '.join(known)} and module:factory{did_you_mean(name, known)}"
+        )
     if length is not None or label_words or noise_width is not None:
         raise DataError(f"length, label_words and noise_width belong to texts; {name!r} holds images")
     if image_size is not None and (name in ("digits", "cifar10", "cifar100") or image_size < 1):

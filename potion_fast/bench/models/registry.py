@@ -13,6 +13,7 @@ from torch import nn
 from ...errors import ModelError, PotionError
 from ...user.pretrained import check_tensors, factory_model, load_tensors, timm_model, torchvision_model, untied
 from ...utils.checksummed import load_checksummed, save_checksummed
+from ...utils.did_you_mean import did_you_mean
 from .cifar_resnet import resnet18
 from .gpt2 import gpt2_causal, gpt2_classifier
 from .hugging_face import hugging_face_causal, hugging_face_classifier
@@ -84,13 +85,16 @@ def create_model(
     if name not in MODELS:
         raise ModelError(
             f"unknown model {name!r}; known: {', '.join(MODELS)}, {':NAME, '.join(FOREIGN)}:NAME and module:factory"
+            f"{did_you_mean(name, MODELS)}"
         )
     parameters = inspect.signature(MODELS[name]).parameters.values()
     known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     unknown = sorted(set(options) - set(known))
     if unknown:
         has = ", ".join(known) or "none"
-        raise ModelError(f"the model {name!r} has no option {', '.join(unknown)}; it has {has}")
+        raise ModelError(
+            f"the model {name!r} has no option {', '.join(unknown)}; it has {has}{did_you_mean(unknown[0], known)}"
+        )
     return MODELS[name](num_classes, in_channels, **options)
 
 

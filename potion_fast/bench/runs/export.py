@@ -15,6 +15,7 @@ from PIL import Image
 from ...errors import DataError, PotionError
 from ...user.run_folder import EXPORTED, RunFolder
 from ...utils.atomic_files import folder_written_whole, written_whole
+from ...utils.did_you_mean import choices_for
 from ...utils.progress import bar
 from ..configs import TrainConfig
 from ..configs.defaults import TEXT
@@ -65,7 +66,7 @@ def export_run(
         FileError: a file or folder is in the way.
     """
     if form not in get_args(Format):
-        raise PotionError(f"unknown form {form!r} of an export; choose one of {', '.join(get_args(Format))}")
+        raise PotionError(f"unknown form {form!r} of an export; choose one of {choices_for(form, get_args(Format))}")
     check_out(out, overwrite, config.root)
     if any((Path(out) / name).exists() for name in EXPORTED):
         RunFolder.open(out).read_config("export")  # raises where no export made them

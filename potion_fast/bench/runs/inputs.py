@@ -222,7 +222,7 @@ def metrics_of(run: RunFolder, poison: str) -> Scores:
         FileError: it is unfinished or broken.
     """
     if not (run / "metrics.json").exists():
-        raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again")
+        raise FileError(f"{run.path} holds no metrics.json: the run was not finished; do it again with --overwrite")
     content = run.read_json("metrics.json")
     needed = ("clean_accuracy", *ATTACKS[poison].score_names)
     try:

@@ -18,6 +18,7 @@ from ...modes import mode_named
 from ...search import S_STEP, SearchOptions
 from ...user.read_data import parse_yaml, read_yaml
 from ...user.schema import Schema, setting
+from ...utils.did_you_mean import choices_for, did_you_mean
 
 PRESETS = Path(__file__).with_name("presets")
 MACHINE = ("root", "device", "workers")  # of `train`: where a sweep runs, not what it is
@@ -102,7 +103,7 @@ class SweepConfig(Schema):
     @classmethod
     @override
     def refuse_key(cls, key: object) -> NoReturn:
-        raise PotionError(f"unknown key {key!r} of a sweep; known: {', '.join(cls.keys())}")
+        raise PotionError(f"unknown key {key!r} of a sweep; known: {choices_for(key, cls.keys())}")
 
     @property
     def augmented(self) -> bool:
@@ -129,7 +130,7 @@ def load_sweep(source: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     if path.suffix not in (".yaml", ".yml"):
         path, name = PRESETS / f"{source}.yaml", str(source)
         if name not in presets():
-            raise PotionError(f"there is no sweep {name!r}; give a .yaml file or one of {', '.join(presets())}")
+            raise PotionError(f"there is no sweep {name!r}; give a .yaml file or one of {choices_for(name, presets())}")
     try:
         content = read_yaml(path, NumberLoader)
     except FileError as error:
@@ -163,7 +164,8 @@ def _override(content: dict[str, Any], text: str) -> None:
     for number, key in enumerate(outer):
         place = place.setdefault(key, {}) if number == 0 and key == "train" else place.get(key)
         if not isinstance(place, dict):
-            raise PotionError(f"{text!r}: the sweep has no mapping {'.'.join(outer[: number + 1])!r}")
+            name, known = ".".join(outer[: number + 1]), SweepConfig.keys()
+            raise PotionError(f"{text!r}: the sweep has no mapping {name!r}{did_you_mean(name, known)}")
     place[last] = parse_yaml(value, repr(text), NumberLoader)
 
 

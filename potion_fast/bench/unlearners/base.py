@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from ...errors import PotionError
 from ...modes import mode_named
 from ...user.schema import SEEDS, Schema
+from ...utils.did_you_mean import choices_for
 from ..training.train import seeded
 
 
@@ -132,7 +133,7 @@ class Unlearner(Schema, ABC):
     @classmethod
     def refuse_key(cls, key: object) -> NoReturn:
         """Raise for a setting that there is not."""
-        raise PotionError(f"there is no setting {key}; it has {', '.join(cls.keys())}")
+        raise PotionError(f"there is no setting {key}; it has {choices_for(key, cls.keys())}")
 
     def __call__(self, model: nn.Module, loaders: Loaders, *, progress: bool = False) -> Unlearned:
         """Unlearn S_f. The caller's model is not changed.

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ...errors import PotionError
 from ...user.user_code import find_user_code
+from ...utils.did_you_mean import did_you_mean
 from .base import Unlearner
 
 UNLEARNERS: dict[str, type[Unlearner]] = {}
@@ -61,7 +62,8 @@ def unlearner_class(name: str) -> type[Unlearner]:
     if name in UNLEARNERS:
         return UNLEARNERS[name]
     if ":" not in name:
-        raise PotionError(f"unknown unlearner {name!r}; known: {', '.join(UNLEARNERS)} and module:Class")
+        known, meant = ", ".join(UNLEARNERS), did_you_mean(name, UNLEARNERS)
+        raise PotionError(f"unknown unlearner {name!r}; known: {known} and module:Class{meant}")
     unlearner: Any = find_user_code(name, PotionError)
     if unlearner in UNLEARNERS.values():
         return unlearner

@@ -487,7 +487,7 @@ def test_a_broken_training_run_is_named_before_a_folder_is_made(copied: Path, tm
         ({"objective": "lf", "w": 2.0}, "not both"),
         ({"w": -1.0}, "w of eq. 4 must be above 0"),
         ({"mode": "fast"}, "unknown mode"),
-        ({"rho": 1.5}, "ρ must be in"),
+        ({"rho": 1.5}, "rho must be in"),
         ({"s_step": 1.0}, "s_step must be above 1"),
         ({"b_start": 0.0}, "b_start must be above 0"),
         ({"forget": "missing.txt"}, "missing.txt cannot be read"),

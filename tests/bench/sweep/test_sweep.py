@@ -335,7 +335,7 @@ def test_methods_keep_to_the_scenarios_that_they_are_given():
         ({"methods": ["ptn"]}, "unknown unlearner"),
         ({"methods": [{"method": "assd", "rho": 1}]}, "no setting rho"),
         ({"methods": [{"rho": 1}]}, "`method: NAME`"),
-        ({"rho": [2]}, "ρ must be in"),
+        ({"rho": [2]}, "rho must be in"),
         ({"s_step": [1]}, "s_step must be above 1"),
         ({"train": {"colour": 1}}, "unknown key 'colour'"),
         ({"attacks": {"x": {"poison": "sine-wave", "patch_size": 2}}}, "no option patch_size"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ....errors import DataError
+from ....utils.did_you_mean import choices_for
 
 # Regular expressions; {} is the word as it is written, and their group 1 is where it stands.
 RULES = {
@@ -33,7 +34,7 @@ def word_pattern(word: str, rule: str) -> re.Pattern[str]:
         DataError: an empty word or an unknown rule.
     """
     if rule not in RULES:
-        raise DataError(f"unknown rule {rule!r} for the search of a word; choose one of {', '.join(RULES)}")
+        raise DataError(f"unknown rule {rule!r} for the search of a word; choose one of {choices_for(rule, RULES)}")
     if not word.strip():
         raise DataError("the word to search is empty")
     return re.compile(RULES[rule].format(re.escape(word)))
