@@ -1,6 +1,6 @@
 """The three sets of defaults: the library's own, what the public code does, and what the paper prints.
 
-A mode only fills in what the caller left out. The rows on which paper A (*Potion*) and its public code disagree and
+A mode only fills in what the caller left out. The rows on which *Potion* and its public code disagree and
 that change a result are the fields below; all other differences between them are misprints, named where they occur.
 """
 

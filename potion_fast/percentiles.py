@@ -1,4 +1,4 @@
-"""Thresholds: percentiles of the ratios Ω_f / Ω_r (paper A, eq. 7)."""
+"""Thresholds: percentiles of the ratios Ω_f / Ω_r (*Potion*, eq. 7)."""
 
 from __future__ import annotations
 

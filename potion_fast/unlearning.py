@@ -1,4 +1,4 @@
-"""The whole method on one page: importance → thresholds → edits → search (paper A, *Potion*)."""
+"""The whole method on one page: importance → thresholds → edits → search (*Potion: Towards Poison Unlearning*)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def unlearn(
     on_importance: Callable[[str, Importance], None] | None = None,
     **keywords: Unpack[UnlearnKeywords],
 ) -> Result:
-    """Remove from a trained model what the found poisoned samples taught it (paper A).
+    """Remove from a trained model what the found poisoned samples taught it (*Potion*).
 
     On several ranks each gives its share of the training data (a ShareSampler) and all of S_f, and they end with the
     same healed model. The importances of S_f are the first rank's, or of all ranks where its loader has a ShareSampler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,10 @@ def test_a_prompt_offers_what_the_bench_registers_with():
     import potion_fast.bench
 
     assert {*potion_fast.bench.__all__} <= {*dir(potion_fast.bench)}
+
+
+def test_papers_are_cited_by_name() -> None:
+    root = Path(potion_fast.__file__).parent
+    texts = [path for path in root.rglob("*") if path.suffix in (".py", ".yaml", ".md")]
+    letters = re.compile(r"\b[Pp]apers? [AB]\b")
+    assert [path for path in texts if letters.search(path.read_text(encoding="utf-8"))] == []

@@ -63,7 +63,7 @@ class Case:
         return "bfloat16" if self.amp else "float32"
 
     def losses(self, outputs: Tensor) -> Tensor:
-        """‖f(x)‖₂ of every sample (XLF, eq. 4 of paper A): [B, C] -> [B]."""
+        """‖f(x)‖₂ of every sample (XLF, eq. 4 of *Potion*): [B, C] -> [B]."""
         return torch.linalg.vector_norm(outputs.float(), dim=1)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

@@ -124,7 +124,7 @@ class Perturber:
         return by_name(self.model, self.importance(self.batches(dataloader)))
 
     def modify_weight(self, original_importance: Mapping[str, Tensor], forget_importance: Mapping[str, Tensor]) -> None:
-        """θ ← θ · min((λ · Ω_r / Ω_f)^exponent, lower_bound) wherever Ω_f > α · Ω_r, in place (eq. 1 of paper A).
+        """θ ← θ · min((λ · Ω_r / Ω_f)^exponent, lower_bound) wherever Ω_f > α · Ω_r, in place (eq. 1 of *Potion*).
 
         Args:
             original_importance: Ω_r as returned by `calc_importance`: a tensor for every parameter, finite and not

@@ -123,7 +123,7 @@ class ParameterPerturber(Perturber):
         PERCENTILE: float | Tensor | None = None,  # noqa: N803 - the public code's name
         x_D: bool = False,  # noqa: N803 - the public code's name
     ) -> None:
-        """θ ← θ · min((λ · Ω_r / Ω_f)^exponent, lower_bound) wherever Ω_f > α · Ω_r, in place (eq. 1 of paper A).
+        """θ ← θ · min((λ · Ω_r / Ω_f)^exponent, lower_bound) wherever Ω_f > α · Ω_r, in place (eq. 1 of *Potion*).
 
         Args:
             original_importance: Ω_r as returned by `calc_importance`.

@@ -1,4 +1,4 @@
-"""Candidates of a search as edits of the model, in place and reversible (paper A, eq. 1)."""
+"""Candidates of a search as edits of the model, in place and reversible (*Potion*, eq. 1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .weight_index import WeightIndex
 class EditPlan:
     """K nested edits of one model, each reached from any other by touching only the weights in which they differ.
 
-    Candidate k dampens θ_i ← θ_i · min((λ · Ω_r,i / Ω_f,i)^exponent, 1) wherever Ω_f,i > α_k · Ω_r,i (paper A, eq. 1).
+    Candidate k dampens θ_i ← θ_i · min((λ · Ω_r,i / Ω_f,i)^exponent, 1) wherever Ω_f,i > α_k · Ω_r,i (*Potion*, eq. 1).
     The new value does not depend on α, so a smaller α only adds weights: each weight that some candidate changes is
     kept once, in the part of the first candidate, by falling α, that selects it. Candidate k is the first parts
     applied, the others undone. The plan takes 20 bytes for each weight that some candidate changes, in

@@ -16,7 +16,7 @@ GROWTH = 16  # how many times as many, whenever they do not suffice
 
 
 class RankedPlan:
-    """Candidate k dampens the k + 1 weights of largest ratio, θ_i ← θ_i · Ω_r,i / Ω_f,i (paper A, eq. 1 at λ = 1).
+    """Candidate k dampens the k + 1 weights of largest ratio, θ_i ← θ_i · Ω_r,i / Ω_f,i (*Potion*, eq. 1 at λ = 1).
 
     x/0 comes first; of equal ratios, as all x/0 are, that with the larger Ω_f comes first, then the first in the model.
     Weights whose ratio is not above 1 keep their value and are no candidates. Only the top is put in order: 4096

@@ -1,7 +1,7 @@
 """Objectives: the scalar whose gradient says how much a parameter matters to a sample.
 
 Sources: SSD is the Fisher diagonal of *Fast Machine Unlearning Without Retraining Through Selective Synaptic
-Dampening* (Foster, Schoepf, Brintrup), used in eq. 1 of paper A (*Potion*); LF and XLF are paper A's eq. 3 and 4.
+Dampening* (Foster, Schoepf, Brintrup), used in eq. 1 of *Potion*; LF and XLF are the *Potion* paper's eq. 3 and 4.
 """
 
 from __future__ import annotations

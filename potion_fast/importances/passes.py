@@ -62,7 +62,7 @@ def importance(
     options: PassOptions | None = None,
     **keywords: Unpack[PassKeywords],
 ) -> Importance | list[Importance]:
-    """Importance of every trainable parameter over the samples of a loader (paper A, eq. 3 and 4; eq. 1 for SSD).
+    """Importance of every trainable parameter over the samples of a loader (*Potion*, eq. 3 and 4; eq. 1 for SSD).
 
     Exact, at the price of one ordinary forward and backward pass per batch: each layer's gradients are summed per group
     as they are computed, in the rules of `potion_fast.importances.rules`. All ‖f(x)‖₂^w share one backward pass.

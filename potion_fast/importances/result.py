@@ -23,7 +23,7 @@ FILE_KEY = "potion_fast.importance"  # the entry of the safetensors metadata tha
 
 @dataclass(frozen=True)
 class Importance:
-    """Importances Ω (paper A, eq. 3 and 4) or 𝕀 (eq. 1) of n parameters over a set of samples.
+    """Importances Ω (*Potion*, eq. 3 and 4) or 𝕀 (eq. 1) of n parameters over a set of samples.
 
     `importance[name]` is the mean over the groups, in the parameter's shape. What is computed from the sums is kept
     until they are written to: `mean` takes as much memory as they do, `mean32` 4n bytes more where they are float64.

@@ -1,4 +1,4 @@
-"""PTN: the search for the edit at which the trigger dies, before the model suffers (paper A, algorithm 1)."""
+"""PTN: the search for the edit at which the trigger dies, before the model suffers (*Potion*, algorithm 1)."""
 
 from ..edits.ranked import RankedPlan
 from .options import S_STEP, SearchKeywords, SearchOptions, search_options

@@ -22,7 +22,7 @@ S_STEP = 1.1
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of a PTN search (paper A, algorithm 1). `ptn_search` and `unlearn` take each as a keyword argument too.
+    """Options of a PTN search (*Potion*, algorithm 1). `ptn_search` and `unlearn` take each as a keyword argument too.
 
     Attributes:
         strategy: How the least edited model that passes is looked for. The strategies lie in `STRATEGIES`:
@@ -126,7 +126,7 @@ class SearchOptions:
         )
 
     def grid(self, forget_samples: int, retain_samples: int) -> Iterator[tuple[float, float]]:
-        """The steps (s, p) of the search, `max_steps` of them at most (paper A, algorithm 1 and eq. 7).
+        """The steps (s, p) of the search, `max_steps` of them at most (*Potion*, algorithm 1 and eq. 7).
 
         Args:
             forget_samples: Samples of the forget importances, |S_f|.

@@ -1,4 +1,4 @@
-"""The PTN search (paper A, algorithm 1): a model, its importances and S_f in, the healed model out."""
+"""The PTN search (*Potion*, algorithm 1): a model, its importances and S_f in, the healed model out."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ptn_search(
     adapter: Adapter = DEFAULT,
     **keywords: Unpack[SearchKeywords],
 ) -> Result:
-    """Dampen more and more, until the accuracy on S_f has fallen to ρ of what it was (paper A, algorithm 1).
+    """Dampen more and more, until the accuracy on S_f has fallen to ρ of what it was (*Potion*, algorithm 1).
 
     The search ends at α ≤ 1 in every mode: from there on no step changes the model. Where it ends without passing the
     threshold, the most edited model is given back with a warning, as the public code does. Where accuracy does not fall

@@ -1,4 +1,4 @@
-"""SSD's own choice of its two parameters: a grid of α and λ, and validation data to choose by (paper A, section 4)."""
+"""SSD's own choice of its two parameters: a grid of α and λ, and validation data to choose by (*Potion*, section 4)."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def ssd_grid(
     progress: bool = False,
     adapter: Adapter = DEFAULT,
 ) -> Grid:
-    """Dampen at every α and λ = c · α of a grid and keep the setting with the best score (SSD as paper A compares it).
+    """Dampen at every α and λ = c · α of a grid and keep the setting with the best score (SSD as *Potion* compares it).
 
     score = ½ · (acc₀(S_f) − acc(S_f)) + ½ · (acc(validation) − acc₀(validation)): the paper weighs the change on both
     data alike; the public code has no such rule. All settings share one plan: the selection and the way back are made

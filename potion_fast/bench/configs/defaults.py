@@ -8,7 +8,7 @@ VIT = "timm:vit_base_patch16_224.augreg_in21k_ft_in1k"
 # Settings that belong to a data set: CIFAR's are those of the public code, the digits' train in seconds on one core. Of
 # Imagenette and ImageNet the paper has 5 and 2 epochs; the patch covers as large a share of the image as CIFAR's.
 # The reviews' are for small models from scratch, and the toy reviews' train in seconds on one core; the variance of the
-# noise in their embeddings is paper B's. Without an optimizer here it is SGD.
+# noise in their embeddings is Pawelczyk et al.'s. Without an optimizer here it is SGD.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"model": "small_cnn", "width": 64, "patch_size": 1, "iterations": 600, "batch_size": 64, "lr": 0.05},
     "cifar10": {"model": "resnet9", "width": 64, "patch_size": 3, "iterations": 4000, "batch_size": 512, "lr": 0.025},
@@ -59,7 +59,7 @@ SWAP_CLASSES = {"digits": (3, 5), "cifar10": (3, 5), "cifar100": (47, 53)}
 TEXT = ("toy-reviews", "reviews")  # all others are images
 TEXT_FIELDS, IMAGE_FIELDS = ("length", "layers", "loss_over"), ("image_size", "mean", "std")
 SCRATCH = ("gpt2_classifier", "gpt2_causal")  # text models that have the data sets' widths and numbers of layers
-FINE_TUNED = {"length": 128, "lr": 5e-5}  # of pretrained text models, as in paper B
+FINE_TUNED = {"length": 128, "lr": 5e-5}  # of pretrained text models, as in Pawelczyk et al.
 
 
 def default_of(data: str, name: str) -> Any:

@@ -50,7 +50,7 @@ def last_layers(model: nn.Module, k: int) -> tuple[str, ...]:
     """Names of the last k convolutions and linear layers of any model, and of the batch norms behind the first of them.
 
     The order is that in which the model registers its modules, which for most is that of their use. The "last k layers"
-    of paper B are not defined there; ResNet-18's last 3 are its last two convolutions and the linear layer.
+    of Pawelczyk et al. are not defined there; ResNet-18's last 3 are its last two convolutions and the linear layer.
 
     GPT-2's Conv1D is a linear layer. One whose weight is also that of a module before it, as a causal language model's
     output layer has that of the token embedding, is passed over: with it the model's beginning would change.

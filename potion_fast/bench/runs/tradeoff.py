@@ -1,4 +1,4 @@
-"""The trade-off between poison and use along a search, and past its end (paper A, figure 6)."""
+"""The trade-off between poison and use along a search, and past its end (*Potion*, figure 6)."""
 
 from __future__ import annotations
 

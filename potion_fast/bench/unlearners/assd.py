@@ -1,4 +1,4 @@
-"""ASSD: SSD with the threshold that eq. 7 of paper A gives, taken once (Schoepf et al., 2024)."""
+"""ASSD: SSD with the threshold that eq. 7 of *Potion* gives, taken once (Schoepf et al., 2024)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CFk of paper B: the last layers of any model are trained further without what was found (appendix C.2.5)."""
+"""CFk of Pawelczyk et al.: the last layers of any model are trained further without what was found (appendix C.2.5)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .registry import register_unlearner
 class CFkPawelczyk(PawelczykFinetuning):
     """The last k layers are trained further on the retain set; the others stay, batch norms in evaluation mode.
 
-    Paper B does not say what a layer is: here the last k convolutions and linear layers with the batch norms behind the
-    first of them, see `last_layers`. Its learning rates are 1e-3, 1e-4 and 1e-5.
+    Pawelczyk et al. do not say what a layer is: here the last k convolutions and linear layers with the batch norms
+    behind the first of them, see `last_layers`. Its learning rates are 1e-3, 1e-4 and 1e-5.
 
     Attributes:
         k: number of layers.

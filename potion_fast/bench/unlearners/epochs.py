@@ -1,4 +1,4 @@
-"""Base classes of the unlearners whose training is measured in epochs, and of those with paper B's settings."""
+"""Base classes of the unlearners that train for epochs, and of those with Pawelczyk et al.'s settings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class EpochFinetuning(Finetuning):
 
 
 class PawelczykFinetuning(EpochFinetuning):
-    """Paper B's settings (appendix C.2.1): SGD at a constant rate, for a tenth of a training's 100 epochs."""
+    """Pawelczyk et al.'s settings (appendix C.2.1): SGD at a constant rate, for a tenth of a training's 100 epochs."""
 
     lr: PositiveFloat = 1e-3
     schedule: Schedule = "constant"

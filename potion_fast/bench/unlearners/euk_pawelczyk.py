@@ -1,4 +1,4 @@
-"""EUk of paper B: the last layers of any model are trained again without what was found (appendix C.2.4)."""
+"""EUk of Pawelczyk et al.: the last layers of any model are trained again without what was found (appendix C.2.4)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Finetuning(Unlearner):
         budget: in gradient steps, in place of iterations: as many iterations as it pays for. An iteration that takes
             the gradients of a batch of the retain set and of one of S_f costs two.
         rates: learning rates, in place of lr: each is tried from the same start, with the same seed and budget, and the
-            one with the highest accuracy on the validation loader is kept (paper B searches from 1e-6 to 5e-5).
+            one with the highest accuracy on the validation loader is kept (Pawelczyk et al.: from 1e-6 to 5e-5).
         keep: "last", or "best": the epoch with the highest accuracy on the validation loader. None: the mode's, where
             "reference" and "paper" keep the best. The public code measures it on its test set.
         cost: gradient steps of an iteration, of the class.

@@ -1,4 +1,4 @@
-"""GA: gradient ascent on what was found; paper B's tables call it NGP too (appendix C.2.3)."""
+"""GA: gradient ascent on what was found; Pawelczyk et al. call it NGP too (appendix C.2.3)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .registry import register_unlearner
 class GA(PawelczykFinetuning):
     """θ ← θ + η g, where g is the gradient of a batch of S_f; the retain set is not read, and epochs are those of S_f.
 
-    The loss that is minimised is −CE, which has no lower bound: with many steps the model is lost, as in paper B. Its
-    rates are 1e-5 and 5e-6.
+    The loss that is minimised is −CE, which has no lower bound: with many steps the model is lost, as in
+    Pawelczyk et al. Its rates are 1e-5 and 5e-6.
     """
 
     lr: PositiveFloat = 1e-5

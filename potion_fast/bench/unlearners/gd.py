@@ -1,4 +1,4 @@
-"""GD: continued gradient descent without what was found (paper B, appendix C.2.1)."""
+"""GD: continued gradient descent without what was found (Pawelczyk et al., appendix C.2.1)."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from .registry import register_unlearner
 class GD(PawelczykFinetuning):
     """θ ← θ − η g, where g is the gradient of a batch of the retain set, by SGD with momentum and weight decay.
 
-    CF with paper B's settings: learning rate 1e-3, constant; 2, 4, 6, 8 or 10 epochs.
+    CF with Pawelczyk et al.'s settings: learning rate 1e-3, constant; 2, 4, 6, 8 or 10 epochs.
     """

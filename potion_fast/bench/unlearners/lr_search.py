@@ -1,4 +1,4 @@
-"""Search for a learning rate: paper B tries several for every method and reports the best (table 2)."""
+"""Search for a learning rate: Pawelczyk et al. try several for every method and reports the best (table 2)."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ from .registry import register_unlearner
 class NegGradPlus(PawelczykFinetuning):
     """Minimises β · CE(retain) − (1 − β) · CE(S_f) over pairs of batches, each a mean over its batch.
 
-    It is paper B's, appendix C.2.7. An iteration costs two gradient steps.
+    It is Pawelczyk et al.'s, appendix C.2.7. An iteration costs two gradient steps.
 
-    Paper B takes the settings of "GD and GA", which differ in the learning rate: here GD's. The authors of NegGrad+
-    take 0.01 without weight decay, and β = .95 or .9999.
+    Pawelczyk et al. take the settings of "GD and GA", which differ in the learning rate: here GD's. The authors of
+    NegGrad+ take 0.01 without weight decay, and β = .95 or .9999.
 
     Attributes:
         beta: β, in [0, 1].

@@ -1,4 +1,4 @@
-"""NGD: gradient descent on the retain set with noise (paper B, appendix C.2.2)."""
+"""NGD: gradient descent on the retain set with noise (Pawelczyk et al., appendix C.2.2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class NGD(PawelczykFinetuning):
     model's device, so that another kind of device draws other noise from the same seed.
 
     Attributes:
-        variance: σ²; paper B's are 1e-7 and 1e-6.
+        variance: σ²; Pawelczyk et al.'s are 1e-7 and 1e-6.
     """
 
     variance: NonNegativeFloat = 1e-7

@@ -12,7 +12,7 @@ from .registry import register_unlearner
 
 @register_unlearner("none")
 class NoUnlearning(Unlearner):
-    """The base model: the row "None" of paper A's tables.
+    """The base model: the row "None" of the *Potion* paper's tables.
 
     The class `No_unlearning` of the public code is another thing: it inherits the training loop, and so is CF with
     k = -1. What can be set here is what all unlearners share, and changes nothing.

@@ -1,4 +1,4 @@
-"""PTN: dampen more and more until the accuracy on S_f has fallen (paper A, algorithm 1)."""
+"""PTN: dampen more and more until the accuracy on S_f has fallen (*Potion*, algorithm 1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retraining within the budget of an unlearner: what each must beat to be of use (paper B, table 2)."""
+"""Retraining within the budget of an unlearner: what each must beat to be of use (Pawelczyk et al., table 2)."""
 
 from __future__ import annotations
 

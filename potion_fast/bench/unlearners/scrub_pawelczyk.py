@@ -1,4 +1,4 @@
-"""SCRUB as paper B prints it: one objective over pairs of batches, in place of two kinds of epochs (appendix C.2.6)."""
+"""SCRUB as Pawelczyk et al. print it: one objective over pairs of batches, not two kinds of epochs (appendix C.2.6)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class ScrubPawelczyk(PawelczykFinetuning):
     KL = KL(teacher ‖ student), without a temperature; the teacher is the model before. An iteration costs two gradient
     steps.
 
-    Paper B lists α = .999, β = .001 and γ = .99, of which its objective has none. SCRUB's γ weighs the cross-entropy,
-    and its weight of KL, .001 in its large experiments, is paper B's β = 1 − α: so γ and w are taken. The learning rate
-    is not given: here GD's.
+    Pawelczyk et al. list α = .999, β = .001 and γ = .99, of which their objective has none. SCRUB's γ weighs the
+    cross-entropy, and its weight of KL, .001 in its large experiments, is their β = 1 − α: so γ and w are taken. The
+    learning rate is not given: here GD's.
 
     Attributes:
         gamma: γ.

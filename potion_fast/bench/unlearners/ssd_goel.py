@@ -1,4 +1,4 @@
-"""SSD as Goel et al. run it: a grid of α and λ, and validation data to choose by (paper A, section 4.1)."""
+"""SSD as Goel et al. run it: a grid of α and λ, and validation data to choose by (*Potion*, section 4.1)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .toy import toy_reviews
 from .vocabulary import encode, first_tokens, train_tokenizer
 
 NAMES = ("toy-reviews", "reviews")
-LENGTH = 128  # tokens, as in paper B
+LENGTH = 128  # tokens, as in Pawelczyk et al.
 TOY_VOCABULARY = 512
 TEMPLATE = ". The sentiment of the review is:"  # what a causal head reads behind a review
 
