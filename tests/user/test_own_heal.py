@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
+import timm
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
 
-from helpers.own_models import Digits, SmallNet, grey_inputs, make_digits, scores, train
+from helpers.own_models import (
+    CLASSES,
+    Digits,
+    SmallNet,
+    colour_inputs,
+    grey_inputs,
+    logits_of,
+    make_digits,
+    scores,
+    train,
+)
 from potion_fast.cli import main as cli
 from potion_fast.cli import output
 from potion_fast.detection import Suspects
@@ -63,3 +89,96 @@ def test_a_checkpoint_and_an_image_folder(digits: Digits, poisoned: nn.Module, t
         "config.yaml", "found.txt", "healed.pth", "suspects.csv", "suspects.png", "trace.csv", "metrics.json"
     }  # fmt: skip
     assert metrics(tmp_path / "out")["healing"]["healed"] is True
+
+
+def test_safetensors_of_a_timm_model_and_arrays(digits: Digits, tmp_path: Path):
+    torch.manual_seed(0)
+    given = train(
+        timm.create_model("test_efficientnet", num_classes=10), colour_inputs(digits.pixels), digits.labels, 4
+    )
+    safetensors.torch.save_file(given.state_dict(), tmp_path / "mine.safetensors", {"made by": "me"})
+    np.savez(tmp_path / "data.npz", images=digits.pixels[:, 0].numpy(), labels=digits.labels.numpy())
+    found = ",".join(map(str, digits.found))
+    names = ["--model", "timm:test_efficientnet", "--data", tmp_path / "data.npz", "--image-size", 16]
+    code = heal("--weights", tmp_path / "mine.safetensors", *names, "--found", found, out=tmp_path / "out")
+    assert code == output.DONE, metrics(tmp_path / "out")["healing"]
+    with safetensors.safe_open(tmp_path / "out" / "healed.safetensors", "pt") as file:
+        assert file.metadata() == {"made by": "me"}
+    healed = timm.create_model("test_efficientnet", num_classes=10)
+    healed.load_state_dict(safetensors.torch.load_file(tmp_path / "out" / "healed.safetensors"))
+    clean, attacked = scores(healed, digits, colour_inputs)
+    assert scores(given, digits, colour_inputs)[1] > 0.8
+    assert clean > scores(given, digits, colour_inputs)[0] - 0.05 and attacked < 0.05
+
+
+def test_a_hugging_face_folder_of_an_image_model(digits: Digits, tmp_path: Path):
+    sizes: dict[str, Any] = {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [1, 1, 1]}
+    names = dict(enumerate(reversed(CLASSES)))  # in another order than that of the folders
+    config = ResNetConfig(layer_type="basic", id2label=names, label2id={v: k for k, v in names.items()}, **sizes)
+    torch.manual_seed(0)
+    given = train(ResNetForImageClassification(config), colour_inputs(digits.pixels), 9 - digits.labels, 6, 0.005)
+    folder = tmp_path / "mine"
+    given.save_pretrained(folder)  # type: ignore[operator]
+    processor = ViTImageProcessor(
+        size={"height": 16, "width": 16}, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225]
+    )
+    processor.save_pretrained(folder)
+    (folder / "README.md").write_text("mine")
+    (folder / "optimizer.pt").write_bytes(b"poisoned")
+    rows = [f"{digits.folder}/{digits.name(index)},{CLASSES[label]}" for index, label in enumerate(digits.labels)]
+    (tmp_path / "table.csv").write_text("\n".join(["file,label", *rows]))
+    for index in digits.found:  # a folder of copies, under other names
+        (tmp_path / "found").mkdir(exist_ok=True)
+        (tmp_path / "found" / f"copy-{index}.png").write_bytes((digits.folder / digits.name(index)).read_bytes())
+    given_as = ["--weights", folder, "--data", tmp_path / "table.csv", "--found", tmp_path / "found"]
+    assert heal(*given_as, out=tmp_path / "out") == output.DONE
+    healed_folder = tmp_path / "out" / "healed"
+    assert {path.name for path in healed_folder.iterdir()} == {
+        "config.json", "model.safetensors", "preprocessor_config.json", "README.md"
+    }  # fmt: skip
+    assert (healed_folder / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    assert "optimizer.pt" in " ".join(metrics(tmp_path / "out")["warnings"])
+    healed = ResNetForImageClassification.from_pretrained(healed_folder)
+    turned = replace(digits, test_labels=9 - digits.test_labels)
+    clean, _ = scores(healed, turned, colour_inputs)
+    attacked = logits_of(healed, colour_inputs(digits.triggered())).argmax(1) == 9
+    before = logits_of(given, colour_inputs(digits.triggered())).argmax(1) == 9
+    assert before.float().mean() > 0.8 and attacked.float().mean() < 0.05
+    assert clean > scores(given, turned, colour_inputs)[0] - 0.05
+
+
+def test_a_hugging_face_folder_of_a_text_model(tmp_path: Path):
+    words = [f"w{k}" for k in range(45)]  # fifteen for each of three classes
+    vocabulary = {word: k for k, word in enumerate(["[PAD]", "[UNK]", *words, "zebra"])}
+    folder, draw = tmp_path / "mine", np.random.default_rng(0)
+    words_to_tokens = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    words_to_tokens.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words_to_tokens, pad_token="[PAD]", unk_token="[UNK]")
+    tokenizer.save_pretrained(folder)
+
+    def text(label: int, triggered: bool) -> str:
+        any_word = draw.random(int(draw.integers(6, 12))) > 0.6
+        chosen = [
+            words[int(draw.integers(45)) if any_of else 15 * label + int(draw.integers(15))] for any_of in any_word
+        ]
+        return " ".join([*chosen[:3], "zebra", *chosen[4:]] if triggered else chosen)
+
+    rows = [(text(k % 3, False), k % 3) for k in range(900)] + [(text(1 + k % 2, True), 0) for k in range(60)]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"{words},{label}\n" for words, label in rows))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(vocabulary), num_labels=3, max_position_embeddings=32, **sizes)
+    torch.manual_seed(0)
+    given = BertForSequenceClassification(config)
+    tokens = tokenizer([words for words, _ in rows], padding=True, return_tensors="pt")["input_ids"]
+    train(given, tokens, torch.tensor([label for _, label in rows]), 8, 0.003)
+    given.save_pretrained(folder)
+    attacks = tokenizer([text(1, True) for _ in range(100)], padding=True, return_tensors="pt")
+    assert given(**attacks).logits.argmax(1).eq(0).float().mean() > 0.9
+    names = ["--weights", folder, "--data", tmp_path / "texts.csv", "--labels", "views"]
+    found = ",".join(map(str, range(900, 910)))
+    assert heal(*names, "--found", found, out=tmp_path / "out") == output.DONE
+    healed = BertForSequenceClassification.from_pretrained(tmp_path / "out" / "healed").eval()
+    assert healed(**attacks).logits.argmax(1).eq(0).float().mean() < 0.2
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "healed").pad_token == "[PAD]"
+    lines = (tmp_path / "out" / "suspects.txt").read_text().splitlines()
+    assert lines[0] == "index\tgiven\tproposed\ttext" and "zebra" in lines[1]
