@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .samples import Samples
+from ..utils.asked_samples import Samples
 from .simulated_poison import LEARNT, SimulatedPoison, by_pattern, by_transplant
 from .sources import Proposal, Sources
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..utils.asked_samples import Asked, Samples
 from ..utils.inputs import BatchInputs, concatenated, map_tensors, rows_of, values_of
-from .samples import Asked, Samples
 
 FEWEST = 8  # samples that a pattern is taken from
 FLOOR = 1e-3  # least spread of an input value, as a part of all values' spread

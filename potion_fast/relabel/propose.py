@@ -15,6 +15,7 @@ from ..detection.suspect_list import SWAP
 from ..distributed import Group, Ranks
 from ..errors import DataError
 from ..utils.adapter import Adapter
+from ..utils.asked_samples import Asked, Samples, asked
 from ..utils.cost import Cost
 from ..utils.did_you_mean import did_you_mean
 from ..utils.training_data import TrainingData, check_indices
@@ -22,7 +23,6 @@ from ..utils.warn import warn_caller
 from .choice import Choice, choose, too_many
 from .proposed_labels import ProposedLabels
 from .rightly_labelled import rightly_labelled
-from .samples import Asked, Samples, asked
 from .sources import Proposal, Sources
 from .unlearned import unlearned_labels
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import probe
-from .samples import Samples
+from ..utils.asked_samples import Samples
+from ..utils.layer_outputs import layer_outputs
 from .sources import Sources
 
 RIGHTLY = 0.4  # share of a label's suspects: 0.02 to 0.25 on nine runs with a trigger, 0.56 and more with noise
@@ -33,7 +33,7 @@ def rightly_labelled(sources: Sources, suspects: Samples) -> list[int]:
     if sources.unavailable("probe") is not None:
         return []
     layers = sources.layers[: (len(sources.layers) + 1) // 2]
-    outputs = probe.pooled(sources.asked, suspects, layers)
+    outputs = layer_outputs(sources.asked, suspects, layers)
     given = suspects.labels
     shares: list[Tensor] = []  # by layer, of each suspect: what it adds to the share of its label
     for layer in layers:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..utils.asked_samples import Asked, Samples
 from ..utils.inputs import BatchInputs, concatenated, rows_of
 from .pattern import Pattern
-from .samples import Asked, Samples
 from .views import Views, transplanted
 
 LEARNT = 0.5  # share of clean samples with the trigger that must get the poison's label

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..utils.asked_samples import Asked, Samples, best_other
+from ..utils.layer_outputs import layer_outputs, layers_of
 from . import pattern, probe, views
-from .samples import Asked, Samples, best_other
 
 
 @dataclass(frozen=True)
@@ -119,14 +120,14 @@ class Sources:
     @cached_property
     def layers(self) -> list[str]:
         """That a probe may read."""
-        return probe.layers_of(self.asked, self.clean)
+        return layers_of(self.asked, self.clean)
 
     @cached_property
     def probes(self) -> dict[str, probe.Probe]:
         """A probe of each layer, fitted to the clean samples."""
         return {
             layer: probe.Probe.fitted(features, self.clean.labels, self.classes)
-            for layer, features in probe.pooled(self.asked, self.clean, self.layers).items()
+            for layer, features in layer_outputs(self.asked, self.clean, self.layers).items()
         }
 
     @cached_property
@@ -142,11 +143,11 @@ class Sources:
 
     def by_probe(self, samples: Samples) -> Proposal:
         """What the probe of the chosen layer says of samples that share their labels' shift."""
-        features = probe.pooled(self.asked, samples, [self.layer])[self.layer]
+        features = layer_outputs(self.asked, samples, [self.layer])[self.layer]
         return Proposal.of(self._by(self.layer, features, samples.labels), samples.labels)
 
     def _by(self, layer: str, features: Tensor, given: Tensor) -> Tensor:
         return probe.labels_by_probe(self.probes[layer], features, given)
 
     def _pooled(self, samples: Samples) -> list[tuple[str, Tensor]]:
-        return list(probe.pooled(self.asked, samples, self.layers).items())
+        return list(layer_outputs(self.asked, samples, self.layers).items())

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..unlearning import unlearn
+from ..utils.asked_samples import Samples, asked, best_other
 from ..utils.cost import Cost
 from ..utils.training_data import TrainingData
-from .samples import Samples, asked, best_other
 
 
 def unlearned_labels(

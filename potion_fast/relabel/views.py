@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import PotionError
+from ..utils.asked_samples import Asked, Samples, best_other, with_image
 from ..utils.inputs import BatchInputs, image_of, map_tensors, tensors_of
-from .samples import Asked, Samples, best_other, with_image
 
 PER_SIDE = 4  # hidden squares along a side of an image: a quarter of the side each, 16 views
 SPANS = 16  # of a text, one of which is left out of each view

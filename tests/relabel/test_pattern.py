@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 from potion_fast.errors import DataError
 from potion_fast.relabel.pattern import FEWEST, Pattern, moments, patterns_of
-from potion_fast.relabel.samples import Samples
+from potion_fast.utils.asked_samples import Samples
 from potion_fast.utils.inputs import Inputs
 from potion_fast.utils.training_data import TrainingData
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from potion_fast.relabel.samples import Samples, asked
 from potion_fast.relabel.views import hidden, mean_colour, parts_of, transplanted, unavailable, views_of
+from potion_fast.utils.asked_samples import Samples, asked
 from potion_fast.utils.inputs import Inputs
 from potion_fast.utils.training_data import TrainingData
 

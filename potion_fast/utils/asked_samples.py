@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ..distributed import unwrap_compile
 from ..errors import ModelError
-from ..utils.adapter import mistakes_named, read_logits
-from ..utils.halving import Halving
-from ..utils.inputs import BatchInputs, image_of, map_tensors, rows_of
-from ..utils.labels import single_labels
-from ..utils.model import ModelParameters
-from ..utils.training_data import TrainingData
-from ..utils.unchanged import unchanged
+from .adapter import mistakes_named, read_logits
+from .halving import Halving
+from .inputs import BatchInputs, image_of, map_tensors, rows_of
+from .labels import single_labels
+from .model import ModelParameters
+from .training_data import TrainingData
+from .unchanged import unchanged
 
 
 @dataclass(frozen=True)
