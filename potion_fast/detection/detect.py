@@ -20,7 +20,8 @@ from .common_values import p_values_of_inputs
 from .disagreement import disagreeing
 from .discriminant import Background, background_of
 from .features import Features, features_of
-from .one_label import LabelResult, examine
+from .label_result import LabelResult
+from .one_label import examine
 from .regularity import regularity
 from .suspect_list import SWAP, TRIGGER, LabelSummary, Suspects
 

@@ -33,6 +33,11 @@ class Mixture:
     poison: tuple[float, float]
     others: tuple[float, float]
 
+    @property
+    def separation(self) -> float:
+        """Of the means, in the others' standard deviations."""
+        return (self.poison[0] - self.others[0]) / self.others[1]
+
 
 def two_gaussians(scores: Array, poison: float, others: float) -> Mixture:
     """Two Gaussians by EM.

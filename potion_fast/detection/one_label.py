@@ -2,77 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .discriminant import Array, Background, Mask, direction, principal_components, shrunk_covariance
-from .mixture import Mixture, discovery_rates, p_values, standardised, two_gaussians
+from .discriminant import Background, Mask
+from .label_result import LabelResult
+from .label_space import LabelSpace
 
-ROUNDS = 8  # at most; they end when the set that was grown stays as it is
-LEAST_POSTERIOR = 0.2  # of a sample that is called poison
-APART = 3.0  # standard deviations of the others between them and the poison, below which nothing is called
-FAR_APART = 6.0  # and a minority: poison whoever was found
-MINORITY = 0.4
-CHANCE = 0.05  # below which it is none that so many members of S_f are in the group
-RARE_CHANCE = 1e-3  # where several groups are tried
-FEW_FOUND = 5  # fewer members of S_f tell nothing by their number: they are taken for poison
-SINGLE_STARTS = 16  # members of S_f that are started from one by one
 POISONS = 4  # looked for in one label
-
-
-@dataclass
-class LabelResult:
-    """What is known of each of a label's samples.
-
-    Attributes:
-        scores: [n], standardised.
-        p_values: [n].
-        called: [n], poison; of S_f the members that fit.
-        share: Of poison, estimated.
-        separation: Of poison and the others, in the others' standard deviations; 0 where nothing was sought.
-        false: How many of those called, S_f left out, are expected to be none.
-        note: What deserves to be known.
-        doubtful: Whether it is a warning.
-    """
-
-    scores: Array
-    p_values: Array
-    called: Mask
-    share: float
-    separation: float
-    false: float = 0.0
-    note: str = ""
-    doubtful: bool = False
-
-    def with_input_p_values(self, rows: NDArray[np.int64], p: Array, found: Mask, rate: float) -> LabelResult:
-        """Those called too that the inputs tell, so that the expected share of false ones is at most the rate still.
-
-        Args:
-            rows: int64 [K], samples that were asked about, none of which is called.
-            p: [K], from `p_values_of_inputs`.
-            found: [n], S_f.
-            rate: False discovery rate.
-        """
-        sought, before = np.sort(p[~found[rows]]), int((self.called & ~found).sum())
-        count, expected = 1 + np.arange(len(sought)), sought * len(sought)  # called, and false ones among them
-        gain = np.where(self.false + expected <= rate * (before + count), count - 2 * expected, 0.0)
-        if not len(gain) or gain.max() <= 0:
-            return self
-        last = int(gain.argmax())  # with the most right ones less false ones
-        few = p <= sought[last]
-        chosen = rows[few]
-        called, p_values = self.called.copy(), self.p_values.copy()
-        called[chosen], p_values[chosen] = True, p[few]
-        share = max(self.share, float(called.mean()))
-        more = int((~found[chosen]).sum())
-        said = f"{more} are called for what their inputs have in common with the others'" if more else ""
-        note = "; ".join(text for text in (self.note, said) if text)
-        return replace(
-            self, called=called, p_values=p_values, share=share, false=self.false + float(expected[last]), note=note
-        )
 
 
 def examine(samples: Tensor, found: Tensor, background: Background, rate: float) -> LabelResult:
@@ -88,22 +25,13 @@ def examine(samples: Tensor, found: Tensor, background: Background, rate: float)
     is_found[found.numpy()] = True
     if is_found.all():
         return _only_found(is_found, "no other samples have this label")
-    basis = principal_components(samples, found)
-    if not basis.shape[1]:
+    space = LabelSpace.of(samples, found, background)
+    if space is None:
         return _only_found(is_found, "the features of this label's samples are all the same")
-    centre = samples.double().mean(0)
-    points = ((samples.double() - centre) @ basis).numpy()
-    others = (background.residuals.double() @ basis).numpy()
-    covariance = shrunk_covariance(others if len(others) > 2 * basis.shape[1] else points - points.mean(0))
-    covariance += 1e-9 * max(float(np.trace(covariance)), 1e-12) * np.eye(len(covariance))
-    if len(others) <= 2 * basis.shape[1]:
-        others = others[:0]
-    space = _Space(points, others, background.labels.numpy()[: len(others)], covariance)
-
     result: LabelResult | None = None
     seeds = is_found.copy()
     for _ in range(POISONS):  # members that do not fit may be of another poison with this label
-        taken = result.called if result else np.zeros(len(points), dtype=bool)
+        taken = result.called if result else np.zeros(len(samples), dtype=bool)
         group = space.group(seeds, is_found, taken, rate)
         if group is None:
             break
@@ -114,140 +42,6 @@ def examine(samples: Tensor, found: Tensor, background: Background, rate: float)
     return result or _only_found(
         is_found, "the found samples do not stand apart from the others of this label; no more are called"
     )
-
-
-@dataclass(frozen=True)
-class _Space:
-    """A label's samples and the background in the label's principal components."""
-
-    points: Array  # [n, k]
-    others: Array  # [M, k]
-    other_labels: NDArray[np.int64]  # [M]
-    covariance: Array  # [k, k]
-
-    def group(self, seeds: Mask, found: Mask, taken: Mask, rate: float) -> LabelResult | None:
-        """The poison that most of the seeds belong to; None where they do not stand apart.
-
-        Args:
-            seeds: [n], members of S_f to start from.
-            found: [n], S_f.
-            taken: [n], samples that another poison has been called for.
-            rate: False discovery rate.
-        """
-        open_rows = ~taken
-        grown = self._sought(seeds, open_rows, further=bool(taken.any()))
-        if grown is None:
-            return None
-        weights, mixture = grown
-        scores = self.points @ weights
-        natural = open_rows & (mixture.posterior < 0.5)
-        z = standardised(scores, scores[natural])
-        p = p_values(z, natural, self._background_scores(weights))
-        rest = open_rows & ~found
-        likely = open_rows & (mixture.posterior > LEAST_POSTERIOR)
-        q = np.ones(len(z))
-        q[rest] = discovery_rates(p[rest]) if rest.any() else 1.0
-        called = likely & (found | (q <= rate))
-        beyond = called & rest
-        false = float(q[beyond].max()) * int(beyond.sum()) if beyond.any() else 0.0
-        return LabelResult(z, p, called, mixture.share, _separation(mixture), false)
-
-    def _grown(self, seeds: Mask, open_rows: Mask, start: Array) -> tuple[Array, Mixture] | None:
-        """Direction and mixture after rounds with the grown set, in which S_f is not held."""
-        poison, middle = seeds, start
-        result = None
-        for number in range(ROUNDS):
-            weights = direction(self.points[poison], middle[None], self.covariance)
-            scores = self.points @ weights
-            if not np.ptp(scores[open_rows]) > 0:
-                return None
-            own = np.sort(scores[poison])
-            # Members of S_f that do not belong pull its mean down, not that of its upper quarter.
-            high = own[-max(1, len(own) // 4) :].mean() if number == 0 else own.mean()
-            mixture = two_gaussians(scores[open_rows], float(high), float(np.median(scores[open_rows & ~poison])))
-            posterior = np.zeros(len(scores))
-            posterior[open_rows] = mixture.posterior
-            result = weights, Mixture(posterior, mixture.share, mixture.poison, mixture.others)
-            grown = posterior > 0.5
-            if not grown.any() or not (open_rows & ~grown).any() or (grown == poison).all():
-                break
-            poison, middle = grown, self.points[open_rows & ~grown].mean(0)
-        return result
-
-    def _sought(self, seeds: Mask, open_rows: Mask, further: bool) -> tuple[Array, Mixture] | None:
-        """The first group that stands apart and that S_f is of, from several starts."""
-        middle = _middle(self.points[open_rows & ~seeds])
-        # Where the middle of the label is poison itself, the natural samples are what is farthest from S_f.
-        for start in (middle, self._farthest(seeds, open_rows)):
-            grown = self._grown(seeds, open_rows, start)
-            if grown is not None and _is_poison(grown[1], seeds, further) and self._unlike_others(grown[1], open_rows):
-                return grown
-        if further or seeds.sum() < FEW_FOUND:
-            return None
-        # Most of S_f may be wrong.
-        rows = np.flatnonzero(seeds)
-        singles = [np.isin(np.arange(len(seeds)), row) for row in rows[:: -(-len(rows) // SINGLE_STARTS)]]
-        groups = [self._grown(single, open_rows, middle) for single in singles]
-        able = [group for group in groups if group is not None and _is_poison(group[1], seeds, further, several=True)]
-        return max(able, key=lambda group: _separation(group[1]), default=None)
-
-    def _unlike_others(self, mixture: Mixture, open_rows: Mask) -> bool:
-        """Whether a group that is most of a label spreads less like other labels' samples than the rest of it does."""
-        upper = open_rows & (mixture.posterior > 0.5)
-        rest = open_rows & ~upper
-        if mixture.share < 0.5 or rest.sum() < 2 * len(self.covariance):
-            return True
-        return self._divergence(self.points[upper]) > self._divergence(self.points[rest])
-
-    def _divergence(self, points: Array) -> float:
-        """Kullback–Leibler divergence of a Gaussian with their covariance from one with the background's."""
-        ratio = np.linalg.solve(self.covariance, shrunk_covariance(points - points.mean(0)))
-        return 0.5 * float(np.trace(ratio) - len(ratio) - np.linalg.slogdet(ratio)[1])
-
-    def _farthest(self, seeds: Mask, open_rows: Mask) -> Array:
-        """Middle of the quarter that is farthest from the seeds in the background's metric."""
-        rest = self.points[open_rows & ~seeds]
-        offset = rest - self.points[seeds].mean(0)
-        distance = (offset * np.linalg.solve(self.covariance, offset.T).T).sum(1)
-        return _middle(rest[np.argsort(distance, kind="stable")[-max(1, len(rest) // 4) :]])
-
-    def _background_scores(self, weights: Array) -> Array:
-        """Scores of other labels' samples, standardised label by label."""
-        scores = self.others @ weights
-        parts = [scores[self.other_labels == label] for label in np.unique(self.other_labels)]
-        return np.concatenate([standardised(part, part) for part in parts]) if parts else scores
-
-
-def _is_poison(mixture: Mixture, seeds: Mask, further: bool, several: bool = False) -> bool:
-    """Whether the upper group stands apart from the others, and S_f is of it rather than of the label as a whole.
-
-    Args:
-        mixture: Of the label's samples.
-        seeds: [n], members of S_f.
-        further: Whether a poison of this label is known already, so that the seeds may just be wrong.
-        several: Whether this is one of several groups that are tried.
-    """
-    from scipy.special import bdtrc
-
-    separation, fitting = _separation(mixture), mixture.posterior[seeds] > 0.5
-    # One alone of several may be any outlier, and two that are left over fit the direction that they give.
-    if separation < APART or fitting.sum() < (3 if further else min(2, len(fitting))):
-        return False
-    if not further and separation >= FAR_APART and mixture.share < MINORITY:
-        return True
-    if not (further or several) and len(fitting) < FEW_FOUND and fitting.all() and mixture.share < 0.5:
-        return True
-    tail = bdtrc(int(fitting.sum()) - 1, len(fitting), mixture.share)  # so many or more by chance
-    return bool(tail < (RARE_CHANCE if further or several else CHANCE))
-
-
-def _middle(points: Array) -> Array:
-    middle: Array = np.median(points, axis=0)
-    return middle
-
-
-def _separation(mixture: Mixture) -> float:
-    return (mixture.poison[0] - mixture.others[0]) / mixture.others[1]
 
 
 def _joined(first: LabelResult, second: LabelResult) -> LabelResult:

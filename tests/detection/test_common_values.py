@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 from helpers.poisoned_features import PoisonedFeatures, poisoned_features
 from potion_fast.detection import Suspects, suspects_from
 from potion_fast.detection.common_values import CommonValues, p_values_of_inputs
-from potion_fast.detection.one_label import LabelResult
+from potion_fast.detection.label_result import LabelResult
 from potion_fast.errors import PotionWarning
 from potion_fast.utils.training_data import TrainingData
 
