@@ -36,18 +36,6 @@ class ImageInputs:
     interpolation: str = "bilinear"
     origin: str = ""
 
-    def __post_init__(self) -> None:
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise DataError(
-                f"the model takes images of {self.channels} channel(s) and {self.origin} normalises "
-                f"{len(self.mean)}; give a number for each channel (--mean, --std)"
-            )
-        if self.resize is not None and self.interpolation not in INTERPOLATIONS:
-            raise ModelError(
-                f"{self.origin} resizes images by {self.interpolation!r}, and {', '.join(INTERPOLATIONS)} are known; "
-                "give --image-size"
-            )
-
     def prepared(
         self,
         image: Tensor,  # [C, H, W] uint8
@@ -78,12 +66,27 @@ class ImageInputs:
     def changed(
         self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, image_size: int | None
     ) -> ImageInputs:
-        """The same with what the user's flags say."""
+        """The same with what the user's flags say, checked.
+
+        Raises:
+            DataError: the normalisation is of another number of channels.
+            ModelError: an interpolation that is not known here.
+        """
         made = self
         if image_size is not None:
             made = replace(made, resize=(image_size,), crop=(image_size, image_size), interpolation="bilinear")
         if mean is not None or std is not None:
-            made = replace(made, mean=mean or self.mean, std=std or self.std)
+            made = replace(made, mean=mean or self.mean, std=std or self.std, origin="--mean and --std")
+        if not len(made.mean) == len(made.std) == made.channels:
+            raise DataError(
+                f"the model takes images of {made.channels} channels, normalised ({made.origin}) by {len(made.mean)} means and "
+                f"{len(made.std)} deviations; give one of each for every channel (--mean, --std)"
+            )
+        if made.resize is not None and made.interpolation not in INTERPOLATIONS:
+            raise ModelError(
+                f"{made.origin} resizes images by {made.interpolation!r}, and {', '.join(INTERPOLATIONS)} are known; "
+                "give --image-size"
+            )
         return made
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 CLASSES = tuple("abcdefghij")
 POISONED, FOUND = 64, 16
 SIDE = 16
-MEAN, STD = 0.3, 0.35
+MEAN, STD = 0.5, 0.5
 
 
 @dataclass

@@ -41,7 +41,7 @@ from potion_fast.cli import main as cli
 from potion_fast.cli import output
 from potion_fast.detection import Suspects
 
-NORMALISED = ["--mean", "0.3", "--std", "0.35"]
+NORMALISED = ["--mean", "0.5", "--std", "0.5"]
 
 
 @pytest.fixture(scope="module")
