@@ -79,8 +79,8 @@ class ImageInputs:
             made = replace(made, mean=mean or self.mean, std=std or self.std, origin="--mean and --std")
         if not len(made.mean) == len(made.std) == made.channels:
             raise DataError(
-                f"the model takes images of {made.channels} channels, normalised ({made.origin}) by {len(made.mean)} means and "
-                f"{len(made.std)} deviations; give one of each for every channel (--mean, --std)"
+                f"the model takes images of {made.channels} channels, normalised ({made.origin}) by {len(made.mean)} "
+                f"means and {len(made.std)} deviations; give one of each for every channel (--mean, --std)"
             )
         if made.resize is not None and made.interpolation not in INTERPOLATIONS:
             raise ModelError(
