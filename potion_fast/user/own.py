@@ -19,7 +19,7 @@ from .own_model import OwnModel, Weights, load_own_model
 from .samples import pixels_of
 from .training_files import TrainingFiles, read_training_files, sample_of
 
-BATCH_SIZE, TEXT_BATCH_SIZE = 128, 32
+BATCH_SIZE = 128
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +19,11 @@ from .crops import border, crop, draw_crops
 from .image_files import read_image
 from .image_source import FileSource, ImageSource, MemorySource
 from .model_inputs import ImageInputs
+from .samples import LABEL_KEYS
 from .training_files import TrainingFiles
 from .user_source import UserSource
 
+TEXT_BATCH_SIZE = 32
 Augmentation = Literal["none", "flip", "crop", "crop-and-flip"]
 
 
@@ -131,6 +133,18 @@ def unpadded(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 @dataclass
+class TokenCollate:
+    """Batches of samples that are tokens already, as mappings, padded to the longest of each batch."""
+
+    tokenizer: Any
+
+    def __call__(self, samples: list[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The tokenizer's own entries and the labels; other columns are left out."""
+        kept = {*self.tokenizer.model_input_names, *LABEL_KEYS} & set(samples[0])
+        return dict(self.tokenizer.pad([{key: s[key] for key in kept} for s in samples], return_tensors="pt"))
+
+
+@dataclass
 class OwnData:
     """A user's data as `heal` takes them.
 
@@ -153,7 +167,6 @@ def prepared_data(
     augmentation: Augmentation = "none",
     tokenizer: Any = None,
     length: int = 512,
-    batch_size: int | None = None,
 ) -> OwnData:
     """Training data as a model takes them.
 
@@ -163,7 +176,6 @@ def prepared_data(
         augmentation: see `ImageSet`.
         tokenizer: of texts.
         length: the most tokens of a text.
-        batch_size: of texts.
 
     Raises:
         DataError: samples of another kind than the model's, or that cannot be read.
@@ -173,12 +185,15 @@ def prepared_data(
             raise DataError(
                 f"{files.name} gives the model's inputs as they are; leave --augment out, or give images of 8 bits"
             )
+        if tokenizer is not None and not isinstance(files.inputs, DataLoader):
+            loader = DataLoader(files.inputs, TEXT_BATCH_SIZE, collate_fn=TokenCollate(tokenizer))
+            return OwnData(loader, None, files.labels)
         return OwnData(files.inputs, None, files.labels)
     if files.texts is not None:
         if tokenizer is None:
             raise DataError(f"{files.name} holds texts, and the model takes images; give the data it was trained on")
         tokens = TextSet(files.texts, files.labels, tokenizer, length)
-        return OwnData(DataLoader(tokens, batch_size or 32, collate_fn=unpadded), None, files.labels)
+        return OwnData(DataLoader(tokens, TEXT_BATCH_SIZE, collate_fn=unpadded), None, files.labels)
     if inputs is None:
         raise DataError(f"{files.name} holds images, and the model takes texts; give the data it was trained on")
     source = image_source_of(files, inputs)

@@ -182,3 +182,16 @@ def test_a_hugging_face_folder_of_a_text_model(tmp_path: Path):
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "healed").pad_token == "[PAD]"
     lines = (tmp_path / "out" / "suspects.txt").read_text().splitlines()
     assert lines[0] == "index\tgiven\tproposed\ttext" and "zebra" in lines[1]
+
+
+def test_the_example_of_the_page_heals_the_same(digits: Digits, poisoned: nn.Module, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"epoch": 5, "state_dict": poisoned.state_dict()}, "model.pth")
+    page = Path(__file__).parents[2] / "docs" / "own-model.md"
+    example = page.read_text(encoding="utf-8").split("```python\n")[1].partition("```")[0]
+    train_set = torch.utils.data.TensorDataset(grey_inputs(digits.pixels), digits.labels)
+    exec(example, {"make_model": lambda: SmallNet(10), "train_set": train_set, "found": digits.found})
+    written = torch.load("healed.pth", weights_only=True)
+    healed = SmallNet(10)
+    healed.load_state_dict(written["state_dict"])
+    assert written["epoch"] == 5 and scores(healed, digits, grey_inputs)[1] < 0.05
