@@ -34,28 +34,28 @@ class ClassDirections:
     powers: Tensor
 
     @classmethod
-    def of(cls, outputs: Tensor, labels: Tensor) -> ClassDirections | None:
+    def of(cls, outputs: Tensor, labels: Tensor, held_out: Tensor) -> ClassDirections | None:
         """The directions of samples that bear their label rightly, or nearly all of them.
 
         Args:
             outputs: float32 [M, D] of a layer.
-            labels: int64 [M]; half of each label's samples give the directions, the others their power.
+            labels: int64 [M].
+            held_out: bool [M], samples that give the directions' powers; the others give the directions.
 
         Returns:
             None where the outputs have too few dimensions, or there are too few classes, to tell anything.
         """
-        order = labels.argsort(stable=True)
-        fitted, held_out = order[::2], order[1::2]
-        mean = outputs[fitted].double().mean(0)
-        centred = outputs[fitted].double() - mean
+        own_labels = labels[~held_out]
+        mean = outputs[~held_out].double().mean(0)
+        centred = outputs[~held_out].double() - mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
-        kept = min(int((values > FLOOR * values[-1]).sum()), len(fitted) // PER_COMPONENT)
+        kept = min(int((values > FLOOR * values[-1]).sum()), len(centred) // PER_COMPONENT)
         components = vectors.flip(1)[:, :kept]
-        means, counts = _means(centred @ components, labels[fitted])
+        means, counts = _means(centred @ components, own_labels)
         count = min(int((counts > 1).sum()) - 1, kept // 2)
         if count < 1:
             return None
-        own = torch.searchsorted(labels[fitted].unique(), labels[fitted])
+        own = torch.searchsorted(own_labels.unique(), own_labels)
         within = torch.from_numpy(shrunk_covariance((centred @ components - means[own]).numpy()))
         whitening = torch.linalg.inv(torch.linalg.cholesky(within)).T  # [r, r]
         between = (means - means.mean(0)) @ whitening

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -16,23 +15,21 @@ from ..errors import DataError
 from ..utils.adapter import Adapter
 from ..utils.training_data import TrainingData, check_indices, plain_data
 from ..utils.warn import warn_caller
-from .common_values import p_values_of_inputs
 from .disagreement import disagreeing
-from .discriminant import Background, background_of
+from .discriminant import background_of
 from .features import Features, features_of
-from .label_result import LabelResult
-from .one_label import examine
+from .label_part import LabelPart, joint_list
 from .regularity import regularity
-from .suspect_list import SWAP, TRIGGER, LabelSummary, Suspects
+from .suspect_list import SWAP, Suspects
+from .unknown_poison import unknown_poison
 
 RATE = 0.05
-BELOW = 64  # samples below the line that are kept to be looked at
 
 
 def suspects(
     model: nn.Module,
     train_set: Any,
-    found: Iterable[int] | Tensor,
+    found: Iterable[int] | Tensor | None = None,
     *,
     plain_set: Any = None,
     rate: float = RATE,
@@ -41,7 +38,7 @@ def suspects(
     progress: bool = False,
     process_group: Group = None,
 ) -> Suspects:
-    """The rest of the poison in the training data, from the samples that were found.
+    """The rest of the poison in the training data, from the samples that were found; or all of it, where none were.
 
     One forward pass over the training data keeps the input of the last layer. Among the samples that bear a label of
     S_f, the direction of Fisher's discriminant from the others to S_f is taken in their first principal components,
@@ -54,13 +51,19 @@ def suspects(
     suspects' have in common, and that other labels' samples rarely have: a patch that moves no features, because the
     image looks like it anyway (`p_values_of_inputs`).
 
+    Without found samples, each label's samples are looked through for groups that stand apart, and such a group is
+    poison if it varies as samples of several classes do (`class_spread`) rather than as those of one. `by_label` has
+    the p-value of each label. Those below 0.05 together (Holm) are searched as above, from that group: the chance that
+    a label is named where there is no poison is 5 % for the whole training set. Swapped labels and poison that changes
+    no label are not found so, nor is any where there are two classes.
+
     The rate is that of Benjamini and Hochberg's procedure on p-values of the scores, and holds where S_f shows what the
     poison is: members that do not belong are named, but fewer than five of a label are taken for poison.
 
     Args:
         model: The poisoned model; it is given back as it was.
         train_set: The training data as trained on, read by index: a data set, or a DataLoader over one.
-        found: Indices of S_f.
+        found: Indices of S_f; None where no poison has been found.
         plain_set: The same samples in the same order without random augmentation, where `train_set` has some.
         rate: False discovery rate: expected share of false ones among the suspects that are not of S_f, in (0, 1).
         adapter: How batches are read, as for `unlearn`.
@@ -74,12 +77,16 @@ def suspects(
     """
     _check_rate(rate)
     data = plain_data(plain_set, TrainingData.of(train_set, adapter=adapter))
-    members = _read(found)
-    check_indices(members, len(data), "found")
+    members = None if found is None else _read(found)
+    if members is not None:
+        check_indices(members, len(data), "found")
     ranks = Ranks.of(process_group)
     features = features_of(model, data, amp=amp, ranks=ranks, progress=progress)
     with ranks.raising_together():
-        return suspects_from(features, members, rate=rate, data=data)
+        if members is not None:
+            return suspects_from(features, members, rate=rate, data=data)
+        listed = unknown_poison(model, data, features, rate=rate, amp=amp, progress=progress)
+    return ranks.all_gather(listed)[0]  # devices may round in another way
 
 
 def suspects_from(
@@ -107,99 +114,14 @@ def suspects_from(
     background = background_of(features.features, features.labels, labels)
     measured = regularity(features, members)
     read = None if measured.kind == SWAP else data
-    parts = [_Part.of(features, members, label, background, rate, read) for label in labels]
-    listed = _listed(parts, members, rate, tuple(text for part in parts for text in part.warnings))
+    parts = [LabelPart.of(features, members, label, background, rate, read) for label in labels]
+    listed = joint_list(parts, members, rate, tuple(text for part in parts for text in part.warnings))
     if measured.kind == SWAP:
         listed = disagreeing(features, members, rate, apart=listed)
     listed = replace(listed, why=measured.why, warnings=(*warnings, *listed.warnings))
     for text in listed.warnings:
         warn_caller(text)
     return listed
-
-
-class _Part:
-    """What was found among the samples of one label.
-
-    Attributes:
-        rows: int64 [n], the label's samples.
-        found: int64 [F], rows of S_f within them.
-        result: By sample.
-        summary: For the table.
-        warnings: What deserves a second look.
-    """
-
-    def __init__(self, label: int, rows: Tensor, found: Tensor, result: LabelResult) -> None:
-        self.rows, self.found, self.result = rows, found, result
-        called = torch.from_numpy(result.called)
-        fitting = int(called[found].sum())
-        self.summary = LabelSummary(
-            label=label,
-            samples=len(rows),
-            found=len(found),
-            fitting=fitting,
-            suspects=int(called.sum()) - fitting,
-            share=result.share,
-            separation=result.separation,
-            note=result.note,
-        )
-        self.warnings = [f"label {label}: {result.note}"] if result.doubtful else []
-        if fitting < len(found):
-            self.warnings.append(
-                f"label {label}: {len(found) - fitting} of {len(found)} found samples are not like the poison that the "
-                "others show, and are taken for clean"
-            )
-
-    @classmethod
-    def of(
-        cls,
-        features: Features,
-        members: Tensor,
-        label: Tensor,
-        background: Background,
-        rate: float,
-        data: TrainingData | None,
-    ) -> _Part:
-        if not len(background):  # all labels are S_f's: the others' poison lies in other directions
-            background = background_of(features.features, features.labels, label)
-        rows = (features.labels == label).nonzero().flatten()
-        found = torch.isin(rows, members).nonzero().flatten()
-        result = examine(features.features[rows], found, background, rate)
-        alien = found[~torch.from_numpy(result.called)[found]]
-        # Where the model gives none of them their label, they are poison that it did not learn rather than clean.
-        if (features.best[rows[alien]] != label).all():
-            result.called[alien.numpy()] = True
-        called = torch.from_numpy(result.called)
-        doubted = (~called & (features.best[rows] != label)).nonzero().flatten()
-        p = None if data is None else p_values_of_inputs(data, rows[called], background.indices, rows[doubted])
-        if p is not None:
-            result = result.with_input_p_values(doubted.numpy(), p, torch.isin(rows, members).numpy(), rate)
-        return cls(int(label), rows, found, result)
-
-
-def _listed(parts: list[_Part], members: Tensor, rate: float, warnings: tuple[str, ...]) -> Suspects:
-    """The labels' parts as one list, most suspect first."""
-    rows = torch.cat([part.rows for part in parts])
-    scores = torch.cat([torch.from_numpy(part.result.scores) for part in parts])
-    p_values = torch.cat([torch.from_numpy(part.result.p_values) for part in parts])
-    called = torch.cat([torch.from_numpy(part.result.called) for part in parts])
-    order = torch.nan_to_num(scores, nan=-math.inf).argsort(descending=True, stable=True)
-    chosen = order[called[order]]
-    below = order[~called[order] & ~torch.isin(rows[order], members) & ~scores[order].isnan()][:BELOW]
-    return Suspects(
-        indices=rows[chosen],
-        scores=scores[chosen],
-        p_values=p_values[chosen],
-        labels=torch.cat([torch.full_like(part.rows, part.summary.label) for part in parts])[chosen],
-        rate=rate,
-        found=members,
-        fits=torch.isin(members, rows[called]),
-        kind=TRIGGER,
-        why="",
-        by_label=tuple(part.summary for part in parts),
-        below=rows[below],
-        below_scores=scores[below],
-        warnings=warnings,
-    )
 
 
 def _read(found: Iterable[int] | Tensor) -> list[int] | Tensor:

@@ -103,7 +103,7 @@ class LabelSpace:
 
     def _sought(self, seeds: Mask, open_rows: Mask, further: bool) -> tuple[Array, Mixture] | None:
         """The first group that stands apart and that S_f is of, from several starts."""
-        middle = _middle(self.points[open_rows & ~seeds])
+        middle = medians(self.points[open_rows & ~seeds])
         # Where the middle of the label is poison itself, the natural samples are what is farthest from S_f.
         for start in (middle, self._farthest(seeds, open_rows)):
             grown = self.grown(seeds, open_rows, start)
@@ -136,7 +136,7 @@ class LabelSpace:
         rest = self.points[open_rows & ~seeds]
         offset = rest - self.points[seeds].mean(0)
         distance = (offset * np.linalg.solve(self.covariance, offset.T).T).sum(1)
-        return _middle(rest[np.argsort(distance, kind="stable")[-max(1, len(rest) // 4) :]])
+        return medians(rest[np.argsort(distance, kind="stable")[-max(1, len(rest) // 4) :]])
 
     def _background_scores(self, weights: Array) -> Array:
         """Scores of other labels' samples, standardised label by label."""
@@ -168,6 +168,7 @@ def _is_poison(mixture: Mixture, seeds: Mask, further: bool, several: bool = Fal
     return bool(tail < (RARE_CHANCE if further or several else CHANCE))
 
 
-def _middle(points: Array) -> Array:
-    middle: Array = np.median(points, axis=0)
-    return middle
+def medians(points: Array) -> Array:
+    """Of each component, [k], over samples [n, k]."""
+    found: Array = np.median(points, axis=0)
+    return found

@@ -17,6 +17,7 @@ from ..utils.atomic_files import written_whole
 
 COLUMNS = ("index", "file", "score", "p_value", "given", "proposed", "found", "fits")
 TRIGGER, SWAP, GIVEN = "trigger", "swap", "given"  # kinds
+TABLE = {"label": 6, "samples": 8, "found": 6, "fit": 5, "suspects": 9, "share": 7, "apart": 6, "p": 7}  # widths
 SHOWN = 12  # rows of each part when printed
 
 
@@ -33,6 +34,7 @@ class LabelSummary:
         share: Estimated share of poison in the label's samples, S_f included.
         separation: Between poison and the others, in standard deviations of the others' scores.
         note: What deserves a second look; empty where nothing does.
+        p_value: Probability of what was seen, were there no poison with this label; NaN where S_f shows that there is.
     """
 
     label: int
@@ -43,6 +45,7 @@ class LabelSummary:
     share: float
     separation: float
     note: str = ""
+    p_value: float = math.nan
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -244,12 +247,10 @@ class Suspects:
         ]
         lines += [self.why] if self.why else []
         if self.by_label:
-            lines.append(
-                f"{'label':>6} {'samples':>8} {'found':>6} {'fit':>5} {'suspects':>9} {'share':>7} {'apart':>6}"
-            )
+            lines.append(" ".join(f"{head:>{width}}" for head, width in TABLE.items()))
         lines += [
             f"{row.label:>6} {row.samples:>8} {row.found:>6} {row.fitting:>5} {row.suspects:>9} {row.share:>7.1%} "
-            f"{row.separation:>6.1f}" + (f"  {row.note}" if row.note else "")
+            f"{row.separation:>6.1f} {_p_value(row.p_value):>7}" + (f"  {row.note}" if row.note else "")
             for row in self.by_label[:SHOWN]
         ]
         if len(self.by_label) > SHOWN:
@@ -263,6 +264,10 @@ class Suspects:
         lines += [f"{name}: {text}" for name, text in parts.items() if text]
         lines += [f"warning: {text}" for text in self.warnings[:SHOWN]]
         return "\n".join(lines)
+
+
+def _p_value(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.1g}" if value < 0.01 else f"{value:.2f}"
 
 
 def _listed(indices: Tensor, scores: Tensor) -> str:

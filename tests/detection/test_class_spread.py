@@ -13,6 +13,11 @@ from potion_fast.detection.class_spread import ClassDirections, class_spread
 CLASSES, WIDTH = 10, 32
 
 
+def every_other(labels: Tensor) -> Tensor:
+    """Half of each class's samples, bool [M]."""
+    return torch.arange(len(labels))[labels.argsort(stable=True).argsort()] % 2 == 1
+
+
 class Layer:
     """Outputs of ten classes, with one covariance about their means."""
 
@@ -33,7 +38,7 @@ class Layer:
 
     def directions(self, per_class: int = 100) -> ClassDirections:
         labels = torch.arange(CLASSES).repeat_interleave(per_class)
-        found = ClassDirections.of(self.of(labels), labels)
+        found = ClassDirections.of(self.of(labels), labels, every_other(labels))
         assert found is not None
         return found
 
@@ -68,9 +73,9 @@ def test_the_powers_are_those_of_samples_that_the_directions_were_not_fitted_to(
     layer = Layer(apart=0.0)  # classes that do not differ
     labels = torch.arange(CLASSES).repeat_interleave(20)
     outputs = layer.of(labels)
-    directions = ClassDirections.of(outputs, labels)
+    directions = ClassDirections.of(outputs, labels, every_other(labels))
     assert directions is not None
-    places = (outputs[labels.argsort(stable=True)[::2]].double() - directions.mean) @ directions.basis
+    places = (outputs[~every_other(labels)].double() - directions.mean) @ directions.basis
     seen = torch.stack([places[i * 10 : (i + 1) * 10, 0].mean() for i in range(CLASSES)]).var()
     assert seen > 0.4 and directions.powers[0] < 0.1
 
@@ -89,7 +94,7 @@ def test_outputs_that_are_constant_in_some_dimensions_are_no_harm() -> None:
     layer = Layer()
     labels = torch.arange(CLASSES).repeat_interleave(60)
     outputs = torch.cat([layer.of(labels), torch.full((600, 5), 3.0)], 1)
-    directions = ClassDirections.of(outputs, labels)
+    directions = ClassDirections.of(outputs, labels, every_other(labels))
     assert directions is not None and directions.basis.isfinite().all()
     assert directions.variances(outputs).isfinite().all()
 
@@ -98,7 +103,7 @@ def test_outputs_that_are_constant_in_some_dimensions_are_no_harm() -> None:
 def test_where_nothing_can_be_told_there_are_no_directions(width: int, classes: int) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % classes
-    assert ClassDirections.of(torch.randn(200, width, generator=generator), labels) is None
+    assert ClassDirections.of(torch.randn(200, width, generator=generator), labels, every_other(labels)) is None
 
 
 def test_classes_that_do_not_differ_tell_nothing() -> None:
@@ -115,6 +120,9 @@ def test_labels_need_not_be_in_order() -> None:
     outputs = layer.of(labels)
     mixed = torch.arange(CLASSES).repeat(40)  # each class's samples in their order
     order = mixed.argsort(stable=True).argsort()
-    one, other = ClassDirections.of(outputs, labels), ClassDirections.of(outputs[order], labels[order])
+    one, other = (
+        ClassDirections.of(outputs, labels, every_other(labels)),
+        ClassDirections.of(outputs[order], labels[order], every_other(labels)[order]),
+    )
     assert one is not None and other is not None
     assert torch.allclose(one.powers, other.powers)
