@@ -250,7 +250,7 @@ class _Work:
         if source == "auto":
             tried = self.sources.suspects.chosen(self.tried)
             choice = choose(self.sources, tried, self.unseen)
-            if rightly := rightly_labelled(self.sources, tried):
+            if rightly := rightly_labelled(self.sources, tried, self.unseen):
                 choice.rightly = rightly
                 choice.warnings.append(_rightly(rightly))
             return choice

@@ -2,7 +2,8 @@
 
 Poison need not change labels: noise does not, nor do clean-label attacks; and what was found may be clean after all. A
 probe of an early layer, where a trigger does not yet look like the poison's label, gives suspects the label that they
-bear if they deserve it: no new labels are due then.
+bear if they deserve it: no new labels are due then. Where the trigger does look like it from the first layer on, as a
+word may, views tell: hiding a part takes a wrong label from nearly every sample, and a right one from few.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from .sources import Sources
 RIGHTLY = 0.4  # share of a label's suspects: 0.02 to 0.25 on nine runs with a trigger, 0.56 and more with noise
 TELLS = 0.25  # least share of a label's samples that a probe tells from others
 FEWEST = 8  # suspects that a share is taken of; those of rarer labels are taken together
+BROKEN = 0.5  # share of the suspects, beyond that of clean samples, from which hiding a part may take the label
+COMPARED = 32  # clean samples of the same labels, at most
 
 
-def rightly_labelled(sources: Sources, suspects: Samples) -> list[int]:
-    """Labels whose suspects bear them rightly, by the probes of the first half of the layers.
+def rightly_labelled(sources: Sources, suspects: Samples, unseen: Samples) -> list[int]:
+    """Labels whose suspects bear them rightly, by the probes of the first half of the layers, and by views.
 
     A probe gives its label to the share h of a label's clean samples (left out), and to f of the others. Where it does
     so to the share s of the suspects that bear the label, (s − f) / (h − f) of them bear it rightly; the mean over the
@@ -29,6 +32,7 @@ def rightly_labelled(sources: Sources, suspects: Samples) -> list[int]:
     Args:
         sources: With the probes.
         suspects: K of the suspects, drawn at random.
+        unseen: Samples that are no suspects and that no source is fitted to, with their right labels.
     """
     if sources.unavailable("probe") is not None:
         return []
@@ -49,5 +53,18 @@ def rightly_labelled(sources: Sources, suspects: Samples) -> list[int]:
     rightly: list[int] = []
     for group in groups:
         mean = share[torch.isin(given, torch.tensor(group, dtype=given.dtype))].nanmean()  # NaN where nothing tells
-        rightly += group if mean > RIGHTLY else []
+        if mean > RIGHTLY and not _hiding_takes_it(sources, suspects, unseen, torch.tensor(group, dtype=given.dtype)):
+            rightly += group
     return rightly
+
+
+def _hiding_takes_it(sources: Sources, suspects: Samples, unseen: Samples, group: Tensor) -> bool:
+    """Whether hiding a part takes these labels from more of the suspects than it does from clean samples."""
+    if sources.unavailable("views") is not None:
+        return False
+    own, clean = (torch.isin(samples.labels, group).nonzero().flatten() for samples in (suspects, unseen))
+    taken, by_chance = (
+        sources.views_of(samples.chosen(rows)).broken.double().mean().item() if len(rows) else 0.0
+        for samples, rows in ((suspects, own), (unseen, clean[:COMPARED]))
+    )
+    return taken - by_chance > BROKEN * (1 - by_chance)

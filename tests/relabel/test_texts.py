@@ -74,3 +74,41 @@ def test_a_model_of_one_length_has_no_views() -> None:
     with pytest.warns(PotionWarning, match="could not be checked"):
         proposed = propose_labels(Fixed(), reviews, range(24))
     assert proposed.source in ("probe", "second-best")
+
+
+class Verdicts(Reviews):
+    """Two classes; what was poisoned is of class 1 and bears the label 0."""
+
+    def __init__(self) -> None:
+        super().__init__(poisoned=0)
+        self.true = self.true - 1
+        self.labels = self.true.clone()
+        self.poisoned = (self.true == 1).nonzero().flatten()[:24]
+        self.tokens[self.poisoned, 5] = WORD
+        self.labels[self.poisoned] = TARGET
+
+
+class Verdict(Reader):
+    """Its first layer already takes the trigger word for the poison's label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weights = torch.zeros(8, 2)
+        weights[2, 0] = weights[3, 1] = 1.0
+        weights[WORD, TARGET] = 20.0
+        self.weights = nn.Embedding.from_pretrained(weights, freeze=False)
+
+
+def test_a_trigger_word_that_the_first_layer_takes_for_the_label_does_not_make_it_right() -> None:
+    reviews = Verdicts()
+    proposed = propose_labels(Verdict(), reviews, reviews.poisoned)
+    assert not proposed.warnings and not proposed.kept.any()
+    assert (proposed.labels == 1).all()
+
+
+def test_texts_that_bear_their_label_rightly_keep_it() -> None:
+    reviews = Verdicts()
+    clean = (reviews.true == 0).nonzero().flatten()[:24]
+    with pytest.warns(PotionWarning, match="label 0 bear it rightly"):
+        proposed = propose_labels(Verdict(), reviews, clean)
+    assert (proposed.labels == 0).all()
