@@ -153,12 +153,13 @@ def test_a_model_of_ones_own_is_trained_healed_and_evaluated(model: str, capsys:
     again = ["--device", "cpu", "--quiet"]
     assert cli.main(["unlearn", "run", *names, *again, "--out", "healed"]) in (output.DONE, output.NOT_HEALED)
     assert cli.main(["evaluate", "healed", *names, *again, "--out", "evaluated"]) == output.DONE
+    assert cli.main(["heal", "run", *names, *again, "--out", "finetuned"]) in (output.DONE, output.NOT_HEALED)
     healed, evaluated = (json.loads(Path(run, "metrics.json").read_text()) for run in ("healed", "evaluated"))
     assert healed["metrics"] == evaluated["metrics"]
     assert healed["parameters_without_rule"] == []
     capsys.readouterr()
     sys.modules.pop("own_code")
-    for command in ("unlearn", "evaluate"):
+    for command in ("unlearn", "heal", "evaluate"):
         assert cli.main([command, "run", *names[:2], *again, "--out", "other"]) == output.FAILED
         assert "if you trust it, name it yourself (--model)" in capsys.readouterr().err
         assert cli.main([command, "run", *names[:2], "--model", "resnet9", *again, "--out", "other"]) == output.FAILED
