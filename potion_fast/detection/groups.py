@@ -13,6 +13,7 @@ from .mixture import Mixture
 STARTS = 6  # directions that are started from, both ways
 TAIL = 0.05  # share of the samples at the end of one that a start is
 FEWEST = 8  # samples of a group
+WEAKEST = 0.5  # group: a few odd samples of a class also vary as several classes do
 KEPT = 3  # groups of a label
 SAME = 0.5  # share of the smaller of two groups in both, from which they are one
 
@@ -42,7 +43,7 @@ class Group:
 
 
 def groups_of(space: LabelSpace) -> list[Group]:
-    """The strongest groups, strongest first.
+    """The strongest groups, strongest first; none of fewer than 8 samples, or weaker than 0.5.
 
     The directions in which the label's samples vary more than those of other labels are started from (spectral
     signatures, Tran et al., *Spectral Signatures in Backdoor Attacks*, 2018, in the others' metric): the samples at
@@ -58,7 +59,12 @@ def groups_of(space: LabelSpace) -> list[Group]:
             continue
         grown = space.grown(seeds, everything, medians(space.points[~seeds]))
         group = None if grown is None else _smaller(grown[1])
-        if group is not None and group.separation >= APART and group.members.sum() >= FEWEST:
+        if (
+            group is not None
+            and group.separation >= APART
+            and group.members.sum() >= FEWEST
+            and group.strength >= WEAKEST
+        ):
             found.append(group)
     kept: list[Group] = []
     for group in sorted(found, key=lambda group: -group.strength):

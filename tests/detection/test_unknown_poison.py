@@ -110,3 +110,11 @@ def test_the_smaller_of_two_groups_is_the_one_that_stands_apart() -> None:
     space = two_groups()
     mostly = LabelSpace(-space.points[:70], space.others, space.other_labels, space.covariance)  # 40 of 70
     assert groups_of(mostly)[0].members.tolist() == [False] * 40 + [True] * 30
+
+
+def test_a_few_odd_samples_are_no_group() -> None:
+    """Ten of 2000, four standard deviations off: a strength of 0.08."""
+    generator = np.random.default_rng(0)
+    points = generator.standard_normal((2000, 4))
+    points[:10, 2] += 4
+    assert groups_of(LabelSpace(points, points[:0], np.empty(0, dtype=np.int64), np.eye(4))) == []
