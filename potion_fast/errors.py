@@ -1,5 +1,9 @@
 """The project's own errors. Each message names what was wrong and what to do."""
 
+from __future__ import annotations
+
+from typing_extensions import Self
+
 
 class PotionError(Exception):
     """Base of every error that the library raises on purpose."""
@@ -15,6 +19,24 @@ class SearchError(PotionError, ValueError):
 
 class DataError(PotionError, ValueError):
     """A data set, a loader or a list of indices that is invalid or does not fit."""
+
+    def saying(self, text: str) -> Self:
+        """The same error in other words."""
+        other = type(self)(text)
+        other.__dict__.update(self.__dict__)
+        return other
+
+
+class LabelError(DataError):
+    """A label that is no class of the model's.
+
+    Attributes:
+        label: It.
+        named: Whether the text names the sample that has it.
+    """
+
+    label: int | None = None
+    named: bool = False
 
 
 class ModelError(PotionError, ValueError):

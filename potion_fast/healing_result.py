@@ -11,10 +11,11 @@ from torch import nn
 from .detection import Suspects
 from .finetuning import Evaluation, FineTuned
 from .relabel import ProposedLabels
+from .search.result import OTHER_POISON
 from .utils.cost import Cost
 
 
-@dataclass
+@dataclass(repr=False)
 class HealResult:
     """What healing gives back.
 
@@ -38,6 +39,14 @@ class HealResult:
     def healed(self) -> bool:
         """Whether the suspects have lost the poison's labels and clean accuracy was kept, by what was measured."""
         return self.finetuning.healthy
+
+    @property
+    def verdict(self) -> str:
+        """What came of it, in a sentence, by what was measured."""
+        before, after = self.finetuning.before, self.finetuning.after
+        poison = f"{before.poison_accuracy:.1%} -> {after.poison_accuracy:.1%} of the suspects get the poison's label"
+        clean = f"clean accuracy changed by {after.clean_change:+.1f} ± {after.clean_error:.1f} points"
+        return f"healed: {poison}, {clean}" if self.healed else f"not healed, {self.reason}: {poison}, {clean}"
 
     @property
     def reason(self) -> str:
@@ -68,6 +77,7 @@ class HealResult:
         """Everything but the model and the lists, as plain values for JSON."""
         before, after = self.finetuning.before, self.finetuning.after
         return {
+            "verdict": self.verdict,
             "healed": self.healed,
             "reason": self.reason,
             "kind": self.suspects.kind,
@@ -91,20 +101,22 @@ class HealResult:
         }
 
     def __str__(self) -> str:
-        before, after, listed = self.finetuning.before, self.finetuning.after, self.suspects
+        listed = self.suspects
         fitting, strangers = int(listed.fits.sum()), listed.found[~listed.fits].tolist()
         known = f"{fitting} of {len(listed.found)} found"
         lines = [
-            f"{'healed' if self.healed else 'not healed'}: {self.reason}",
+            self.verdict,
+            f"judged by: the suspects with other labels, and {self.finetuning.judged_by}",
+            f"not known: {OTHER_POISON}",
             f"suspects: {len(listed) - fitting} beside {known} ({listed.kind}); {listed.why}",
             *([f"found, but not like the others: {', '.join(map(str, strangers[:20]))}"] if strangers else []),
             f"labels: {self.labels.source}; {self.labels.why}",
-            f"suspects with the poison's label: {before.poison_accuracy:.1%} -> {after.poison_accuracy:.1%}",
-            f"clean accuracy: {after.clean_change:+.1f} ± {after.clean_error:.1f} points ({self.finetuning.judged_by})",
             f"cost: {self.epochs:.2f} epochs, {sum(self.seconds.values()):.0f} s",
             *(f"warning: {text}" for text in self.warnings),
         ]
         return "\n".join(lines)
+
+    __repr__ = __str__
 
 
 def _known(value: float) -> float | None:

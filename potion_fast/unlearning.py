@@ -16,7 +16,7 @@ from .distributed.sampler import gives_a_share
 from .errors import ImportanceError
 from .importances import Importance, Objective, PassKeywords, PassOptions
 from .importances.checkpoints import PassCheckpoint
-from .importances.kept_samples import KeptSamples
+from .importances.kept_samples import KeptOfLabels, SeenSamples
 from .importances.objectives import Losses, resolve_in_mode
 from .importances.options import pass_options
 from .importances.part import KnownThresholds
@@ -24,16 +24,19 @@ from .importances.passes import check_group_size, computed
 from .modes import GroupSize, mode_named
 from .search import STRATEGIES, Result, SearchKeywords, SearchOptions, search_options
 from .search.damage import kept_data
+from .search.members import PLACES, features_of_found, places_of_wrong_members, swapped_note, wrong_members_note
 from .search.parallel import check_same_search, search_ranks
 from .search.ptn import not_learnt, search_from
-from .search.unedited import Unedited, check_search
+from .search.unedited import Unedited, check_search, evaluated_loader
 from .utils.adapter import Adapter
 from .utils.batches import check_loader, check_rereadable, count_samples, known_count
 from .utils.copies import IN_PLACE, copy_model
+from .utils.data_errors import data_named
 from .utils.did_you_mean import did_you_mean
 from .utils.memory import check_unlearning
 from .utils.model import ModelParameters
 from .utils.unchanged import unchanged
+from .utils.warn import warn_caller
 
 
 class UnlearnKeywords(PassKeywords, SearchKeywords):
@@ -63,6 +66,11 @@ def unlearn(
     On several ranks each gives its share of the training data (a ShareSampler) and all of S_f, and they end with the
     same healed model. The importances of S_f are the first rank's, or of all ranks where its loader has a ShareSampler
     too, as that of a model sharded by FSDP2 must have; `evaluation_loader` then reads everything.
+
+    In the default mode, where the pass over the training data is run here on a model that is whole, the features of S_f
+    are compared with those of samples of that pass: members that are not like the poison that the others show are
+    named (`Result.wrong_members`). It costs a forward pass over S_f and over up to 512 samples, and draws no random
+    number.
 
     Args:
         model: Any nn.Module with float32 weights; a copy is healed unless `inplace`.
@@ -105,7 +113,7 @@ def unlearn(
             kind = type(given).__name__
             raise ImportanceError(f"{name} is a {kind}, not an Importance; Importance.load reads one from its file")
     ranks = ranks_for(retain_loader, process_group) if retain is None else Ranks.of(process_group)
-    evaluated = forget_loader if evaluation_loader is None else evaluation_loader
+    evaluated, evaluated_name = evaluated_loader(forget_loader, evaluation_loader)
     with ranks.raising_together():
         options, search_keywords = _split(passes, keywords)
         settings = search_options(search, search_keywords).resolved()
@@ -115,7 +123,7 @@ def unlearn(
         check_rereadable(forget_loader, "forget_loader")
         if retain is None:
             check_loader(retain_loader, "retain_loader")
-        check_search(settings, evaluated, search_group, sharded, inplace, clean_loader)
+        check_search(settings, evaluated, search_group, sharded, inplace, clean_loader, evaluated_name)
         parameters.check_dampenable(to_be_copied=not inplace)
         if missing := (forget is None) + (retain is None):
             check_unlearning(parameters, missing, inplace)
@@ -128,14 +136,20 @@ def unlearn(
     with unchanged(parameters.wrapped, only_on_failure=True):
         with ranks.raising_together():
             _check_given(parameters, forget, retain, chosen, group_size, options)
-        unedited = Unedited.of(parameters, evaluated, settings, search_group, sharded, options.adapter, clean_loader)
+        unedited = Unedited.of(
+            parameters, evaluated, settings, search_group, sharded, options.adapter, clean_loader, evaluated_name
+        )
         if unedited.ends_at_once and missing:
             result = not_learnt(unedited, chosen.name, group_size)
             result.forget, result.retain = forget, retain
             return result
+        examined = settings.mode == "default" and retain is None and not sharded
+        found = features_of_found(parameters, evaluated, options.adapter, ranks) if examined else None
         compute = _Passes(parameters, chosen, group_size, replace(options, process_group=ranks.group or False), ranks)
         importances = {"forget": forget, "retain": retain}
         loaders = {"forget": forget_loader, "retain": retain_loader}
+        if found is not None:
+            compute.seen.of_labels = KeptOfLabels(found.labels.unique())
         # The cheap one first, as it may fail; the public code's order matters where augmentation is random.
         retain_first = settings.mode == "reference" and options.samples != "auto"
         for name in ("retain", "forget") if retain_first else ("forget", "retain"):
@@ -146,10 +160,17 @@ def unlearn(
         forget, retain = importances["forget"], importances["retain"]
         assert forget is not None and retain is not None
         check_same_search(search_group, settings, forget, retain, sharded)
+        swapped = swapped_note(forget, retain)
+        examined_members = None if swapped else found
+        wrong = places_of_wrong_members(parameters, examined_members, compute.seen, options.adapter, ranks)
+        notes = swapped + ([wrong_members_note(wrong, len(found or ()), PLACES)] if wrong else [])
+        for note in notes:
+            warn_caller(note)
         started, watched = time.perf_counter(), settings.mode == "default" and clean_loader is None
-        clean = kept_data(unedited, compute.seen) if watched else None
+        clean = kept_data(unedited, compute.seen.spread) if watched else None
         result = search_from(unedited, forget, retain, options.progress, clean=clean)
         result.seconds = {**compute.seconds, "search": time.perf_counter() - started}
+        result.warnings[:0], result.wrong_members = notes, wrong
     if compute.checkpoint is not None:
         compute.checkpoint.remove()
     return result
@@ -178,7 +199,7 @@ class _Passes:
     ranks: Ranks
     seconds: dict[str, float] = field(default_factory=dict)
     checkpoint: PassCheckpoint | None = None
-    seen: KeptSamples = field(default_factory=KeptSamples)
+    seen: SeenSamples = field(default_factory=SeenSamples)
     part: Callable[[Ranks], KnownThresholds] | None = None
 
     def __call__(
@@ -204,16 +225,17 @@ class _Passes:
     def _run(
         self, loader: Iterable[object], options: PassOptions, kept: bool = False
     ) -> tuple[Importance, PassCheckpoint | None]:
-        results, checkpoint = computed(
-            self.model,
-            loader,
-            self.objective,
-            group_size=self.group_size,
-            options=options,
-            kept=kept,
-            seen=self.seen if kept else None,
-            part=self.part,
-        )
+        with data_named("retain_loader" if kept else "forget_loader"):
+            results, checkpoint = computed(
+                self.model,
+                loader,
+                self.objective,
+                group_size=self.group_size,
+                options=options,
+                kept=kept,
+                seen=self.seen if kept else None,
+                part=self.part,
+            )
         return results[0], checkpoint
 
 
@@ -272,4 +294,5 @@ def _group_size(
     """That of the importances that are given; the mode's where there are none."""
     if given is not None:
         return given.group_size
-    return mode_named(settings.mode).group_size_for(count_samples(forget_loader, adapter))
+    with data_named("forget_loader"):
+        return mode_named(settings.mode).group_size_for(count_samples(forget_loader, adapter))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from ..distributed import Ranks, unwrap_compile
 from ..errors import ModelError
-from ..utils.adapter import mistakes_named, read_logits
+from ..utils.adapter import Adapter, mistakes_named, read_logits
+from ..utils.data_errors import LOADER, data_named, sample_named
 from ..utils.halving import Halving
 from ..utils.inputs import BatchInputs, map_tensors
 from ..utils.labels import single_labels
@@ -93,14 +95,45 @@ def _read(
     parameters: ModelParameters, data: TrainingData, indices: Tensor, amp: torch.dtype | None, progress: bool
 ) -> Features:
     """Features of this process's samples."""
+    number = -(-len(indices) // data.batch_size)
+    batches = bar(
+        data.batches(indices), label="features of the training data", unit="batch", shown=progress, total=number
+    )
+    with data_named(data.name):
+        return features_of_batches(parameters, batches, data.adapter, amp, indices, data.name)
+
+
+def features_of_batches(
+    parameters: ModelParameters,
+    batches: Iterable[tuple[BatchInputs, Tensor]],
+    adapter: Adapter,
+    amp: torch.dtype | None = None,
+    indices: Tensor | None = None,
+    name: str = LOADER,
+) -> Features:
+    """Features of the samples of batches, on this process, in evaluation mode.
+
+    Args:
+        parameters: The model.
+        batches: Inputs [B, ...] and labels [B, ...] of each, one at least.
+        adapter: Calls the model and finds its logits.
+        amp: The model runs under autocast to this dtype.
+        indices: Of the samples, int64 [N], for errors; None: they are counted.
+        name: Of the data, likewise.
+
+    Raises:
+        DataError: See `features_of`.
+        ModelError: See `features_of`.
+    """
     device, halving = parameters.device, Halving()
     parts: list[Features] = []
+    done = 0
     with unchanged(parameters.wrapped) as watch, torch.inference_mode(), _LastLayer(parameters.wrapped) as last_layer:
 
         def logits_of(inputs: BatchInputs) -> Tensor:
             with torch.autocast(device.type, dtype=amp) if amp is not None else nullcontext():
-                outputs = data.adapter.call(parameters.wrapped, inputs)
-            return read_logits(outputs, data.adapter).float()
+                outputs = adapter.call(parameters.wrapped, inputs)
+            return read_logits(outputs, adapter).float()
 
         watched = watch.first_call(logits_of)
 
@@ -109,19 +142,19 @@ def _read(
                 logits = watched(map_tensors(inputs, lambda tensor: tensor.to(device, non_blocking=True)))
             return _described(logits, single_labels(logits, labels), last_layer)
 
-        number = -(-len(indices) // data.batch_size)
-        batches = bar(
-            data.batches(indices), label="features of the training data", unit="batch", shown=progress, total=number
-        )
         for inputs, labels in batches:
-            parts += halving(part_of, inputs, labels)
-    joint: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
-    for name in ("features", "log_p"):
-        bad = ~torch.isfinite(joint[name].flatten(1) if name == "features" else joint[name][:, None]).all(1)
+            place = done if indices is None else indices[done : done + len(labels)]
+            with sample_named(labels, place, name):
+                parts += halving(part_of, inputs, labels)
+            done += len(labels)
+    joint: dict[str, Any] = {column: torch.cat([getattr(part, column) for part in parts]) for column in TENSORS}
+    for column in ("features", "log_p"):
+        bad = ~torch.isfinite(joint[column].flatten(1) if column == "features" else joint[column][:, None]).all(1)
         if bad.any():
+            row = int(bad.nonzero()[0])
             raise ModelError(
-                f"the model gives {'features' if name == 'features' else 'logits'} that are not finite for the sample "
-                f"{int(indices[bad][0])} of the training set; poison cannot be sought with it"
+                f"the model gives {'features' if column == 'features' else 'logits'} that are not finite for the "
+                f"sample {row if indices is None else int(indices[row])} of {name}; poison cannot be sought with it"
             )
     return replace(parts[0], **joint)
 

@@ -59,5 +59,6 @@ def checked_pairs(
     if len(labels) != len(given):
         raise DataError(f"there are {len(given)} suspects and {len(labels)} labels; give one label for each")
     if len(ascending) != len(given):
-        raise DataError("a suspect is given twice; give each index once")
+        values, counts = given.unique(return_counts=True)
+        raise DataError(f"the suspect {int(values[counts > 1][0])} is given twice; give each index once")
     return ascending, labels.long()[given.argsort()]

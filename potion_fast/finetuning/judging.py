@@ -13,6 +13,7 @@ from ..distributed import Ranks
 from ..errors import DataError, ModelError
 from ..utils.adapter import Adapter, read_logits
 from ..utils.crc import crc32
+from ..utils.data_errors import data_named, sample_named
 from ..utils.halving import Halving
 from ..utils.inputs import BatchInputs
 from ..utils.labels import single_labels
@@ -65,8 +66,11 @@ class Reader:
             if len(part):
                 columns: list[Tensor] = []
                 with torch.no_grad():
+                    done = 0
                     for inputs, labels in data.batches(part, seed=seed):
-                        columns += self.halving(self._described, inputs, labels)
+                        with data_named(data.name), sample_named(labels, part[done : done + len(labels)], data.name):
+                            columns += self.halving(self._described, inputs, labels)
+                        done += len(labels)
                 table[:, own] = torch.cat(columns, 1)
         self.ranks.all_reduce(table)  # x + 0: the same bits
         self.samples += len(indices)
@@ -124,7 +128,11 @@ class Judge:
         check_finite(predictions, suspects, "the training set")
         classes = self.reader.classes
         if classes and len(odd := new_labels[(new_labels < 0) | (new_labels >= classes)]):
-            raise DataError(f"labels count from 0; found {int(odd[0])} with {classes} outputs")
+            index = int(suspects[(new_labels < 0) | (new_labels >= classes)][0])
+            raise DataError(
+                f"labels gives the suspect {index} the label {int(odd[0])}; labels count from 0, and the model has "
+                f"{classes} outputs"
+            )
         return new_labels != predictions.labels
 
     def start(self, batches: Batches, changed: Tensor, found: Tensor) -> None:

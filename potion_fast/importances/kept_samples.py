@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -64,6 +65,39 @@ class KeptSamples:
     def adapter(adapter: Adapter) -> Adapter:
         """For these batches, which the adapter has read already."""
         return _AlreadyRead(adapter)
+
+
+class KeptOfLabels(KeptSamples):
+    """The same of samples with certain labels: classes int64 [L]."""
+
+    def __init__(self, labels: Tensor) -> None:
+        super().__init__()
+        self.labels, self.count = labels, 0
+
+    @override
+    def add(self, chunk: Chunk, start: int) -> None:
+        """Keep some of those of a chunk that have one of the labels; none where labels are no classes [B]."""
+        if chunk.labels is None or chunk.labels.ndim != 1:
+            return
+        rows = torch.isin(chunk.labels.cpu(), self.labels).nonzero()[:, 0]
+        if len(rows):
+            chosen = chunk._replace(inputs=chunk.inputs[rows], labels=chunk.labels[rows])
+            super().add(chosen, self.count)
+            self.count += len(rows)
+
+
+@dataclass
+class SeenSamples:
+    """What is kept of a pass: samples spread over it, and more with certain labels."""
+
+    spread: KeptSamples = field(default_factory=KeptSamples)
+    of_labels: KeptOfLabels | None = None
+
+    def add(self, chunk: Chunk, start: int) -> None:
+        """Keep some samples of a chunk, whose first is number `start` of the pass."""
+        self.spread.add(chunk, start)
+        if self.of_labels is not None:
+            self.of_labels.add(chunk, start)
 
 
 class _AlreadyRead(Adapter):

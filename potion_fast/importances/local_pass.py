@@ -19,6 +19,7 @@ from ..errors import DataError, ImportanceError
 from ..modes import GroupSize
 from ..utils.adapter import Adapter, mistakes_named
 from ..utils.batches import Chunk, check_loader, chunks
+from ..utils.data_errors import sample_named
 from ..utils.inputs import BatchInputs
 from ..utils.memory import check, needs_of_pass
 from ..utils.model import ModelParameters, all_finite
@@ -29,7 +30,7 @@ from .checkpoints import PassCheckpoint, Position, saved_on_error, whole_update
 from .compiled import Compiled, ShapeCounter
 from .engine import Engine
 from .fallback import Fallback, dense, slow_layers
-from .kept_samples import KeptSamples
+from .kept_samples import SeenSamples
 from .micro_batches import MicroBatches, check_no_frequencies
 from .objective_groups import ObjectiveGroup, warn_of_zeros
 from .objectives import Losses, Objective, norm, of_logits
@@ -123,7 +124,7 @@ class LocalPass:
         self.batch_losses = torch.zeros(0)  # [B], of the current batch and group of objectives
         self.unconnected: set[str] | None = None
         self.watched: Watch | None = None
-        self.kept_samples: KeptSamples | None = None
+        self.kept_samples: SeenSamples | None = None
         self.part: Part | None = None
         self.data_samples: int | None = None
 
@@ -197,9 +198,10 @@ class LocalPass:
                         raise DataError("the loader's batches are not those of the pass that the checkpoint is of")
                     self.seen = position.samples
                     if self.unconnected is None:
-                        with mistakes_named(chunk.inputs):
+                        with mistakes_named(chunk.inputs), sample_named(chunk.labels, position.samples):
                             self._inspect(chunk)
-                    with mistakes_named(chunk.inputs), whole_update(checkpoint):
+                    named = sample_named(chunk.labels, position.samples)
+                    with named, mistakes_named(chunk.inputs), whole_update(checkpoint):
                         if part is not None:
                             part.before(position, self.buffers)
                         self.micro_batches.add(chunk)

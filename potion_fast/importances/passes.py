@@ -16,7 +16,7 @@ from ..utils.model import ModelParameters, differentiable_rnns
 from ..utils.unchanged import unchanged
 from ..utils.warn import warn_caller
 from .checkpoints import PassCheckpoint
-from .kept_samples import KeptSamples
+from .kept_samples import SeenSamples
 from .local_pass import LocalPass
 from .objectives import Losses, Objective, resolve
 from .options import PassKeywords, PassOptions, pass_options
@@ -121,7 +121,7 @@ def computed(
     w: float | None = None,
     options: PassOptions | None = None,
     kept: bool = False,
-    seen: KeptSamples | None = None,
+    seen: SeenSamples | None = None,
     part: Callable[[Ranks], Part] | None = None,
     **keywords: Unpack[PassKeywords],
 ) -> tuple[list[Importance], PassCheckpoint | None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..distributed import Ranks
 from ..errors import DataError, ModelError
@@ -14,14 +14,19 @@ from ..importances.kept_samples import KeptSamples
 from ..importances.sample_checks import memory_may_run_out, random_numbers_kept
 from ..utils.adapter import Adapter
 from ..utils.model import ModelParameters
-from .evaluation import Evaluation
+from .evaluation import ByClass, Evaluation
 from .parallel import first_ranks_score
-from .result import CleanAccuracy
+from .result import CLEAN_DATA, ClassAccuracy, CleanAccuracy
 
 if TYPE_CHECKING:
     from .unedited import Unedited
 
-CLEAN_DATA = "the clean data"
+
+class Counts(NamedTuple):
+    """Accuracy in [0, 1], and by class how many samples are right, of how many."""
+
+    accuracy: float
+    by_class: ByClass
 
 
 @dataclass(frozen=True)
@@ -29,31 +34,42 @@ class CleanData:
     """Data on which a search's damage is measured.
 
     Attributes:
-        evaluate: Accuracy in [0, 1] of the model as it stands, the same on every rank; None where it cannot be had.
+        evaluate: Counts of the model as it stands, the same on every rank; None where they cannot be had.
         before: Of the model before any edit.
         data: For people.
     """
 
-    evaluate: Callable[[], float | None]
-    before: float
+    evaluate: Callable[[], Counts | None]
+    before: Counts
     data: str
 
     def allows(self, accuracy: float, most: float) -> bool:
         """Whether an accuracy is at most so many points below that before; not a matter of the last bit."""
-        return 100 * (self.before - accuracy) <= most + 1e-9
+        return 100 * (self.before.accuracy - accuracy) <= most + 1e-9
 
-    def after(self, accuracy: float | None) -> CleanAccuracy | None:
-        """The comparison with an accuracy that was measured."""
-        return None if accuracy is None else CleanAccuracy(self.before, accuracy, self.data)
+    def after(self, counts: Counts | None) -> CleanAccuracy | None:
+        """The comparison with what was measured."""
+        if counts is None:
+            return None
+        by_class = {
+            label: ClassAccuracy(n, right / n, counts.by_class[label][0] / n)
+            for label, (right, n) in sorted(self.before.by_class.items())
+            if label in counts.by_class
+        }
+        return CleanAccuracy(self.before.accuracy, counts.accuracy, self.data, by_class)
 
 
 def clean_data(model: ModelParameters, loader: Iterable[object], ranks: Ranks, adapter: Adapter) -> CleanData:
     """The caller's clean data, evaluated once. Raises as `predict` does; ModelError if the outputs are not finite."""
-    evaluation = Evaluation(model, loader, adapter)
+    evaluation = Evaluation(model, loader, adapter, "clean_loader")
+
+    def counts() -> Counts:
+        return Counts(first_ranks_score(evaluation, ranks).accuracy, ranks.all_gather(evaluation.by_class)[0])
+
     score = first_ranks_score(evaluation, ranks)
     if not score.finite:
         raise ModelError("the model's outputs on the clean data are not finite, before any edit; look for bad inputs")
-    return CleanData(lambda: first_ranks_score(evaluation, ranks).accuracy, score.accuracy, CLEAN_DATA)
+    return CleanData(counts, Counts(score.accuracy, ranks.all_gather(evaluation.by_class)[0]), CLEAN_DATA)
 
 
 def kept_data(unedited: Unedited, kept: KeptSamples) -> CleanData | None:
@@ -72,12 +88,17 @@ def kept_data(unedited: Unedited, kept: KeptSamples) -> CleanData | None:
     return None if before is None else CleanData(evaluate, before, f"{count} samples of the training data")
 
 
-def _pooled(evaluation: Evaluation, count: int, ranks: Ranks) -> float | None:
-    """Accuracy over the samples of all ranks; None, on all of them, where one has failed."""
+def _pooled(evaluation: Evaluation, count: int, ranks: Ranks) -> Counts | None:
+    """Counts over the samples of all ranks; None, on all of them, where one has failed."""
     right: float | None = None if count else 0.0
     with suppress(DataError, ModelError), memory_may_run_out(), random_numbers_kept(evaluation.parameters.device):
         right = count * evaluation().accuracy if count else 0.0
-    gathered = ranks.all_gather((right, count))
-    if any(own is None for own, _ in gathered):
+    gathered = ranks.all_gather((right, count, evaluation.by_class))
+    if any(own is None for own, _, _ in gathered):
         return None
-    return sum(own for own, _ in gathered) / sum(own for _, own in gathered)
+    by_class: ByClass = {}
+    for _, _, own in gathered:
+        for label, (of_label, n) in own.items():
+            before = by_class.get(label, (0, 0))
+            by_class[label] = before[0] + of_label, before[1] + n
+    return Counts(sum(own for own, _, _ in gathered) / sum(own for _, own, _ in gathered), by_class)

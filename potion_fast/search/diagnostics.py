@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from itertools import accumulate
 
-from .result import DAMAGE_LIMIT, OUT_OF_STEPS, SATURATED, Result
+from .result import DAMAGE_LIMIT, OUT_OF_STEPS, SATURATED, WARNED, Result
 from .strategies import STRATEGIES
-
-WARNED = 10.0  # points of clean accuracy: a larger fall is warned of
 
 
 def diagnose(result: Result, finite: bool) -> list[str]:

@@ -16,6 +16,7 @@ from ..errors import SearchError
 from ..importances import Importance
 from ..percentiles import paired_means
 from ..utils.adapter import DEFAULT, Adapter, functional_outputs, read_logits
+from ..utils.data_errors import LOADER, data_named, sample_named
 from ..utils.inputs import BatchInputs, shape_key, tensors_of
 from ..utils.labels import class_indices
 from ..utils.memory import available
@@ -27,6 +28,7 @@ from .strategies import Score
 MAX_CANDIDATES = 16  # side by side
 LIVE_OUTPUTS = 4  # as large as the largest, that a forward pass may hold at once: a residual block's
 MAX_GRAPHS = 4  # shapes of a batch whose forward pass is recorded
+ByClass = dict[int, tuple[int, int]]  # label → samples that get it, samples that have it
 UNKNOWN_MEMORY = 2**30  # bytes taken to be free where the system does not say
 
 
@@ -38,9 +40,15 @@ class Evaluation:
     """
 
     def __init__(
-        self, model: nn.Module | ModelParameters, loader: Iterable[object], adapter: Adapter = DEFAULT
+        self,
+        model: nn.Module | ModelParameters,
+        loader: Iterable[object],
+        adapter: Adapter = DEFAULT,
+        name: str = LOADER,
     ) -> None:
         self.parameters, self.loader, self.adapter = ModelParameters.of(model), loader, adapter
+        self.name = name  # of the loader, in errors
+        self.by_class: ByClass = {}  # of the last evaluation
         self.writes: bool | None = (
             None  # whether a forward pass changes the model, which is put back then; None: unknown
         )
@@ -61,7 +69,12 @@ class Evaluation:
         return score
 
     def _score(self, logits_of: Callable[[BatchInputs], Tensor]) -> Score:
-        return _score(*collect(logits_of, self.loader, self.parameters.device, self.adapter))
+        with data_named(self.name):
+            logits, labels = collect(logits_of, self.loader, self.parameters.device, self.adapter)
+            classes = _classes(logits, labels)
+        right = classes[logits.argmax(1) == classes].bincount(minlength=logits.shape[1]).tolist()
+        self.by_class = {label: (right[label], n) for label, n in enumerate(classes.bincount().tolist()) if n}
+        return _score(logits, classes)
 
     def check_stackable(self) -> None:
         """Try the model on stacked weights, with a sample that it was evaluated on. Raises SearchError, see there."""
@@ -129,7 +142,8 @@ class BatchedEvaluation:
             logits, labels = collect(
                 watch.first_call(logits_of), self.loader, self.parameters.device, self.adapter
             )  # [N, K, C]
-        return [_score(own, labels) for own in logits.unbind(1)]
+        classes = _classes(logits[:, 0], labels)
+        return [_score(own, classes) for own in logits.unbind(1)]
 
 
 def stacked_logits(adapter: Adapter, model: nn.Module, stacked: dict[str, Tensor], inputs: BatchInputs) -> Tensor:
@@ -229,5 +243,10 @@ def largest_output(model: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def _score(logits: Tensor, labels: Tensor) -> Score:
-    return Score(accuracy(logits, class_indices(logits, labels)), bool(torch.isfinite(logits).all()))
+def _classes(logits: Tensor, labels: Tensor) -> Tensor:
+    with sample_named(labels, 0):
+        return class_indices(logits, labels)
+
+
+def _score(logits: Tensor, classes: Tensor) -> Score:
+    return Score(accuracy(logits, classes), bool(torch.isfinite(logits).all()))

@@ -35,7 +35,7 @@ from .parallel import (
 from .result import NOT_LEARNT, Result
 from .state import Plan, Point, Search, Tried
 from .strategies import STRATEGIES, Trial
-from .unedited import Unedited, check_search
+from .unedited import Unedited, check_search, evaluated_loader
 
 BLOCK = 64  # steps whose thresholds are computed at a time
 
@@ -104,12 +104,13 @@ def ptn_search(
             that are no classes of the model's.
         TypeError: A keyword that is no field of `SearchOptions`.
     """
-    parameters, loader = ModelParameters.of(model), forget_loader if evaluation_loader is None else evaluation_loader
+    parameters = ModelParameters.of(model)
+    loader, name = evaluated_loader(forget_loader, evaluation_loader)
     ranks, sharded = search_ranks(parameters, process_group)
     with ranks.raising_together():
         settings = search_options(options, keywords).resolved()
         adapter_or_default(adapter)
-        check_search(settings, loader, ranks, sharded, inplace, clean_loader)
+        check_search(settings, loader, ranks, sharded, inplace, clean_loader, name)
         parameters.check_dampenable(to_be_copied=not inplace)
         _grid(settings, forget, retain)
         with unchanged(parameters.wrapped):
@@ -119,7 +120,7 @@ def ptn_search(
     check_same_search(ranks, settings, forget, retain, sharded)
     started = time.perf_counter()
     with unchanged(parameters.wrapped, only_on_failure=True):
-        unedited = Unedited.of(parameters, loader, settings, ranks, sharded, adapter, clean_loader)
+        unedited = Unedited.of(parameters, loader, settings, ranks, sharded, adapter, clean_loader, name)
         result = search_from(unedited, forget, retain, progress)
     result.seconds = {"search": time.perf_counter() - started}
     return result

@@ -156,8 +156,8 @@ def ssd_grid(
         model = copy_model(model, IN_PLACE)
         parameters = ModelParameters(model)
     with unchanged(parameters.wrapped, only_on_failure=True):
-        on_forget = Evaluation(parameters, forget_loader, adapter)
-        on_validation = Evaluation(parameters, validation_loader, adapter)
+        on_forget = Evaluation(parameters, forget_loader, adapter, "forget_loader")
+        on_validation = Evaluation(parameters, validation_loader, adapter, "validation_loader")
         return _searched(model, parameters, forget, retain, (on_forget, on_validation), alphas, dampenings, progress)
 
 

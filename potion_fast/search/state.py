@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from ..edits.plan import EditPlan
 from ..edits.ranked import RankedPlan
 from ..modes import GroupSize, mode_named
-from .damage import CleanData
+from .damage import CleanData, Counts
 from .diagnostics import diagnose
 from .result import (
     DAMAGE_LIMIT,
@@ -40,6 +40,7 @@ class Search:
         trace: Every candidate evaluated.
         best: The least edited candidate that passes, or else the most edited one, and its step; with a limit on the
             damage the most edited one within it.
+        counts: On clean data, by the place in the trace, of the candidates that were measured there.
     """
 
     unedited: Unedited
@@ -47,6 +48,7 @@ class Search:
     plan: Plan | None = None
     trace: list[Step] = field(default_factory=list)
     best: Tried | None = None
+    counts: dict[int, Counts] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.settings, self.initial = self.unedited.settings, self.unedited.score
@@ -81,8 +83,10 @@ class Search:
         assert self.unedited.clean is not None
         if step.clean_accuracy is None:
             plan.apply(trial.k)
-            place = self.trace.index(step)
-            step = self.trace[place] = replace(step, clean_accuracy=self.unedited.clean.evaluate())
+            place, counts = self.trace.index(step), self.unedited.clean.evaluate()
+            assert counts is not None
+            self.counts[place] = counts
+            step = self.trace[place] = replace(step, clean_accuracy=counts.accuracy)
         return trial, step
 
     def exceeds_limit(self, plan: Plan) -> bool:
@@ -140,7 +144,8 @@ class Search:
             return None
         if self.best is None:
             return clean.after(clean.before)
-        return clean.after(clean.evaluate() if self.best[1].clean_accuracy is None else self.best[1].clean_accuracy)
+        measured = self.counts.get(self.trace.index(self.best[1]))
+        return clean.after(clean.evaluate() if measured is None else measured)
 
 
 def _best(tried: list[Tried], passes: Callable[[float], bool]) -> Tried | None:

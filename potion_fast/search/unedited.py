@@ -19,6 +19,15 @@ from .parallel import check_reads_everything, check_sharded, first_ranks_score
 from .strategies import STRATEGIES, Score
 
 
+def evaluated_loader(
+    forget_loader: Iterable[object], evaluation_loader: Iterable[object] | None
+) -> tuple[Iterable[object], str]:
+    """The loader that gives S_f for its accuracy, and its name."""
+    if evaluation_loader is None:
+        return forget_loader, "forget_loader"
+    return evaluation_loader, "evaluation_loader"
+
+
 def check_search(
     settings: SearchOptions,
     loader: Iterable[object],
@@ -26,6 +35,7 @@ def check_search(
     sharded: bool,
     inplace: bool,
     clean_loader: Iterable[object] | None = None,
+    name: str = "forget_loader",
 ) -> None:
     """All that can be said of a search before the model is evaluated.
 
@@ -36,13 +46,14 @@ def check_search(
         sharded: The model is sharded over them.
         inplace: The model is not copied.
         clean_loader: Clean data, for the damage.
+        name: Of the loader, in errors.
 
     Raises:
         SearchError: A sharded model that is to be copied, or searched as it cannot be; a limit on the damage without
             data that it is measured on.
         DataError: A loader that can be read once, or gives a share of its samples.
     """
-    check_rereadable(loader, "the loader of the forget set")
+    check_rereadable(loader, name)
     if clean_loader is not None:
         check_rereadable(clean_loader, "clean_loader")
     elif settings.max_damage is not None:
@@ -91,15 +102,16 @@ class Unedited:
         sharded: bool,
         adapter: Adapter = DEFAULT,
         clean_loader: Iterable[object] | None = None,
+        name: str = "forget_loader",
     ) -> Unedited:
-        """The model in eval mode, evaluated once on S_f, and on clean data where there are some.
+        """The model in eval mode, evaluated once on S_f, from the loader of that name, and on clean data if there are.
 
         Raises:
             ModelError: Its outputs are not finite.
             DataError: See `predict`.
             SearchError: See `stacked_logits`.
         """
-        evaluation = Evaluation(model, loader, adapter)
+        evaluation = Evaluation(model, loader, adapter, name)
         measured = STRATEGIES[settings.strategy].parallel == "batch"
         with largest_output(model.wrapped) if measured else nullcontext([0]) as largest:
             score = first_ranks_score(evaluation, ranks)

@@ -14,6 +14,7 @@ from ..errors import DataError
 from ..modes import GroupSize
 from .adapter import DEFAULT, Adapter, read_batch
 from .crc import crc32
+from .data_errors import read_batches
 from .inputs import BatchInputs, concatenated, samples_key, tensors_of
 
 VALUES = 16  # of each sample's inputs that go into the checksum of their order
@@ -86,7 +87,7 @@ def count_samples(loader: Iterable[object], adapter: Adapter = DEFAULT) -> int:
     """
     check_loader(loader)
     count = known_count(loader)
-    return sum(len(read_batch(batch, adapter)[0]) for batch in loader) if count is None else count
+    return sum(len(inputs) for inputs, _, _ in read_batches(loader, adapter)) if count is None else count
 
 
 def known_count(loader: Iterable[object]) -> int | None:
@@ -150,8 +151,7 @@ def chunks(
 def _chunks(loader: Iterable[object], size: GroupSize, adapter: Adapter) -> Iterator[Chunk]:
     rest: tuple[BatchInputs, Tensor | None] | None = None  # samples of a group that is not begun
     begun = 0  # samples of the current group that were given out
-    for batch in loader:
-        inputs, labels = read_batch(batch, adapter)
+    for inputs, labels, _ in read_batches(loader, adapter):
         most = len(inputs)
         if most == 0:
             continue

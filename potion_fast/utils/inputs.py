@@ -71,7 +71,7 @@ class Inputs:
         made.places = self.places
         return made
 
-    def __getitem__(self, part: slice | int) -> Inputs:
+    def __getitem__(self, part: slice | int | Tensor) -> Inputs:
         return self.map(lambda tensor: tensor[part])
 
     def to(self, *args: Any, **keywords: Any) -> Inputs:

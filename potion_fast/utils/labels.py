@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import DataError, ModelError
+from ..errors import DataError, LabelError, ModelError
 
 IGNORED = -100  # the label that cross_entropy leaves out
 
@@ -145,7 +145,9 @@ def _check_classes(labels: Tensor, classes: int, ignored: int | None = None) -> 
         raise DataError("labels of classes are whole numbers from 0; round them, or give an objective that takes them")
     odd = (labels < 0) | (labels >= classes)
     if odd.any() and len(found := [label for label in labels[odd].tolist() if label != ignored]):
-        raise DataError(f"labels count from 0; found {int(found[0])} with {classes} outputs")
+        error = LabelError(f"labels count from 0; found {int(found[0])} with {classes} outputs")
+        error.label = int(found[0])
+        raise error
 
 
 def _one_hot(labels: Tensor) -> bool:

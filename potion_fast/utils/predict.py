@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, ModelError
-from .adapter import DEFAULT, Adapter, mistakes_named, read_batch, read_logits
+from .adapter import DEFAULT, Adapter, mistakes_named, read_logits
 from .batches import check_loader
+from .data_errors import read_batches, sample_named
 from .inputs import BatchInputs
 from .labels import check_columns, check_rows, class_indices
 from .progress import bar
@@ -44,7 +45,8 @@ def predict(
         logits, labels = collect(
             watch.first_call(logits_of), loader, next(model.parameters()).device, adapter, progress
         )
-    return logits, class_indices(logits, labels)
+    with sample_named(labels, 0):
+        return logits, class_indices(logits, labels)
 
 
 def class_logits(logits: Tensor) -> Tensor:
@@ -77,8 +79,8 @@ def collect(
     check_loader(loader)
     collected, labels = [], []
     with torch.inference_mode():
-        for batch in bar(loader, label="predicting", unit="batch", shown=progress):
-            inputs, batch_labels = read_batch(batch, adapter)
+        shown = bar(loader, label="predicting", unit="batch", shown=progress)
+        for inputs, batch_labels, _ in read_batches(shown, adapter):
             if batch_labels is None:
                 raise DataError("the loader gives no labels to compare the predictions with")
             if not len(inputs):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from ..errors import DataError
 from .adapter import Adapter, adapter_or_default, read_batch
+from .data_errors import data_named
 from .inputs import BatchInputs
 
 BATCH_SIZE = 128  # where neither the caller nor a DataLoader of his says
@@ -29,6 +30,7 @@ class TrainingData:
         batch_size: Samples per batch, where a reader does not say.
         workers: Processes that read samples.
         collate: Makes a batch of a list of samples; None: PyTorch's.
+        name: Of the argument that gave it, for errors.
     """
 
     dataset: Dataset[Any]
@@ -36,6 +38,7 @@ class TrainingData:
     batch_size: int = BATCH_SIZE
     workers: int = 0
     collate: Collate | None = None
+    name: str = "train_set"
 
     @classmethod
     def of(
@@ -74,7 +77,7 @@ class TrainingData:
         for value, least, what in ((batch_size, 1, "batch_size"), (workers, 0, "workers")):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise DataError(f"{what} must be a whole number, at least {least}, not {value!r}")
-        return cls(cast("Dataset[Any]", train_set), chosen, batch_size or BATCH_SIZE, workers or 0, collate)
+        return cls(cast("Dataset[Any]", train_set), chosen, batch_size or BATCH_SIZE, workers or 0, collate, name)
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
@@ -105,15 +108,16 @@ class TrainingData:
         """
         size, asked = batch_size or self.batch_size, len(indices)
         for number, batch in enumerate(self.loader(indices, size, seed)):
-            inputs, labels = read_batch(batch, self.adapter)
+            with data_named(self.name):
+                inputs, labels = read_batch(batch, self.adapter)
             expected = min(size, asked - number * size)
             if len(inputs) != expected:
                 raise DataError(
-                    f"{expected} samples of the training set made a batch of {len(inputs)}; collate_fn and adapter "
+                    f"{expected} samples of {self.name} made a batch of {len(inputs)}; collate_fn and adapter "
                     "must keep one sample for each index"
                 )
             if labels is None:
-                raise DataError("the training set gives no labels, and poison is sought by the labels trained with")
+                raise DataError(f"{self.name} gives no labels, and poison is sought by the labels trained with")
             yield inputs, labels
 
 

@@ -18,7 +18,8 @@ from torch import nn
 from ...errors import DataError, PotionWarning
 from ...importances import PassOptions
 from ...modes import mode_named
-from ...search import SearchOptions, Step
+from ...search import Result, SearchOptions, Step
+from ...search.members import PLACES, wrong_members_note
 from ...unlearning import unlearn
 from ...user.run_folder import RunFolder, strict
 from ...utils.predict import accuracy, predict
@@ -159,7 +160,7 @@ def unlearn_run(
     damage = metrics["model_damage"].value
     notes = [
         *notes_of_list,
-        *result.warnings,
+        *_naming_indices(result, found),
         *notes_of_healing(scenario, damage, before, found, config.rho, reference),
     ]
     content = write_metrics(run, metrics, notes, more | scenario.facts)
@@ -171,6 +172,13 @@ def unlearn_run(
     attacked = attacked_outputs(model, scenario, progress)
     draw_healing(run / "healing.png", scenario, result, before, attacked, evaluation, curve)
     return content
+
+
+def _naming_indices(result: Result, found: list[int]) -> list[str]:
+    """The warnings of a search, which names members of S_f by their indices in the training data."""
+    by_place = wrong_members_note(result.wrong_members, len(found), PLACES)
+    by_index = wrong_members_note([found[place] for place in result.wrong_members], len(found), "with the indices")
+    return [by_index if note == by_place else note for note in result.warnings]
 
 
 def evaluate_run(
