@@ -20,9 +20,14 @@ def add_heal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", nargs="?", metavar="RUN", default=argparse.SUPPRESS, help="folder of a training run of this package"
     )
-    own = OwnHealConfig.flag_fields()
-    add_flags(parser, HealConfig, [name for name in HealConfig.flag_fields() if name != "run" and name not in own])
-    add_flags(parser, OwnHealConfig)
+    own, of_run = OwnHealConfig.flag_fields(), HealConfig.flag_fields()
+    mine = parser.add_argument_group("your own model and data")
+    add_flags(mine, OwnHealConfig, [name for name in own if name not in of_run or name in ("model", "data", "found")])
+    add_flags(
+        parser, OwnHealConfig, [name for name in own if name in of_run and name not in ("model", "data", "found")]
+    )
+    theirs = parser.add_argument_group("a training run of this package")
+    add_flags(theirs, HealConfig, [name for name in of_run if name != "run" and name not in own])
     add_run_flags(parser)
 
 

@@ -43,7 +43,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train a model on poisoned data; writes a run folder", "runs"),
-    "heal": Command("find the rest of the poison of a training run and heal its model; writes a run folder", "heal"),
+    "heal": Command(
+        "find the rest of the poison and heal the model, of a training run or your own; writes a run folder", "heal"
+    ),
     "unlearn": Command("dampen the poison in the model of a training run, as Potion does; writes a run folder", "runs"),
     "evaluate": Command("evaluate the model of a run again; writes a run folder", "runs"),
     "craft": Command("craft the perturbations of a poison; writes a run folder, and resumes an unfinished one", "runs"),

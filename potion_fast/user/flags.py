@@ -20,13 +20,13 @@ class OrFactory(list[str]):
         return super().__contains__(name) or ":" in str(name)
 
 
-def add_flags(parser: argparse.ArgumentParser, schema: type[Schema], names: Collection[str] | None = None) -> None:
+def add_flags(parser: argparse._ActionsContainer, schema: type[Schema], names: Collection[str] | None = None) -> None:
     """Add a flag for each field of a schema, with its type, choices, unit, help text and default.
 
     A field that must be given is a positional argument. What is not given is not among the parsed options.
 
     Args:
-        parser: of the command.
+        parser: of the command, or a group of its arguments.
         schema: whose fields they are, see `Schema.from_flags`.
         names: of the fields; None: all.
     """
@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser, schema: type[Schema], names: Coll
             _add_flag(parser, name, field)
 
 
-def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+def _add_flag(parser: argparse._ActionsContainer, name: str, field: FieldInfo) -> None:
     help_text = (field.description or "").replace("%", "%%")  # argparse fills in %(prog)s and others
     if field.is_required():
         parser.add_argument(name, metavar=name.upper(), help=help_text)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from ..errors import FileError, ModelError
+from ..utils.did_you_mean import did_you_mean
 from .checkpoint import SUFFIXES, Checkpoint
 from .hugging_face_folder import CONFIG, HuggingFaceFolder, model_of_config
 from .model_inputs import ImageInputs, of_timm, of_torchvision, plain_inputs
@@ -136,7 +137,7 @@ def _known_elsewhere(name: str) -> str:
     base = name.partition(".")[0]
     known = [f"timm:{name}"] if timm.is_model(base) else []
     known += [f"torchvision:{name}"] if base in models.list_models(module=models) else []
-    return f": {' or '.join(known)}" if known else ""
+    return f": {' or '.join(known)}" if known else did_you_mean(base, timm.list_models())
 
 
 def _has_fixed_size(name: str) -> bool:
