@@ -9,6 +9,7 @@ from ..bench.configs import HealConfig
 from ..errors import DataError
 from ..user.flags import add_flags
 from ..user.own_config import OwnHealConfig
+from ..user.schema import Schema
 from .output import Options, add_run_flags, exit_code, print_json, print_metrics, print_text, run_options
 
 EXAMPLE = "potion-fast heal --weights model.pth --model timm:resnet18 --data DIR --found found.txt --out OUT"
@@ -17,17 +18,20 @@ EXAMPLE = "potion-fast heal --weights model.pth --model timm:resnet18 --data DIR
 def add_heal(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `heal`."""
     parser.description = f"{parser.description} Or, without RUN, of your own model: {EXAMPLE}"
+    add_both(parser, HealConfig, OwnHealConfig)
+
+
+def add_both(parser: argparse.ArgumentParser, schema: type[Schema], own_schema: type[Schema]) -> None:
+    """Add the flags of a command on a training run, and on a model of the user's own, in groups."""
     parser.add_argument(
         "run", nargs="?", metavar="RUN", default=argparse.SUPPRESS, help="folder of a training run of this package"
     )
-    own, of_run = OwnHealConfig.flag_fields(), HealConfig.flag_fields()
+    own, of_run = own_schema.flag_fields(), schema.flag_fields()
     mine = parser.add_argument_group("your own model and data")
-    add_flags(mine, OwnHealConfig, [name for name in own if name not in of_run or name in ("model", "data", "found")])
-    add_flags(
-        parser, OwnHealConfig, [name for name in own if name in of_run and name not in ("model", "data", "found")]
-    )
+    add_flags(mine, own_schema, [name for name in own if name not in of_run or name in ("model", "data", "found")])
+    add_flags(parser, own_schema, [name for name in own if name in of_run and name not in ("model", "data", "found")])
     theirs = parser.add_argument_group("a training run of this package")
-    add_flags(theirs, HealConfig, [name for name in of_run if name != "run" and name not in own])
+    add_flags(theirs, schema, [name for name in of_run if name != "run" and name not in own])
     add_run_flags(parser)
 
 
@@ -37,13 +41,15 @@ def run_heal(options: Options) -> int:
     if "run" in options and "weights" in options:
         raise DataError("RUN and --weights are two models to heal; give one of them")
     if "run" in options:
-        _refuse(options, own, of_run, "belongs to a model of your own (--weights); a training run has its data with it")
+        refuse_others(
+            options, own, of_run, "belongs to a model of your own (--weights); a training run has its data with it"
+        )
         from ..bench.runs import heal_run
 
         return print_metrics(heal_run(HealConfig.from_flags(options), **run_options(options)), options)
     if "weights" not in options:
         raise DataError(f"name what to heal: the folder of a training run (RUN), or your own model, as in {EXAMPLE}")
-    _refuse(options, of_run, own, "belongs to the healing of a training run (RUN); leave it out")
+    refuse_others(options, of_run, own, "belongs to the healing of a training run (RUN); leave it out")
     from ..user.own_heal import heal_own
 
     content = heal_own(OwnHealConfig.from_flags(options), **run_options(options))
@@ -55,7 +61,7 @@ def run_heal(options: Options) -> int:
     return exit_code(content)
 
 
-def _refuse(options: Options, others: Any, mine: Any, why: str) -> None:
+def refuse_others(options: Options, others: Any, mine: Any, why: str) -> None:
     """Raise DataError for a flag that the other form of the command has alone."""
     for name in others:
         if name in options and name not in mine:

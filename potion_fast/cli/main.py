@@ -43,6 +43,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train a model on poisoned data; writes a run folder", "runs"),
+    "find": Command("search training data for poison, with found samples or without; writes a run folder", "find"),
     "heal": Command(
         "find the rest of the poison and heal the model, of a training run or your own; writes a run folder", "heal"
     ),

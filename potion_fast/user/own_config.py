@@ -105,6 +105,23 @@ class OwnConfig(Schema):
     workers: int = setting(0, "processes that load data; 0 loads them in this one", metavar="N", ge=0, le=1024)
 
 
+class OwnFindConfig(OwnConfig):
+    """The search for poison in a user's own training data; see `potion_fast.suspects`."""
+
+    rate: float = setting(0.05, "share of false ones among the suspects that is accepted", metavar="SHARE", gt=0, lt=1)
+    amp: Literal["bfloat16", "float16"] | None = setting(
+        None, "precision of the model, which runs under autocast", default_text="that of the weights"
+    )
+
+    def resolved(self) -> OwnFindConfig:
+        """The same with a device.
+
+        Raises:
+            ModelError: the device is not there.
+        """
+        return self.updated(device=resolved_device(self.device))
+
+
 class OwnHealConfig(OwnConfig):
     """Healing a model of the user's own; see `potion_fast.heal`."""
 

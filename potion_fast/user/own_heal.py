@@ -18,7 +18,7 @@ from ..healing import heal
 from ..healing_result import HealResult
 from .found import read_found
 from .own import Own, read_own
-from .own_config import OwnHealConfig
+from .own_config import OwnConfig, OwnHealConfig
 from .run_folder import RunFolder, strict
 from .suspect_sheet import draw_suspects, labels_for
 from .training_files import TrainingFiles
@@ -50,15 +50,19 @@ def heal_own(
         PotionError: as `heal` raises it.
     """
     config = config.resolved()
-    _check_apart(config, out)
+    check_apart(config, out)
     RunFolder.check_free(out, overwrite)
-    if config.found is None:
-        raise DataError("--found is missing: name the poisoned samples that were found, one or more")
+    if config.found is None and config.suspects is None:
+        raise DataError(
+            "--found is missing: name the poisoned samples that were found, one or more; where none were, give the "
+            "suspects.csv of potion-fast find as --suspects"
+        )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PotionWarning)
         own = read_own(config, config.device)
-        found = sorted(read_found(config.found, own.files))
         given = None if config.suspects is None else _read_suspects(config.suspects, own.files)
+        named = [] if given is None else given.indices.tolist()
+        found = sorted(named if config.found is None else read_found(config.found, own.files))
     read_notes = [str(warning.message) for warning in caught if issubclass(warning.category, PotionWarning)]
     run = RunFolder.create(out, overwrite)
     run.write_config("heal", config.to_dict() | config.absolute_paths())
@@ -86,10 +90,11 @@ def heal_own(
     return content
 
 
-def _check_apart(config: OwnHealConfig, out: str | os.PathLike[str]) -> None:
+def check_apart(config: OwnConfig, out: str | os.PathLike[str]) -> None:
     """Raise FileError where the run's folder holds what is read, or would lie among it."""
     target = Path(os.path.realpath(out))
-    for path in (config.weights, config.data, config.plain_data, config.validation, config.found, config.suspects):
+    names = ("weights", "data", "plain_data", "validation", "found", "suspects")
+    for path in (getattr(config, name, None) for name in names):
         if path is None or not os.path.exists(path):
             continue
         read = Path(os.path.realpath(path))
@@ -139,19 +144,24 @@ def _read_suspects(path: str, files: TrainingFiles) -> Suspects:
 def _show_suspects(folder: Path, suspects: Suspects, own: Own) -> None:
     """Draw the contact sheet of images, or list the texts."""
     if own.files.texts is not None:
-        names, proposed = own.class_names, suspects.proposed
-        lines = [
-            f"{index}\t{names[int(own.files.labels[index])]}\t"
-            f"{'' if proposed is None or proposed[place] < 0 else names[int(proposed[place])]}\t"
-            f"{' '.join(own.files.texts[index].split())[:EXCERPT]}\n"
-            for place, index in enumerate(suspects.indices.tolist())
-        ]
-        RunFolder(folder).write_text("suspects.txt", "index\tgiven\tproposed\ttext\n" + "".join(lines))
-    elif (images_of := _images_of(own)) is not None:
-        draw_suspects(folder / "suspects.png", suspects, images_of, own.files.labels, own.class_names)
+        show_texts(RunFolder(folder), suspects, own)
+    elif (pictures := images_of(own)) is not None:
+        draw_suspects(folder / "suspects.png", suspects, pictures, own.files.labels, own.class_names)
 
 
-def _images_of(own: Own) -> Any:
+def show_texts(run: RunFolder, suspects: Suspects, own: Own) -> None:
+    """Write suspects.txt: the beginnings of the texts, most suspect first."""
+    texts, names, proposed = own.files.texts or [], own.class_names, suspects.proposed
+    lines = [
+        f"{index}\t{names[int(own.files.labels[index])]}\t"
+        f"{'' if proposed is None or proposed[place] < 0 else names[int(proposed[place])]}\t"
+        f"{' '.join(texts[index].split())[:EXCERPT]}\n"
+        for place, index in enumerate(suspects.indices.tolist())
+    ]
+    run.write_text("suspects.txt", "index\tgiven\tproposed\ttext\n" + "".join(lines))
+
+
+def images_of(own: Own) -> Any:
     """What gives the images of samples as pixels in [0, 1]; None where they are no images."""
     if own.source is not None:
         source = own.source

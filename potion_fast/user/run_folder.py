@@ -54,6 +54,7 @@ OUTPUTS = {
         "healing.png",
         *(f"healed{suffix}" for suffix in SUFFIXES),
     ),
+    "find": ("metrics.json", "suspects.csv", "suspects.png", "suspects.txt", "labels.csv"),
     "evaluate": ("metrics.json", *PREDICTIONS),
     "craft": (
         "metrics.json",
@@ -93,6 +94,7 @@ class RunFolder:
     - poisoned.txt: indices of S_m; found.txt: of S_f.
     - suspects.csv: the suspects of a healing, with the labels that they get; suspects.png: some of them. classes.csv:
       accuracies by class.
+    - labels.csv: what a search for poison says of each label.
     - healing.png: the search, or the models side by side, and what became of triggered images. preview.png: images
       clean and poisoned.
     - healed.pth, .pt, ... or the folder healed: the healed weights of a user's own model, in the form of the given.

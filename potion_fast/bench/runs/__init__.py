@@ -3,6 +3,7 @@
 from ..configs import CraftConfig, EvaluateConfig, HealConfig, TrainConfig, UnlearnConfig
 from .craft import craft_run
 from .export import export_run
+from .find import find_run
 from .heal import heal_run
 from .preview import preview_run
 from .scenario import Scenario
@@ -18,6 +19,7 @@ __all__ = [
     "craft_run",
     "evaluate_run",
     "export_run",
+    "find_run",
     "heal_run",
     "preview_run",
     "train_run",

@@ -17,6 +17,7 @@ from ...user.schema import Schema
 from ..attacks import ATTACKS, Perturbations, Poison, Scores
 from ..configs import CraftConfig, EvaluateConfig, HealConfig, TrainConfig, UnlearnConfig
 from ..configs.defaults import TEXT
+from ..configs.find import FindConfig
 from ..data import read_indices
 from ..models import load_model
 from ..models.registry import FOREIGN
@@ -65,7 +66,7 @@ def training_run(run: RunFolder) -> RunFolder:
 
 
 def load_trained(
-    run: RunFolder, config: UnlearnConfig | HealConfig | EvaluateConfig | CraftConfig
+    run: RunFolder, config: UnlearnConfig | HealConfig | EvaluateConfig | CraftConfig | FindConfig
 ) -> tuple[Scenario, Scores]:
     """A training run's data, and the metrics of its model.
 
