@@ -257,7 +257,7 @@ def print_markdown(rows: Sequence[Healing]) -> None:
     print("| " + " | ".join(heads) + " |")
     print("|---|---|---:|---|" + "---:|" * (len(heads) - 4))
     groups: dict[tuple[Any, ...], list[Healing]] = {}
-    for row in rows:
+    for row in sorted(rows, key=_order):
         groups.setdefault((row.attack, row.model, f"{row.found} of {row.poisoned}", row.method), []).append(row)
     for key, group in groups.items():
         cells = [
@@ -273,6 +273,11 @@ def print_markdown(rows: Sequence[Healing]) -> None:
             str(len(group)),
         ]
         print("| " + " | ".join([*map(str, key), *cells]) + " |")
+
+
+def _order(row: Healing) -> tuple[Any, ...]:
+    """By attack, network and number poisoned; what needs no S_f first, then from many found to few."""
+    return row.attack, row.model, row.poisoned, row.found > 0, -row.found, list(METHODS).index(row.method)
 
 
 def print_rows(rows: Sequence[Healing]) -> None:
