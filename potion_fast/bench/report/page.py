@@ -12,24 +12,32 @@ from .table import Table
 STYLE = """
 :root { --ink: #222; --muted: #5f5f5f; --line: #ddd; --teal: #1b7f79; --red: #c8553d; }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; padding: 1rem; max-width: 72rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; padding: 1rem; max-width: 100rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; margin-top: 2.5rem; border-bottom: 2px solid var(--teal); }
 h3 { font-size: 1.05rem; margin: 2rem 0 .4rem; }
-p, li, figcaption, summary { color: var(--muted); font-size: .93rem; }
+p, li, figcaption, summary { color: var(--muted); font-size: .93rem; max-width: 72rem; }
 a { color: var(--teal); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .8rem; }
-th, td { padding: .3rem .45rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; min-width: 5rem; }
-th.text, td.text { text-align: left; } td.paper, th.paper { color: var(--muted); }
+th, td { padding: .3rem .4rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { vertical-align: bottom; white-space: normal; min-width: 4rem; }
+th.text, td.text { text-align: left; white-space: normal; min-width: 3rem; } td.paper, th.paper { color: var(--muted); }
 td.text:first-child, thead th:first-child { position: sticky; left: 0; background: #fff; }
 td.wrap { white-space: normal; min-width: 14rem; }
 tr.part th { text-align: left; background: #f2f6f6; min-width: 0; }
 td.missing { color: var(--red); font-style: italic; }
-figure { margin: 1rem 0 2rem; } img { max-width: 100%; height: auto; }
+figure { margin: 1rem 0 2rem; } img { max-width: min(100%, 72rem); height: auto; }
 pre { overflow-x: auto; background: #f6f6f6; padding: .6rem; font-size: .8rem; }
 .none { border-left: 3px solid var(--red); padding-left: .8rem; }
 nav a { display: inline-block; margin-right: 1rem; }
+@page { size: A4 landscape; margin: 1cm; }
+@media print {
+  body { max-width: none; padding: 0; font-size: 9pt; }
+  .wide, pre { overflow: visible; } pre { white-space: pre-wrap; }
+  table { font-size: 6.5pt; width: 100%; } thead { display: table-header-group; } tr, figure { break-inside: avoid; }
+  th, td { padding: .1rem .2rem; white-space: normal; min-width: 0; } td.wrap { min-width: 0; }
+  td.text:first-child, thead th:first-child { position: static; }
+}
 """
 
 
