@@ -71,6 +71,8 @@ def print_metrics(content: dict[str, Any], options: Options) -> int:
         name = metric["name"].replace("_", " ")
         value, ideal = format_value(metric, "value"), format_value(metric, "ideal")
         print_text(f"{name:20}{value:>26}   ideal {ideal}; {metric['denominator']}")
+    if verdict := (content.get("search") or content.get("healing") or {}).get("verdict"):
+        print_text(f"verdict: {verdict}")
     if search := content.get("search"):
         print_text(f"search: {search['reason']} after {search['steps']} {STRATEGIES[search['strategy']].trace_unit}")
     if healing := content.get("healing"):
