@@ -36,7 +36,7 @@ from .utils.warn import warn_caller
 def heal(
     model: nn.Module,
     train_set: object,
-    found: Iterable[int] | Tensor,
+    found: Iterable[int] | Tensor | None = None,
     *,
     suspects: Suspects | Iterable[int] | Tensor | None = None,
     plain_set: object = None,
@@ -67,7 +67,8 @@ def heal(
         model: A classifier with float32 weights that gives logits [B, C]; a copy is healed unless `inplace`.
         train_set: The training data as the model was trained on it, N samples with one label each: a data set that is
             read by index, or a DataLoader over one.
-        found: S_f, indices of poisoned samples that were found, one or more. Some of them may be wrong.
+        found: S_f, indices of poisoned samples that were found, one or more. Some of them may be wrong. None: there are
+            suspects instead.
         suspects: In place of those that would be found: an edited `Suspects`, or indices of the training set.
         plain_set: The same samples without augmentation, where `train_set` augments at random.
         validation: Clean samples that the model has not seen, likewise, by which clean accuracy is then judged.
@@ -102,16 +103,16 @@ def heal(
     with ranks.raising_together():
         data = TrainingData.of(train_set, adapter=adapter, batch_size=batch_size, workers=workers)
         plain = plain_data(plain_set, data)
-        found = check_indices(found, len(data), "found")
         given = suspects if suspects is None or isinstance(suspects, Suspects) else Suspects.of_indices(suspects)
         if given is not None and not len(given):
             raise DataError("suspects has no samples; leave it out to have them found")
+        members = _members(found, given, len(data))
         parameters = ModelParameters.of(model)
         check_model(parameters, inplace)
         identity = {
             "model (fingerprint)": parameters.fingerprint(),
             "samples": len(data),
-            "found and suspects (checksum)": crc32(found, *_tensors(given)),
+            "found and suspects (checksum)": crc32(members, *_tensors(given)),
             "rate": rate,
             "labels": labels,
             "seed": seed,
@@ -127,7 +128,7 @@ def heal(
         if loaded is None:
             features = features_of(healed, plain, amp=amp, ranks=ranks, progress=progress)
             with ranks.raising_together():
-                listed = _suspects(given, features, plain, found, rate)
+                listed = _suspects(given, features, plain, members, rate)
             listed = ranks.all_gather(listed)[0]  # libraries may round in another way on another machine
             proposed = propose_labels(
                 healed,
@@ -171,6 +172,18 @@ def heal(
     )
 
 
+def _members(found: Iterable[int] | Tensor | None, given: Suspects | None, samples: int) -> Tensor:
+    """S_f, int64 [F]; empty where there are suspects alone."""
+    if found is not None:
+        return check_indices(found, samples, "found")
+    if given is None:
+        raise DataError(
+            "found is missing: name the poisoned samples that were found, one or more; where none were, give "
+            "potion_fast.suspects(model, train_set) as suspects"
+        )
+    return torch.empty(0, dtype=torch.int64)
+
+
 def _tensors(given: Suspects | None) -> list[Tensor]:
     """What tells the caller's own suspects apart."""
     return [] if given is None else [part for part in (given.indices, given.proposed) if part is not None]
@@ -180,7 +193,11 @@ def _suspects(given: Suspects | None, features: Features, data: TrainingData, fo
     """The suspects: those that the features and inputs tell, or the caller's own."""
     if given is not None:
         listed = replace(given.checked(features.labels), found=found, fits=torch.isin(found, given.indices))
-        return replace(listed, kind=regularity(features, found).kind) if listed.kind == GIVEN else listed
+        return (
+            replace(listed, kind=regularity(features, found if len(found) else listed.indices).kind)
+            if listed.kind == GIVEN
+            else listed
+        )
     listed = suspects_from(features, found, rate=rate, data=data)
     if len(listed):
         return listed

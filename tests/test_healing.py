@@ -150,3 +150,17 @@ def test_a_list_without_any_found_sample_is_taken(digits: PoisonedDigits) -> Non
     assert torch.equal(result.labels.indices.sort().values, digits.poisoned[5:])
     assert not result.suspects.fits.any()
     assert result.suspects.kind == "trigger"
+
+
+def test_suspects_that_were_sought_without_a_found_sample_heal(digits: PoisonedDigits) -> None:
+    listed = pf.suspects(digits.model, digits.train_set)
+    result = pf.heal(digits.model, digits.train_set, suspects=listed, max_damage=2)
+    assert result.healed and digits.attack_success(result.model) < 5
+    assert torch.equal(result.suspects.indices, listed.indices) and len(result.suspects.found) == 0
+    by_index = pf.heal(digits.model, digits.train_set, suspects=digits.poisoned, max_damage=2)
+    assert by_index.healed and by_index.suspects.kind == "trigger"
+
+
+def test_neither_found_samples_nor_suspects(digits: PoisonedDigits) -> None:
+    with pytest.raises(DataError, match=r"found is missing: .* potion_fast.suspects\(model, train_set\)"):
+        pf.heal(digits.model, digits.train_set)

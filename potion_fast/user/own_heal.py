@@ -29,11 +29,11 @@ EXCERPT = 200  # characters of a text in suspects.txt
 def heal_own(
     config: OwnHealConfig, out: str | os.PathLike[str], *, overwrite: bool = False, progress: bool = False
 ) -> dict[str, Any]:
-    """Heal a user's own model from the poisoned samples that were found.
+    """Heal a user's own model from the poisoned samples that were found, or from suspects.
 
-    Writes config.yaml, found.txt (S_f), the healed weights in the form in which they came ("healed.pth" beside the rest
-    of the checkpoint, "healed.safetensors" or the folder "healed"), suspects.csv, suspects.png (of images) or
-    suspects.txt (of texts), trace.csv and metrics.json. The method is `heal`.
+    Writes config.yaml, found.txt (S_f, where it was given), the healed weights in the form in which they came
+    ("healed.pth" beside the rest of the checkpoint, "healed.safetensors" or the folder "healed"), suspects.csv,
+    suspects.png (of images) or suspects.txt (of texts), trace.csv and metrics.json. The method is `heal`.
 
     Args:
         config: of the healing.
@@ -61,12 +61,12 @@ def heal_own(
         warnings.simplefilter("always", PotionWarning)
         own = read_own(config, config.device)
         given = None if config.suspects is None else _read_suspects(config.suspects, own.files)
-        named = [] if given is None else given.indices.tolist()
-        found = sorted(named if config.found is None else read_found(config.found, own.files))
+        found = None if config.found is None else sorted(read_found(config.found, own.files))
     read_notes = [str(warning.message) for warning in caught if issubclass(warning.category, PotionWarning)]
     run = RunFolder.create(out, overwrite)
     run.write_config("heal", config.to_dict() | config.absolute_paths())
-    run.write_indices("found.txt", found)
+    if found is not None:
+        run.write_indices("found.txt", found)
     result = _healed(own, config, found, given, progress)
     weights = own.weights.save_model(run.path, result.model.cpu())
     suspects = replace(result.suspects, proposed=labels_for(result.suspects, result.labels))
@@ -102,7 +102,9 @@ def check_apart(config: OwnConfig, out: str | os.PathLike[str]) -> None:
             raise FileError(f"{path} is read by this run, and {out} cannot be its folder; choose one apart from it")
 
 
-def _healed(own: Own, config: OwnHealConfig, found: list[int], suspects: Suspects | None, progress: bool) -> HealResult:
+def _healed(
+    own: Own, config: OwnHealConfig, found: list[int] | None, suspects: Suspects | None, progress: bool
+) -> HealResult:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PotionWarning)  # the result contains them, and so does metrics.json
         return heal(
