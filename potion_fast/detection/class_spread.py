@@ -1,4 +1,4 @@
-"""How much of the spread between classes a group of one label's samples has.
+"""Whether a group of one label's samples varies as samples of all classes do, or as the others of its label.
 
 Samples that bear their label rightly vary as samples of one class do, however far they stand apart from the others: a
 digit that is written in two ways is no poison. Poison with wrong labels comes from other classes: where the trigger has
@@ -9,6 +9,7 @@ adds to all of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,87 +27,81 @@ class ClassDirections:
     Attributes:
         mean: float64 [D].
         basis: float64 [D, r], along which samples of one class vary by 1 in the mean, most telling first.
-        powers: float64 [k], variance of the classes' means along the first k, of samples that these were not fitted to.
+        count: Of directions in which classes differ, the first k.
     """
 
     mean: Tensor
     basis: Tensor
-    powers: Tensor
+    count: int
 
     @classmethod
-    def of(cls, outputs: Tensor, labels: Tensor, held_out: Tensor) -> ClassDirections | None:
+    def of(cls, outputs: Tensor, labels: Tensor) -> ClassDirections | None:
         """The directions of samples that bear their label rightly, or nearly all of them.
 
         Args:
             outputs: float32 [M, D] of a layer.
             labels: int64 [M].
-            held_out: bool [M], samples that give the directions' powers; the others give the directions.
 
         Returns:
             None where the outputs have too few dimensions, or there are too few classes, to tell anything.
         """
-        own_labels = labels[~held_out]
-        mean = outputs[~held_out].double().mean(0)
-        centred = outputs[~held_out].double() - mean
+        known, own, counts = labels.unique(return_inverse=True, return_counts=True)
+        mean = outputs.double().mean(0)
+        centred = outputs.double() - mean
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
         kept = min(int((values > FLOOR * values[-1]).sum()), len(centred) // PER_COMPONENT)
-        components = vectors.flip(1)[:, :kept]
-        means, counts = _means(centred @ components, own_labels)
-        count = min(int((counts > 1).sum()) - 1, kept // 2)
+        count = min(len(known) - 1, kept // 2)
         if count < 1:
             return None
-        own = torch.searchsorted(own_labels.unique(), own_labels)
-        within = torch.from_numpy(shrunk_covariance((centred @ components - means[own]).numpy()))
+        components = vectors.flip(1)[:, :kept]
+        places = centred @ components
+        means = torch.zeros(len(known), kept, dtype=places.dtype).index_add_(0, own, places) / counts[:, None]
+        within = torch.from_numpy(shrunk_covariance((places - means[own]).numpy()))
         whitening = torch.linalg.inv(torch.linalg.cholesky(within)).T  # [r, r]
         between = (means - means.mean(0)) @ whitening
         turned = torch.linalg.eigh(between.T @ between).eigenvectors.flip(1)
-        found = cls(mean, components @ whitening @ turned, torch.empty(count))
-        return cls(found.mean, found.basis, found._powers(outputs[held_out], labels[held_out]))
+        return cls(mean, components @ whitening @ turned, count)
 
-    def _powers(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Variance of the classes' means, less what the variance within classes adds to it, in units of the latter."""
-        places = (outputs.double() - self.mean) @ self.basis
-        means, counts = _means(places, labels)
-        means, counts = means[counts > 1], counts[counts > 1]
-        kept = torch.isin(labels, labels.unique()[_means(places, labels)[1] > 1])
-        own = torch.searchsorted(labels[kept].unique(), labels[kept])
-        within = (places[kept] - means[own]).square().sum(0) / (len(own) - len(means))
-        by_chance = within * (1 / counts.double()).mean()
-        count = len(self.powers)
-        return (means.var(0) - by_chance)[:count].clamp(min=0) / within[count:].mean()
-
-    def variances(self, outputs: Tensor) -> Tensor:
-        """float64 [k]: of samples [n, D], along the first k directions, in units of that along the others."""
-        spread = ((outputs.double() - self.mean) @ self.basis).var(0)
-        count = len(self.powers)
-        return spread[:count] / spread[count:].mean()
+    def covariance(self, outputs: Tensor) -> Tensor:
+        """float64 [k, k]: of samples [n, D] along the first k, in units of their mean variance along the others."""
+        covariance = ((outputs.double() - self.mean) @ self.basis).T.cov()
+        return covariance[: self.count, : self.count] / covariance.diagonal()[self.count :].mean()
 
 
-def class_spread(layers: list[tuple[ClassDirections, Tensor, Tensor]]) -> float:
-    """Share of the spread between classes that a group has beyond the other samples of its label.
+class LayerOutputs(NamedTuple):
+    """What a layer gives for a group, for other samples of its label, and for samples of all other classes.
 
-    0 for samples of one class, 1 for samples of all classes alike: by least squares over the directions of all layers,
+    None of the others are samples that the directions were fitted to.
 
-        Σ β (v − v₀) / Σ β²
+    Attributes:
+        directions: Of the layer.
+        group: float32 [n, D].
+        own: float32 [m, D].
+        all_classes: float32 [M, D].
+    """
 
-    with a direction's power β and the variances v of the group and v₀ of the others.
+    directions: ClassDirections
+    group: Tensor
+    own: Tensor
+    all_classes: Tensor
+
+
+def class_spread(layers: list[LayerOutputs]) -> float:
+    """How far a group is from varying as the others of its label do to varying as samples of all classes.
+
+    0 for the one, 1 for the other; by least squares over the elements of the covariances of all layers,
+
+        Σ (V − V_own) (V_all − V_own) / Σ (V_all − V_own)²
 
     Args:
-        layers: Directions, outputs [n, D] of the group and [m, D] of the label's other samples; of each layer.
+        layers: That are read.
 
     Returns:
-        NaN where no direction tells anything.
+        NaN where there is no layer.
     """
     over, under = 0.0, 0.0
-    for directions, group, others in layers:
-        more = directions.variances(group) - directions.variances(others)
-        over += float((directions.powers * more).sum())
-        under += float(directions.powers.square().sum())
+    for directions, *samples in layers:
+        group, own, everything = (directions.covariance(outputs) for outputs in samples)
+        over += float(((group - own) * (everything - own)).sum())
+        under += float((everything - own).square().sum())
     return over / under if under > 0 else float("nan")
-
-
-def _means(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [L, D] and number [L] of the samples of each label that is there."""
-    known, own, counts = labels.unique(return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(known), values.shape[1], dtype=values.dtype).index_add_(0, own, values)
-    return sums / counts[:, None], counts

@@ -13,7 +13,7 @@ from ..utils.asked_samples import Samples, asked
 from ..utils.inputs import values_of
 from ..utils.layer_outputs import layer_outputs, layers_of
 from ..utils.training_data import TrainingData
-from .class_spread import ClassDirections, class_spread
+from .class_spread import ClassDirections, LayerOutputs, class_spread
 from .discriminant import background_of, spread
 from .features import Features
 from .groups import Group, groups_of
@@ -21,6 +21,7 @@ from .label_space import LabelSpace
 
 FEWEST_CLASSES = 3  # with two, poison is of one class, as a subclass is
 DRAWN, LEAST_DRAWN, MOST_DRAWN = 8192, 16, 256  # samples of each kind whose layers are read: of all labels, and of each
+LEARNT = 0.8  # least share of a group to which the model gives its label: hard samples, too, are of many kinds
 SIDE = 8  # pixels to which images are shrunk that are looked at themselves
 WIDEST = 4096  # values of an input that is no image
 DEVIATION, BY_CHANCE = (
@@ -38,7 +39,7 @@ class LabelEvidence:
         rows: int64 [n], its samples.
         groups: That stand apart.
         space: Of its samples; None where these are too few, or all the same.
-        spreads: Share of the spread between classes that each of the groups has, see `class_spread`.
+        spreads: How each of the groups varies, see `class_spread`.
     """
 
     rows: Tensor
@@ -92,7 +93,9 @@ def evidence_by_label(
         rows = (features.labels == label).nonzero().flatten()
         background = background_of(features.features, features.labels, label)
         space = LabelSpace.of(features.features[rows], rows[:0], background)
-        evidence[int(label)] = LabelEvidence(rows, [] if space is None else groups_of(space), space)
+        learnt = (features.best[rows] == label).numpy()
+        found = [] if space is None else [group for group in groups_of(space) if learnt[group.members].mean() >= LEARNT]
+        evidence[int(label)] = LabelEvidence(rows, found, space)
     if len(labels) < FEWEST_CLASSES or not any(part.groups for part in evidence.values()):
         for part in evidence.values():
             part.spreads.extend(float("nan") for _ in part.groups)
@@ -116,17 +119,19 @@ def _add_spreads(
     places = {key: torch.searchsorted(drawn, rows) for key, rows in grouped.items()}
     others = {label: torch.searchsorted(drawn, rows) for label, rows in ordinary.items()}
     labels = torch.cat([torch.full_like(rows, label) for label, rows in ordinary.items()])
-    fitted = torch.cat(list(others.values()))
+    everyone = torch.cat(list(others.values()))
     held_out = torch.cat([torch.arange(len(rows)) % 2 == 1 for rows in others.values()])
-    layers: dict[str, tuple[ClassDirections, Tensor]] = {}
-    for name, outputs in _outputs(model, data, drawn, amp, progress).items():
-        directions = ClassDirections.of(outputs[fitted], labels, held_out)
+    layers: list[tuple[ClassDirections, Tensor]] = []
+    for outputs in _outputs(model, data, drawn, amp, progress).values():
+        directions = ClassDirections.of(outputs[everyone[~held_out]], labels[~held_out])
         if directions is not None:
-            layers[name] = directions, outputs
+            layers.append((directions, outputs))
     for (label, _), rows in places.items():
-        unseen = others[label][1::2]
-        parts = [(directions, outputs[rows], outputs[unseen]) for directions, outputs in layers.values()]
-        evidence[label].spreads.append(class_spread(parts) if len(unseen) > 1 else float("nan"))
+        own, rest = everyone[held_out & (labels == label)], everyone[held_out & (labels != label)]
+        read = [
+            LayerOutputs(directions, *(outputs[part] for part in (rows, own, rest))) for directions, outputs in layers
+        ]
+        evidence[label].spreads.append(class_spread(read) if len(own) > 1 else float("nan"))
 
 
 def _strongest(part: LabelEvidence) -> Tensor:
