@@ -132,7 +132,7 @@ def features_of_batches(
 
         def logits_of(inputs: BatchInputs) -> Tensor:
             with torch.autocast(device.type, dtype=amp) if amp is not None else nullcontext():
-                outputs = adapter.call(parameters.wrapped, inputs)
+                outputs = adapter.call(last_layer.module, inputs)  # torch.compile's wrapper passes hooks by
             return read_logits(outputs, adapter).float()
 
         watched = watch.first_call(logits_of)

@@ -128,8 +128,8 @@ def test_data_of_any_form_go_through_every_command(data: str, channels: int, cap
     ("flags", "words"),
     [
         ("--data own_code:grey --mean 0.5 0.5 0.5", "have 1 channels, and need as many means (--mean)"),
-        ("--data own_code:grey --mean 127.5", "each of mean must be at most 1, not 127.5"),
-        ("--data own_code:grey --std 0", "each of std must be above 0, not 0"),
+        ("--data own_code:grey --mean 127.5", "each of --mean must be at most 1, not 127.5"),
+        ("--data own_code:grey --std 0", "each of --std must be above 0, not 0"),
         ("--data toy-reviews --mean 0.5 --poison trigger-word", "mean is a setting of images"),
         ("--data own_code:one_based", "the labels of 'own_code:one_based' go from 1 to 3; they must count from 0"),
         ("--data own_code:fractions", "label 1 of the training set of 'own_code:fractions' must be a whole number"),

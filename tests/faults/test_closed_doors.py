@@ -63,7 +63,7 @@ FORBIDDEN_MODULES = {
     "huggingface_hub",
     "runpy",
 }
-ALLOWED_MODULES = {("user/pretrained.py", "pickle")}  # the kind of error that torch.load raises
+ALLOWED_MODULES = {("user/checkpoint.py", "pickle")}  # the kind of error that torch.load raises
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
 FORBIDDEN_NAMES = {
     "os.system",

@@ -354,7 +354,7 @@ def test_what_is_kept_out_is_not_read_in_training(blobs):
     ("options", "error", "says"),
     [
         ({"labels": [0] * 59}, DataError, "60 suspects and 59 labels"),
-        ({"labels": [2] * 60}, DataError, "found 2 with 2 outputs"),
+        ({"labels": [2] * 60}, DataError, "labels gives the suspect 0 the label 2; .* the model has 2 outputs"),
         ({"labels": [0.5] * 60}, DataError, "whole numbers"),
         ({"found": [400]}, DataError, "found has the index 400"),
         ({"amp": torch.float64}, ModelError, "amp is torch.bfloat16"),

@@ -87,7 +87,7 @@ def test_values_are_made_once_for_every_lambda(blobs, both, validation, monkeypa
 
 
 def test_of_equal_scores_the_one_with_fewer_edits_wins(blobs, both, validation, monkeypatch):
-    monkeypatch.setattr(ssd, "Evaluation", lambda model, loader, adapter: lambda: ssd_score)
+    monkeypatch.setattr(ssd, "Evaluation", lambda *evaluated: lambda: ssd_score)
     ssd_score = pf.search.Score(0.5)
     with pytest.warns(pf.PotionWarning, match="no setting scores above 0"):
         grid = pf.ssd_grid(blobs.model, *both, blobs.forget(), validation)
