@@ -24,10 +24,7 @@ DRAWN, LEAST_DRAWN, MOST_DRAWN = 8192, 16, 256  # samples of each kind whose lay
 LEARNT = 0.8  # least share of a group to which the model gives its label: hard samples, too, are of many kinds
 SIDE = 8  # pixels to which images are shrunk that are looked at themselves
 WIDEST = 4096  # values of an input that is no image
-DEVIATION, BY_CHANCE = (
-    0.11,
-    0.15,
-)  # of a natural group's share: its standard deviation is √(0.11² + 0.15 / n) (measured)
+DEVIATION, BY_CHANCE = 0.11, 0.15  # a natural group's spread has the deviation √(0.11² + 0.15 / n) (measured)
 FREEDOM = 20  # degrees of Student's t
 
 
@@ -87,7 +84,7 @@ def evidence_by_label(
         amp: The model runs under autocast to this dtype.
         progress: Show progress bars.
     """
-    labels, counts = features.labels.unique(return_counts=True)
+    labels = features.labels.unique()
     evidence: dict[int, LabelEvidence] = {}
     for label in labels:
         rows = (features.labels == label).nonzero().flatten()
@@ -96,11 +93,11 @@ def evidence_by_label(
         learnt = (features.best[rows] == label).numpy()
         found = [] if space is None else [group for group in groups_of(space) if learnt[group.members].mean() >= LEARNT]
         evidence[int(label)] = LabelEvidence(rows, found, space)
-    if len(labels) < FEWEST_CLASSES or not any(part.groups for part in evidence.values()):
+    if len(labels) < FEWEST_CLASSES:
         for part in evidence.values():
             part.spreads.extend(float("nan") for _ in part.groups)
-        return evidence
-    _add_spreads(evidence, model, data, amp, progress)
+    elif any(part.groups for part in evidence.values()):
+        _add_spreads(evidence, model, data, amp, progress)
     return evidence
 
 

@@ -80,7 +80,9 @@ class LabelPart:
         if (features.best[rows[alien]] != label).all():
             result.called[alien.numpy()] = True
         if data is not None:
-            result = with_inputs(result, features, rows, torch.isin(rows, members).numpy(), background, rate, data)
+            result = with_inputs(
+                result, features, rows, torch.isin(rows, members).numpy(), background.indices, rate, data
+            )
         return cls(int(label), rows, found, result)
 
 
@@ -89,7 +91,7 @@ def with_inputs(
     features: Features,
     rows: Tensor,
     found: Mask,
-    background: Background,
+    others: Tensor,
     rate: float,
     data: TrainingData,
 ) -> LabelResult:
@@ -100,13 +102,13 @@ def with_inputs(
         features: Of the whole training data.
         rows: int64 [n], the label's samples.
         found: [n], S_f.
-        background: Samples of other labels.
+        others: int64 [M], samples of other labels.
         rate: False discovery rate.
         data: The training data, not augmented.
     """
     called = torch.from_numpy(result.called)
     doubted = (~called & (features.best[rows] != features.labels[rows])).nonzero().flatten()
-    p = p_values_of_inputs(data, rows[called], background.indices, rows[doubted])
+    p = p_values_of_inputs(data, rows[called], others, rows[doubted])
     return result if p is None else result.with_input_p_values(doubted.numpy(), p, found, rate)
 
 

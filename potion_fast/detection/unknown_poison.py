@@ -70,7 +70,7 @@ def _part(label: int, known: LabelEvidence, features: Features, rate: float, dat
     if result is None:
         return None
     background = background_of(features.features, features.labels, torch.tensor(label))
-    result = with_inputs(result, features, known.rows, nobody, background, rate, data)
+    result = with_inputs(result, features, known.rows, nobody, background.indices, rate, data)
     return LabelPart(label, known.rows, torch.empty(0, dtype=torch.int64), result)
 
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
+from typing_extensions import Self
 
 from ..relabel import Source
 from .device import resolved_device
 from .own_data import Augmentation
-from .schema import SEEDS, Deviations, Means, Schema, setting
+from .schema import Deviations, Means, Schema, setting
+from .shared_fields import (
+    amp_field,
+    device_field,
+    labels_field,
+    max_damage_field,
+    rate_field,
+    seed_field,
+    workers_field,
+)
 
 DATA = (
     "a folder of class folders, a CSV of path (or text) and label, a folder of datasets' save_to_disk, .npz, "
@@ -100,26 +110,24 @@ class OwnConfig(Schema):
     batch_size: int | None = setting(
         None, "samples per batch", metavar="N", default_text="the training's; with --weights 128, of texts 32", ge=1
     )
-    seed: int = setting(0, "of every random draw", metavar="N", ge=0, lt=SEEDS)
-    device: str = setting("auto", "cpu, cuda or cuda:N; auto takes a CUDA GPU where there is one", metavar="NAME")
-    workers: int = setting(0, "processes that load data; 0 loads them in this one", metavar="N", ge=0, le=1024)
+    seed: int = seed_field()
+    device: str = device_field()
+    workers: int = workers_field()
 
-
-class OwnFindConfig(OwnConfig):
-    """The search for poison in a user's own training data; see `potion_fast.suspects`."""
-
-    rate: float = setting(0.05, "share of false ones among the suspects that is accepted", metavar="SHARE", gt=0, lt=1)
-    amp: Literal["bfloat16", "float16"] | None = setting(
-        None, "precision of the model, which runs under autocast", default_text="that of the weights"
-    )
-
-    def resolved(self) -> OwnFindConfig:
+    def resolved(self) -> Self:
         """The same with a device.
 
         Raises:
             ModelError: the device is not there.
         """
         return self.updated(device=resolved_device(self.device))
+
+
+class OwnFindConfig(OwnConfig):
+    """The search for poison in a user's own training data; see `potion_fast.suspects`."""
+
+    rate: float = rate_field()
+    amp: Literal["bfloat16", "float16"] | None = amp_field()
 
 
 class OwnHealConfig(OwnConfig):
@@ -131,22 +139,8 @@ class OwnHealConfig(OwnConfig):
         metavar="FILE",
         default_text="none, they are sought",
     )
-    rate: float = setting(0.05, "share of false ones among the suspects that is accepted", metavar="SHARE", gt=0, lt=1)
-    labels: Source = setting(
-        "auto", "where the suspects' new labels come from; auto takes the source that is best here"
-    )
-    max_damage: float = setting(
-        0.5, "points of clean accuracy that may be lost without a warning", metavar="POINTS", ge=0, le=100
-    )
-    amp: Literal["bfloat16", "float16"] | None = setting(
-        None, "precision of the model, which runs under autocast", default_text="that of the weights"
-    )
+    rate: float = rate_field()
+    labels: Source = labels_field()
+    max_damage: float = max_damage_field()
+    amp: Literal["bfloat16", "float16"] | None = amp_field()
     compiled: bool = setting(False, "compile the model")
-
-    def resolved(self) -> OwnHealConfig:
-        """The same with a device.
-
-        Raises:
-            ModelError: the device is not there.
-        """
-        return self.updated(device=resolved_device(self.device))

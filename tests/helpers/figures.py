@@ -1,9 +1,26 @@
-"""Checks of the texts in a figure."""
+"""Figures that are drawn, and checks of the texts in them."""
 
+from types import ModuleType
+from typing import Any
+
+import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+
+
+def kept_figures(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Figure]:
+    """Every figure that the module draws from now on."""
+    drawn: list[Figure] = []
+
+    class Kept(Figure):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            drawn.append(self)
+
+    monkeypatch.setattr(module, "Figure", Kept)
+    return drawn
 
 
 def texts_outside(figure: Figure) -> list[str]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from helpers.figures import texts_in_each_other
+from helpers.figures import kept_figures, texts_in_each_other
 from potion_fast.user import contact_sheet
 from potion_fast.user.contact_sheet import COLUMNS, Sample, draw_contact_sheet
 from potion_fast.user.drawing import DPI, WIDTH
@@ -18,15 +18,7 @@ from potion_fast.user.drawing import DPI, WIDTH
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Every figure that is drawn."""
-    drawn: list[Figure] = []
-
-    class Kept(Figure):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            drawn.append(self)
-
-    monkeypatch.setattr(contact_sheet, "Figure", Kept)
-    return drawn
+    return kept_figures(monkeypatch, contact_sheet)
 
 
 def sample(index: int, **changes: Any) -> Sample:

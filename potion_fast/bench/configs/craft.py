@@ -11,9 +11,10 @@ from typing_extensions import override
 from ...errors import DataError, PotionError
 from ...user.device import resolved_device
 from ...user.schema import Schema, setting
+from ...user.shared_fields import device_field, seed_field, workers_field
 from ..attacks import ATTACKS, CraftOptions, attack_named, shared_craft_options
 from .options import flag_of, refuse_foreign
-from .shared import device_field, same_data_field, same_model_field, same_root_field, seed_field, workers_field
+from .shared import same_data_field, same_model_field, same_root_field
 
 
 class CraftConfig(Schema):

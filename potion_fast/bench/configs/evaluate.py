@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ...user.device import resolved_device
 from ...user.schema import Schema, setting
-from .shared import device_field, reference_field, same_data_field, same_model_field, same_root_field, workers_field
+from ...user.shared_fields import device_field, workers_field
+from .shared import reference_field, same_data_field, same_model_field, same_root_field
 
 
 class EvaluateConfig(Schema):

@@ -6,7 +6,8 @@ from typing import Literal
 
 from ...user.device import resolved_device
 from ...user.schema import Schema, setting
-from .shared import device_field, same_data_field, same_model_field, same_root_field, seed_field, workers_field
+from ...user.shared_fields import amp_field, device_field, rate_field, seed_field, workers_field
+from .shared import same_data_field, same_model_field, same_root_field
 
 
 class FindConfig(Schema):
@@ -19,10 +20,8 @@ class FindConfig(Schema):
     found: str | None = setting(
         None, "samples that were found, as indices or file names", metavar="FILE", default_text="none"
     )
-    rate: float = setting(0.05, "share of false ones among the suspects that is accepted", metavar="SHARE", gt=0, lt=1)
-    amp: Literal["bfloat16", "float16"] | None = setting(
-        None, "precision of the model, which runs under autocast", default_text="that of the weights"
-    )
+    rate: float = rate_field()
+    amp: Literal["bfloat16", "float16"] | None = amp_field()
     batch_size: int | None = setting(None, "samples per batch", metavar="N", default_text="the training's", ge=1)
     seed: int = seed_field()
     device: str = device_field()

@@ -7,16 +7,16 @@ from typing import Literal
 from ...relabel import Source
 from ...user.device import resolved_device
 from ...user.schema import FILE_OR_LIST, Schema, setting
-from .shared import (
+from ...user.shared_fields import (
+    amp_field,
     device_field,
-    found_field,
-    reference_field,
-    same_data_field,
-    same_model_field,
-    same_root_field,
+    labels_field,
+    max_damage_field,
+    rate_field,
     seed_field,
     workers_field,
 )
+from .shared import found_field, reference_field, same_data_field, same_model_field, same_root_field
 
 
 class HealConfig(Schema):
@@ -40,16 +40,10 @@ class HealConfig(Schema):
         metavar="DIR",
         default_text="none, not shown",
     )
-    rate: float = setting(0.05, "share of false ones among the suspects that is accepted", metavar="SHARE", gt=0, lt=1)
-    labels: Source = setting(
-        "auto", "where the suspects' new labels come from; auto takes the source that is best here"
-    )
-    max_damage: float = setting(
-        0.5, "points of clean accuracy that may be lost without a warning", metavar="POINTS", ge=0, le=100
-    )
-    amp: Literal["bfloat16", "float16"] | None = setting(
-        None, "precision of the model, which runs under autocast", default_text="that of the weights"
-    )
+    rate: float = rate_field()
+    labels: Source = labels_field()
+    max_damage: float = max_damage_field()
+    amp: Literal["bfloat16", "float16"] | None = amp_field()
     compiled: bool = setting(False, "compile the model")
     batch_size: int | None = setting(None, "samples per batch", metavar="N", default_text="the training's", ge=1)
     seed: int = seed_field()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...modes import MODES
-from ...user.schema import FILE_OR_LIST, SEEDS, setting
+from ...user.schema import FILE_OR_LIST, setting
 
 
 def mode_field() -> Any:
@@ -21,21 +21,6 @@ def mode_field() -> Any:
 def format_modes(name: str) -> str:
     """A setting's defaults by mode, for --help."""
     return "by the mode: " + ", ".join(f"{mode} {getattr(settings, name)}" for mode, settings in MODES.items())
-
-
-def seed_field(default: int | None = 0, default_text: str | None = None) -> Any:
-    """The seed."""
-    return setting(default, "of every random draw", metavar="N", default_text=default_text, ge=0, lt=SEEDS)
-
-
-def device_field() -> Any:
-    """The device."""
-    return setting("auto", "cpu, cuda or cuda:N; auto takes a CUDA GPU where there is one", metavar="NAME")
-
-
-def workers_field() -> Any:
-    """Processes that load data."""
-    return setting(0, "processes that load data; 0 loads them in this one", metavar="N", ge=0, le=1024)
 
 
 def found_field() -> Any:

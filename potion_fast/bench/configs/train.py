@@ -13,11 +13,12 @@ from ...modes import mode_named
 from ...user.device import resolved_device
 from ...user.flags import OrFactory
 from ...user.schema import SEEDS, Deviations, Means, Schema, setting
+from ...user.shared_fields import device_field, seed_field, workers_field
 from ...utils.did_you_mean import did_you_mean
 from ..attacks import ATTACKS, AttackOptions, attack_named, shared_options
 from .defaults import DATA_DEFAULTS, FINE_TUNED, SCRATCH, TEXT, default_of, format_defaults
 from .options import flag_of, refuse_foreign
-from .shared import device_field, format_modes, mode_field, seed_field, workers_field
+from .shared import format_modes, mode_field
 from .text import check_text
 
 DATA_FIELDS = (  # that say what the poisoned data are, with the attack's options; the model may ask for a preprocessing

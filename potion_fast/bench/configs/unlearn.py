@@ -10,8 +10,8 @@ from ...importances.objectives import resolve
 from ...search import S_STEP, STRATEGIES, SearchOptions
 from ...user.device import resolved_device
 from ...user.schema import Schema, setting
+from ...user.shared_fields import device_field, seed_field, workers_field
 from .shared import (
-    device_field,
     format_modes,
     found_field,
     mode_field,
@@ -19,8 +19,6 @@ from .shared import (
     same_data_field,
     same_model_field,
     same_root_field,
-    seed_field,
-    workers_field,
 )
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from ...errors import DataError
 from ...user.run_folder import RunFolder, strict
 from ...user.schema import Integers, Schema, setting
+from ...user.shared_fields import device_field, workers_field
 from ...utils.progress import bar
 from ..configs import EvaluateConfig, resolved_device
-from ..configs.shared import device_field, same_model_field, workers_field
+from ..configs.shared import same_model_field
 from ..runs.inputs import check_out
 from .bounds import check_seeds, seeds_field
 from .feature_poisons import Poisoned, indiscriminate, random_clean, targeted

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from helpers.figures import texts_outside
+from helpers.figures import kept_figures, texts_outside
 from potion_fast.bench.attacks import ATTACKS, KINDS
 from potion_fast.bench.figures import pictures
 from potion_fast.bench.metrics import Metric, PoisonEvaluation
@@ -34,15 +34,7 @@ def scenario() -> Scenario:
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Every figure that is drawn."""
-    drawn: list[Figure] = []
-
-    class Kept(Figure):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            drawn.append(self)
-
-    monkeypatch.setattr(pictures, "Figure", Kept)
-    return drawn
+    return kept_figures(monkeypatch, pictures)
 
 
 def draw(path: Path, scenario: Scenario, steps: list[tuple[int, float]], redirected: int, curve: Any = None) -> None:

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from helpers.figures import texts_in_each_other
+from helpers.figures import kept_figures, texts_in_each_other
 from potion_fast.bench.figures import side_by_side
 from potion_fast.bench.figures.side_by_side import COLUMNS, ROWS, draw_side_by_side
 from potion_fast.bench.runs import Scenario, TrainConfig
@@ -26,15 +25,7 @@ def scenario() -> Scenario:
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Every figure that is drawn."""
-    drawn: list[Figure] = []
-
-    class Kept(Figure):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            drawn.append(self)
-
-    monkeypatch.setattr(side_by_side, "Figure", Kept)
-    return drawn
+    return kept_figures(monkeypatch, side_by_side)
 
 
 def models(scenario: Scenario, names: tuple[str, ...] = NAMES) -> list[ComparedModel]:
