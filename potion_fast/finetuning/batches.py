@@ -12,7 +12,7 @@ from ..utils.crc import crc32
 
 OTHERS = (32, 128)  # samples of the rest to a batch: a hundredth of the training data, a power of 2 within these
 SUSPECTS = 16  # in a batch
-SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, in so many steps: a small set needs steps
+SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, more with small batches, which are noisier; in so many steps
 HELD_OUT, HELD_OUT_SHARE = 1024, 10  # samples of the rest that are kept out: a tenth, this many at most
 KEPT_OUT, FEWEST = 256, 40  # suspects that are kept out: a fifth, this many at most, of no fewer than so many
 AS_GIVEN = -1  # in place of a new label
@@ -23,8 +23,8 @@ class Batches:
     """What is fine-tuned on in each step, and what is kept out to be judged by; all follows from data and seed.
 
     Attributes:
-        suspects: int64 [K], indices of the suspects that are fine-tuned on.
-        labels: int64 [K], their new labels.
+        suspects: int64 [T], indices of the suspects that are fine-tuned on: those with a new label.
+        labels: int64 [T], their new labels.
         others: int64 [M], indices of the rest that is fine-tuned on.
         held_out: int64 [H], indices of the rest that is kept out; empty where other clean data are given.
         kept_out: int64 [J], suspects with a new label that are kept out; empty where there are few.
@@ -80,11 +80,12 @@ class Batches:
         candidates = (changed & ~torch.isin(suspects, found)).nonzero()[:, 0]
         count = min(KEPT_OUT, len(candidates) // 5) if len(candidates) >= FEWEST else 0
         out = candidates[_order(seed, "kept out", 0, len(candidates))[:count]]
-        trained = torch.ones(len(suspects), dtype=torch.bool)
+        trained = changed.clone()  # one that keeps its label may be poison after all, and would keep the trigger alive
         trained[out] = False
         size = 2 ** max(0, (samples // 100).bit_length() - 1)
         size = min(max(size, OTHERS[0]), OTHERS[1])
-        falling = min(max(round(SHARE * samples / size), STEPS[0]), STEPS[1])
+        share = SHARE * (OTHERS[1] / size) ** 0.5
+        falling = min(max(round(share * samples / size), STEPS[0]), STEPS[1])
         return cls(
             suspects[trained],
             labels[trained],

@@ -64,10 +64,10 @@ def finetune(
     Nothing is to be tuned. A batch holds 16 suspects and 32 to 128 samples of the rest of the training data, about a
     hundredth of it, which keep their labels and what the given model says of them. The rate is relative to each
     tensor's weights (`finetuning.steps.Steps`). It grows from step to step until the suspects' probability of the
-    poison's label has fallen by 70 %, then falls linearly to 0 over 0.3 of an epoch, 32 steps at least and 300 at most:
-    neither the optimiser nor the learning rate of the training need be known. The model is in evaluation mode
-    throughout: batch norms keep their statistics, there is no dropout. Parameters without `requires_grad`, and all
-    buffers, stay as they are.
+    poison's label has fallen by 70 %, then falls linearly to 0 over 0.3 of an epoch (0.6 with the smallest batches), 32
+    steps at least and 300 at most: neither the optimiser nor the learning rate of the training need be known. The model
+    is in evaluation mode throughout: batch norms keep their statistics, there is no dropout. Parameters without
+    `requires_grad`, and all buffers, stay as they are. Suspects that keep their label are left out.
 
     How it is judged: by the suspects with a new label that are kept out of the fine-tuning (a fifth of them, where
     there are 40 of them that were not found; else by all), of which POISON_LEFT may keep the old label, and by clean
