@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import PotionError, PotionWarning
 
 if TYPE_CHECKING:
+    from .attack_success import AttackEstimate, AttackSuccess, SimulatedAttack, simulate_attack
     from .detection import Suspects, suspects
     from .edits.plan import EditPlan
     from .finetuning import FineTuned, finetune
@@ -37,6 +38,10 @@ __all__ = [
     "propose_labels",
     "FineTuned",
     "finetune",
+    "AttackEstimate",
+    "AttackSuccess",
+    "SimulatedAttack",
+    "simulate_attack",
     "Importance",
     "Objective",
     "PassOptions",
@@ -65,6 +70,7 @@ _NAMES = {
     ".detection": ("Suspects", "suspects"),
     ".relabel": ("ProposedLabels", "propose_labels"),
     ".finetuning": ("FineTuned", "finetune"),
+    ".attack_success": ("AttackEstimate", "AttackSuccess", "SimulatedAttack", "simulate_attack"),
     ".importances": ("Importance", "Objective", "PassOptions", "importance", "register_objective", "register_rule"),
     ".percentiles": ("thresholds",),
     ".edits": ("EditPlan",),

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from .attack_success import SimulatedAttack, simulated_attack
 from .detection import Suspects, suspects_from
 from .detection.features import Features, features_of
 from .detection.regularity import regularity
@@ -89,7 +90,8 @@ def heal(
         progress: Show progress bars.
 
     Returns:
-        The healed model, the suspects, their labels, every evaluation, and what it cost.
+        The healed model, the suspects, their labels, every evaluation, the estimated success of the attack before and
+        after, and what it cost.
 
     Raises:
         DataError: Training data, indices or labels that do not fit together, or of another task than classification.
@@ -103,6 +105,7 @@ def heal(
     with ranks.raising_together():
         data = TrainingData.of(train_set, adapter=adapter, batch_size=batch_size, workers=workers)
         plain = plain_data(plain_set, data)
+        unseen = None if validation is None else TrainingData.of(validation, adapter=adapter, name="validation")
         given = suspects if suspects is None or isinstance(suspects, Suspects) else Suspects.of_indices(suspects)
         if given is not None and not len(given):
             raise DataError("suspects has no samples; leave it out to have them found")
@@ -145,6 +148,8 @@ def heal(
             checkpoints.save(listed, proposed, ranks)
         else:
             listed, proposed = loaded
+        changed = proposed.indices[~proposed.kept]
+        attack = simulated_attack(healed, plain, changed, listed.kind, clean=unseen, amp=amp, seed=seed, ranks=ranks)
         until = time.perf_counter()
         tuned = finetune(
             healed,
@@ -165,11 +170,14 @@ def heal(
             progress=progress,
             inplace=True,
         )
+        estimate = attack.estimate(healed, amp=amp, ranks=ranks) if isinstance(attack, SimulatedAttack) else attack
     checkpoints.remove(ranks)
     seconds = {"suspects and labels": until - started, "fine-tuning": tuned.seconds}
-    return HealResult(
-        model if inplace and isinstance(model, nn.Module) else healed, listed, proposed, tuned, len(data), seconds
-    )
+    given_back = model if inplace and isinstance(model, nn.Module) else healed
+    result = HealResult(given_back, listed, proposed, tuned, estimate, len(data), seconds)
+    if (text := result.attack_warning) is not None:
+        warn_caller(text)
+    return result
 
 
 def _members(found: Iterable[int] | Tensor | None, given: Suspects | None, samples: int) -> Tensor:

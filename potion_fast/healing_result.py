@@ -8,11 +8,15 @@ from typing import Any
 
 from torch import nn
 
+from .attack_success import AttackEstimate
 from .detection import Suspects
 from .finetuning import Evaluation, FineTuned
 from .relabel import ProposedLabels
 from .search.result import OTHER_POISON
 from .utils.cost import Cost
+
+STILL_WORKS = 0.1  # attack success beyond what is so by nature, from which on a model is not called healed
+TRIGGER_LEFT = "the suspects have lost the poison's labels, but their trigger still works on other samples"
 
 
 @dataclass(repr=False)
@@ -24,6 +28,7 @@ class HealResult:
         suspects: The rest of the poison, S_f's fitting members among it.
         labels: The labels that it was given, and where they come from.
         finetuning: Every evaluation, which one the model is of, and why.
+        attack: Estimated success of the attack before and after, on clean samples with the suspects' trigger.
         samples: Of the training data, N.
         seconds: Wall-clock time, by step.
     """
@@ -32,13 +37,14 @@ class HealResult:
     suspects: Suspects
     labels: ProposedLabels
     finetuning: FineTuned
+    attack: AttackEstimate
     samples: int
     seconds: dict[str, float]
 
     @property
     def healed(self) -> bool:
-        """Whether the suspects have lost the poison's labels and clean accuracy was kept, by what was measured."""
-        return self.finetuning.healthy
+        """Whether the suspects have lost the poison's labels, their trigger works no more, and accuracy was kept."""
+        return self.finetuning.healthy and self.attack_warning is None
 
     @property
     def verdict(self) -> str:
@@ -50,8 +56,16 @@ class HealResult:
 
     @property
     def reason(self) -> str:
-        """Why the fine-tuning ended as it did."""
-        return self.finetuning.reason
+        """Why it ended as it did."""
+        return TRIGGER_LEFT if self.finetuning.healthy and not self.healed else self.finetuning.reason
+
+    @property
+    def attack_warning(self) -> str | None:
+        """What deserves a second look in the estimated success of the attack."""
+        after = self.attack.after
+        if after is None or after.low - after.without <= STILL_WORKS:
+            return None
+        return f"clean samples with the suspects' trigger still get its label: {after}, {self.attack.why}"
 
     @property
     def trace(self) -> list[Evaluation]:
@@ -61,12 +75,13 @@ class HealResult:
     @property
     def warnings(self) -> list[str]:
         """What deserves a second look, as sentences."""
-        return [*self.suspects.warnings, *self.labels.warnings, *self.finetuning.warnings]
+        own = [] if self.attack_warning is None else [self.attack_warning]
+        return [*self.suspects.warnings, *self.labels.warnings, *self.finetuning.warnings, *own]
 
     @property
     def cost(self) -> Cost:
         """Samples that went through the model, in all steps."""
-        return self.labels.cost + self.finetuning.cost
+        return self.labels.cost + self.finetuning.cost + self.attack.cost
 
     @property
     def epochs(self) -> float:
@@ -92,6 +107,7 @@ class HealResult:
             "before": {name: _known(value) for name, value in asdict(before).items()},
             "after": {name: _known(value) for name, value in asdict(after).items()},
             "judged_by": self.finetuning.judged_by,
+            "attack_success": self.attack.summary(),
             "plan": self.finetuning.plan,
             "epochs": self.epochs,
             "forward": self.cost.forward,
@@ -107,6 +123,7 @@ class HealResult:
         lines = [
             self.verdict,
             f"judged by: the suspects with other labels, and {self.finetuning.judged_by}",
+            f"attack success: {self.attack}",
             f"not known: {OTHER_POISON}",
             f"suspects: {len(listed) - fitting} beside {known} ({listed.kind}); {listed.why}",
             *([f"found, but not like the others: {', '.join(map(str, strangers[:20]))}"] if strangers else []),

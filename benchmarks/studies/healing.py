@@ -3,6 +3,7 @@
     healing.py OUT.csv RUN[=CLEAN] ...   heal in every combination that OUT.csv does not have yet
     healing.py --markdown OUT.csv        the table for README.md
     healing.py --seeds OUT.csv           every row of it, seed by seed
+    healing.py --attack-success OUT.csv  what `heal` estimates the attack success to be, beside the true one
 
 RUN is a run folder of `potion-fast train`; CLEAN one of the same data trained with --leave-out-poisoned, whose model is
 evaluated on RUN's attacked samples, as "never poisoned". "none" is the poisoned model as it is; "ptn" and "heal" are
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from potion_fast.bench.unlearners import Loaders, make_unlearner
 from potion_fast.utils.cost import Cost
 
 UNTOUCHED, NEVER = "none", "never poisoned"  # what is measured once, with nothing found
+ESTIMATES = tuple(f"{model}{end}" for model in ("before", "after") for end in ("", "_low", "_high"))
 REPEATED = ("iterations", "optimizer", "lr", "momentum", "nesterov", "weight_decay", "schedule")  # by retraining
 
 
@@ -54,6 +57,9 @@ class Healing(Row):
     recall, recall_all      share of S_m without S_f that is suspect: of those with a wrong label, of all
     rate                    false discovery rate that is stated for the suspects
     source, labels_right    where their labels are from, and the share of them that is true
+    way                     how the suspects' trigger is put onto clean samples to estimate the attack success
+    before, before_low, before_high   that of the given model, estimated, and the ends of its 90 % interval
+    after, after_low, after_high      that of the healed one
     forward, backward       samples that went through the model
     epochs                  the same in epochs of training
     seconds, reason, warnings   wall-clock time of all of it; why it ended; what deserves a second look
@@ -83,6 +89,13 @@ class Healing(Row):
     rate: float | None
     source: str
     labels_right: float | None
+    way: str
+    before: float | None
+    before_low: float | None
+    before_high: float | None
+    after: float | None
+    after_low: float | None
+    after_high: float | None
     forward: int
     backward: int
     epochs: float
@@ -139,7 +152,10 @@ def heal(subject: Subject, found: np.ndarray) -> Outcome:
     columns |= subject.suspect_columns(found, result.suspects.indices) | {"rate": result.suspects.rate}
     right = result.labels.labels == subject.labels[0][result.labels.indices]
     columns |= {"source": result.labels.source, "labels_right": float(right.double().mean())}
-    return Outcome(result.model, result.cost, columns)
+    for name, estimate in (("before", result.attack.before), ("after", result.attack.after)):
+        if estimate is not None:
+            columns |= {name: estimate.success, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return Outcome(result.model, result.cost, columns | {"way": result.attack.way})
 
 
 def retrain(subject: Subject, found: np.ndarray) -> Outcome:
@@ -190,7 +206,8 @@ class Measured:
         scores = self.before if outcome.model is subject.model else subject.scores(outcome.model)
         true, given = subject.labels
         columns = {"suspects": None, "right": None, "recall": None, "recall_all": None, "rate": None}
-        columns |= {"source": "", "labels_right": None, "reason": "", "warnings": ""} | outcome.columns
+        columns |= {"source": "", "labels_right": None, "reason": "", "warnings": "", "way": ""}
+        columns |= dict.fromkeys(ESTIMATES) | outcome.columns
         return Healing(
             run=subject.name,
             model=str(config.model),
@@ -292,6 +309,32 @@ def print_rows(rows: Sequence[Healing]) -> None:
         print("| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")
 
 
+def print_estimates(rows: Sequence[Healing]) -> None:
+    """Every healing with an estimate, and how many of the intervals hold the true attack success."""
+    print("| run | found | trigger put on by | before, % | true | after, % | true |")
+    print("|---|---:|---|" + "---:|" * 4)
+    given = {row.run: row.attack_rate for row in rows if row.method == UNTOUCHED}
+    held: dict[str, list[bool]] = {"before": [], "after": []}
+    widths: dict[str, list[float]] = {"before": [], "after": []}
+    for row in rows:
+        if row.method != "heal" or not row.way:
+            continue
+        cells = [row.run, str(row.found), row.way]
+        for name, true in (("before", given[row.run]), ("after", row.attack_rate)):
+            share, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
+            cells += [f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})", f"{100 * true:.1f}"]
+            held[name].append(low <= true <= high)
+            widths[name].append(100 * (high - low))
+        print("| " + " | ".join(cells) + " |")
+    for name, inside in held.items():
+        if inside:
+            print(
+                f"\n{name.capitalize()}: {sum(inside)} of {len(inside)} intervals hold the true attack success; ",
+                end="",
+            )
+            print(f"their median width is {median(widths[name]):.1f} points.")
+
+
 def run_and_clean(text: str) -> tuple[Path, Path | None]:
     """RUN or RUN=CLEAN."""
     run, _, clean = text.partition("=")
@@ -308,9 +351,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the CPU (default: 1)")
     parser.add_argument("--markdown", type=Path, metavar="OUT.csv", help="print means as a Markdown table")
     parser.add_argument("--seeds", type=Path, metavar="OUT.csv", help="print every row as a Markdown table")
+    parser.add_argument("--attack-success", type=Path, metavar="OUT.csv", help="print estimates beside true values")
     options = parser.parse_args()
-    if bool(options.runs) == bool(options.markdown or options.seeds):
-        parser.error("give either OUT.csv and RUN, or --markdown or --seeds")
+    if bool(options.runs) == bool(options.markdown or options.seeds or options.attack_success):
+        parser.error("give either OUT.csv and RUN, or --markdown, --seeds or --attack-success")
     torch.set_num_threads(options.threads)
     try:
         if options.runs:
@@ -319,6 +363,8 @@ def main() -> None:
             print_markdown(read_rows(options.markdown, Healing))
         if options.seeds:
             print_rows(read_rows(options.seeds, Healing))
+        if options.attack_success:
+            print_estimates(read_rows(options.attack_success, Healing))
     except pf.PotionError as error:
         sys.exit(f"healing.py: {error}")
 

@@ -12,7 +12,7 @@ from ..utils.crc import crc32
 
 OTHERS = (32, 128)  # samples of the rest to a batch: a hundredth of the training data, a power of 2 within these
 SUSPECTS = 16  # in a batch
-SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, more with small batches, which are noisier; in so many steps
+SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, more with small batches, which are noisier; in steps
 HELD_OUT, HELD_OUT_SHARE = 1024, 10  # samples of the rest that are kept out: a tenth, this many at most
 KEPT_OUT, FEWEST = 256, 40  # suspects that are kept out: a fifth, this many at most, of no fewer than so many
 AS_GIVEN = -1  # in place of a new label

@@ -98,7 +98,7 @@ class Sources:
         new = torch.tensor([place for place, index in enumerate(indices) if index not in self.seen], dtype=torch.long)
         if len(new):
             made = views.views_of(self.asked, samples.chosen(new), self.mean)
-            self.seen |= {indices[place]: made.at(row) for row, place in enumerate(new.tolist())}
+            self.seen |= {indices[place]: made.chosen(torch.tensor([row])) for row, place in enumerate(new.tolist())}
         return views.Views.joined([self.seen[index] for index in indices])
 
     def natural(self, given: Tensor) -> float:

@@ -43,9 +43,9 @@ class Views:
         """Whether some view takes the given label from a sample; bool [K]."""
         return self.p <= UNBROKEN
 
-    def at(self, row: int) -> Views:
-        """Of one sample."""
-        return Views(self.labels[row : row + 1], self.p[row : row + 1], self.parts[row : row + 1])
+    def chosen(self, rows: Tensor) -> Views:
+        """Of some of the samples, at rows [k]."""
+        return Views(self.labels[rows], self.p[rows], self.parts[rows])
 
     @classmethod
     def joined(cls, parts: Sequence[Views]) -> Views:

@@ -1,0 +1,304 @@
+"""Attack success where no triggered test data are known: the suspects' trigger is put onto clean samples.
+
+What a user wants to know of a healed model is how often an attacker still gets what he wants. The trigger is not known,
+but the suspects carry it. Two ways put it onto clean samples (see `relabel.simulated_poison`): its pattern, or the part
+of a suspect that makes its label, at the same place. The one with more success on the given model is taken, and both
+models are asked about the same samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .detection.suspect_list import SWAP
+from .distributed import Group, Ranks
+from .errors import DataError
+from .relabel.pattern import Pattern
+from .relabel.simulated_poison import LEARNT, by_pattern, by_transplant
+from .relabel.sources import Sources
+from .relabel.views import Views
+from .utils.adapter import Adapter
+from .utils.asked_samples import Asked, Samples, asked
+from .utils.cost import Cost
+from .utils.model import ModelParameters
+from .utils.training_data import TrainingData, check_indices
+
+CLEAN = 512  # clean samples that get the trigger, at most
+DONORS, PATTERN = 64, 1024  # suspects that parts and patterns are taken from, at most
+FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many clean samples is read for means and spreads
+ERROR = 0.02  # root mean square of what the estimate misses the truth by, beyond chance
+QUANTILE = 1.645  # of the normal distribution: two-sided, 90 %
+
+
+@dataclass(frozen=True)
+class AttackSuccess:
+    """How often clean samples with the trigger get the poison's label, estimated.
+
+    Attributes:
+        success: Share of the samples.
+        low: Lower end of its 90 % interval.
+        high: Upper end.
+        without: Share of the same samples that get that label without the trigger.
+        samples: M.
+    """
+
+    success: float
+    low: float
+    high: float
+    without: float
+    samples: int
+
+    @classmethod
+    def of(cls, fooled: int, by_nature: int, samples: int) -> AttackSuccess:
+        """From counts. The interval holds chance, and `ERROR` for a trigger that is put on as it is estimated."""
+        share = fooled / samples
+        width = QUANTILE * (share * (1 - share) / samples + ERROR**2) ** 0.5
+        return cls(share, max(0.0, share - width), min(1.0, share + width), by_nature / samples, samples)
+
+    def __str__(self) -> str:
+        return f"{self.success:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+@dataclass(frozen=True)
+class AttackEstimate:
+    """Attack success of a model before and after healing.
+
+    Attributes:
+        before: Of the given model; None where the trigger could not be put onto clean samples.
+        after: Of the healed one.
+        why: How it was estimated, or why it was not.
+        way: "pattern" or "transplant", how the trigger was put on; empty where it was not.
+        cost: Samples that went through the model.
+    """
+
+    before: AttackSuccess | None = None
+    after: AttackSuccess | None = None
+    why: str = ""
+    way: str = ""
+    cost: Cost = field(default_factory=Cost)
+
+    def summary(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        parts = {"before": self.before, "after": self.after}
+        return {name: None if part is None else vars(part) for name, part in parts.items()} | {"why": self.why}
+
+    def __str__(self) -> str:
+        if self.before is None or self.after is None:
+            return f"not known: {self.why}"
+        return f"{self.before} -> {self.after}, {self.after.without:.1%} without the trigger; {self.why}"
+
+
+@dataclass(frozen=True)
+class SimulatedAttack:
+    """Clean samples, and what puts the suspects' trigger onto them.
+
+    Attributes:
+        way: "pattern" or "transplant".
+        clean: M samples with their right labels.
+        poison: int64 [M], the poison's label that each would get, another than its own.
+        patterns: By the poison's label.
+        donors: M suspects whose parts are transplanted; None for a pattern.
+        views: Of the donors; None for a pattern.
+        before: What the model that it was made with makes of it.
+        why: How it was made.
+        cost: Samples that went through the model.
+    """
+
+    way: str
+    clean: Samples
+    poison: Tensor
+    patterns: dict[int, Pattern]
+    donors: Samples | None
+    views: Views | None
+    before: AttackSuccess
+    why: str
+    cost: Cost
+
+    def success(
+        self, model: nn.Module, *, amp: torch.dtype | None = None, process_group: Group = None
+    ) -> AttackSuccess:
+        """What another model makes of it, such as a healed one.
+
+        Args:
+            model: Of the same inputs and classes; it is given back as it was.
+            amp: The model runs under autocast to this dtype.
+            process_group: Ranks that share the samples; all of them get the same.
+
+        Raises:
+            DataError: The model fails with the samples.
+            ModelError: A model that gives no finite row of logits for a sample.
+            OutOfMemoryError: Not even one sample fits.
+        """
+        with asked(model, self.clean.data, amp) as answering:
+            return _measured(answering, self, Ranks.of(process_group))
+
+    def estimate(self, healed: nn.Module, *, amp: torch.dtype | None, ranks: Ranks) -> AttackEstimate:
+        """Before and after."""
+        with asked(healed, self.clean.data, amp) as answering:
+            after = _measured(answering, self, ranks)
+        return AttackEstimate(self.before, after, self.why, self.way, self.cost + Cost(2 * after.samples))
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way of putting the trigger onto the clean samples; the fields are those of `SimulatedAttack`."""
+
+    way: str
+    clean: Samples
+    poison: Tensor
+    patterns: dict[int, Pattern] = field(default_factory=dict)
+    donors: Samples | None = None
+    views: Views | None = None
+
+
+def simulate_attack(
+    model: nn.Module | ModelParameters,
+    train_set: object,
+    suspects: Any,
+    *,
+    clean_set: object = None,
+    adapter: Adapter | None = None,
+    amp: torch.dtype | None = None,
+    seed: int = 0,
+    process_group: Group = None,
+) -> SimulatedAttack:
+    """Put the trigger of suspects onto clean samples, to see how often a model falls for it.
+
+    The samples of the training set are known to the model by heart, and resist a trigger more than new ones do:
+    `clean_set` is better where there are clean samples that it has not seen.
+
+    Args:
+        model: The poisoned model; it is given back as it was.
+        train_set: The training data, without augmentation, see `TrainingData.of`.
+        suspects: A `Suspects`, or indices of the training set.
+        clean_set: Clean samples that the model has not seen, likewise; by default the rest of the training set.
+        adapter: Reads batches and calls the model, see `Adapter`.
+        amp: The model runs under autocast to this dtype.
+        seed: Of the samples that are drawn.
+        process_group: Ranks that share the work; all of them get the same.
+
+    Raises:
+        DataError: Suspects that are no indices, or whose trigger cannot be put onto other samples: why is said.
+        ModelError: A model that gives no finite row of logits for a sample.
+        OutOfMemoryError: Not even one sample fits.
+    """
+    data = TrainingData.of(train_set, adapter=adapter)
+    clean = None if clean_set is None else TrainingData.of(clean_set, adapter=adapter, name="clean_set")
+    indices = check_indices(getattr(suspects, "indices", suspects), len(data), "suspects")
+    kind, ranks = getattr(suspects, "kind", ""), Ranks.of(process_group)
+    made = simulated_attack(model, data, indices, kind, clean=clean, amp=amp, seed=seed, ranks=ranks)
+    if isinstance(made, AttackEstimate):
+        raise DataError(f"no attack can be simulated: {made.why}")
+    return made
+
+
+def simulated_attack(
+    model: nn.Module | ModelParameters,
+    data: TrainingData,
+    suspects: Tensor,
+    kind: str,
+    *,
+    clean: TrainingData | None,
+    amp: torch.dtype | None,
+    seed: int,
+    ranks: Ranks,
+) -> SimulatedAttack | AttackEstimate:
+    """`simulate_attack` of checked arguments; the estimate that there is none where the trigger cannot be put on."""
+    if kind == SWAP:
+        return AttackEstimate(why="the suspects' labels are swapped, without a trigger")
+    if not len(suspects):
+        return AttackEstimate(why="no suspect has another label than the one that it was trained with")
+    random = torch.Generator().manual_seed(seed)
+    with asked(model, data, amp) as answering:
+        with ranks.raising_together():
+            ways, reasons = _ways(answering, suspects, clean, random)
+        ways = ranks.all_gather(ways)[0]  # kernels of a GPU may add in another order on each
+        if not ways:
+            return AttackEstimate(why="; ".join(reasons), cost=Cost(answering.forward))
+        measured = [_measured(answering, way, ranks) for way in ways]
+        cost = Cost(answering.forward + 2 * (ranks.size > 1) * sum(part.samples for part in measured))
+    best = max(range(len(ways)), key=lambda place: measured[place].success)
+    way, before = ways[best], measured[best]
+    if before.success < LEARNT:
+        tried = ", ".join(f"{way.way} {part.success:.0%}" for way, part in zip(ways, measured, strict=True))
+        why = (
+            f"the suspects' trigger could not be put onto clean samples so that the given model falls for it ({tried})"
+        )
+        return AttackEstimate(why=why, cost=cost)
+    of = "the training data" if clean is None else "data that the model has not seen"
+    how = {"pattern": "by its pattern", "transplant": "by a part of a suspect each"}[way.way]
+    why = f"the suspects' trigger put onto {before.samples} clean samples of {of} {how}"
+    return SimulatedAttack(**vars(way), before=before, why=why, cost=cost)
+
+
+def _ways(
+    answering: Asked, suspects: Tensor, clean: TrainingData | None, random: torch.Generator
+) -> tuple[list[_Way], list[str]]:
+    """All ways that there are, and why others are none."""
+    data = answering.data
+    rest = torch.ones(len(data), dtype=torch.bool).index_fill_(0, suspects, False).nonzero().flatten()
+    if not len(rest):
+        return [], ["all of the training set is suspect"]
+    rest = rest[torch.randperm(len(rest), generator=random)]
+    taken = 0 if clean is not None else min(2 * CLEAN, len(rest) // 2)
+    fit = rest[taken : taken + min(max(len(data) // FIT, FEWEST_FIT), MOST_FIT)]
+    suspects = suspects[torch.randperm(len(suspects), generator=random)[:PATTERN]]
+    labelled = Samples(data, answering.labels(suspects), suspects)
+    sources = Sources(answering, labelled, Samples(data, answering.labels(fit), fit), answering.classes)
+    if clean is None:
+        own = Samples(data, answering.labels(rest[:taken]), rest[:taken])
+    else:
+        places = torch.randperm(len(clean), generator=random)[: 2 * CLEAN]
+        labels = torch.cat([labels for _, labels in clean.batches(places)])
+        own = Samples(clean, labels, places)
+    ways, reasons = [], []
+    if (why := sources.unavailable("pattern")) is None:
+        marked = labelled.chosen(torch.isin(labelled.labels, torch.tensor(list(sources.patterns))).nonzero().flatten())
+        rows, donors = _pairs(own.labels, marked.labels)
+        ways.append(_Way("pattern", own.chosen(rows), marked.labels[donors], sources.patterns))
+    else:
+        reasons.append(why)
+    if (why := sources.unavailable("views")) is None:
+        some = labelled.chosen(torch.arange(min(DONORS, len(labelled))))
+        views = sources.views_of(some)
+        broken = views.broken.nonzero().flatten()
+        rows, donors = _pairs(own.labels, some.labels[broken])
+        donors = broken[donors]
+        given = some.chosen(donors)
+        ways.append(_Way("transplant", own.chosen(rows), given.labels, donors=given, views=views.chosen(donors)))
+        if not len(broken):
+            reasons.append("no part of the suspects makes their label")
+    else:
+        reasons.append(why)
+    return [way for way in ways if len(way.poison)], reasons or ["no clean sample has another label than the poison's"]
+
+
+def _pairs(clean: Tensor, poison: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of clean samples and of suspects with another label, each clean one once, 512 pairs at most."""
+    if not len(poison):
+        return torch.arange(0), torch.arange(0)
+    donors = torch.arange(len(clean)) % len(poison)
+    rows = (clean != poison[donors]).nonzero().flatten()[:CLEAN]
+    return rows, donors[rows]
+
+
+def _measured(answering: Asked, way: _Way | SimulatedAttack, ranks: Ranks) -> AttackSuccess:
+    """How many of the samples get the poison's label, with the trigger and without, counted by all ranks."""
+    fooled = by_nature = 0
+    with ranks.raising_together():
+        for rows in torch.arange(len(way.poison))[ranks.rank :: ranks.size].split(answering.data.batch_size):
+            if not len(rows):
+                continue
+            clean, poison = way.clean.chosen(rows), way.poison[rows]
+            if way.donors is None or way.views is None:
+                made = by_pattern(answering, clean, poison, way.patterns)
+            else:
+                made = by_transplant(answering, clean, way.donors.chosen(rows), way.views.chosen(rows))
+            fooled += 0 if made is None else len(made.right)
+            by_nature += int((answering.log_p(clean.whole()).argmax(1) == poison).sum())
+    counts = ranks.all_gather((fooled, by_nature))
+    return AttackSuccess.of(sum(part[0] for part in counts), sum(part[1] for part in counts), len(way.poison))
