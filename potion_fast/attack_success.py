@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .detection.suspect_list import SWAP
+from .detection.suspect_list import SWAP, suspect_indices
 from .distributed import Group, Ranks
 from .errors import DataError
 from .relabel.pattern import Pattern
@@ -25,7 +25,7 @@ from .utils.adapter import Adapter
 from .utils.asked_samples import Asked, Samples, asked
 from .utils.cost import Cost
 from .utils.model import ModelParameters
-from .utils.training_data import TrainingData, check_indices
+from .utils.training_data import TrainingData
 
 CLEAN = 512  # clean samples that get the trigger, at most
 DONORS, PATTERN = 64, 1024  # suspects that parts and patterns are taken from, at most
@@ -169,7 +169,8 @@ def simulate_attack(
     """Put the trigger of suspects onto clean samples, to see how often a model falls for it.
 
     The samples of the training set are known to the model by heart, and resist a trigger more than new ones do:
-    `clean_set` is better where there are clean samples that it has not seen.
+    `clean_set` is better where there are clean samples that it has not seen. Suspects that bear their label rightly
+    carry no trigger but their class itself, which put onto others works like one.
 
     Args:
         model: The poisoned model; it is given back as it was.
@@ -188,7 +189,7 @@ def simulate_attack(
     """
     data = TrainingData.of(train_set, adapter=adapter)
     clean = None if clean_set is None else TrainingData.of(clean_set, adapter=adapter, name="clean_set")
-    indices = check_indices(getattr(suspects, "indices", suspects), len(data), "suspects")
+    indices = suspect_indices(suspects, len(data))
     kind, ranks = getattr(suspects, "kind", ""), Ranks.of(process_group)
     made = simulated_attack(model, data, indices, kind, clean=clean, amp=amp, seed=seed, ranks=ranks)
     if isinstance(made, AttackEstimate):

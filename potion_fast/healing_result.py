@@ -107,6 +107,7 @@ class HealResult:
             "before": {name: _known(value) for name, value in asdict(before).items()},
             "after": {name: _known(value) for name, value in asdict(after).items()},
             "judged_by": self.finetuning.judged_by,
+            "by_class": [asdict(entry) for entry in self.finetuning.by_class],
             "attack_success": self.attack.summary(),
             "plan": self.finetuning.plan,
             "epochs": self.epochs,
@@ -119,10 +120,12 @@ class HealResult:
     def __str__(self) -> str:
         listed = self.suspects
         fitting, strangers = int(listed.fits.sum()), listed.found[~listed.fits].tolist()
+        worst = self.finetuning.worst_class
         known = f"{fitting} of {len(listed.found)} found"
         lines = [
             self.verdict,
             f"judged by: the suspects with other labels, and {self.finetuning.judged_by}",
+            *([] if worst is None else [f"worst class: {worst}"]),
             f"attack success: {self.attack}",
             f"not known: {OTHER_POISON}",
             f"suspects: {len(listed) - fitting} beside {known} ({listed.kind}); {listed.why}",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import DataError, FileError
 from ..utils.atomic_files import written_whole
+from ..utils.training_data import check_indices
 
 COLUMNS = ("index", "file", "score", "p_value", "given", "proposed", "found", "fits")
 TRIGGER, SWAP, GIVEN = "trigger", "swap", "given"  # kinds
@@ -325,3 +326,19 @@ def _number(row: Mapping[str, Any], column: str) -> float:
         return float(text) if text else math.nan
     except ValueError:
         raise DataError(f"{row['line']}: {column} is {text!r}, not a number") from None
+
+
+def suspect_indices(suspects: Any, samples: int) -> Tensor:
+    """Of suspects in their order, int64 [K]; ascending where there are doubles.
+
+    Args:
+        suspects: A `Suspects`, or indices of the training set.
+        samples: Of the training set.
+
+    Raises:
+        DataError: They are no indices.
+    """
+    given = suspects if isinstance(suspects, Tensor) else getattr(suspects, "indices", suspects)
+    ascending = check_indices(given, samples, "suspects")
+    order = torch.as_tensor(list(given) if not isinstance(given, Tensor) else given).long()
+    return order if len(order) == len(ascending) else ascending

@@ -21,7 +21,7 @@ from ..utils.seeding import seed_generators
 from ..utils.training_data import TrainingData
 from .keeping import clean_change
 from .predictions import Predictions
-from .result import Evaluation
+from .result import ClassAccuracy, Evaluation
 
 if TYPE_CHECKING:
     from .batches import Batches
@@ -106,12 +106,14 @@ class Judge:
 
     Attributes:
         described: What clean accuracy is measured on.
+        last: Predictions for it at the last evaluation; None before.
     """
 
     def __init__(self, steps: Steps, data: TrainingData, clean: TrainingData | None, ranks: Ranks, seed: int) -> None:
         self.reader = Reader(steps.outputs, data.adapter, steps.device, ranks, seed)
         self.data, self.clean, self.unseen, self.seed = data, clean, clean is not None, seed
         self.described = ""
+        self.last: Predictions | None = None
 
     @property
     def samples(self) -> int:
@@ -157,7 +159,7 @@ class Judge:
     def __call__(self, step: int, rate: float, loss: float) -> Evaluation:
         """Evaluate the model as it stands."""
         assert self.clean is not None
-        after = self.before if step == 0 else self.reader(self.clean, self.kept)
+        self.last = after = self.before if step == 0 else self.reader(self.clean, self.kept)
         change, error = clean_change(self.before, after, self.unseen)
         return Evaluation(
             step=step,
@@ -169,6 +171,21 @@ class Judge:
             clean_change=change if bool(torch.isfinite(after.margins).all()) else math.nan,
             clean_error=error,
         )
+
+    def by_class(self, is_last: bool) -> list[ClassAccuracy]:
+        """Accuracy of each class with the given model, and with the model as it stands.
+
+        Args:
+            is_last: It is that of the last evaluation, whose predictions are there.
+        """
+        assert self.clean is not None
+        after = self.last if is_last and self.last is not None else self.reader(self.clean, self.kept)
+        labels = self.before.labels
+        rows = [(label, labels == label) for label in labels.unique().tolist()]
+        return [
+            ClassAccuracy(label, int(own.sum()), *(float(p.right[own].double().mean()) for p in (self.before, after)))
+            for label, own in rows
+        ]
 
     def _poisoned(self, indices: Tensor) -> float:
         """Share of training samples that have the label that they were trained with; 0 of none."""

@@ -16,6 +16,8 @@ NO_STEP = "no step made the model better"
 NOTHING_NEW = "no suspect has another label than the one that it was trained with"
 DIVERGED = "the loss or the weights were no longer finite"
 
+FEWEST_OF_CLASS = 20  # samples by which a class's accuracy is worth a word
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -42,6 +44,26 @@ class Evaluation:
     clean_error: float
 
 
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Accuracy of a class's clean samples that were kept out, before and after.
+
+    Attributes:
+        label: Of the class.
+        samples: Of it.
+        before: Share that the given model gets right.
+        after: Share that the model that is given back gets right.
+    """
+
+    label: int
+    samples: int
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        return f"{self.label}, {self.before:.1%} -> {self.after:.1%} of {self.samples} samples"
+
+
 @dataclass
 class FineTuned:
     """A fine-tuned model, and how it came about.
@@ -56,6 +78,7 @@ class FineTuned:
         cost: Samples that went through the model.
         seconds: Wall-clock time.
         plan: Batch size, suspects per batch, steps, and how many samples and suspects were kept out.
+        by_class: Clean accuracy of each class of which there are samples among those that it is measured on.
     """
 
     model: nn.Module
@@ -67,6 +90,7 @@ class FineTuned:
     cost: Cost = Cost()
     seconds: float = 0.0
     plan: dict[str, Any] = field(default_factory=dict)
+    by_class: list[ClassAccuracy] = field(default_factory=list)
 
     @property
     def before(self) -> Evaluation:
@@ -77,6 +101,12 @@ class FineTuned:
     def after(self) -> Evaluation:
         """The model that is given back."""
         return self.trace[self.kept]
+
+    @property
+    def worst_class(self) -> ClassAccuracy | None:
+        """The one that lost most, of those with `FEWEST_OF_CLASS` samples; None where no such class lost anything."""
+        known = [entry for entry in self.by_class if entry.samples >= FEWEST_OF_CLASS and entry.after < entry.before]
+        return min(known, key=lambda entry: entry.after - entry.before, default=None)
 
     @property
     def healthy(self) -> bool:

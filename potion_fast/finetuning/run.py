@@ -158,6 +158,7 @@ def finetune(
         if changed.any():
             run.go(resume, progress)
         kept, reason = (run.kept, run.reason) if changed.any() else (0, NOTHING_NEW)
+        by_class = judge.by_class(is_last=kept == len(run.trace) - 1)
     result = FineTuned(
         model=model if inplace and isinstance(model, nn.Module) else parameters.wrapped,
         trace=run.trace,
@@ -168,6 +169,7 @@ def finetune(
         cost=Cost(judge.samples + run.samples + (loss is None) * run.step * batches.size, run.samples),
         seconds=time.perf_counter() - started,
         plan=batches.described(),
+        by_class=by_class,
     )
     for text in result.warnings:
         warn_caller(text)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ..detection.disagreement import likely_labels
 from ..detection.features import Features, features_of
-from ..detection.suspect_list import SWAP
+from ..detection.suspect_list import SWAP, suspect_indices
 from ..distributed import Group, Ranks
 from ..errors import DataError
 from ..utils.adapter import Adapter
 from ..utils.asked_samples import Asked, Samples, asked
 from ..utils.cost import Cost
 from ..utils.did_you_mean import did_you_mean
-from ..utils.training_data import TrainingData, check_indices
+from ..utils.training_data import TrainingData
 from ..utils.warn import warn_caller
 from .choice import Choice, choose, too_many
 from .proposed_labels import ProposedLabels
@@ -97,7 +97,7 @@ def propose_labels(
     if source not in SOURCES:
         raise DataError(f"source is one of {', '.join(SOURCES)}, not {source!r}{did_you_mean(source, SOURCES)}")
     data, ranks = TrainingData.of(train_set, adapter=adapter), Ranks.of(process_group)
-    indices, swap = _indices(suspects, len(data)), getattr(suspects, "kind", None) == SWAP
+    indices, swap = suspect_indices(suspects, len(data)), getattr(suspects, "kind", None) == SWAP
     random = torch.Generator().manual_seed(seed)
     with asked(model, data, amp, progress) as answering:
         with ranks.raising_together():
@@ -175,14 +175,6 @@ def _joined(proposal: Proposal, ranks: Ranks, shared: bool) -> Proposal:
     if not shared:
         return parts[0]
     return Proposal(*(torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "kept", "others")))
-
-
-def _indices(suspects: Any, samples: int) -> Tensor:
-    """Of suspects in their order, int64 [K]. Raises DataError where they are none."""
-    given = suspects if isinstance(suspects, Tensor) else getattr(suspects, "indices", suspects)
-    ascending = check_indices(given, samples, "suspects")
-    order = torch.as_tensor(list(given) if not isinstance(given, Tensor) else given).long()
-    return order if len(order) == len(ascending) else ascending
 
 
 def _found(suspects: Any, found: Sequence[int] | Tensor | None, indices: Tensor) -> Tensor:

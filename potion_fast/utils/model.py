@@ -69,8 +69,9 @@ class ModelParameters:
 
     @property
     def device(self) -> torch.device:
-        """Of the first parameter; `check` sees to it that the others are there too."""
-        return next(iter(self.parameters.values())).device
+        """Of the first parameter; `check` sees to it that the others are there too. Without any, the CPU."""
+        first = next(iter(self.parameters.values()), None)
+        return torch.device("cpu") if first is None else first.device
 
     @property
     def sharded(self) -> bool:
