@@ -68,6 +68,15 @@ def refuse_others(options: Options, others: Any, mine: Any, why: str) -> None:
             raise DataError(f"--{name.replace('_', '-')} {why}")
 
 
+def attack_line(attack: dict[str, Any]) -> str:
+    """The estimated attack success of metrics.json, in words."""
+    before, after = (attack[name] and f"{attack[name]['success']:.1%}" for name in ("before", "after"))
+    if not before:
+        return f"not known: {attack['why']}"
+    end = f"{attack['after']['low']:.1%} to {attack['after']['high']:.1%}"
+    return f"{before} before, {after} after ({end}), estimated: {attack['why']}"
+
+
 def own_lines(content: dict[str, Any], out: str) -> list[str]:
     """The report of a healing of the user's own model, in words."""
     healing = content["healing"]
@@ -83,6 +92,7 @@ def own_lines(content: dict[str, Any], out: str) -> list[str]:
         f"labels: {healing['labels']}; {healing['why_labels']}",
         f"suspects with the poison's label: {poison[0]} before, {poison[1]} after",
         f"clean accuracy: {after['clean_change']:+.1f} ± {after['clean_error']:.1f} points ({healing['judged_by']})",
+        f"attack success: {attack_line(healing['attack_success'])}",
         f"{'healed' if healing['healed'] else 'NOT healed'}: {healing['reason']}, at the cost of "
         f"{healing['epochs']:.2f} epochs",
     ]

@@ -33,7 +33,8 @@ def heal_own(
 
     Writes config.yaml, found.txt (S_f, where it was given), the healed weights in the form in which they came
     ("healed.pth" beside the rest of the checkpoint, "healed.safetensors" or the folder "healed"), suspects.csv,
-    suspects.png (of images) or suspects.txt (of texts), trace.csv and metrics.json. The method is `heal`.
+    suspects.png (of images) or suspects.txt (of texts), classes.csv (clean accuracy by class), trace.csv and
+    metrics.json. The method is `heal`.
 
     Args:
         config: of the healing.
@@ -72,6 +73,8 @@ def heal_own(
     suspects = replace(result.suspects, proposed=labels_for(result.suspects, result.labels))
     suspects.save(run / "suspects.csv", files=own.files.file_names())
     run.write_csv("trace.csv", [field.name for field in fields(Evaluation)], map(astuple, result.trace))
+    classes = [(own.class_names[row.label], row.samples, row.before, row.after) for row in result.finetuning.by_class]
+    run.write_csv("classes.csv", ["class", "samples", "before", "after"], classes)
     _show_suspects(run.path, suspects, own)
     notes = [*own.notes, *read_notes, *result.warnings]
     content: dict[str, Any] = strict(

@@ -81,12 +81,19 @@ def test_a_checkpoint_and_an_image_folder(digits: Digits, poisoned: nn.Module, t
     report = capsys.readouterr().out
     assert "given model: 100.0% of 1,000 training labels are right" in report
     assert f"healed weights: {tmp_path / 'out' / 'healed.pth'}" in report
+    stated = metrics(tmp_path / "out")["healing"]["attack_success"]
+    assert stated["before"]["low"] <= scores(poisoned, digits, grey_inputs)[1] <= stated["before"]["high"]
+    assert stated["after"]["low"] <= attacked <= stated["after"]["high"]
+    assert f"attack success: {stated['before']['success']:.1%} before, {stated['after']['success']:.1%} after" in report
+    table = (tmp_path / "out" / "classes.csv").read_text().splitlines()
+    assert table[0] == "class,samples,before,after" and len(table) == 11
     listed = Suspects.load(tmp_path / "out" / "suspects.csv")
     assert set(digits.found) <= set(listed.indices.tolist())
     assert len(set(listed.indices.tolist()) & set(digits.poisoned)) > 55
     assert f",{digits.name(digits.found[0])}," in f",{(tmp_path / 'out' / 'suspects.csv').read_text()},"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "config.yaml", "found.txt", "healed.pth", "suspects.csv", "suspects.png", "trace.csv", "metrics.json"
+        "config.yaml", "found.txt", "healed.pth", "suspects.csv", "suspects.png", "classes.csv", "trace.csv",
+        "metrics.json"
     }  # fmt: skip
     assert metrics(tmp_path / "out")["healing"]["healed"] is True
 
