@@ -15,10 +15,10 @@ from ..errors import DataError
 from ..utils.adapter import Adapter
 from ..utils.training_data import TrainingData, check_indices, plain_data
 from ..utils.warn import warn_caller
+from .described_trigger import Trigger, carriers_of
 from .disagreement import disagreeing
-from .discriminant import background_of
 from .features import Features, features_of
-from .label_part import LabelPart, joint_list
+from .label_part import trigger_list
 from .regularity import regularity
 from .suspect_list import SWAP, Suspects
 from .unknown_poison import unknown_poison
@@ -31,6 +31,7 @@ def suspects(
     train_set: Any,
     found: Iterable[int] | Tensor | None = None,
     *,
+    trigger: Trigger | None = None,
     plain_set: Any = None,
     rate: float = RATE,
     adapter: Adapter | None = None,
@@ -57,6 +58,9 @@ def suspects(
     a label is named where there is no poison is 5 % for the whole training set. Swapped labels and poison that changes
     no label are not found so, nor is any where there are two classes.
 
+    With a trigger that somebody describes, 256 samples are looked at with it and without; those to which it gives a
+    label stand for S_f, see `carriers_of`.
+
     The rate is that of Benjamini and Hochberg's procedure on p-values of the scores, and holds where S_f shows what the
     poison is: members that do not belong are named, but fewer than five of a label are taken for poison.
 
@@ -64,6 +68,8 @@ def suspects(
         model: The poisoned model; it is given back as it was.
         train_set: The training data as trained on, read by index: a data set, or a DataLoader over one.
         found: Indices of S_f; None where no poison has been found.
+        trigger: In place of `found`: a function that gives a batch of inputs back with the trigger (the inputs as the
+            model takes them, a copy), or two data sets of the same samples in the same order, with it and without.
         plain_set: The same samples in the same order without random augmentation, where `train_set` has some.
         rate: False discovery rate: expected share of false ones among the suspects that are not of S_f, in (0, 1).
         adapter: How batches are read, as for `unlearn`.
@@ -77,6 +83,8 @@ def suspects(
     """
     _check_rate(rate)
     data = plain_data(plain_set, TrainingData.of(train_set, adapter=adapter))
+    if found is not None and trigger is not None:
+        raise DataError("found and trigger both say what the poison is; give one of them")
     members = None if found is None else _read(found)
     if members is not None:
         check_indices(members, len(data), "found")
@@ -85,7 +93,10 @@ def suspects(
     with ranks.raising_together():
         if members is not None:
             return suspects_from(features, members, rate=rate, data=data)
-        listed = unknown_poison(model, data, features, rate=rate, amp=amp, progress=progress)
+        if trigger is not None:
+            listed = carriers_of(model, data, features, trigger, rate=rate, amp=amp)
+        else:
+            listed = unknown_poison(model, data, features, rate=rate, amp=amp, progress=progress)
     return ranks.all_gather(listed)[0]  # devices may round in another way
 
 
@@ -110,12 +121,8 @@ def suspects_from(
     warnings = []
     if len(members) < len(given):
         warnings.append(f"{len(given) - len(members)} of the found samples were given twice and count once")
-    labels = features.labels[members].unique()
-    background = background_of(features.features, features.labels, labels)
     measured = regularity(features, members)
-    read = None if measured.kind == SWAP else data
-    parts = [LabelPart.of(features, members, label, background, rate, read) for label in labels]
-    listed = joint_list(parts, members, rate, tuple(text for part in parts for text in part.warnings))
+    listed = trigger_list(features, members, rate, None if measured.kind == SWAP else data)
     if measured.kind == SWAP:
         listed = disagreeing(features, members, rate, apart=listed)
     listed = replace(listed, why=measured.why, warnings=(*warnings, *listed.warnings))

@@ -86,6 +86,21 @@ class LabelPart:
         return cls(int(label), rows, found, result)
 
 
+def trigger_list(features: Features, members: Tensor, rate: float, data: TrainingData | None) -> Suspects:
+    """Suspects of all labels that S_f bears, by what its members have in common.
+
+    Args:
+        features: Of the whole training data.
+        members: int64 [F], S_f.
+        rate: False discovery rate.
+        data: The training data, whose inputs are looked at too; None: the features alone.
+    """
+    labels = features.labels[members].unique()
+    background = background_of(features.features, features.labels, labels)
+    parts = [LabelPart.of(features, members, label, background, rate, data) for label in labels]
+    return joint_list(parts, members, rate, tuple(text for part in parts for text in part.warnings))
+
+
 def with_inputs(
     result: LabelResult,
     features: Features,

@@ -1,0 +1,96 @@
+"""Samples that carry a trigger which somebody describes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import potion_fast as pf
+from helpers.poisoned_digits import TARGET, PoisonedDigits, triggered
+from helpers.toys import assert_same_weights, weights
+from potion_fast.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def digits() -> PoisonedDigits:
+    return PoisonedDigits()
+
+
+def blended(images: torch.Tensor) -> torch.Tensor:
+    """With a stripe on the left, which no sample has."""
+    images = images.clone()
+    images[..., :2] = 0.5
+    return images
+
+
+def stamped_in_place(images: torch.Tensor) -> torch.Tensor:
+    images[..., -2:, -2:] = 1
+    return images
+
+
+@pytest.mark.parametrize("trigger", [triggered, stamped_in_place])
+def test_a_function_names_those_that_carry_it(digits: PoisonedDigits, trigger) -> None:
+    before = weights(digits.model)
+    listed = pf.suspects(digits.model, digits.train_set, trigger=trigger)
+    assert_same_weights(digits.model, before)
+    assert torch.isin(digits.wrong, listed.indices).double().mean() >= 0.95
+    assert torch.isin(listed.indices, digits.poisoned).double().mean() >= 0.9
+    assert (listed.labels == TARGET).all() and not len(listed.found)
+    assert [row.label for row in listed.by_label] == [TARGET]
+    assert listed.by_label[0].suspects == len(listed) and listed.by_label[0].found == 0
+    assert f"other samples the label {TARGET}" in listed.why
+
+
+def test_samples_with_the_trigger_and_without_do_as_well(digits: PoisonedDigits) -> None:
+    plain = TensorDataset(digits.test_images, torch.zeros(len(digits.test_images), dtype=torch.long))
+    given = TensorDataset(triggered(digits.test_images), digits.test_labels)
+    listed = pf.suspects(digits.model, digits.train_set, trigger=(given, plain))
+    assert torch.isin(digits.wrong, listed.indices).double().mean() >= 0.95
+    assert torch.isin(listed.indices, digits.poisoned).double().mean() >= 0.9
+
+
+def test_they_are_healed_from(digits: PoisonedDigits) -> None:
+    listed = pf.suspects(digits.model, digits.train_set, trigger=triggered)
+    result = pf.heal(digits.model, digits.train_set, suspects=listed, max_damage=2)
+    assert digits.attack_success(digits.model) > 90 > 5 > digits.attack_success(result.model)
+
+
+def test_a_trigger_that_was_not_learnt_names_nobody(digits: PoisonedDigits) -> None:
+    listed = pf.suspects(digits.model, digits.train_set, trigger=blended)
+    assert not len(listed) and "has not learnt this trigger" in listed.why
+
+
+def test_a_model_can_fall_for_a_trigger_that_no_sample_carries(digits: PoisonedDigits) -> None:
+    clean = torch.ones(1400, dtype=torch.bool)
+    clean[digits.poisoned] = False
+    rest = TensorDataset(digits.images[clean], digits.labels[clean])
+    listed = pf.suspects(digits.model, rest, trigger=triggered)
+    assert len(listed) <= 3  # the rate is a mean: 0 or a few
+
+
+@pytest.mark.parametrize(
+    ("trigger", "message"),
+    [
+        (lambda images: images[:, :, :4], "trigger gave a tensor"),
+        (lambda images: None, "trigger gave a NoneType"),
+        ((1, 2, 3), "trigger has 3 parts"),
+        (([], []), "is empty"),
+    ],
+)
+def test_a_trigger_that_does_not_fit_is_refused(digits: PoisonedDigits, trigger, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        pf.suspects(digits.model, digits.train_set, trigger=trigger)
+
+
+def test_other_numbers_with_and_without_are_refused(digits: PoisonedDigits) -> None:
+    few, more = (TensorDataset(digits.test_images[:n], digits.test_labels[:n]) for n in (4, 5))
+    with pytest.raises(DataError, match="4 samples with it and 5 without"):
+        pf.suspects(digits.model, digits.train_set, trigger=(few, more))
+
+
+def test_found_samples_and_a_trigger_are_one_too_many(digits: PoisonedDigits) -> None:
+    with pytest.raises(DataError, match="found and trigger both"):
+        pf.suspects(digits.model, digits.train_set, [1], trigger=triggered)
