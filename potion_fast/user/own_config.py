@@ -21,6 +21,10 @@ from .shared_fields import (
     workers_field,
 )
 
+FORMS = (
+    "a square COLOUR:SIZE:PLACE, such as white:6:bottom-right or #ff0000:3:20,24 (row, column of its upper left "
+    "corner); module:function, code that is run on batches of inputs; or two folders of the same images, WITH,WITHOUT"
+)
 DATA = (
     "a folder of class folders, a CSV of path (or text) and label, a folder of datasets' save_to_disk, .npz, "
     "images.npy,labels.npy, or module:factory"
@@ -126,6 +130,12 @@ class OwnConfig(Schema):
 class OwnFindConfig(OwnConfig):
     """The search for poison in a user's own training data; see `potion_fast.suspects`."""
 
+    trigger: str | None = setting(
+        None,
+        f"the trigger, where it is known: {FORMS}",
+        metavar="TRIGGER",
+        default_text="none, it is not known",
+    )
     rate: float = rate_field()
     amp: Literal["bfloat16", "float16"] | None = amp_field()
 

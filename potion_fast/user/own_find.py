@@ -19,6 +19,7 @@ from .own_config import OwnFindConfig
 from .own_heal import check_apart, images_of, show_texts
 from .run_folder import RunFolder, strict
 from .suspect_sheet import draw_suspects
+from .trigger import read_trigger
 
 
 def find_own(
@@ -49,6 +50,7 @@ def find_own(
         warnings.simplefilter("always", PotionWarning)
         own = read_own(config, config.device)
         found = None if config.found is None else sorted(read_found(config.found, own.files))
+        trigger = None if config.trigger is None else read_trigger(config.trigger, own.inputs)
     notes = [*own.notes, *(str(warning.message) for warning in caught)]
     run = RunFolder.create(out, overwrite)
     run.write_config("find", config.to_dict() | config.absolute_paths())
@@ -58,6 +60,7 @@ def find_own(
             own.model,
             own.train,
             found,
+            trigger=trigger,
             plain_set=own.plain,
             rate=config.rate,
             amp=None if config.amp is None else getattr(torch, config.amp),

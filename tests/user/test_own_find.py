@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from helpers.own_models import CLASSES, Digits, SmallNet, grey_inputs, make_digits, scores, train
+from helpers.own_models import CLASSES, Digits, SmallNet, grey_inputs, make_digits, scores, stamped, train
 from potion_fast.cli import main as cli
 from potion_fast.cli import output
 from potion_fast.detection import Suspects
@@ -58,3 +59,44 @@ def test_the_two_forms_of_the_command_are_told_apart(tmp_path: Path, capsys: Any
     ):
         assert cli.main(["find", *flags, "--out", str(tmp_path / "out")]) == output.FAILED
         assert words in capsys.readouterr().err
+
+
+def white_corner(images: torch.Tensor) -> torch.Tensor:
+    """The digits' trigger, on inputs of the model."""
+    images[..., -4:, -4:] = 1
+    return images
+
+
+@pytest.mark.parametrize("form", ["white:4:bottom-right", "#ffffff:4:12,12", f"{__name__}:white_corner", "folders"])
+def test_a_described_trigger_names_those_that_carry_it(digits: Digits, form: str, tmp_path: Path):
+    if form == "folders":
+        for name, images in (("with", stamped(digits.test[:200])), ("without", digits.test[:200])):
+            (tmp_path / name).mkdir()
+            for index, image in enumerate(images):
+                Image.fromarray(image[0].numpy()).save(tmp_path / name / f"{index:03d}.png")
+        form = f"{tmp_path / 'with'},{tmp_path / 'without'}"
+    flags = ["--weights", digits.folder.parent / "mine.pth", "--model", "helpers.own_models:SmallNet", "--data"]
+    flags += [digits.folder, "--mean", 0.5, "--std", 0.5, "--trigger", form, "--out", tmp_path / "out", "--quiet"]
+    assert cli.main(["find", *map(str, flags)]) == output.DONE
+    listed = set(Suspects.load(tmp_path / "out" / "suspects.csv").indices.tolist())
+    assert len(listed & set(digits.poisoned)) > 55 and len(listed - set(digits.poisoned)) < 8
+    assert "the trigger gives" in json.loads((tmp_path / "out" / "metrics.json").read_text())["why"]
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("white", "is none of: a square COLOUR:SIZE:PLACE"),
+        ("white:four:top-left", "the side is a whole number of pixels, not 'four'"),
+        ("white:4:middle", "the place is top-left, top-right, bottom-left, bottom-right or ROW,COLUMN, not 'middle'"),
+        ("white:4:14,0", "lies outside of images of 16 x 16"),
+        ("nowhere:mark", "there is no module 'nowhere'"),
+        (f"{__name__}:CLASSES", "has no function"),
+    ],
+)
+def test_a_trigger_that_cannot_be_is_refused_in_one_line(digits: Digits, form: str, words: str, tmp_path: Path, capsys):
+    flags = ["--weights", digits.folder.parent / "mine.pth", "--model", "helpers.own_models:SmallNet", "--data"]
+    flags += [digits.folder, "--mean", 0.5, "--std", 0.5, "--trigger", form, "--out", tmp_path / "out", "--quiet"]
+    assert cli.main(["find", *map(str, flags)]) == output.FAILED
+    error = capsys.readouterr().err
+    assert words in error and len(error.strip().splitlines()) == 1
