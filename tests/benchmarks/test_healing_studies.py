@@ -163,4 +163,39 @@ def test_one_part_of_the_healing_is_changed_at_a_time(runs: Path, tmp_path: Path
     assert float(found["labels", "true"]["labels_right"]) == 1 > float(found["labels", "second-best"]["labels_right"])
     assert found["relabelled", "S_f"]["suspects"] == "16" and found["relabelled", "S_m"]["suspects"] == "64"
     falling = int(usual["steps"]) - int(found["share of an epoch", "0.03"]["steps"])
-    assert falling == 32 - 1  # steps in which the rate falls
+    assert falling == 32 - 3  # steps in which the rate falls: twice the share, with the smallest batches
+
+
+def test_estimates_of_the_attack_success_stand_beside_the_true_one(runs: Path, tmp_path: Path):
+    out = tmp_path / "healing.csv"
+    script("healing.py", out, runs / "poisoned", "--found", 16, "--methods", "none", "heal")
+    none, healed = rows(out)
+    assert healed["way"] in ("pattern", "transplant") and none["way"] == none["before"] == ""
+    for name in ("before", "after"):
+        low, share, high = (float(healed[f"{name}{end}"]) for end in ("_low", "", "_high"))
+        assert low <= share <= high
+    lines = script("healing.py", "--attack-success", out).splitlines()
+    truth = f"{100 * float(none['attack_rate']):.1f}", f"{100 * float(healed['attack_rate']):.1f}"
+    cells = [cell.strip() for cell in lines[2].split("|")]
+    assert cells[1:4] == ["poisoned", "16", healed["way"]] and (cells[5], cells[7]) == truth
+    assert "of 1 intervals hold the true attack success" in lines[4] and lines[-1].startswith("After: ")
+
+
+def test_a_search_without_found_samples_names_the_poisoned_label_alone(runs: Path, tmp_path: Path):
+    out = tmp_path / "unknown.csv"
+    arguments = (out, runs / "poisoned", runs / "clean", "--draws", 0, 1)
+    script("unknown_poison.py", *arguments)
+    found = {(row["run"], row["draw"]): row for row in rows(out)}
+    assert len(found) == 4
+    for draw in "01":
+        poisoned, clean = found["poisoned", draw], found["clean", draw]
+        assert (poisoned["attack"], clean["attack"]) == ("badnet", "none")
+        assert (clean["named"], clean["suspects"], clean["p_poison"], clean["recall"]) == ("0", "0", "", "")
+        assert poisoned["poison_labels"] == "1" and poisoned["false_named"] == "0"
+        assert int(poisoned["right"]) <= int(poisoned["suspects"])
+    whole, half = found["poisoned", "0"], found["poisoned", "1"]
+    assert whole["named"] == "1" and float(whole["p_poison"]) < 0.005 and float(whole["recall"]) > 0.9
+    assert int(half["samples"]) == int(whole["samples"]) // 2 and 16 < int(half["poisoned"]) < 48
+    assert script("unknown_poison.py", *arguments) == ""
+    lines = script("unknown_poison.py", "--markdown", out).splitlines()
+    assert len(lines) == 2 + 4 and lines[2].startswith("| small_cnn | badnet | 64 poisoned | 1 | 1 | 0 | ")

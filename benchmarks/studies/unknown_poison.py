@@ -1,0 +1,160 @@
+"""Poison of which no sample was found: which labels are named, by chance or rightly, and what is found of it.
+
+    unknown_poison.py OUT.csv RUN ...       every search that OUT.csv does not have yet
+    unknown_poison.py --markdown OUT.csv    the table for README.md
+
+RUN is a run folder of `potion-fast train`, with poison or without (--leave-out-poisoned). Draw 0 is all of the training
+data; each other draw is a half of it, uniform in the samples that were trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from poisoned_runs import Row, Subject, append, left, percent, run_study, share, spread
+from torch.utils.data import Subset
+
+from potion_fast.detection.features import TENSORS, Features, features_of
+from potion_fast.detection.unknown_poison import unknown_poison
+from potion_fast.utils.training_data import TrainingData
+
+RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Search(Row):
+    """One search; OUT.csv has a line for each.
+
+    run, model, attack, seed   of the training; the attack is "none" where it never saw poison
+    draw, samples, poisoned what was searched, and how much of it is poison
+    labels, poison_labels   of the data; those that the poison bears
+    named, false_named      labels that are named, and how many of them bear no poison
+    p_poison, p_others      least p-value of the poison's labels, and of the others
+    suspects, right         how many, and how many of them are poison
+    recall, recall_all      share of the poison that is suspect: of that with a wrong label, of all
+    seconds                 of the search, without the features
+    """
+
+    KEY = ("run", "draw")
+
+    run: str
+    model: str
+    attack: str
+    seed: int
+    draw: int
+    samples: int
+    poisoned: int
+    labels: int
+    poison_labels: int
+    named: int
+    false_named: int
+    p_poison: float | None
+    p_others: float | None
+    suspects: int
+    right: int
+    recall: float | None
+    recall_all: float | None
+    seconds: float
+
+
+def search(subject: Subject, features: Features, draw: int) -> Search:
+    """Search all of the training data, or a half of it."""
+    config, samples = subject.scenario.config, len(subject.trained_on)
+    rows = np.arange(samples)
+    if draw:
+        rows = np.sort(np.random.default_rng([config.seed, draw]).choice(samples, samples // 2, replace=False))
+    chosen = {name: getattr(features, name)[rows] for name in TENSORS}
+    part = Features(**chosen, classes=features.classes, layer=features.layer)
+    data = TrainingData.of(Subset(subject.train_set(augment=False), rows.tolist()))
+    start = time.perf_counter()
+    listed = unknown_poison(subject.model, data, part, rate=RATE)
+    seconds = time.perf_counter() - start
+    poison, wrong = (np.flatnonzero(np.isin(rows, own)) for own in poison_of(subject))
+    called, given = listed.indices.numpy(), part.labels.numpy()
+    bearing = set(given[wrong].tolist())
+    named = set(given[called].tolist())
+    p_values = {row.label: row.p_value for row in listed.by_label}
+    return Search(
+        run=subject.name,
+        model=str(config.model),
+        attack="none" if config.leave_out_poisoned else config.poison,
+        seed=config.seed,
+        draw=draw,
+        samples=len(rows),
+        poisoned=len(poison),
+        labels=len(p_values),
+        poison_labels=len(bearing),
+        named=len(named),
+        false_named=len(named - bearing),
+        p_poison=min((p for label, p in p_values.items() if label in bearing), default=None),
+        p_others=min((p for label, p in p_values.items() if label not in bearing), default=None),
+        suspects=len(called),
+        right=len(np.intersect1d(called, poison)),
+        recall=share(np.intersect1d(called, wrong), wrong),
+        recall_all=share(np.intersect1d(called, poison), poison),
+        seconds=seconds,
+    )
+
+
+def poison_of(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the poison, and of that with a wrong label; none where the training left it out."""
+    if subject.scenario.config.leave_out_poisoned:
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    return subject.poison
+
+
+def study(options: argparse.Namespace) -> None:
+    """Write each row as soon as it is there."""
+    for run in options.runs:
+        subject: Subject | None = None
+        features: Features | None = None
+        for _, draw in left([(run.name, draw) for draw in options.draws], options.out, Search):
+            subject = subject or Subject.load(run)
+            features = features or features_of(subject.model, TrainingData.of(subject.train_set(augment=False)))
+            row = search(subject, features, draw)
+            append(options.out, row)
+            text = f"{row.named} of {row.labels} labels named, {row.false_named} wrongly"
+            print(f"{row.run}, draw {draw}: {text}; {row.right} of {row.suspects} suspects right", flush=True)
+
+
+def print_markdown(rows: Sequence[Search]) -> None:
+    """A line for each network, attack and number of poisoned samples: all of the data, and halves of it."""
+    heads = ["network", "attack", "searched", "searches", "with a label named", "labels named wrongly"]
+    heads += ["least p, poison", "least p, others", "suspects right", "recall, %", "of all of S_m, %"]
+    print("| " + " | ".join(heads) + " |")
+    print("|---|---|---|" + "---:|" * (len(heads) - 3))
+    groups: dict[tuple[Any, ...], list[Search]] = {}
+    for row in sorted(rows, key=lambda row: (row.attack == "none", row.attack, row.model, -row.samples, row.draw > 0)):
+        of = f"{row.poisoned} poisoned" if row.draw == 0 and row.poisoned else "all" if row.draw == 0 else "a half"
+        groups.setdefault((row.model, row.attack, of), []).append(row)
+    for key, group in groups.items():
+        cells = [str(len(group)), str(sum(row.named > 0 for row in group)), str(sum(row.false_named for row in group))]
+        for name in ("p_poison", "p_others"):
+            known = [getattr(row, name) for row in group if getattr(row, name) is not None]
+            cells.append(f"{max(known) if name == 'p_poison' else min(known):.2g}" if known else "")
+        cells.append(f"{sum(row.right for row in group):,} of {sum(row.suspects for row in group):,}")
+        cells += [spread((percent(getattr(row, name)) for row in group), ".1f") for name in ("recall", "recall_all")]
+        print("| " + " | ".join([*key, *cells]) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", nargs="?", type=Path, metavar="OUT.csv", help="gets a row per search")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of trainings")
+    parser.add_argument("--draws", nargs="+", type=int, default=[0], metavar="D", help="of samples (default: 0, all)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the CPU (default: 1)")
+    parser.add_argument("--markdown", type=Path, metavar="OUT.csv", help="print sums as a Markdown table")
+    options = parser.parse_args()
+    if bool(options.runs) == bool(options.markdown):
+        parser.error("give either OUT.csv and RUN, or --markdown")
+    run_study(options, study, print_markdown, Search)
+
+
+if __name__ == "__main__":
+    main()
