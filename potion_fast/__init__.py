@@ -15,7 +15,7 @@ from .errors import PotionError, PotionWarning
 
 if TYPE_CHECKING:
     from .attack_success import AttackEstimate, AttackSuccess, SimulatedAttack, simulate_attack
-    from .detection import Suspects, suspects
+    from .detection import Suspects, label_errors, suspects
     from .edits.plan import EditPlan
     from .finetuning import FineTuned, finetune
     from .healing import heal
@@ -34,6 +34,7 @@ __all__ = [
     "HealResult",
     "Suspects",
     "suspects",
+    "label_errors",
     "ProposedLabels",
     "propose_labels",
     "FineTuned",
@@ -67,7 +68,7 @@ __all__ = [
 _NAMES = {
     ".healing": ("heal",),
     ".healing_result": ("HealResult",),
-    ".detection": ("Suspects", "suspects"),
+    ".detection": ("Suspects", "label_errors", "suspects"),
     ".relabel": ("ProposedLabels", "propose_labels"),
     ".finetuning": ("FineTuned", "finetune"),
     ".attack_success": ("AttackEstimate", "AttackSuccess", "SimulatedAttack", "simulate_attack"),

@@ -2,6 +2,7 @@
 
 from .detect import suspects, suspects_from
 from .features import Features, features_of
+from .label_errors import label_errors
 from .suspect_list import LabelSummary, Suspects
 
-__all__ = ["Features", "LabelSummary", "Suspects", "features_of", "suspects", "suspects_from"]
+__all__ = ["Features", "LabelSummary", "Suspects", "features_of", "label_errors", "suspects", "suspects_from"]

@@ -14,6 +14,7 @@ from .schema import Deviations, Means, Schema, setting
 from .shared_fields import (
     amp_field,
     device_field,
+    label_errors_field,
     labels_field,
     max_damage_field,
     rate_field,
@@ -136,6 +137,7 @@ class OwnFindConfig(OwnConfig):
         metavar="TRIGGER",
         default_text="none, it is not known",
     )
+    label_errors: bool = label_errors_field()
     rate: float = rate_field()
     amp: Literal["bfloat16", "float16"] | None = amp_field()
 

@@ -9,10 +9,11 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..detection import LabelSummary, Suspects, suspects
-from ..errors import PotionWarning
+from ..detection import LabelSummary, Suspects, label_errors, suspects
+from ..detection.described_trigger import Trigger
+from ..errors import DataError, PotionWarning
 from .found import read_found
 from .own import read_own
 from .own_config import OwnFindConfig
@@ -54,24 +55,71 @@ def find_own(
     notes = [*own.notes, *(str(warning.message) for warning in caught)]
     run = RunFolder.create(out, overwrite)
     run.write_config("find", config.to_dict() | config.absolute_paths())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PotionWarning)  # the list contains them, and so does metrics.json
-        listed = suspects(
-            own.model,
-            own.train,
-            found,
-            trigger=trigger,
-            plain_set=own.plain,
-            rate=config.rate,
-            amp=None if config.amp is None else getattr(torch, config.amp),
-            progress=progress,
-        )
+    listed = searched(
+        own.model,
+        own.train,
+        found,
+        errors=config.label_errors,
+        rate=config.rate,
+        amp=config.amp,
+        trigger=trigger,
+        plain_set=own.plain,
+        progress=progress,
+    )
     if own.files.texts is not None:
         show_texts(run, listed, own)
     more = {"given_accuracy": own.accuracy.value, "given_accuracy_samples": own.accuracy.samples}
     return write_suspects(
         run, listed, own.files.labels, own.class_names, own.files.file_names(), images_of(own), notes, more
     )
+
+
+def searched(
+    model: nn.Module,
+    train_set: object,
+    found: list[int] | None,
+    *,
+    errors: bool,
+    rate: float,
+    amp: str | None,
+    trigger: Trigger | None = None,
+    plain_set: object = None,
+    progress: bool = False,
+) -> Suspects:
+    """The suspects that a search finds, or label errors.
+
+    Args:
+        model: the model.
+        train_set: see `suspects`.
+        found: S_f; None where nothing was found.
+        errors: label errors are sought, in place of poison.
+        rate: see `suspects`.
+        amp: name of the dtype of autocast.
+        trigger: see `suspects`.
+        plain_set: see `suspects`.
+        progress: show progress bars.
+
+    Raises:
+        DataError: label errors are asked for, and what the poison is as well.
+        PotionError: as `suspects` and `label_errors` raise it.
+    """
+    dtype = None if amp is None else getattr(torch, amp)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PotionWarning)  # the list contains them, and so does metrics.json
+        if errors:
+            if found is not None or trigger is not None:
+                raise DataError("--label-errors seeks no poison; leave --found and --trigger out")
+            return label_errors(model, train_set, plain_set=plain_set, amp=dtype, progress=progress)
+        return suspects(
+            model,
+            train_set,
+            found,
+            trigger=trigger,
+            plain_set=plain_set,
+            rate=rate,
+            amp=dtype,
+            progress=progress,
+        )
 
 
 def write_suspects(

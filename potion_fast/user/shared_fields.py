@@ -40,3 +40,8 @@ def max_damage_field() -> Any:
 def amp_field() -> Any:
     """The precision of autocast."""
     return setting(None, "precision of the model, which runs under autocast", default_text="that of the weights")
+
+
+def label_errors_field() -> Any:
+    """What is sought in place of poison."""
+    return setting(False, "list labels that are likely errors, by cleanlab, in place of poison")

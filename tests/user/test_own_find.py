@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,24 @@ def test_a_trigger_that_cannot_be_is_refused_in_one_line(digits: Digits, form: s
     assert cli.main(["find", *map(str, flags)]) == output.FAILED
     error = capsys.readouterr().err
     assert words in error and len(error.strip().splitlines()) == 1
+
+
+def test_label_errors_are_listed_in_place_of_poison(digits: Digits, tmp_path: Path, capsys: Any):
+    pytest.importorskip("cleanlab", reason="cleanlab is missing: pip install potion-fast[label-errors]")
+    flags = ["--weights", digits.folder.parent / "mine.pth", "--model", "helpers.own_models:SmallNet", "--data"]
+    misfiled = [digits.name(int(index)) for index in (digits.labels == 7).nonzero().flatten()[:10]]
+    shutil.copytree(digits.folder, tmp_path / "data")
+    for name in misfiled:
+        (tmp_path / "data" / name).rename(tmp_path / "data" / CLASSES[2] / f"of-{Path(name).name}")
+    flags += [tmp_path / "data", "--mean", 0.5, "--std", 0.5, "--label-errors", "--quiet"]
+    assert cli.main(["find", *map(str, flags), "--out", str(tmp_path / "out")]) == output.DONE
+    report = capsys.readouterr().out
+    assert "labels errors; its list has no stated error rate" in report
+    listed = Suspects.load(tmp_path / "out" / "suspects.csv")
+    names = [line.split(",")[1] for line in (tmp_path / "out" / "suspects.csv").read_text().splitlines()[1:]]
+    assert sum("of-" in name for name in names) >= 7
+    assert listed.proposed is not None and all(
+        label == 7 for label, name in zip(listed.proposed.tolist(), names, strict=True) if "of-" in name
+    )
+    code = cli.main(["find", *map(str, flags), "--found", "3", "--out", str(tmp_path / "other")])
+    assert code == output.FAILED and "leave --found and --trigger out" in capsys.readouterr().err

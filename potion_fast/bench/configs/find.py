@@ -6,7 +6,7 @@ from typing import Literal
 
 from ...user.device import resolved_device
 from ...user.schema import Schema, setting
-from ...user.shared_fields import amp_field, device_field, rate_field, seed_field, workers_field
+from ...user.shared_fields import amp_field, device_field, label_errors_field, rate_field, seed_field, workers_field
 from .shared import same_data_field, same_model_field, same_root_field
 
 
@@ -20,6 +20,7 @@ class FindConfig(Schema):
     found: str | None = setting(
         None, "samples that were found, as indices or file names", metavar="FILE", default_text="none"
     )
+    label_errors: bool = label_errors_field()
     rate: float = rate_field()
     amp: Literal["bfloat16", "float16"] | None = amp_field()
     batch_size: int | None = setting(None, "samples per batch", metavar="N", default_text="the training's", ge=1)

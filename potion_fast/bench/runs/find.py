@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from ...detection import suspects
-from ...errors import PotionWarning
-from ...user.own_find import write_suspects
+from ...user.own_find import searched, write_suspects
 from ...user.run_folder import RunFolder
 from ..configs.find import FindConfig
 from ..data.text import TextSplits
@@ -57,16 +54,16 @@ def find_run(
         batch_size=config.batch_size or scenario.config.batch_size,
         num_workers=config.workers,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PotionWarning)  # the list contains them, and so does metrics.json
-        listed = suspects(
-            model,
-            loader,
-            places[sorted(found)] if found else None,
-            rate=config.rate,
-            amp=None if config.amp is None else getattr(torch, config.amp),
-            progress=progress,
-        )
+    members = places[sorted(found)].tolist() if found else None
+    listed = searched(
+        model,
+        loader,
+        members,
+        errors=config.label_errors,
+        rate=config.rate,
+        amp=config.amp,
+        progress=progress,
+    )
     listed = moved(listed, torch.tensor(scenario.trained_on))
     is_text = isinstance(scenario.splits, TextSplits)
     return write_suspects(
