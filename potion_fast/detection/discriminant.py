@@ -17,6 +17,7 @@ COMPONENTS = (8, 32)  # fewest and most principal components of a label's sample
 PER_COMPONENT = 12  # samples of the label
 ROWS = 4096  # samples of other labels that are read, and rows that a wide layer's components are taken from
 PER_LABEL = 512  # of them from one label
+WIDE = 512  # rows of a matrix from which a few of its eigenvectors are sought by themselves
 LEAST = 8  # samples of a label that tell how samples of one label vary
 
 
@@ -38,22 +39,35 @@ class Background:
         return len(self.labels)
 
 
-def background_of(features: Tensor, labels: Tensor, left_out: Tensor) -> Background:
+def rows_by_label(labels: Tensor) -> list[Tensor]:
+    """Samples of each label from 0, in ascending order: int64 [n] each.
+
+    Args:
+        labels: int64 [N].
+    """
+    return list(labels.argsort(stable=True).split(labels.bincount().tolist()))
+
+
+def background_of(
+    features: Tensor, labels: Tensor, left_out: Tensor, rows_of: list[Tensor] | None = None
+) -> Background:
     """Residuals of at most `ROWS` samples, `PER_LABEL` of a label; which, follows from the labels alone.
 
     Args:
         features: float32 [N, D].
         labels: int64 [N].
         left_out: Labels of S_f.
+        rows_of: From `rows_by_label`, where it is there.
     """
-    counts = labels.bincount()
+    rows_of = rows_by_label(labels) if rows_of is None else rows_of
+    counts = torch.tensor([len(rows) for rows in rows_of])
     counts[left_out] = 0
     able = (counts >= LEAST).nonzero().flatten()
     rows, total = [], 0
     for label in spread(able, ROWS // LEAST).tolist() if len(able) else ():
         if total >= ROWS:
             break
-        chosen = spread((labels == label).nonzero().flatten(), max(LEAST, min(PER_LABEL, ROWS // len(able))))
+        chosen = spread(rows_of[label], max(LEAST, min(PER_LABEL, ROWS // len(able))))
         rows.append(chosen)
         total += len(chosen)
     if not rows:
@@ -88,13 +102,34 @@ def principal_components(samples: Tensor, kept: Tensor) -> Tensor:
         gram = sum(
             (part.double().T @ part.double() for part in centred.split(ROWS)), torch.zeros(width, width).double()
         )
-    values, vectors = torch.linalg.eigh(gram)
-    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
+    values, vectors = largest_eigenpairs(gram, count)
     vectors = vectors[:, values > max(1e-10 * float(values[0]), 1e-30)]
     if n < width:
         vectors = centred.double().T @ vectors
         vectors = vectors / vectors.norm(dim=0)
     return vectors
+
+
+def largest_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues, descending, and their vectors, float64 [k] and [n, k]; k is count, or n.
+
+    Of a matrix with many more of them than are asked for, by Lanczos' method: a thousand classes have one each.
+
+    Args:
+        matrix: Symmetric, positive semidefinite, float64 [n, n].
+        count: Of eigenvalues.
+    """
+    if len(matrix) > WIDE and len(matrix) > 8 * count:
+        from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
+        try:
+            start = np.linspace(1.0, 2.0, len(matrix))  # the same each time, and no eigenvector of ones
+            values, vectors = eigsh(matrix.numpy(), count, which="LA", v0=start)
+            return torch.from_numpy(values[::-1].copy()), torch.from_numpy(vectors[:, ::-1].copy())
+        except ArpackNoConvergence:
+            pass  # eigenvalues that lie too close together
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.flip(0)[:count], vectors.flip(1)[:, :count]
 
 
 def direction(poison: Array, others: Array, covariance: Array) -> Array:

@@ -12,9 +12,10 @@ from torch.nn import functional
 from ..utils.asked_samples import Samples, asked
 from ..utils.inputs import values_of
 from ..utils.layer_outputs import layer_outputs, layers_of
+from ..utils.progress import bar
 from ..utils.training_data import TrainingData
 from .class_spread import ClassDirections, LayerOutputs, class_spread
-from .discriminant import background_of, spread
+from .discriminant import background_of, rows_by_label, spread
 from .features import Features
 from .groups import Group, groups_of
 from .label_space import LabelSpace
@@ -86,9 +87,10 @@ def evidence_by_label(
     """
     labels = features.labels.unique()
     evidence: dict[int, LabelEvidence] = {}
-    for label in labels:
-        rows = (features.labels == label).nonzero().flatten()
-        background = background_of(features.features, features.labels, label)
+    rows_of = rows_by_label(features.labels)
+    for label in bar(labels, label="groups of each label", unit="label", shown=progress, total=len(labels)):
+        rows = rows_of[label]
+        background = background_of(features.features, features.labels, label, rows_of)
         space = LabelSpace.of(features.features[rows], rows[:0], background)
         learnt = (features.best[rows] == label).numpy()
         found = [] if space is None else [group for group in groups_of(space) if learnt[group.members].mean() >= LEARNT]
