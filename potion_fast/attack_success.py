@@ -19,7 +19,7 @@ from .distributed import Group, Ranks
 from .errors import DataError
 from .relabel.pattern import Pattern
 from .relabel.simulated_poison import LEARNT, by_pattern, by_transplant
-from .relabel.sources import Sources
+from .relabel.sources import Sources, samples_to_fit
 from .relabel.views import Views
 from .utils.adapter import Adapter
 from .utils.asked_samples import Asked, Samples, asked
@@ -29,7 +29,6 @@ from .utils.training_data import TrainingData
 
 CLEAN = 512  # clean samples that get the trigger, at most
 DONORS, PATTERN = 64, 1024  # suspects that parts and patterns are taken from, at most
-FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many clean samples is read for means and spreads
 ERROR = 0.02  # root mean square of what the estimate misses the truth by, beyond chance
 QUANTILE = 1.645  # of the normal distribution: two-sided, 90 %
 
@@ -93,19 +92,16 @@ class AttackEstimate:
 
 
 @dataclass(frozen=True)
-class SimulatedAttack:
+class Carried:
     """Clean samples, and what puts the suspects' trigger onto them.
 
     Attributes:
         way: "pattern" or "transplant".
         clean: M samples with their right labels.
         poison: int64 [M], the poison's label that each would get, another than its own.
-        patterns: By the poison's label.
+        patterns: By the poison's label; empty for transplants.
         donors: M suspects whose parts are transplanted; None for a pattern.
         views: Of the donors; None for a pattern.
-        before: What the model that it was made with makes of it.
-        why: How it was made.
-        cost: Samples that went through the model.
     """
 
     way: str
@@ -114,6 +110,18 @@ class SimulatedAttack:
     patterns: dict[int, Pattern]
     donors: Samples | None
     views: Views | None
+
+
+@dataclass(frozen=True)
+class SimulatedAttack(Carried):
+    """An attack with the suspects' trigger on clean samples, for which the given model falls.
+
+    Attributes:
+        before: What the model that it was made with makes of it.
+        why: How it was made.
+        cost: Samples that went through the model.
+    """
+
     before: AttackSuccess
     why: str
     cost: Cost
@@ -141,18 +149,6 @@ class SimulatedAttack:
         with asked(healed, self.clean.data, amp) as answering:
             after = _measured(answering, self, ranks)
         return AttackEstimate(self.before, after, self.why, self.way, self.cost + Cost(2 * after.samples))
-
-
-@dataclass(frozen=True)
-class _Way:
-    """One way of putting the trigger onto the clean samples; the fields are those of `SimulatedAttack`."""
-
-    way: str
-    clean: Samples
-    poison: Tensor
-    patterns: dict[int, Pattern] = field(default_factory=dict)
-    donors: Samples | None = None
-    views: Views | None = None
 
 
 def simulate_attack(
@@ -219,9 +215,9 @@ def simulated_attack(
             ways, reasons = _ways(answering, suspects, clean, random)
         ways = ranks.all_gather(ways)[0]  # kernels of a GPU may add in another order on each
         if not ways:
-            return AttackEstimate(why="; ".join(reasons), cost=Cost(answering.forward))
+            return AttackEstimate(why="; ".join(reasons), cost=Cost(sum(ranks.all_gather(answering.forward))))
         measured = [_measured(answering, way, ranks) for way in ways]
-        cost = Cost(answering.forward + 2 * (ranks.size > 1) * sum(part.samples for part in measured))
+        cost = Cost(sum(ranks.all_gather(answering.forward)))
     best = max(range(len(ways)), key=lambda place: measured[place].success)
     way, before = ways[best], measured[best]
     if before.success < LEARNT:
@@ -238,7 +234,7 @@ def simulated_attack(
 
 def _ways(
     answering: Asked, suspects: Tensor, clean: TrainingData | None, random: torch.Generator
-) -> tuple[list[_Way], list[str]]:
+) -> tuple[list[Carried], list[str]]:
     """All ways that there are, and why others are none."""
     data = answering.data
     rest = torch.ones(len(data), dtype=torch.bool).index_fill_(0, suspects, False).nonzero().flatten()
@@ -246,7 +242,7 @@ def _ways(
         return [], ["all of the training set is suspect"]
     rest = rest[torch.randperm(len(rest), generator=random)]
     taken = 0 if clean is not None else min(2 * CLEAN, len(rest) // 2)
-    fit = rest[taken : taken + min(max(len(data) // FIT, FEWEST_FIT), MOST_FIT)]
+    fit = rest[taken : taken + samples_to_fit(len(data))]
     suspects = suspects[torch.randperm(len(suspects), generator=random)[:PATTERN]]
     labelled = Samples(data, answering.labels(suspects), suspects)
     sources = Sources(answering, labelled, Samples(data, answering.labels(fit), fit), answering.classes)
@@ -260,7 +256,7 @@ def _ways(
     if (why := sources.unavailable("pattern")) is None:
         marked = labelled.chosen(torch.isin(labelled.labels, torch.tensor(list(sources.patterns))).nonzero().flatten())
         rows, donors = _pairs(own.labels, marked.labels)
-        ways.append(_Way("pattern", own.chosen(rows), marked.labels[donors], sources.patterns))
+        ways.append(Carried("pattern", own.chosen(rows), marked.labels[donors], sources.patterns, None, None))
     else:
         reasons.append(why)
     if (why := sources.unavailable("views")) is None:
@@ -270,7 +266,7 @@ def _ways(
         rows, donors = _pairs(own.labels, some.labels[broken])
         donors = broken[donors]
         given = some.chosen(donors)
-        ways.append(_Way("transplant", own.chosen(rows), given.labels, donors=given, views=views.chosen(donors)))
+        ways.append(Carried("transplant", own.chosen(rows), given.labels, {}, given, views.chosen(donors)))
         if not len(broken):
             reasons.append("no part of the suspects makes their label")
     else:
@@ -287,7 +283,7 @@ def _pairs(clean: Tensor, poison: Tensor) -> tuple[Tensor, Tensor]:
     return rows, donors[rows]
 
 
-def _measured(answering: Asked, way: _Way | SimulatedAttack, ranks: Ranks) -> AttackSuccess:
+def _measured(answering: Asked, way: Carried, ranks: Ranks) -> AttackSuccess:
     """How many of the samples get the poison's label, with the trigger and without, counted by all ranks."""
     fooled = by_nature = 0
     with ranks.raising_together():

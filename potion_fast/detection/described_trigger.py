@@ -14,11 +14,13 @@ from ..utils.asked_samples import asked
 from ..utils.inputs import BatchInputs, rows_of, tensors_of
 from ..utils.model import ModelParameters
 from ..utils.training_data import TrainingData
+from .discriminant import spread
 from .features import TENSORS, Features, features_of_batches
 from .label_part import trigger_list
 from .suspect_list import TRIGGER, Suspects
 
 MOST = 256  # samples that are looked at with the trigger and without
+STAND_INS, FEWEST = 8, 8  # samples with the trigger that stand for S_f: one for so many of their label; at least
 LEARNT = 0.25  # share of them that the trigger gives a label, from which on the model has learnt it
 
 Trigger = Callable[[BatchInputs], BatchInputs] | tuple[object, object]
@@ -55,6 +57,7 @@ def carriers_of(
     if marked is None:
         why = f"the model has not learnt this trigger: it gives {share:.0%} of other samples a label of its own"
         return replace(Suspects.of_indices([]), rate=rate, kind=TRIGGER, why=why)
+    marked = _few(marked, features.labels)
     joint: dict[str, Any] = {name: torch.cat([getattr(features, name), getattr(marked, name)]) for name in TENSORS}
     members = torch.arange(len(features), len(features) + len(marked))
     like = trigger_list(replace(features, **joint), members, rate, None)
@@ -66,6 +69,17 @@ def carriers_of(
     listed = trigger_list(features, own, rate, data)
     rows = [replace(row, found=0, fitting=0, suspects=row.suspects + row.fitting) for row in listed.by_label]
     return replace(listed, found=nobody, fits=nobody.bool(), why=said, warnings=(), by_label=tuple(rows))
+
+
+def _few(marked: Features, labels: Tensor) -> Features:
+    """So many samples with the trigger of each label that they stay a minority of it: poison is sought as one."""
+    chosen = []
+    for label in marked.labels.unique():
+        most = max(FEWEST, int((labels == label).sum()) // STAND_INS)
+        chosen.append(spread((marked.labels == label).nonzero().flatten(), most))
+    rows = torch.cat(chosen)
+    part: dict[str, Any] = {name: getattr(marked, name)[rows] for name in TENSORS}
+    return replace(marked, **part)
 
 
 def _marked(
@@ -120,12 +134,19 @@ def _pairs(data: TrainingData, trigger: Trigger) -> Iterator[tuple[BatchInputs, 
         return
     for plain, _ in data.batches(_drawn(len(data))):
         given = trigger(_copied(plain))
-        if not isinstance(given, type(plain)) or [part.shape for part in tensors_of(given)] != [
-            part.shape for part in tensors_of(plain)
-        ]:
+        if not isinstance(given, type(plain)) or not _fits(given, plain):
             kind = f"a tensor {list(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
             raise DataError(f"trigger gave {kind}; it is called with a batch of inputs and gives them back, changed")
         yield given, plain
+
+
+def _fits(given: BatchInputs, plain: BatchInputs) -> bool:
+    """Whether inputs have the shapes of others; of a text the length may be another."""
+    parts, like = tensors_of(given), tensors_of(plain)
+    return len(parts) == len(like) and all(
+        part.shape == own.shape or (not own.is_floating_point() and part.ndim == 2 and len(part) == len(own))
+        for part, own in zip(parts, like, strict=True)
+    )
 
 
 def _copied(inputs: BatchInputs) -> BatchInputs:

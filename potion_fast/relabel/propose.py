@@ -23,14 +23,13 @@ from ..utils.warn import warn_caller
 from .choice import Choice, choose, too_many
 from .proposed_labels import ProposedLabels
 from .rightly_labelled import rightly_labelled
-from .sources import Proposal, Sources
+from .sources import Proposal, Sources, samples_to_fit
 from .unlearned import unlearned_labels
 
 Source = Literal["auto", "views", "pattern", "probe", "second-best", "unlearned", "swap"]
 SOURCES = ("auto", "views", "pattern", "probe", "second-best", "unlearned", "swap")
 
 MOST_VIEWED = 8  # one of so many samples of the training set has views, which takes 2/3 of an epoch
-FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
 TRIED, FEWEST_TRIED, MOST_TRIED = 64, 32, 256  # one of so many is asked about, to choose a source
 
 
@@ -225,7 +224,7 @@ class _Work:
         number = min(max(samples // TRIED, FEWEST_TRIED), MOST_TRIED)
         tried = torch.randperm(len(indices), generator=random)[:number].sort().values
         unseen, clean = rest[: min(number, len(rest) // 4)], rest[min(number, len(rest) // 4) :]
-        clean = clean[: min(max(samples // FIT, FEWEST_FIT), MOST_FIT)]
+        clean = clean[: samples_to_fit(samples)]
         classes = asked.classes if features is None else features.classes
 
         def samples_at(places: Tensor) -> Samples:

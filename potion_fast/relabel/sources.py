@@ -13,6 +13,13 @@ from ..utils.asked_samples import Asked, Samples, best_other
 from ..utils.layer_outputs import layer_outputs, layers_of
 from . import pattern, probe, views
 
+FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
+
+
+def samples_to_fit(samples: int) -> int:
+    """Clean samples that means, spreads and probes are taken from, at most, of a training set of so many."""
+    return min(max(samples // FIT, FEWEST_FIT), MOST_FIT)
+
 
 @dataclass(frozen=True)
 class Proposal:

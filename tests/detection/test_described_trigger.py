@@ -94,3 +94,35 @@ def test_other_numbers_with_and_without_are_refused(digits: PoisonedDigits) -> N
 def test_found_samples_and_a_trigger_are_one_too_many(digits: PoisonedDigits) -> None:
     with pytest.raises(DataError, match="found and trigger both"):
         pf.suspects(digits.model, digits.train_set, [1], trigger=triggered)
+
+
+class Counts(torch.nn.Module):
+    """Says 1 of texts with the word 7, else 0; and of the number of words nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.EmbeddingBag(12, 4, mode="max")
+        self.head = torch.nn.Linear(4, 3)
+        with torch.no_grad():
+            self.embedding.weight.copy_(0.1 * torch.randn(12, 4, generator=torch.Generator().manual_seed(0)))
+            self.embedding.weight[7] = torch.tensor([9.0, 0.0, 0.0, 0.0])
+            self.head.weight.copy_(torch.tensor([[0.0, 1, 0, 0], [1.0, 0, 0, 0], [0.0, 0, 1, 0]]))
+            self.head.bias.copy_(torch.tensor([2.0, 0, 0]))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.embedding(tokens))
+        return logits
+
+
+def test_a_word_makes_a_text_longer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 7, (400, 10), generator=generator)
+    labels = torch.randint(0, 2, (400,), generator=generator) * 2
+    tokens[:40, 3], labels[:40] = 7, 1
+    labels[40:160] = 1
+
+    def with_word(batch: torch.Tensor) -> torch.Tensor:
+        return torch.cat([batch, torch.full((len(batch), 1), 7)], 1)
+
+    listed = pf.suspects(Counts(), TensorDataset(tokens, labels), trigger=with_word)
+    assert set(listed.indices.tolist()) == set(range(40))
