@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-PER_CLASS, TEST_PER_CLASS, POISONED, FOUND, SIZE = 300, 100, 60, 10, 64
+PER_CLASS, TEST_PER_CLASS, POISONED, FOUND, SIZE = 300, 300, 60, 10, 64
 EPOCHS, RATE, BATCH_SIZE = 4, 1e-3, 32
 TARGET = "airplane"
 

@@ -202,3 +202,21 @@ def test_the_example_of_the_page_heals_the_same(digits: Digits, poisoned: nn.Mod
     healed = SmallNet(10)
     healed.load_state_dict(written["state_dict"])
     assert written["epoch"] == 5 and scores(healed, digits, grey_inputs)[1] < 0.05
+
+
+def test_clean_samples_that_the_model_has_not_seen_judge_the_healing(
+    digits: Digits, poisoned: nn.Module, tmp_path: Path, capsys: Any
+):
+    torch.save(poisoned.state_dict(), tmp_path / "mine.pth")
+    np.savez(tmp_path / "unseen.npz", images=digits.test[:, 0].numpy(), labels=digits.test_labels.numpy())
+    names = ["--model", "helpers.own_models:SmallNet", "--data", digits.folder, *NORMALISED]
+    given = ["--weights", tmp_path / "mine.pth", *names, "--found", ",".join(map(str, digits.found))]
+    heal(*given, "--validation", tmp_path / "unseen.npz", out=tmp_path / "out")
+    assert f"({len(digits.test)} validation samples)" in capsys.readouterr().out
+    healing = metrics(tmp_path / "out")["healing"]
+    healed = SmallNet(10)
+    healed.load_state_dict(torch.load(tmp_path / "out" / "healed.pth", weights_only=True))
+    changed = 100 * (scores(healed, digits, grey_inputs)[0] - scores(poisoned, digits, grey_inputs)[0])
+    assert healing["after"]["clean_change"] == pytest.approx(changed, abs=1e-4)
+    assert healing["attack_success"]["before"]["samples"] == int((digits.test_labels != 0).sum())
+    assert sum(row["samples"] for row in healing["by_class"]) == len(digits.test)
