@@ -27,8 +27,9 @@ from .utils.cost import Cost
 from .utils.model import ModelParameters
 from .utils.training_data import TrainingData
 
-CLEAN = 512  # clean samples that get the trigger, at most
-DONORS, PATTERN = 64, 1024  # suspects that parts and patterns are taken from, at most
+CLEAN, FEWEST, MOST = 24, 128, 512  # one clean sample for so many of the training data gets the trigger
+DONOR, FEWEST_DONORS, MOST_DONORS = 200, 16, 64  # one suspect for so many lends a part
+PATTERN = 1024  # suspects that a pattern is taken from, at most
 ERROR = 0.02  # root mean square of what the estimate misses the truth by, beyond chance
 QUANTILE = 1.645  # of the normal distribution: two-sided, 90 %
 
@@ -241,7 +242,8 @@ def _ways(
     if not len(rest):
         return [], ["all of the training set is suspect"]
     rest = rest[torch.randperm(len(rest), generator=random)]
-    taken = 0 if clean is not None else min(2 * CLEAN, len(rest) // 2)
+    count = min(max(len(data) // CLEAN, FEWEST), MOST)
+    taken = 0 if clean is not None else min(2 * count, len(rest) // 2)
     fit = rest[taken : taken + samples_to_fit(len(data))]
     suspects = suspects[torch.randperm(len(suspects), generator=random)[:PATTERN]]
     labelled = Samples(data, answering.labels(suspects), suspects)
@@ -249,21 +251,22 @@ def _ways(
     if clean is None:
         own = Samples(data, answering.labels(rest[:taken]), rest[:taken])
     else:
-        places = torch.randperm(len(clean), generator=random)[: 2 * CLEAN]
+        places = torch.randperm(len(clean), generator=random)[: 2 * count]
         labels = torch.cat([labels for _, labels in clean.batches(places)])
         own = Samples(clean, labels, places)
     ways, reasons = [], []
     if (why := sources.unavailable("pattern")) is None:
         marked = labelled.chosen(torch.isin(labelled.labels, torch.tensor(list(sources.patterns))).nonzero().flatten())
-        rows, donors = _pairs(own.labels, marked.labels)
+        rows, donors = _pairs(own.labels, marked.labels, count)
         ways.append(Carried("pattern", own.chosen(rows), marked.labels[donors], sources.patterns, None, None))
     else:
         reasons.append(why)
     if (why := sources.unavailable("views")) is None:
-        some = labelled.chosen(torch.arange(min(DONORS, len(labelled))))
+        lend = min(max(len(data) // DONOR, FEWEST_DONORS), MOST_DONORS, len(labelled))
+        some = labelled.chosen(torch.arange(lend))
         views = sources.views_of(some)
         broken = views.broken.nonzero().flatten()
-        rows, donors = _pairs(own.labels, some.labels[broken])
+        rows, donors = _pairs(own.labels, some.labels[broken], count)
         donors = broken[donors]
         given = some.chosen(donors)
         ways.append(Carried("transplant", own.chosen(rows), given.labels, {}, given, views.chosen(donors)))
@@ -274,12 +277,12 @@ def _ways(
     return [way for way in ways if len(way.poison)], reasons or ["no clean sample has another label than the poison's"]
 
 
-def _pairs(clean: Tensor, poison: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of clean samples and of suspects with another label, each clean one once, 512 pairs at most."""
+def _pairs(clean: Tensor, poison: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Rows of clean samples and of suspects with another label, each clean one once, so many pairs at most."""
     if not len(poison):
         return torch.arange(0), torch.arange(0)
     donors = torch.arange(len(clean)) % len(poison)
-    rows = (clean != poison[donors]).nonzero().flatten()[:CLEAN]
+    rows = (clean != poison[donors]).nonzero().flatten()[:most]
     return rows, donors[rows]
 
 

@@ -13,7 +13,7 @@ import potion_fast as pf
 from helpers.poisoned_digits import TARGET, PoisonedDigits, triggered
 from helpers.processes import in_processes
 from helpers.toys import assert_same_weights, weights
-from potion_fast.attack_success import CLEAN, AttackEstimate, AttackSuccess
+from potion_fast.attack_success import FEWEST, AttackEstimate, AttackSuccess
 from potion_fast.detection.suspect_list import SWAP
 from potion_fast.errors import DataError, PotionWarning
 from potion_fast.healing_result import TRIGGER_LEFT
@@ -59,7 +59,7 @@ def test_the_interval_holds_the_true_attack_success_before_and_after(
 def test_the_samples_are_clean_ones_of_other_classes(digits: PoisonedDigits, attack: pf.SimulatedAttack) -> None:
     indices = attack.clean.indices
     assert indices is not None
-    assert len(indices) == len(indices.unique()) == attack.before.samples == CLEAN
+    assert len(indices) == len(indices.unique()) == attack.before.samples == FEWEST
     assert not torch.isin(indices, digits.poisoned).any()
     assert torch.equal(attack.clean.labels, digits.true_labels[indices]) and not (attack.clean.labels == TARGET).any()
     assert attack.poison.unique().tolist() == [TARGET]
@@ -85,7 +85,7 @@ def test_data_that_the_model_has_not_seen_are_taken_where_they_are_given(digits:
     assert attack.clean.data.dataset is unseen
     others = digits.test_images[digits.test_labels != TARGET]
     plain = (digits.model(others).argmax(1) == TARGET).double().mean().item()
-    assert attack.before.samples == len(others) and attack.before.without == pytest.approx(plain)
+    assert attack.before.samples == FEWEST and attack.before.without == pytest.approx(plain, abs=0.03)
     assert holds(attack.before, digits.attack_success(digits.model))
     assert "has not seen" in attack.why
 

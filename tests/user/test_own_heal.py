@@ -218,5 +218,5 @@ def test_clean_samples_that_the_model_has_not_seen_judge_the_healing(
     healed.load_state_dict(torch.load(tmp_path / "out" / "healed.pth", weights_only=True))
     changed = 100 * (scores(healed, digits, grey_inputs)[0] - scores(poisoned, digits, grey_inputs)[0])
     assert healing["after"]["clean_change"] == pytest.approx(changed, abs=1e-4)
-    assert healing["attack_success"]["before"]["samples"] == int((digits.test_labels != 0).sum())
+    assert healing["attack_success"]["why"].endswith("of data that the model has not seen by its pattern")
     assert sum(row["samples"] for row in healing["by_class"]) == len(digits.test)
