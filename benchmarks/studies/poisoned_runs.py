@@ -153,12 +153,20 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def read_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
-    """Rows of a study; none where there is no file yet. An empty cell is None."""
+    """Rows of a study; none where there is no file yet. An empty cell is None.
+
+    Raises:
+        DataError: the columns are others.
+    """
     if not path.exists():
         return []
     types = {name: hint for name, hint in get_type_hints(kind).items() if name != "KEY"}
     with path.open(newline="", encoding="utf-8") as file:
-        return [kind(**{name: _value(text, types[name]) for name, text in row.items()}) for row in csv.DictReader(file)]
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or ())
+        if other := sorted(columns ^ types.keys()):
+            raise DataError(f"{path} is of another study, or another version of this one: {', '.join(other)} differ")
+        return [kind(**{name: _value(text, types[name]) for name, text in row.items()}) for row in reader]
 
 
 def _value(text: str, hint: Any) -> Any:

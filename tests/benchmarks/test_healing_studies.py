@@ -199,3 +199,9 @@ def test_a_search_without_found_samples_names_the_poisoned_label_alone(runs: Pat
     assert script("unknown_poison.py", *arguments) == ""
     lines = script("unknown_poison.py", "--markdown", out).splitlines()
     assert len(lines) == 2 + 4 and lines[2].startswith("| small_cnn | badnet | 64 poisoned | 1 | 1 | 0 | ")
+
+
+def test_rows_with_other_columns_are_refused_in_one_line(runs: Path, tmp_path: Path):
+    (tmp_path / "old.csv").write_text("run,found,seconds\nmine,3,1.5\n")
+    with pytest.raises(SystemExit, match="old.csv is of another study, or another version of this one: after, "):
+        script("healing.py", tmp_path / "old.csv", runs / "poisoned", "--methods", "none")
