@@ -93,7 +93,7 @@ class AttackEstimate:
 
 
 @dataclass(frozen=True)
-class Carried:
+class TriggeredSamples:
     """Clean samples, and what puts the suspects' trigger onto them.
 
     Attributes:
@@ -114,7 +114,7 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class SimulatedAttack(Carried):
+class SimulatedAttack(TriggeredSamples):
     """An attack with the suspects' trigger on clean samples, for which the given model falls.
 
     Attributes:
@@ -235,7 +235,7 @@ def simulated_attack(
 
 def _ways(
     answering: Asked, suspects: Tensor, clean: TrainingData | None, random: torch.Generator
-) -> tuple[list[Carried], list[str]]:
+) -> tuple[list[TriggeredSamples], list[str]]:
     """All ways that there are, and why others are none."""
     data = answering.data
     rest = torch.ones(len(data), dtype=torch.bool).index_fill_(0, suspects, False).nonzero().flatten()
@@ -252,13 +252,12 @@ def _ways(
         own = Samples(data, answering.labels(rest[:taken]), rest[:taken])
     else:
         places = torch.randperm(len(clean), generator=random)[: 2 * count]
-        labels = torch.cat([labels for _, labels in clean.batches(places)])
-        own = Samples(clean, labels, places)
+        own = Samples(clean, answering.labels(places, clean), places)
     ways, reasons = [], []
     if (why := sources.unavailable("pattern")) is None:
         marked = labelled.chosen(torch.isin(labelled.labels, torch.tensor(list(sources.patterns))).nonzero().flatten())
         rows, donors = _pairs(own.labels, marked.labels, count)
-        ways.append(Carried("pattern", own.chosen(rows), marked.labels[donors], sources.patterns, None, None))
+        ways.append(TriggeredSamples("pattern", own.chosen(rows), marked.labels[donors], sources.patterns, None, None))
     else:
         reasons.append(why)
     if (why := sources.unavailable("views")) is None:
@@ -269,7 +268,7 @@ def _ways(
         rows, donors = _pairs(own.labels, some.labels[broken], count)
         donors = broken[donors]
         given = some.chosen(donors)
-        ways.append(Carried("transplant", own.chosen(rows), given.labels, {}, given, views.chosen(donors)))
+        ways.append(TriggeredSamples("transplant", own.chosen(rows), given.labels, {}, given, views.chosen(donors)))
         if not len(broken):
             reasons.append("no part of the suspects makes their label")
     else:
@@ -286,7 +285,7 @@ def _pairs(clean: Tensor, poison: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return rows, donors[rows]
 
 
-def _measured(answering: Asked, way: Carried, ranks: Ranks) -> AttackSuccess:
+def _measured(answering: Asked, way: TriggeredSamples, ranks: Ranks) -> AttackSuccess:
     """How many of the samples get the poison's label, with the trigger and without, counted by all ranks."""
     fooled = by_nature = 0
     with ranks.raising_together():

@@ -115,10 +115,11 @@ class Asked:
         """C, from a forward pass of the training set's first sample."""
         return self.log_p(next(self.data.batches([0]))[0]).shape[1]
 
-    def labels(self, indices: Tensor) -> Tensor:
-        """Labels int64 [K] of samples of the training set."""
+    def labels(self, indices: Tensor, data: TrainingData | None = None) -> Tensor:
+        """Labels int64 [K] of samples of the training set, or of other data."""
         logits = torch.zeros(1, self.classes)
-        return torch.cat([single_labels(logits.expand(len(part), -1), part) for _, part in self.data.batches(indices)])
+        batches = (self.data if data is None else data).batches(indices)
+        return torch.cat([single_labels(logits.expand(len(part), -1), part) for _, part in batches])
 
     def _rows(self, model: nn.Module, inputs: BatchInputs, kept: Callable[[], None] | None) -> Tensor:
         with mistakes_named(inputs):
