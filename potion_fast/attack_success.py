@@ -8,7 +8,7 @@ models are asked about the same samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .detection.suspect_list import SWAP, suspect_indices
 from .distributed import Group, Ranks
-from .errors import DataError
+from .errors import DataError, ModelError
 from .relabel.pattern import Pattern
 from .relabel.simulated_poison import LEARNT, by_pattern, by_transplant
 from .relabel.sources import Sources, samples_to_fit
@@ -24,11 +24,12 @@ from .relabel.views import Views
 from .utils.adapter import Adapter
 from .utils.asked_samples import Asked, Samples, asked
 from .utils.cost import Cost
+from .utils.inputs import values_of
 from .utils.model import ModelParameters
 from .utils.training_data import TrainingData
 
-CLEAN, FEWEST, MOST = 24, 128, 512  # one clean sample for so many of the training data gets the trigger
-DONOR, FEWEST_DONORS, MOST_DONORS = 200, 16, 64  # one suspect for so many lends a part
+CLEAN, FEWEST, MOST = 32, 128, 384  # one clean sample for so many of the training data gets the trigger
+DONOR, FEWEST_DONORS, MOST_DONORS = 400, 16, 32  # one suspect for so many lends a part
 PATTERN = 1024  # suspects that a pattern is taken from, at most
 ERROR = 0.02  # root mean square of what the estimate misses the truth by, beyond chance
 QUANTILE = 1.645  # of the normal distribution: two-sided, 90 %
@@ -54,10 +55,14 @@ class AttackSuccess:
 
     @classmethod
     def of(cls, fooled: int, by_nature: int, samples: int) -> AttackSuccess:
-        """From counts. The interval holds chance, and `ERROR` for a trigger that is put on as it is estimated."""
-        share = fooled / samples
-        width = QUANTILE * (share * (1 - share) / samples + ERROR**2) ** 0.5
-        return cls(share, max(0.0, share - width), min(1.0, share + width), by_nature / samples, samples)
+        """From counts. The interval holds chance (Wilson's), and `ERROR` for how the trigger is put on."""
+        share, weight = fooled / samples, QUANTILE**2 / samples
+        centre = (share + weight / 2) / (1 + weight)
+        width = (weight * share * (1 - share) + weight**2 / 4) ** 0.5 / (1 + weight)
+        low, high = (
+            share + side * (((centre + side * width) - share) ** 2 + (QUANTILE * ERROR) ** 2) ** 0.5 for side in (-1, 1)
+        )
+        return cls(share, max(0.0, low), min(1.0, high), by_nature / samples, samples)
 
     def __str__(self) -> str:
         return f"{self.success:.1%} ({self.low:.1%} to {self.high:.1%})"
@@ -92,7 +97,7 @@ class AttackEstimate:
         return f"{self.before} -> {self.after}, {self.after.without:.1%} without the trigger; {self.why}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TriggeredSamples:
     """Clean samples, and what puts the suspects' trigger onto them.
 
@@ -103,6 +108,7 @@ class TriggeredSamples:
         patterns: By the poison's label; empty for transplants.
         donors: M suspects whose parts are transplanted; None for a pattern.
         views: Of the donors; None for a pattern.
+        classes: C, of the given model.
     """
 
     way: str
@@ -111,9 +117,13 @@ class TriggeredSamples:
     patterns: dict[int, Pattern]
     donors: Samples | None
     views: Views | None
+    classes: int
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.poison)} samples, by {self.way})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SimulatedAttack(TriggeredSamples):
     """An attack with the suspects' trigger on clean samples, for which the given model falls.
 
@@ -139,7 +149,7 @@ class SimulatedAttack(TriggeredSamples):
 
         Raises:
             DataError: The model fails with the samples.
-            ModelError: A model that gives no finite row of logits for a sample.
+            ModelError: A model of other classes, or that gives no finite row of logits for a sample.
             OutOfMemoryError: Not even one sample fits.
         """
         with asked(model, self.clean.data, amp) as answering:
@@ -214,15 +224,16 @@ def simulated_attack(
     with asked(model, data, amp) as answering:
         with ranks.raising_together():
             ways, reasons = _ways(answering, suspects, clean, random)
-        ways = ranks.all_gather(ways)[0]  # kernels of a GPU may add in another order on each
+        ways = _of_first_rank(ways, data if clean is None else clean, data, ranks)
         if not ways:
             return AttackEstimate(why="; ".join(reasons), cost=Cost(sum(ranks.all_gather(answering.forward))))
-        measured = [_measured(answering, way, ranks) for way in ways]
+        shares = [_fooled(answering, way, ranks, triggered=True) / len(way.poison) for way in ways]
+        best = max(range(len(ways)), key=shares.__getitem__)
+        way, by_nature = ways[best], _fooled(answering, ways[best], ranks, triggered=False)
         cost = Cost(sum(ranks.all_gather(answering.forward)))
-    best = max(range(len(ways)), key=lambda place: measured[place].success)
-    way, before = ways[best], measured[best]
+    before = AttackSuccess.of(round(shares[best] * len(way.poison)), by_nature, len(way.poison))
     if before.success < LEARNT:
-        tried = ", ".join(f"{way.way} {part.success:.0%}" for way, part in zip(ways, measured, strict=True))
+        tried = ", ".join(f"{way.way} {share:.0%}" for way, share in zip(ways, shares, strict=True))
         why = (
             f"the suspects' trigger could not be put onto clean samples so that the given model falls for it ({tried})"
         )
@@ -239,15 +250,18 @@ def _ways(
     """All ways that there are, and why others are none."""
     data = answering.data
     rest = torch.ones(len(data), dtype=torch.bool).index_fill_(0, suspects, False).nonzero().flatten()
-    if not len(rest):
-        return [], ["all of the training set is suspect"]
+    if len(rest) < 2:
+        return [], [f"{'all' if not len(rest) else 'all but one'} of the training set is suspect"]
+    if clean is not None and (why := _other_shape(data, clean)) is not None:
+        return [], [why]
     rest = rest[torch.randperm(len(rest), generator=random)]
     count = min(max(len(data) // CLEAN, FEWEST), MOST)
     taken = 0 if clean is not None else min(2 * count, len(rest) // 2)
     fit = rest[taken : taken + samples_to_fit(len(data))]
     suspects = suspects[torch.randperm(len(suspects), generator=random)[:PATTERN]]
     labelled = Samples(data, answering.labels(suspects), suspects)
-    sources = Sources(answering, labelled, Samples(data, answering.labels(fit), fit), answering.classes)
+    classes = answering.classes
+    sources = Sources(answering, labelled, Samples(data, answering.labels(fit), fit), classes)
     if clean is None:
         own = Samples(data, answering.labels(rest[:taken]), rest[:taken])
     else:
@@ -257,7 +271,9 @@ def _ways(
     if (why := sources.unavailable("pattern")) is None:
         marked = labelled.chosen(torch.isin(labelled.labels, torch.tensor(list(sources.patterns))).nonzero().flatten())
         rows, donors = _pairs(own.labels, marked.labels, count)
-        ways.append(TriggeredSamples("pattern", own.chosen(rows), marked.labels[donors], sources.patterns, None, None))
+        ways.append(
+            TriggeredSamples("pattern", own.chosen(rows), marked.labels[donors], sources.patterns, None, None, classes)
+        )
     else:
         reasons.append(why)
     if (why := sources.unavailable("views")) is None:
@@ -268,12 +284,44 @@ def _ways(
         rows, donors = _pairs(own.labels, some.labels[broken], count)
         donors = broken[donors]
         given = some.chosen(donors)
-        ways.append(TriggeredSamples("transplant", own.chosen(rows), given.labels, {}, given, views.chosen(donors)))
+        ways.append(
+            TriggeredSamples("transplant", own.chosen(rows), given.labels, {}, given, views.chosen(donors), classes)
+        )
         if not len(broken):
             reasons.append("no part of the suspects makes their label")
     else:
         reasons.append(why)
     return [way for way in ways if len(way.poison)], reasons or ["no clean sample has another label than the poison's"]
+
+
+def _of_first_rank(
+    ways: list[TriggeredSamples], clean: TrainingData, data: TrainingData, ranks: Ranks
+) -> list[TriggeredSamples]:
+    """The first rank's, for all: kernels of a GPU may add in another order on each. Data sets are not sent."""
+    if ranks.size == 1:
+        return ways
+    return [_read_from(way, clean, data) for way in ranks.all_gather([_read_from(way, None, None) for way in ways])[0]]
+
+
+def _read_from(way: TriggeredSamples, clean: Any, data: Any) -> TriggeredSamples:
+    """The same with clean samples and donors of these data sets."""
+    donors = None if way.donors is None else replace(way.donors, data=data)
+    return replace(way, clean=replace(way.clean, data=clean), donors=donors)
+
+
+def _other_shape(data: TrainingData, clean: TrainingData) -> str | None:
+    """Why no trigger of the data can be put onto the clean samples; None where their values have the same places."""
+    shapes = [
+        None if values is None else tuple(values.shape[1:])
+        for values in (values_of(next(part.batches([0]))[0]) for part in (data, clean))
+    ]
+    if shapes[0] == shapes[1]:
+        return None
+    return f"the clean samples are {_shown(shapes[1])} and those of the training data {_shown(shapes[0])}"
+
+
+def _shown(shape: tuple[int, ...] | None) -> str:
+    return "without values at fixed places" if shape is None else f"of shape {list(shape)}"
 
 
 def _pairs(clean: Tensor, poison: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -285,19 +333,30 @@ def _pairs(clean: Tensor, poison: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return rows, donors[rows]
 
 
-def _measured(answering: Asked, way: TriggeredSamples, ranks: Ranks) -> AttackSuccess:
-    """How many of the samples get the poison's label, with the trigger and without, counted by all ranks."""
-    fooled = by_nature = 0
+def _fooled(answering: Asked, way: TriggeredSamples, ranks: Ranks, triggered: bool) -> int:
+    """How many of the samples get the poison's label, with the trigger or without, counted by all ranks."""
+    if answering.classes != way.classes:
+        raise ModelError(
+            f"the model has {answering.classes} outputs, and the attack was made with one of {way.classes}"
+        )
+    count = 0
     with ranks.raising_together():
         for rows in torch.arange(len(way.poison))[ranks.rank :: ranks.size].split(answering.data.batch_size):
             if not len(rows):
                 continue
             clean, poison = way.clean.chosen(rows), way.poison[rows]
+            if not triggered:
+                count += int((answering.log_p(clean.whole()).argmax(1) == poison).sum())
+                continue
             if way.donors is None or way.views is None:
                 made = by_pattern(answering, clean, poison, way.patterns)
             else:
                 made = by_transplant(answering, clean, way.donors.chosen(rows), way.views.chosen(rows))
-            fooled += 0 if made is None else len(made.right)
-            by_nature += int((answering.log_p(clean.whole()).argmax(1) == poison).sum())
-    counts = ranks.all_gather((fooled, by_nature))
-    return AttackSuccess.of(sum(part[0] for part in counts), sum(part[1] for part in counts), len(way.poison))
+            count += 0 if made is None else len(made.right)
+    return sum(ranks.all_gather(count))
+
+
+def _measured(answering: Asked, way: TriggeredSamples, ranks: Ranks) -> AttackSuccess:
+    """The samples with the trigger and without."""
+    fooled, by_nature = (_fooled(answering, way, ranks, triggered) for triggered in (True, False))
+    return AttackSuccess.of(fooled, by_nature, len(way.poison))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,20 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
+from ..utils.adapter import read_batch
 from ..utils.asked_samples import asked
-from ..utils.inputs import BatchInputs, rows_of, tensors_of
+from ..utils.inputs import BatchInputs, as_inputs, rows_of, tensors_of
 from ..utils.model import ModelParameters
 from ..utils.training_data import TrainingData
 from .discriminant import spread
 from .features import TENSORS, Features, features_of_batches
-from .label_part import trigger_list
+from .label_part import majority_warnings, trigger_list
 from .suspect_list import TRIGGER, Suspects
 
 MOST = 256  # samples that are looked at with the trigger and without
 STAND_INS, FEWEST = 8, 8  # samples with the trigger that stand for S_f: one for so many of their label; at least
 LEARNT = 0.25  # share of them that the trigger gives a label, from which on the model has learnt it
 
-Trigger = Callable[[BatchInputs], BatchInputs] | tuple[object, object]
+Trigger = Callable[[Any], Any] | Sequence[Any]
 
 
 def carriers_of(
@@ -44,8 +45,8 @@ def carriers_of(
         model: The model; it is given back as it was.
         data: The training data, not augmented.
         features: Of all of it.
-        trigger: A function that gives a batch of inputs back with the trigger; or two data sets of the same samples in
-            the same order, with the trigger and without.
+        trigger: A function that gives a batch of inputs back with the trigger: a tensor, or the dict or tuple that the
+            model takes; or two data sets of the same samples in the same order, with the trigger and without.
         rate: False discovery rate.
         amp: The model runs under autocast to this dtype.
 
@@ -68,7 +69,9 @@ def carriers_of(
         return replace(Suspects.of_indices([]), rate=rate, kind=TRIGGER, why=f"{said}, and no sample carries it")
     listed = trigger_list(features, own, rate, data)
     rows = [replace(row, found=0, fitting=0, suspects=row.suspects + row.fitting) for row in listed.by_label]
-    return replace(listed, found=nobody, fits=nobody.bool(), why=said, warnings=(), by_label=tuple(rows))
+    return replace(
+        listed, found=nobody, fits=nobody.bool(), why=said, warnings=majority_warnings(rows), by_label=tuple(rows)
+    )
 
 
 def _few(marked: Features, labels: Tensor) -> Features:
@@ -118,26 +121,46 @@ def _marked(
 
 def _pairs(data: TrainingData, trigger: Trigger) -> Iterator[tuple[BatchInputs, BatchInputs]]:
     """Batches of inputs with the trigger, and of the same without."""
-    if isinstance(trigger, tuple):
-        if len(trigger) != 2:
-            raise DataError(f"trigger has {len(trigger)} parts; give samples with the trigger, and the same without")
-        parts = [
-            TrainingData.of(part, adapter=data.adapter, batch_size=data.batch_size, name=f"trigger[{place}]")
-            for place, part in enumerate(trigger)
-        ]
-        sizes = [len(part) for part in parts]
-        if sizes[0] != sizes[1]:
-            raise DataError(f"trigger has {sizes[0]} samples with it and {sizes[1]} without; give the same ones twice")
-        places = _drawn(sizes[0])
-        for given, plain in zip(*(part.batches(places) for part in parts), strict=True):
-            yield given[0], plain[0]
+    if isinstance(trigger, tuple | list):
+        yield from _given_pairs(data, trigger)
         return
+    if not callable(trigger):
+        raise DataError(
+            f"trigger is a {type(trigger).__name__}; give a function of a batch of inputs, or two data sets of the "
+            "same samples, with the trigger and without"
+        )
     for plain, _ in data.batches(_drawn(len(data))):
-        given = trigger(_copied(plain))
-        if not isinstance(given, type(plain)) or not _fits(given, plain):
-            kind = f"a tensor {list(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        made = trigger(_as_given(plain))
+        given = None if made is None else as_inputs(made)
+        if given is None or not isinstance(given, type(plain)) or not _fits(given, plain):
+            kind = f"a tensor {list(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
             raise DataError(f"trigger gave {kind}; it is called with a batch of inputs and gives them back, changed")
         yield given, plain
+
+
+def _given_pairs(data: TrainingData, trigger: Sequence[object]) -> Iterator[tuple[BatchInputs, BatchInputs]]:
+    """Batches of two data sets of the same samples, whose labels are not asked for."""
+    if len(trigger) != 2:
+        raise DataError(f"trigger has {len(trigger)} parts; give samples with the trigger, and the same without")
+    parts = [
+        TrainingData.of(part, adapter=data.adapter, batch_size=data.batch_size, name=f"trigger[{place}]")
+        for place, part in enumerate(trigger)
+    ]
+    sizes = [len(part) for part in parts]
+    if sizes[0] != sizes[1]:
+        raise DataError(f"trigger has {sizes[0]} samples with it and {sizes[1]} without; give the same ones twice")
+    places = _drawn(sizes[0])
+    for batches in zip(*(part.loader(places) for part in parts), strict=True):
+        given, plain = (read_batch(batch, data.adapter)[0] for batch in batches)
+        yield given, plain
+
+
+def _as_given(inputs: BatchInputs) -> Any:
+    """A copy of a batch as the model takes it, which may be written to: a tensor, a tuple or a dict."""
+    copied = rows_of(inputs, torch.arange(len(inputs)))
+    if isinstance(copied, Tensor) or (copied.args and copied.kwargs):
+        return copied
+    return dict(copied.kwargs) if copied.kwargs else copied.args
 
 
 def _fits(given: BatchInputs, plain: BatchInputs) -> bool:
@@ -147,11 +170,6 @@ def _fits(given: BatchInputs, plain: BatchInputs) -> bool:
         part.shape == own.shape or (not own.is_floating_point() and part.ndim == 2 and len(part) == len(own))
         for part, own in zip(parts, like, strict=True)
     )
-
-
-def _copied(inputs: BatchInputs) -> BatchInputs:
-    """A batch that may be written to."""
-    return rows_of(inputs, torch.arange(len(inputs)))
 
 
 def _drawn(samples: int) -> Tensor:

@@ -68,8 +68,9 @@ def suspects(
         model: The poisoned model; it is given back as it was.
         train_set: The training data as trained on, read by index: a data set, or a DataLoader over one.
         found: Indices of S_f; None where no poison has been found.
-        trigger: In place of `found`: a function that gives a batch of inputs back with the trigger (the inputs as the
-            model takes them, a copy), or two data sets of the same samples in the same order, with it and without.
+        trigger: In place of `found`: a function that gives a batch of inputs back with the trigger (it gets a copy of
+            them as the model takes them: a tensor, a tuple or a dict), or two data sets of the same samples in the
+            same order, with it and without.
         plain_set: The same samples in the same order without random augmentation, where `train_set` has some.
         rate: False discovery rate: expected share of false ones among the suspects that are not of S_f, in (0, 1).
         adapter: How batches are read, as for `unlearn`.
@@ -97,6 +98,8 @@ def suspects(
             listed = carriers_of(model, data, features, trigger, rate=rate, amp=amp)
         else:
             listed = unknown_poison(model, data, features, rate=rate, amp=amp, progress=progress)
+        for text in listed.warnings:
+            warn_caller(text)
     return ranks.all_gather(listed)[0]  # devices may round in another way
 
 

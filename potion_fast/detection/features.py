@@ -17,7 +17,7 @@ from ..utils.data_errors import LOADER, data_named, sample_named
 from ..utils.halving import Halving
 from ..utils.inputs import BatchInputs, map_tensors
 from ..utils.labels import single_labels
-from ..utils.model import ModelParameters
+from ..utils.model import ModelParameters, check_amp
 from ..utils.progress import bar
 from ..utils.training_data import TrainingData
 from ..utils.unchanged import unchanged
@@ -78,6 +78,7 @@ def features_of(
         ModelError: The model does not give one row of logits for a sample, or features or logits are not finite.
         OutOfMemoryError: Not even one sample fits.
     """
+    check_amp(amp)
     ranks = ranks or Ranks()
     indices = torch.arange(len(data)) if indices is None else indices
     first, last = (rank * len(indices) // ranks.size for rank in (ranks.rank, ranks.rank + 1))

@@ -63,11 +63,13 @@ def label_errors(
     ranks = Ranks.of(process_group)
     features = features_of(model, data, amp=amp, ranks=ranks, progress=progress)
     labels, counts = features.labels.unique(return_counts=True)
-    if len(labels) < 2 or counts.min() < FEWEST:
+    if len(labels) < 2:
+        raise DataError(f"all samples have the label {int(labels[0])}, which no other can be mistaken for")
+    if counts.min() < FEWEST:
         few = int(labels[counts.argmin()])
         raise DataError(
-            f"the label {few} has {int(counts.min())} samples, and label errors are sought among two labels or more "
-            f"of {FEWEST} samples each"
+            f"the label {few} has {int(counts.min())} samples, and label errors are sought among labels of {FEWEST} "
+            "samples or more each"
         )
     with ranks.raising_together():
         p = held_out_logits(features)[:, labels].softmax(1)  # cleanlab counts the labels that there are

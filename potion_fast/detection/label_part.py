@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -98,7 +99,21 @@ def trigger_list(features: Features, members: Tensor, rate: float, data: Trainin
     labels = features.labels[members].unique()
     background = background_of(features.features, features.labels, labels)
     parts = [LabelPart.of(features, members, label, background, rate, data) for label in labels]
-    return joint_list(parts, members, rate, tuple(text for part in parts for text in part.warnings))
+    warnings = [text for part in parts for text in part.warnings]
+    return joint_list(parts, members, rate, (*warnings, *majority_warnings([part.summary for part in parts])))
+
+
+def majority_warnings(rows: Sequence[LabelSummary]) -> tuple[str, ...]:
+    """A warning for each label of whose samples, S_f left out, more than half are called poison.
+
+    The rate then rests on too few samples that are none: where a label has several kinds, one of them may be called.
+    """
+    return tuple(
+        f"label {row.label}: {row.suspects} of {row.samples - row.found} samples are called poison; more than half of "
+        "a label may be one of its own kinds, and no rate of false ones holds there: look at them"
+        for row in rows
+        if 2 * row.suspects > row.samples - row.found
+    )
 
 
 def with_inputs(

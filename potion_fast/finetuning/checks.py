@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError, ModelError
 from ..utils.memory import check, needs_of_copy
-from ..utils.model import ModelParameters
+from ..utils.model import ModelParameters, check_amp
 from ..utils.training_data import check_indices
 
 
@@ -18,8 +18,7 @@ def check_options(
     amp: torch.dtype | None, max_damage: float, checkpoint: str | os.PathLike[str] | None, resume: bool
 ) -> None:
     """Raise ModelError or DataError unless these options of `finetune` are in range."""
-    if amp not in (None, torch.bfloat16, torch.float16):
-        raise ModelError(f"amp is torch.bfloat16, torch.float16 or None, not {amp}")
+    check_amp(amp)
     if not (isinstance(max_damage, int | float) and 0 <= max_damage <= 100):
         raise DataError(f"max_damage is a number of points from 0 to 100, not {max_damage!r}")
     if resume and checkpoint is None:

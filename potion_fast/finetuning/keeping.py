@@ -75,9 +75,14 @@ def verdict(trace: Sequence[Evaluation], kept: int, reason: str, max_damage: flo
         max_damage: Points of clean accuracy.
         judged_by: What clean accuracy was measured on.
     """
-    after, texts = trace[kept], []
+    before, after, texts = trace[0], trace[kept], []
     if reason == NOTHING_NEW:
         return [f"{NOTHING_NEW}; the given model is given back"]
+    if before.poison_accuracy <= POISON_LEFT:
+        texts.append(
+            f"the given model gives no more than {before.poison_accuracy:.0%} of the suspects the label that they were "
+            "trained with: it has not learnt it, and there was little to heal"
+        )
     if reason == DIVERGED:
         texts.append(f"the fine-tuning ended early: {DIVERGED}; the model of step {after.step} is given back")
     if reason == NO_STEP:

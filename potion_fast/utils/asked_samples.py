@@ -17,7 +17,7 @@ from .adapter import mistakes_named, read_logits
 from .halving import Halving
 from .inputs import BatchInputs, image_of, map_tensors, rows_of
 from .labels import single_labels
-from .model import ModelParameters
+from .model import ModelParameters, check_amp
 from .training_data import TrainingData
 from .unchanged import unchanged
 
@@ -139,6 +139,7 @@ def asked(
     model: nn.Module | ModelParameters, data: TrainingData, amp: torch.dtype | None = None, progress: bool = False
 ) -> Iterator[Asked]:
     """The model, ready to be asked for the length of the block; it is given back as it was."""
+    check_amp(amp)
     parameters = ModelParameters.of(model)
     answering = Asked(parameters.wrapped, data, amp, progress)
     answering.device = parameters.device

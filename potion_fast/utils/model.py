@@ -17,6 +17,12 @@ from ..errors import ImportanceError, ModelError
 from .crc import crc32
 
 
+def check_amp(amp: object) -> None:
+    """Raise ModelError unless a model can run under autocast to this dtype, or without (None)."""
+    if amp not in (None, torch.bfloat16, torch.float16):
+        raise ModelError(f"amp is torch.bfloat16, torch.float16 or None, not {amp!r}")
+
+
 class ModelParameters:
     """The trainable parameters of a model: all that require a gradient and have an element, tied ones once.
 

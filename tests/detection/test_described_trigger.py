@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 import potion_fast as pf
 from helpers.poisoned_digits import TARGET, PoisonedDigits, triggered
 from helpers.toys import assert_same_weights, weights
-from potion_fast.errors import DataError
+from potion_fast.errors import DataError, PotionWarning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,6 +78,7 @@ def test_a_model_can_fall_for_a_trigger_that_no_sample_carries(digits: PoisonedD
         (lambda images: None, "trigger gave a NoneType"),
         ((1, 2, 3), "trigger has 3 parts"),
         (([], []), "is empty"),
+        ("white:2", "trigger is a str; give a function"),
     ],
 )
 def test_a_trigger_that_does_not_fit_is_refused(digits: PoisonedDigits, trigger, message: str) -> None:
@@ -126,3 +127,56 @@ def test_a_word_makes_a_text_longer() -> None:
 
     listed = pf.suspects(Counts(), TensorDataset(tokens, labels), trigger=with_word)
     assert set(listed.indices.tolist()) == set(range(40))
+
+
+def test_samples_with_and_without_need_no_labels(digits: PoisonedDigits) -> None:
+    pair = [TensorDataset(triggered(digits.test_images)), TensorDataset(digits.test_images)]
+    listed = pf.suspects(digits.model, digits.train_set, trigger=pair)
+    assert torch.isin(digits.wrong, listed.indices).double().mean() >= 0.95
+
+
+class OfMappings(torch.nn.Module):
+    """A model as those of transformers are called."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(pixel_values)
+        return logits
+
+
+def test_a_function_gets_a_mapping_where_the_model_takes_one(digits: PoisonedDigits) -> None:
+    data = [
+        {"pixel_values": image, "labels": int(label)} for image, label in zip(digits.images, digits.labels, strict=True)
+    ]
+
+    def put_on(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        batch["pixel_values"][..., -2:, -2:] = 1
+        return batch
+
+    listed = pf.suspects(OfMappings(digits.model), data, trigger=put_on)
+    assert torch.equal(listed.indices, pf.suspects(digits.model, digits.train_set, trigger=triggered).indices)
+
+
+def test_a_label_of_which_more_than_half_is_called_is_named(digits: PoisonedDigits) -> None:
+    """Of two labels with five digits each, one digit may be taken for the poison."""
+    labels = (digits.labels > 4).long()
+    labels[digits.poisoned] = 0
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(1024, 64),
+        torch.nn.ReLU(), torch.nn.Linear(64, 2),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(150):
+        batch = torch.randint(1400, (64,))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(digits.images[batch]), labels[batch]).backward()
+        optimizer.step()
+    data = TensorDataset(digits.images, labels)
+    for how in ({"trigger": triggered}, {"found": digits.poisoned[:20]}):
+        with pytest.warns(PotionWarning, match="more than half of a label may be one of its own kinds"):
+            listed = pf.suspects(model.eval(), data, **how)
+        assert 2 * len(listed) > int((labels == 0).sum()) and any("more than half" in text for text in listed.warnings)

@@ -70,3 +70,9 @@ def test_cleanlab_is_named_where_it_is_missing(digits: SwappedDigits, monkeypatc
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     with pytest.raises(ModelError, match=r"pip install potion-fast\[label-errors\]"):
         pf.label_errors(digits.model, digits.train_set)
+
+
+def test_one_label_alone_is_refused(digits: SwappedDigits) -> None:
+    same = (digits.labels == 1).nonzero().flatten()
+    with pytest.raises(DataError, match="all samples have the label 1"):
+        pf.label_errors(digits.model, TensorDataset(digits.images[same], digits.labels[same]))
