@@ -317,7 +317,7 @@ def print_estimates(rows: Sequence[Healing]) -> None:
     held: dict[str, list[bool]] = {"before": [], "after": []}
     widths: dict[str, list[float]] = {"before": [], "after": []}
     for row in rows:
-        if row.method != "heal" or not row.way:
+        if row.method != "heal" or not row.way or row.run not in given:
             continue
         cells = [row.run, str(row.found), row.way]
         for name, true in (("before", given[row.run]), ("after", row.attack_rate)):
