@@ -1,4 +1,4 @@
-"""Attack success where no triggered test data are known: the suspects' trigger is put onto clean samples.
+"""Simulated attack, where no triggered test data are known: the suspects' trigger is put onto clean samples.
 
 What a user wants to know of a healed model is how often an attacker still gets what he wants. The trigger is not known,
 but the suspects carry it. Two ways put it onto clean samples (see `relabel.simulated_poison`): its pattern, or the part
@@ -8,93 +8,30 @@ models are asked about the same samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .detection.suspect_list import SWAP, suspect_indices
-from .distributed import Group, Ranks
-from .errors import DataError, ModelError
-from .relabel.pattern import Pattern
-from .relabel.simulated_poison import LEARNT, by_pattern, by_transplant
-from .relabel.sources import Sources, samples_to_fit
-from .relabel.views import Views
-from .utils.adapter import Adapter
-from .utils.asked_samples import Asked, Samples, asked
-from .utils.cost import Cost
-from .utils.inputs import values_of
-from .utils.model import ModelParameters
-from .utils.training_data import TrainingData
+from ..detection.suspect_list import SWAP, suspect_indices
+from ..distributed import Group, Ranks
+from ..errors import DataError, ModelError
+from ..relabel.pattern import Pattern
+from ..relabel.simulated_poison import LEARNT, by_pattern, by_transplant
+from ..relabel.sources import Sources, samples_to_fit
+from ..relabel.views import Views
+from ..utils.adapter import Adapter
+from ..utils.asked_samples import Asked, Samples, asked
+from ..utils.cost import Cost
+from ..utils.inputs import values_of
+from ..utils.model import ModelParameters
+from ..utils.training_data import TrainingData
+from .result import AttackEstimate, AttackSuccess
 
 CLEAN, FEWEST, MOST = 32, 128, 384  # one clean sample for so many of the training data gets the trigger
 DONOR, FEWEST_DONORS, MOST_DONORS = 400, 16, 32  # one suspect for so many lends a part
 PATTERN = 1024  # suspects that a pattern is taken from, at most
-ERROR = 0.02  # root mean square of what the estimate misses the truth by, beyond chance
-QUANTILE = 1.645  # of the normal distribution: two-sided, 90 %
-
-
-@dataclass(frozen=True)
-class AttackSuccess:
-    """How often clean samples with the trigger get the poison's label, estimated.
-
-    Attributes:
-        success: Share of the samples.
-        low: Lower end of its 90 % interval.
-        high: Upper end.
-        without: Share of the same samples that get that label without the trigger.
-        samples: M.
-    """
-
-    success: float
-    low: float
-    high: float
-    without: float
-    samples: int
-
-    @classmethod
-    def of(cls, fooled: int, by_nature: int, samples: int) -> AttackSuccess:
-        """From counts. The interval holds chance (Wilson's), and `ERROR` for how the trigger is put on."""
-        share, weight = fooled / samples, QUANTILE**2 / samples
-        centre = (share + weight / 2) / (1 + weight)
-        width = (weight * share * (1 - share) + weight**2 / 4) ** 0.5 / (1 + weight)
-        low, high = (
-            share + side * (((centre + side * width) - share) ** 2 + (QUANTILE * ERROR) ** 2) ** 0.5 for side in (-1, 1)
-        )
-        return cls(share, max(0.0, low), min(1.0, high), by_nature / samples, samples)
-
-    def __str__(self) -> str:
-        return f"{self.success:.1%} ({self.low:.1%} to {self.high:.1%})"
-
-
-@dataclass(frozen=True)
-class AttackEstimate:
-    """Attack success of a model before and after healing.
-
-    Attributes:
-        before: Of the given model; None where the trigger could not be put onto clean samples.
-        after: Of the healed one.
-        why: How it was estimated, or why it was not.
-        way: "pattern" or "transplant", how the trigger was put on; empty where it was not.
-        cost: Samples that went through the model.
-    """
-
-    before: AttackSuccess | None = None
-    after: AttackSuccess | None = None
-    why: str = ""
-    way: str = ""
-    cost: Cost = field(default_factory=Cost)
-
-    def summary(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        parts = {"before": self.before, "after": self.after}
-        return {name: None if part is None else vars(part) for name, part in parts.items()} | {"why": self.why}
-
-    def __str__(self) -> str:
-        if self.before is None or self.after is None:
-            return f"not known: {self.why}"
-        return f"{self.before} -> {self.after}, {self.after.without:.1%} without the trigger; {self.why}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,8 @@ import potion_fast as pf
 from helpers.poisoned_digits import TARGET, PoisonedDigits, triggered
 from helpers.processes import in_processes
 from helpers.toys import assert_same_weights, weights
-from potion_fast.attack_success import FEWEST, AttackEstimate, AttackSuccess
+from potion_fast.attack_success import AttackEstimate, AttackSuccess
+from potion_fast.attack_success.simulated_attack import FEWEST
 from potion_fast.detection.suspect_list import SWAP
 from potion_fast.errors import DataError, ModelError, PotionWarning
 from potion_fast.healing_result import TRIGGER_LEFT

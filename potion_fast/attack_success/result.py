@@ -1,0 +1,73 @@
+"""Success of an attack, estimated: shares with their intervals, before and after a healing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..utils.cost import Cost
+
+ERROR = 0.02  # root mean square of what the estimate misses the truth by, beyond chance
+QUANTILE = 1.645  # of the normal distribution: two-sided, 90 %
+
+
+@dataclass(frozen=True)
+class AttackSuccess:
+    """How often clean samples with the trigger get the poison's label, estimated.
+
+    Attributes:
+        success: Share of the samples.
+        low: Lower end of its 90 % interval.
+        high: Upper end.
+        without: Share of the same samples that get that label without the trigger.
+        samples: M.
+    """
+
+    success: float
+    low: float
+    high: float
+    without: float
+    samples: int
+
+    @classmethod
+    def of(cls, fooled: int, by_nature: int, samples: int) -> AttackSuccess:
+        """From counts. The interval holds chance (Wilson's), and `ERROR` for how the trigger is put on."""
+        share, weight = fooled / samples, QUANTILE**2 / samples
+        centre = (share + weight / 2) / (1 + weight)
+        width = (weight * share * (1 - share) + weight**2 / 4) ** 0.5 / (1 + weight)
+        low, high = (
+            share + side * (((centre + side * width) - share) ** 2 + (QUANTILE * ERROR) ** 2) ** 0.5 for side in (-1, 1)
+        )
+        return cls(share, max(0.0, low), min(1.0, high), by_nature / samples, samples)
+
+    def __str__(self) -> str:
+        return f"{self.success:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+@dataclass(frozen=True)
+class AttackEstimate:
+    """Attack success of a model before and after healing.
+
+    Attributes:
+        before: Of the given model; None where the trigger could not be put onto clean samples.
+        after: Of the healed one.
+        why: How it was estimated, or why it was not.
+        way: "pattern" or "transplant", how the trigger was put on; empty where it was not.
+        cost: Samples that went through the model.
+    """
+
+    before: AttackSuccess | None = None
+    after: AttackSuccess | None = None
+    why: str = ""
+    way: str = ""
+    cost: Cost = field(default_factory=Cost)
+
+    def summary(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        parts = {"before": self.before, "after": self.after}
+        return {name: None if part is None else vars(part) for name, part in parts.items()} | {"why": self.why}
+
+    def __str__(self) -> str:
+        if self.before is None or self.after is None:
+            return f"not known: {self.why}"
+        return f"{self.before} -> {self.after}, {self.after.without:.1%} without the trigger; {self.why}"
