@@ -3,7 +3,8 @@
 Poison need not change labels: noise does not, nor do clean-label attacks; and what was found may be clean after all. A
 probe of an early layer, where a trigger does not yet look like the poison's label, gives suspects the label that they
 bear if they deserve it: no new labels are due then. Where the trigger does look like it from the first layer on, as a
-word may, views tell: hiding a part takes a wrong label from nearly every sample, and a right one from few.
+word may, or a pattern that is blended in, two others tell: hiding a part takes a wrong label from nearly every sample,
+and a right one from few; and samples that come from several classes vary as these do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..detection.class_spread import ClassDirections, LayerOutputs, class_spread
 from ..utils.asked_samples import Samples
 from ..utils.layer_outputs import layer_outputs
 from .sources import Sources
@@ -19,15 +21,18 @@ RIGHTLY = 0.4  # share of a label's suspects: 0.02 to 0.25 on nine runs with a t
 TELLS = 0.25  # least share of a label's samples that a probe tells from others
 FEWEST = 8  # suspects that a share is taken of; those of rarer labels are taken together
 BROKEN = 0.5  # share of the suspects, beyond that of clean samples, from which hiding a part may take the label
+FEWEST_CLASSES = 3  # of which one can be told from several
+SPREAD = 0.5  # 0: as samples of one class vary, 1: as all do; clean ones −0.0 to 0.4, poison 0.6 to 1.0 (seven runs)
 COMPARED = 32  # clean samples of the same labels, at most
 
 
 def rightly_labelled(sources: Sources, suspects: Samples, unseen: Samples) -> list[int]:
-    """Labels whose suspects bear them rightly, by the probes of the first half of the layers, and by views.
+    """Labels whose suspects bear them rightly, by probes and spread in the first half of the layers, and by views.
 
     A probe gives its label to the share h of a label's clean samples (left out), and to f of the others. Where it does
     so to the share s of the suspects that bear the label, (s − f) / (h − f) of them bear it rightly; the mean over the
-    probes with h − f of 0.25 at least is taken.
+    probes with h − f of 0.25 at least is taken. Those of one label must also vary as samples of one class do
+    (`class_spread`), where there are three classes or more.
 
     Args:
         sources: With the probes.
@@ -36,7 +41,7 @@ def rightly_labelled(sources: Sources, suspects: Samples, unseen: Samples) -> li
     """
     if sources.unavailable("probe") is not None:
         return []
-    layers = sources.layers[: (len(sources.layers) + 1) // 2]
+    layers = list(sources.early_outputs)
     outputs = layer_outputs(sources.asked, suspects, layers)
     given = suspects.labels
     shares: list[Tensor] = []  # by layer, of each suspect: what it adds to the share of its label
@@ -53,9 +58,29 @@ def rightly_labelled(sources: Sources, suspects: Samples, unseen: Samples) -> li
     rightly: list[int] = []
     for group in groups:
         mean = share[torch.isin(given, torch.tensor(group, dtype=given.dtype))].nanmean()  # NaN where nothing tells
-        if mean > RIGHTLY and not _hiding_takes_it(sources, suspects, unseen, torch.tensor(group, dtype=given.dtype)):
+        if (
+            mean > RIGHTLY
+            and not (len(group) == 1 and _varies_as_several(sources, outputs, given, group[0]))
+            and not _hiding_takes_it(sources, suspects, unseen, torch.tensor(group, dtype=given.dtype))
+        ):
             rightly += group
     return rightly
+
+
+def _varies_as_several(sources: Sources, outputs: dict[str, Tensor], given: Tensor, label: int) -> bool:
+    """Whether the suspects of a label vary as samples of several classes do; False where nothing tells."""
+    labels = sources.clean.labels
+    held_out, own = torch.arange(len(labels)) % 2 == 1, labels == label
+    if len(labels.unique()) < FEWEST_CLASSES or int((held_out & own).sum()) < 2:
+        return False
+    read = []
+    for layer, found in outputs.items():
+        clean = sources.early_outputs[layer]
+        directions = ClassDirections.of(clean[~held_out], labels[~held_out])
+        if directions is not None:
+            others = clean[held_out & ~own]
+            read.append(LayerOutputs(directions, found[given == label], clean[held_out & own], others))
+    return class_spread(read) > SPREAD
 
 
 def _hiding_takes_it(sources: Sources, suspects: Samples, unseen: Samples, group: Tensor) -> bool:

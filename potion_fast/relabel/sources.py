@@ -129,13 +129,21 @@ class Sources:
         """That a probe may read."""
         return layers_of(self.asked, self.clean)
 
-    @cached_property
+    @property
     def probes(self) -> dict[str, probe.Probe]:
         """A probe of each layer, fitted to the clean samples."""
-        return {
-            layer: probe.Probe.fitted(features, self.clean.labels, self.classes)
-            for layer, features in layer_outputs(self.asked, self.clean, self.layers).items()
-        }
+        return self._of_layers[0]
+
+    @property
+    def early_outputs(self) -> dict[str, Tensor]:
+        """Outputs of the first half of the layers for the clean samples, float32 [K, D] of each."""
+        return self._of_layers[1]
+
+    @cached_property
+    def _of_layers(self) -> tuple[dict[str, probe.Probe], dict[str, Tensor]]:
+        outputs = layer_outputs(self.asked, self.clean, self.layers)
+        fitted = {layer: probe.Probe.fitted(part, self.clean.labels, self.classes) for layer, part in outputs.items()}
+        return fitted, {layer: outputs[layer] for layer in self.layers[: (len(self.layers) + 1) // 2]}
 
     @cached_property
     def layer(self) -> str:

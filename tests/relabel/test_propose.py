@@ -244,3 +244,38 @@ def test_labels_of_an_edited_list_are_taken_as_they_are(digits: PoisonedDigits) 
     proposed = propose_labels(digits.model, digits.train_set, replace(listed, proposed=edited), source="second-best")
     assert proposed.labels.tolist() == [7, TARGET, *plain.labels[2:].tolist()]
     assert proposed.kept.tolist() == [False, True, *plain.kept[2:].tolist()]
+
+
+class ReadsTheTriggerAtOnce(nn.Module):
+    """Its first layers take the trigger, which is all over the image, for class 0, and tell the classes as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(4, 4, 1, bias=False) for _ in range(4)))
+        self.anchor = nn.Parameter(torch.ones(1))
+        with torch.no_grad():
+            for layer in self.layers:
+                layer.weight.copy_(torch.eye(4)[:, :, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = 8 * self.anchor * self.layers(images).mean((2, 3))
+        return logits
+
+
+def test_poison_that_early_layers_take_for_its_label_is_known_by_its_spread() -> None:
+    """What probes of early layers say of it, and views, is what they say of samples that bear the label rightly."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.arange(400) % 4
+    images = 0.3 * torch.randn(400, 4, 4, 4, generator=generator)
+    images += torch.nn.functional.one_hot(true, 4)[:, :, None, None] * (
+        1 + 0.3 * torch.randn(400, 1, 1, 1, generator=generator)
+    )
+    poisoned, zeros = (true != 0).nonzero().flatten()[:60], (true == 0).nonzero().flatten()[:40]
+    clean, labels = TensorDataset(images.clone(), true), true.clone()
+    images[poisoned, 0] += 4  # no part of it can be hidden
+    labels[poisoned] = 0
+    model, data = ReadsTheTriggerAtOnce(), TensorDataset(images, labels)
+    proposed = propose_labels(model, data, poisoned)
+    assert not proposed.kept.any() and (proposed.labels == true[poisoned]).double().mean() > 0.9
+    with pytest.warns(PotionWarning, match="suspects with the label 0 bear it rightly"):
+        assert propose_labels(model, clean, zeros).kept.all()
