@@ -257,8 +257,8 @@ class ReadsTheTriggerAtOnce(nn.Module):
             for layer in self.layers:
                 layer.weight.copy_(torch.eye(4)[:, :, None, None])
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = 8 * self.anchor * self.layers(images).mean((2, 3))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = 8 * self.anchor * self.layers(images).mean((2, 3))
         return logits
 
 
