@@ -68,7 +68,7 @@ __all__ = [
 _NAMES = {
     ".healing": ("heal",),
     ".healing_result": ("HealResult",),
-    ".detection": ("Suspects", "label_errors", "suspects"),
+    ".detection": ("Suspects", "suspects", "label_errors"),
     ".relabel": ("ProposedLabels", "propose_labels"),
     ".finetuning": ("FineTuned", "finetune"),
     ".attack_success": ("AttackEstimate", "AttackSuccess", "SimulatedAttack", "simulate_attack"),

@@ -106,7 +106,7 @@ class Judge:
 
     Attributes:
         described: What clean accuracy is measured on.
-        last: Predictions for it at the last evaluation; None before.
+        last: Predictions for it at the last evaluation with finite logits; None before.
     """
 
     def __init__(self, steps: Steps, data: TrainingData, clean: TrainingData | None, ranks: Ranks, seed: int) -> None:
@@ -159,8 +159,10 @@ class Judge:
     def __call__(self, step: int, rate: float, loss: float) -> Evaluation:
         """Evaluate the model as it stands."""
         assert self.clean is not None
-        self.last = after = self.before if step == 0 else self.reader(self.clean, self.kept)
+        after = self.before if step == 0 else self.reader(self.clean, self.kept)
         change, error = clean_change(self.before, after, self.unseen)
+        finite = bool(torch.isfinite(after.margins).all())
+        self.last = after if finite else self.last
         return Evaluation(
             step=step,
             rate=rate,
@@ -168,7 +170,7 @@ class Judge:
             found_accuracy=self._poisoned(self.found),
             poison_accuracy=self._poisoned(self.poison),
             clean_accuracy=_share(after),
-            clean_change=change if bool(torch.isfinite(after.margins).all()) else math.nan,
+            clean_change=change if finite else math.nan,
             clean_error=error,
         )
 

@@ -260,6 +260,8 @@ def test_weights_that_overflow_end_it_and_the_best_model_is_given_back(blobs, mo
         result = tuned(blobs)
     assert result.reason == DIVERGED and weights(result.model).isfinite().all()
     assert 0 < result.after.step < len(calls) == 40
+    right = sum(row.after * row.samples for row in result.by_class) / sum(row.samples for row in result.by_class)
+    assert right == pytest.approx(result.after.clean_accuracy)
 
 
 def test_float16_halves_its_scale_until_gradients_fit(blobs, monkeypatch):
