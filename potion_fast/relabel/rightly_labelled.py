@@ -23,6 +23,7 @@ FEWEST = 8  # suspects that a share is taken of; those of rarer labels are taken
 BROKEN = 0.5  # share of the suspects, beyond that of clean samples, from which hiding a part may take the label
 FEWEST_CLASSES = 3  # of which one can be told from several
 SPREAD = 0.5  # 0: as samples of one class vary, 1: as all do; clean ones −0.0 to 0.4, poison 0.6 to 1.0 (seven runs)
+TYPICAL = 0.9  # share of samples by which it is measured
 COMPARED = 32  # clean samples of the same labels, at most
 
 
@@ -78,9 +79,16 @@ def _varies_as_several(sources: Sources, outputs: dict[str, Tensor], given: Tens
         clean = sources.early_outputs[layer]
         directions = ClassDirections.of(clean[~held_out], labels[~held_out])
         if directions is not None:
-            others = clean[held_out & ~own]
-            read.append(LayerOutputs(directions, found[given == label], clean[held_out & own], others))
+            parts = (found[given == label], clean[held_out & own], clean[held_out & ~own])
+            read.append(LayerOutputs(directions, *(_typical(directions, part) for part in parts)))
     return class_spread(read) > SPREAD
+
+
+def _typical(directions: ClassDirections, outputs: Tensor) -> Tensor:
+    """The nine tenths of samples [n, D] that are nearest to their median: poison that was missed lies far from it."""
+    places = (outputs.double() - directions.mean) @ directions.basis[:, : directions.count]
+    distances = (places - places.median(0).values).square().sum(1)
+    return outputs[distances <= distances.quantile(TYPICAL)]
 
 
 def _hiding_takes_it(sources: Sources, suspects: Samples, unseen: Samples, group: Tensor) -> bool:
