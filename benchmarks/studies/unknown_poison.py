@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from poisoned_runs import Row, Subject, append, left, percent, run_study, share, spread
 from torch.utils.data import Subset
 
-from potion_fast.detection.features import TENSORS, Features, features_of
+from potion_fast.detection.features import Features, features_of
 from potion_fast.detection.unknown_poison import unknown_poison
 from potion_fast.utils.training_data import TrainingData
 
@@ -69,8 +70,7 @@ def search(subject: Subject, features: Features, draw: int) -> Search:
     rows = np.arange(samples)
     if draw:
         rows = np.sort(np.random.default_rng([config.seed, draw]).choice(samples, samples // 2, replace=False))
-    chosen = {name: getattr(features, name)[rows] for name in TENSORS}
-    part = Features(**chosen, classes=features.classes, layer=features.layer)
+    part = features.chosen(torch.from_numpy(rows))
     data = TrainingData.of(Subset(subject.train_set(augment=False), rows.tolist()))
     start = time.perf_counter()
     listed = unknown_poison(subject.model, data, part, rate=RATE)

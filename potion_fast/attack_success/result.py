@@ -7,7 +7,7 @@ from typing import Any
 
 from ..utils.cost import Cost
 
-ERROR = 0.02  # root mean square of what the estimate misses the truth by, beyond chance
+ERROR = 0.02  # of how the trigger is put on: 0.017 (root mean square) on seven models, 0.09 on one more
 QUANTILE = 1.645  # of the normal distribution: two-sided, 90 %
 
 

@@ -80,9 +80,7 @@ def _few(marked: Features, labels: Tensor) -> Features:
     for label in marked.labels.unique():
         most = max(FEWEST, int((labels == label).sum()) // STAND_INS)
         chosen.append(spread((marked.labels == label).nonzero().flatten(), most))
-    rows = torch.cat(chosen)
-    part: dict[str, Any] = {name: getattr(marked, name)[rows] for name in TENSORS}
-    return replace(marked, **part)
+    return marked.chosen(torch.cat(chosen))
 
 
 def _marked(

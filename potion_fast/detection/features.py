@@ -51,6 +51,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def chosen(self, rows: Tensor) -> Features:
+        """Of some of the samples, at rows [k]."""
+        part: dict[str, Any] = {name: getattr(self, name)[rows] for name in TENSORS}
+        return replace(self, **part)
+
 
 def features_of(
     model: nn.Module,

@@ -86,10 +86,11 @@ def label_errors(
     scores, order = (best - own).sort(descending=True, stable=True)
     chosen, other = chosen[order], other[order]
     listed = Suspects.of_indices(chosen, labels=features.labels)
+    called = [int((listed.labels == label).sum()) for label in labels]
     rows = [
-        LabelSummary(int(label), int(count), 0, 0, int((listed.labels == label).sum()), 0.0, 0.0)
-        for label, count in zip(labels, counts, strict=True)
-        if (listed.labels == label).any()
+        LabelSummary(label, samples, 0, 0, count, count / samples, 0.0)
+        for label, samples, count in zip(labels.tolist(), counts.tolist(), called, strict=True)
+        if count
     ]
     return replace(
         listed,
@@ -97,5 +98,5 @@ def label_errors(
         proposed=labels[other],
         kind=SWAP,
         why=f"cleanlab calls {len(chosen)} of {len(data)} labels errors; its list has no stated error rate",
-        by_label=tuple(replace(row, share=row.suspects / row.samples) for row in rows),
+        by_label=tuple(rows),
     )

@@ -22,7 +22,7 @@ TELLS = 0.25  # least share of a label's samples that a probe tells from others
 FEWEST = 8  # suspects that a share is taken of; those of rarer labels are taken together
 BROKEN = 0.5  # share of the suspects, beyond that of clean samples, from which hiding a part may take the label
 FEWEST_CLASSES = 3  # of which one can be told from several
-SPREAD = 0.5  # 0: as samples of one class vary, 1: as all do; clean ones −0.0 to 0.4, poison 0.6 to 1.0 (seven runs)
+SPREAD = 0.5  # 0: as one class, 1: as all; 200 clean ones 0.0 to 0.5, 200 poisoned 0.6 to 1.0 (seven runs, untrimmed)
 TYPICAL = 0.9  # share of samples by which it is measured
 COMPARED = 32  # clean samples of the same labels, at most
 
@@ -58,11 +58,12 @@ def rightly_labelled(sources: Sources, suspects: Samples, unseen: Samples) -> li
     groups = [[label] for label in common] + [rare]
     rightly: list[int] = []
     for group in groups:
-        mean = share[torch.isin(given, torch.tensor(group, dtype=given.dtype))].nanmean()  # NaN where nothing tells
+        members = torch.tensor(group, dtype=given.dtype)
+        mean = share[torch.isin(given, members)].nanmean()  # NaN where nothing tells
         if (
             mean > RIGHTLY
             and not (len(group) == 1 and _varies_as_several(sources, outputs, given, group[0]))
-            and not _hiding_takes_it(sources, suspects, unseen, torch.tensor(group, dtype=given.dtype))
+            and not _hiding_takes_it(sources, suspects, unseen, members)
         ):
             rightly += group
     return rightly

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import DataError
-from .image_files import SUFFIXES, read_image
+from .image_files import SUFFIXES, images_in, read_image
 from .indices import Files, read_indices
 from .training_files import TrainingFiles
 
@@ -46,9 +46,7 @@ def read_found(name: str, files: TrainingFiles) -> list[int]:
 
 def _of_copies(folder: Path, files: TrainingFiles) -> list[int]:
     """The training images of which a folder holds copies."""
-    copies = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not copies:
-        raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+    copies = images_in(folder)
     if files.paths is None:
         raise DataError(f"{folder} is a folder of images, and {files.name} are no image files; give indices")
     by_size: dict[int, list[int]] = {}  # of files, which are cheaper to compare than pixels

@@ -195,3 +195,15 @@ def _bits(image: Image.Image) -> int:
     """Of a grey value: 16, in TIFF what its header says."""
     given = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))
     return max(8, min(16, *given)) if image.mode != "I" else 16
+
+
+def images_in(folder: Path) -> list[Path]:
+    """All images in a folder and the folders in it, in the order of their names.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
+    return found

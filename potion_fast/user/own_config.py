@@ -22,7 +22,7 @@ from .shared_fields import (
     workers_field,
 )
 
-FORMS = (
+TRIGGER_FORMS = (
     "a square COLOUR:SIZE:PLACE, such as white:6:bottom-right or #ff0000:3:20,24 (row, column of its upper left "
     "corner); module:function, code that is run on batches of inputs; or two folders of the same images, WITH,WITHOUT"
 )
@@ -133,7 +133,7 @@ class OwnFindConfig(OwnConfig):
 
     trigger: str | None = setting(
         None,
-        f"the trigger, where it is known: {FORMS}",
+        f"the trigger, where it is known: {TRIGGER_FORMS}",
         metavar="TRIGGER",
         default_text="none, it is not known",
     )

@@ -14,9 +14,9 @@ from ..detection.described_trigger import Trigger
 from ..errors import DataError
 from ..utils.asked_samples import with_image
 from ..utils.inputs import BatchInputs, image_of
-from .image_files import SUFFIXES
+from .image_files import images_in
 from .model_inputs import ImageInputs
-from .own_config import FORMS
+from .own_config import TRIGGER_FORMS
 from .own_data import ImageSet, PreparedFiles
 from .user_code import called, find_user_code
 
@@ -64,7 +64,7 @@ def read_trigger(text: str, inputs: ImageInputs | None) -> Trigger:
     """The trigger of which a user says what it is.
 
     Args:
-        text: see `own_config.FORMS`.
+        text: see `own_config.TRIGGER_FORMS`.
         inputs: what becomes of images; None where they are none, or the user's own inputs.
 
     Raises:
@@ -72,7 +72,7 @@ def read_trigger(text: str, inputs: ImageInputs | None) -> Trigger:
     """
     folders = [Path(part).expanduser() for part in text.split(",")]
     if len(folders) == 2 and all(folder.is_dir() for folder in folders):
-        given, plain = (_images(folder) for folder in folders)
+        given, plain = (images_in(folder) for folder in folders)
         if [path.name for path in given] != [path.name for path in plain]:
             raise DataError(f"{folders[0]} and {folders[1]} do not hold images of the same file names")
         return _dataset(given, inputs, text), _dataset(plain, inputs, text)
@@ -86,7 +86,7 @@ def read_trigger(text: str, inputs: ImageInputs | None) -> Trigger:
             return made
 
         return put_on
-    raise DataError(f"--trigger {text!r} is none of: {FORMS}")
+    raise DataError(f"--trigger {text!r} is none of: {TRIGGER_FORMS}")
 
 
 def _square(text: str, inputs: ImageInputs | None) -> Square | None:
@@ -116,13 +116,6 @@ def _hexadecimal(colour: str) -> tuple[int, int, int] | None:
     except ValueError:
         return None
     return red, green, blue
-
-
-def _images(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
-        raise DataError(f"{folder} holds no image ({', '.join(SUFFIXES)})")
-    return found
 
 
 def _dataset(paths: list[Path], inputs: ImageInputs | None, text: str) -> Dataset[Any]:
