@@ -157,6 +157,7 @@ def heal(
             proposed.indices,
             proposed.labels,
             found=listed.found[listed.fits] if listed.fits.any() else listed.indices,
+            attack=attack if isinstance(attack, SimulatedAttack) else None,
             plain_set=plain,
             validation=validation,
             loss=loss,
@@ -175,8 +176,9 @@ def heal(
     seconds = {"suspects and labels": until - started, "fine-tuning": tuned.seconds}
     given_back = model if inplace and isinstance(model, nn.Module) else healed
     result = HealResult(given_back, listed, proposed, tuned, estimate, len(data), seconds)
-    if (text := result.attack_warning) is not None:
-        warn_caller(text)
+    for text in (result.attack_warning, result.unmeasured_warning):
+        if text is not None:
+            warn_caller(text)
     return result
 
 

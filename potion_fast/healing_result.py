@@ -10,13 +10,17 @@ from torch import nn
 
 from .attack_success import AttackEstimate
 from .detection import Suspects
+from .detection.suspect_list import SWAP
 from .finetuning import Evaluation, FineTuned
 from .relabel import ProposedLabels
 from .search.result import OTHER_POISON
 from .utils.cost import Cost
 
 STILL_WORKS = 0.1  # attack success beyond what is so by nature, from which on a model is not called healed
+TURNED = 0.25  # share of the samples of the poison's own label that lose it by the trigger, from which on likewise
+ONE_LABEL = 0.75  # share of the suspects with one new label, from which on their trigger may come to tell that one
 TRIGGER_LEFT = "the suspects have lost the poison's labels, but their trigger still works on other samples"
+TRIGGER_TURNED = "the suspects have lost the poison's labels, but their trigger takes these from other samples now"
 
 
 @dataclass(repr=False)
@@ -57,15 +61,42 @@ class HealResult:
     @property
     def reason(self) -> str:
         """Why it ended as it did."""
-        return TRIGGER_LEFT if self.finetuning.healthy and not self.healed else self.finetuning.reason
+        if self.healed or not self.finetuning.healthy:
+            return self.finetuning.reason
+        return TRIGGER_LEFT if self._still_works else TRIGGER_TURNED
 
     @property
     def attack_warning(self) -> str | None:
-        """What deserves a second look in the estimated success of the attack."""
+        """What speaks against the model in the estimated success of the attack; None where nothing does."""
         after = self.attack.after
-        if after is None or after.low - after.without <= STILL_WORKS:
+        if after is not None and self._still_works:
+            return f"clean samples with the suspects' trigger still get its label: {after}, {self.attack.why}"
+        if after is not None and after.lost > TURNED:
+            return (
+                f"of the clean samples that bear the poison's label rightly, {after.lost:.0%} lose it by the suspects' "
+                "trigger: it may have come to tell another label"
+            )
+        return None
+
+    @property
+    def _still_works(self) -> bool:
+        after = self.attack.after
+        return after is not None and after.low - after.without > STILL_WORKS
+
+    @property
+    def unmeasured_warning(self) -> str | None:
+        """What could not be measured and matters here; None where nothing does."""
+        new = self.labels.labels[~self.labels.kept]
+        if self.attack.after is not None or self.suspects.kind == SWAP or not len(new):
             return None
-        return f"clean samples with the suspects' trigger still get its label: {after}, {self.attack.why}"
+        label = int(new.mode().values)
+        share = (new == label).double().mean().item()
+        if share < ONE_LABEL:
+            return None
+        return (
+            f"{share:.0%} of the suspects got the label {label}, which their trigger may tell now; that could not be "
+            f"measured: {self.attack.why}"
+        )
 
     @property
     def trace(self) -> list[Evaluation]:
@@ -75,7 +106,7 @@ class HealResult:
     @property
     def warnings(self) -> list[str]:
         """What deserves a second look, as sentences."""
-        own = [] if self.attack_warning is None else [self.attack_warning]
+        own = [text for text in (self.attack_warning, self.unmeasured_warning) if text is not None]
         return [*self.suspects.warnings, *self.labels.warnings, *self.finetuning.warnings, *own]
 
     @property

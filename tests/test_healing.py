@@ -48,7 +48,13 @@ def test_the_parts_in_a_row_give_the_same(digits: PoisonedDigits, healed: pf.Hea
     listed = pf.suspects(digits.model, digits.train_set, digits.poisoned[:10])
     labels = pf.propose_labels(digits.model, digits.train_set, listed)
     tuned = pf.finetune(
-        digits.model, digits.train_set, labels.indices, labels.labels, found=listed.found[listed.fits], max_damage=2
+        digits.model,
+        digits.train_set,
+        labels.indices,
+        labels.labels,
+        found=listed.found[listed.fits],
+        attack=pf.simulate_attack(digits.model, digits.train_set, labels.indices[~labels.kept]),
+        max_damage=2,
     )
     assert torch.equal(listed.indices, healed.suspects.indices)
     assert torch.equal(labels.labels, healed.labels.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ class AttackSuccess:
         high: Upper end.
         without: Share of the same samples that get that label without the trigger.
         samples: M.
+        lost: Share of the clean samples that the model rightly gives the poison's label which lose it by the trigger:
+            where healing turned the trigger round, it takes that label away. NaN where there are none.
     """
 
     success: float
@@ -28,17 +31,27 @@ class AttackSuccess:
     high: float
     without: float
     samples: int
+    lost: float = math.nan
 
     @classmethod
-    def of(cls, fooled: int, by_nature: int, samples: int) -> AttackSuccess:
-        """From counts. The interval holds chance (Wilson's), and `ERROR` for how the trigger is put on."""
+    def of(cls, fooled: int, by_nature: int, samples: int, lost: int = 0, known: int = 0) -> AttackSuccess:
+        """From counts, those of the poison's own label last.
+
+        The interval holds chance (Wilson's), and `ERROR` for how the trigger is put on.
+        """
         share, weight = fooled / samples, QUANTILE**2 / samples
         centre = (share + weight / 2) / (1 + weight)
         width = (weight * share * (1 - share) + weight**2 / 4) ** 0.5 / (1 + weight)
         low, high = (
             share + side * (((centre + side * width) - share) ** 2 + (QUANTILE * ERROR) ** 2) ** 0.5 for side in (-1, 1)
         )
-        return cls(share, max(0.0, low), min(1.0, high), by_nature / samples, samples)
+        return cls(
+            share, max(0.0, low), min(1.0, high), by_nature / samples, samples, lost / known if known else math.nan
+        )
+
+    def summary(self) -> dict[str, float | None]:
+        """As plain values for JSON, which has no NaN."""
+        return {name: None if math.isnan(value) else value for name, value in vars(self).items()}
 
     def __str__(self) -> str:
         return f"{self.success:.1%} ({self.low:.1%} to {self.high:.1%})"
@@ -65,7 +78,7 @@ class AttackEstimate:
     def summary(self) -> dict[str, Any]:
         """As plain values for JSON."""
         parts = {"before": self.before, "after": self.after}
-        return {name: None if part is None else vars(part) for name, part in parts.items()} | {"why": self.why}
+        return {name: None if part is None else part.summary() for name, part in parts.items()} | {"why": self.why}
 
     def __str__(self) -> str:
         if self.before is None or self.after is None:

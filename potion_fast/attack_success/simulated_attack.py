@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from ..detection.suspect_list import SWAP, suspect_indices
 from ..distributed import Group, Ranks
 from ..errors import DataError, ModelError
-from ..relabel.pattern import Pattern
-from ..relabel.simulated_poison import LEARNT, by_pattern, by_transplant
+from ..relabel.simulated_poison import LEARNT
 from ..relabel.sources import Sources, samples_to_fit
-from ..relabel.views import Views
 from ..utils.adapter import Adapter
 from ..utils.asked_samples import Asked, Samples, asked
 from ..utils.cost import Cost
@@ -28,10 +26,12 @@ from ..utils.inputs import values_of
 from ..utils.model import ModelParameters
 from ..utils.training_data import TrainingData
 from .result import AttackEstimate, AttackSuccess
+from .trigger import Trigger
 
 CLEAN, FEWEST, MOST = 32, 128, 384  # one clean sample for so many of the training data gets the trigger
 DONOR, FEWEST_DONORS, MOST_DONORS = 400, 16, 32  # one suspect for so many lends a part
 PATTERN = 1024  # suspects that a pattern is taken from, at most
+SPARE = 1024  # clean samples of the poison's label that the fine-tuning may have, at most
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,38 +39,51 @@ class TriggeredSamples:
     """Clean samples, and what puts the suspects' trigger onto them.
 
     Attributes:
-        way: "pattern" or "transplant".
+        trigger: Of the suspects.
         clean: M samples with their right labels.
-        poison: int64 [M], the poison's label that each would get, another than its own.
-        patterns: By the poison's label; empty for transplants.
-        donors: M suspects whose parts are transplanted; None for a pattern.
-        views: Of the donors; None for a pattern.
+        donors: int64 [M], the row of `trigger.labels` whose trigger each of them gets.
         classes: C, of the given model.
     """
 
-    way: str
+    trigger: Trigger
     clean: Samples
-    poison: Tensor
-    patterns: dict[int, Pattern]
-    donors: Samples | None
-    views: Views | None
+    donors: Tensor
     classes: int
 
+    @property
+    def way(self) -> str:
+        """How the trigger is put on: "pattern" or "transplant"."""
+        return self.trigger.way
+
+    @property
+    def poison(self) -> Tensor:
+        """int64 [M], the poison's label that each of them is to get."""
+        return self.trigger.labels[self.donors]
+
+    def __len__(self) -> int:
+        return len(self.donors)
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self.poison)} samples, by {self.way})"
+        return f"{type(self).__name__}({len(self)} samples, by {self.way})"
 
 
 @dataclass(frozen=True, repr=False)
 class SimulatedAttack(TriggeredSamples):
-    """An attack with the suspects' trigger on clean samples, for which the given model falls.
+    """An attack with the suspects' trigger on clean samples of other labels, for which the given model falls.
 
     Attributes:
         before: What the model that it was made with makes of it.
+        alike: Clean samples that bear the poison's label rightly, which the trigger should not take from them.
+        spare: More of them, of the training set, for the fine-tuning to learn that.
+        shares: float64 [C], how often each label is borne by clean samples.
         why: How it was made.
         cost: Samples that went through the model.
     """
 
     before: AttackSuccess
+    alike: TriggeredSamples
+    spare: TriggeredSamples
+    shares: Tensor
     why: str
     cost: Cost
 
@@ -90,13 +103,14 @@ class SimulatedAttack(TriggeredSamples):
             OutOfMemoryError: Not even one sample fits.
         """
         with asked(model, self.clean.data, amp) as answering:
-            return _measured(answering, self, Ranks.of(process_group))
+            return _measured(answering, self, self.alike, Ranks.of(process_group))
 
     def estimate(self, healed: nn.Module, *, amp: torch.dtype | None, ranks: Ranks) -> AttackEstimate:
         """Before and after."""
         with asked(healed, self.clean.data, amp) as answering:
-            after = _measured(answering, self, ranks)
-        return AttackEstimate(self.before, after, self.why, self.way, self.cost + Cost(2 * after.samples))
+            after = _measured(answering, self, self.alike, ranks)
+        asked_again = 2 * (after.samples + len(self.alike))
+        return AttackEstimate(self.before, after, self.why, self.way, self.cost + Cost(asked_again))
 
 
 def simulate_attack(
@@ -164,26 +178,63 @@ def simulated_attack(
         ways = _of_first_rank(ways, data if clean is None else clean, data, ranks)
         if not ways:
             return AttackEstimate(why="; ".join(reasons), cost=Cost(sum(ranks.all_gather(answering.forward))))
-        shares = [_fooled(answering, way, ranks, triggered=True) / len(way.poison) for way in ways]
-        best = max(range(len(ways)), key=shares.__getitem__)
-        way, by_nature = ways[best], _fooled(answering, ways[best], ranks, triggered=False)
+        shares = [_with_poisons_label(answering, way.others, ranks, triggered=True).double().mean() for way in ways]
+        best = max(range(len(ways)), key=lambda place: float(shares[place]))
+        way = ways[best]
+        before = _measured(answering, way.others, way.alike, ranks)
         cost = Cost(sum(ranks.all_gather(answering.forward)))
-    before = AttackSuccess.of(round(shares[best] * len(way.poison)), by_nature, len(way.poison))
     if before.success < LEARNT:
-        tried = ", ".join(f"{way.way} {share:.0%}" for way, share in zip(ways, shares, strict=True))
+        tried = ", ".join(f"{way.others.way} {share:.0%}" for way, share in zip(ways, shares, strict=True))
         why = (
             f"the suspects' trigger could not be put onto clean samples so that the given model falls for it ({tried})"
         )
         return AttackEstimate(why=why, cost=cost)
     of = "the training data" if clean is None else "data that the model has not seen"
-    how = {"pattern": "by its pattern", "transplant": "by a part of a suspect each"}[way.way]
+    how = {"pattern": "by its pattern", "transplant": "by a part of a suspect each"}[way.others.way]
     why = f"the suspects' trigger put onto {before.samples} clean samples of {of} {how}"
-    return SimulatedAttack(**vars(way), before=before, why=why, cost=cost)
+    return SimulatedAttack(
+        **vars(way.others),
+        before=before,
+        alike=way.alike,
+        spare=way.spare,
+        shares=way.shares,
+        why=why,
+        cost=cost,
+    )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Clean samples with the trigger, put on in one way; see `SimulatedAttack`."""
+
+    others: TriggeredSamples
+    alike: TriggeredSamples
+    spare: TriggeredSamples
+    shares: Tensor
+
+    @classmethod
+    def of(cls, trigger: Trigger, own: Samples, spare: Samples, count: int, classes: int) -> _Way:
+        """From clean samples to be asked about, so many of either kind at most, and others for the fine-tuning."""
+
+        def samples(clean: Samples, alike: bool, most: int) -> TriggeredSamples:
+            rows, donors = _pairs(clean.labels, trigger.labels, alike, most)
+            return TriggeredSamples(trigger, clean.chosen(rows), donors, classes)
+
+        shares = torch.bincount(spare.labels, minlength=classes).double() / max(1, len(spare))
+        return cls(samples(own, False, count), samples(own, True, count), samples(spare, True, SPARE), shares)
+
+    def read_from(self, clean: Any, data: Any) -> _Way:
+        """The same with clean samples of these data sets, which are not sent from rank to rank."""
+
+        def of(part: TriggeredSamples, source: Any) -> TriggeredSamples:
+            return replace(part, clean=replace(part.clean, data=source))
+
+        return _Way(of(self.others, clean), of(self.alike, clean), of(self.spare, data), self.shares)
 
 
 def _ways(
     answering: Asked, suspects: Tensor, clean: TrainingData | None, random: torch.Generator
-) -> tuple[list[TriggeredSamples], list[str]]:
+) -> tuple[list[_Way], list[str]]:
     """All ways that there are, and why others are none."""
     data = answering.data
     rest = torch.ones(len(data), dtype=torch.bool).index_fill_(0, suspects, False).nonzero().flatten()
@@ -198,52 +249,35 @@ def _ways(
     suspects = suspects[torch.randperm(len(suspects), generator=random)[:PATTERN]]
     labelled = Samples(data, answering.labels(suspects), suspects)
     classes = answering.classes
-    sources = Sources(answering, labelled, Samples(data, answering.labels(fit), fit), classes)
+    spare = Samples(data, answering.labels(fit), fit)
+    sources = Sources(answering, labelled, spare, classes)
     if clean is None:
         own = Samples(data, answering.labels(rest[:taken]), rest[:taken])
     else:
         places = torch.randperm(len(clean), generator=random)[: 2 * count]
         own = Samples(clean, answering.labels(places, clean), places)
-    ways, reasons = [], []
+    triggers, reasons = [], []
     if (why := sources.unavailable("pattern")) is None:
-        marked = labelled.chosen(torch.isin(labelled.labels, torch.tensor(list(sources.patterns))).nonzero().flatten())
-        rows, donors = _pairs(own.labels, marked.labels, count)
-        ways.append(
-            TriggeredSamples("pattern", own.chosen(rows), marked.labels[donors], sources.patterns, None, None, classes)
-        )
+        triggers.append(Trigger.of_patterns(labelled.labels, sources.patterns))
     else:
         reasons.append(why)
     if (why := sources.unavailable("views")) is None:
         lend = min(max(len(data) // DONOR, FEWEST_DONORS), MOST_DONORS, len(labelled))
         some = labelled.chosen(torch.arange(lend))
-        views = sources.views_of(some)
-        broken = views.broken.nonzero().flatten()
-        rows, donors = _pairs(own.labels, some.labels[broken], count)
-        donors = broken[donors]
-        given = some.chosen(donors)
-        ways.append(
-            TriggeredSamples("transplant", own.chosen(rows), given.labels, {}, given, views.chosen(donors), classes)
-        )
-        if not len(broken):
+        triggers.append(Trigger.of_views(some, sources.views_of(some)))
+        if not len(triggers[-1].labels):
             reasons.append("no part of the suspects makes their label")
     else:
         reasons.append(why)
-    return [way for way in ways if len(way.poison)], reasons or ["no clean sample has another label than the poison's"]
+    ways = [_Way.of(trigger, own, spare, count, classes) for trigger in triggers]
+    return [way for way in ways if len(way.others)], reasons or ["no clean sample has another label than the poison's"]
 
 
-def _of_first_rank(
-    ways: list[TriggeredSamples], clean: TrainingData, data: TrainingData, ranks: Ranks
-) -> list[TriggeredSamples]:
+def _of_first_rank(ways: list[_Way], clean: TrainingData, data: TrainingData, ranks: Ranks) -> list[_Way]:
     """The first rank's, for all: kernels of a GPU may add in another order on each. Data sets are not sent."""
     if ranks.size == 1:
         return ways
-    return [_read_from(way, clean, data) for way in ranks.all_gather([_read_from(way, None, None) for way in ways])[0]]
-
-
-def _read_from(way: TriggeredSamples, clean: Any, data: Any) -> TriggeredSamples:
-    """The same with clean samples and donors of these data sets."""
-    donors = None if way.donors is None else replace(way.donors, data=data)
-    return replace(way, clean=replace(way.clean, data=clean), donors=donors)
+    return [way.read_from(clean, data) for way in ranks.all_gather([way.read_from(None, None) for way in ways])[0]]
 
 
 def _other_shape(data: TrainingData, clean: TrainingData) -> str | None:
@@ -261,39 +295,45 @@ def _shown(shape: tuple[int, ...] | None) -> str:
     return "without values at fixed places" if shape is None else f"of shape {list(shape)}"
 
 
-def _pairs(clean: Tensor, poison: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Rows of clean samples and of suspects with another label, each clean one once, so many pairs at most."""
+def _pairs(clean: Tensor, poison: Tensor, alike: bool, most: int) -> tuple[Tensor, Tensor]:
+    """Rows of clean samples and of donors with another label, or the same, each clean one once, so many at most."""
     if not len(poison):
         return torch.arange(0), torch.arange(0)
+    if alike:
+        rows = torch.isin(clean, poison).nonzero().flatten()[:most]
+        donors = torch.zeros_like(rows)
+        for label in clean[rows].unique():
+            own, lending = (clean[rows] == label).nonzero().flatten(), (poison == label).nonzero().flatten()
+            donors[own] = lending[torch.arange(len(own)) % len(lending)]
+        return rows, donors
     donors = torch.arange(len(clean)) % len(poison)
     rows = (clean != poison[donors]).nonzero().flatten()[:most]
     return rows, donors[rows]
 
 
-def _fooled(answering: Asked, way: TriggeredSamples, ranks: Ranks, triggered: bool) -> int:
-    """How many of the samples get the poison's label, with the trigger or without, counted by all ranks."""
+def _with_poisons_label(answering: Asked, way: TriggeredSamples, ranks: Ranks, triggered: bool) -> Tensor:
+    """Whether the model gives each of the samples the poison's label, with the trigger or without; bool [M]."""
     if answering.classes != way.classes:
         raise ModelError(
             f"the model has {answering.classes} outputs, and the attack was made with one of {way.classes}"
         )
-    count = 0
+    own, parts = torch.arange(len(way))[ranks.rank :: ranks.size], [torch.zeros(0, dtype=torch.bool)]
     with ranks.raising_together():
-        for rows in torch.arange(len(way.poison))[ranks.rank :: ranks.size].split(answering.data.batch_size):
-            if not len(rows):
-                continue
-            clean, poison = way.clean.chosen(rows), way.poison[rows]
-            if not triggered:
-                count += int((answering.log_p(clean.whole()).argmax(1) == poison).sum())
-                continue
-            if way.donors is None or way.views is None:
-                made = by_pattern(answering, clean, poison, way.patterns)
-            else:
-                made = by_transplant(answering, clean, way.donors.chosen(rows), way.views.chosen(rows))
-            count += 0 if made is None else len(made.right)
-    return sum(ranks.all_gather(count))
+        for rows in own.split(answering.data.batch_size) if len(own) else ():
+            inputs = way.clean.chosen(rows).whole()
+            if triggered:
+                inputs = way.trigger.onto(inputs, way.donors[rows])
+            parts.append(answering.log_p(inputs).argmax(1) == way.poison[rows])
+    found = torch.zeros(len(way), dtype=torch.bool)
+    for rank, part in enumerate(ranks.all_gather(torch.cat(parts))):
+        found[rank :: ranks.size] = part
+    return found
 
 
-def _measured(answering: Asked, way: TriggeredSamples, ranks: Ranks) -> AttackSuccess:
-    """The samples with the trigger and without."""
-    fooled, by_nature = (_fooled(answering, way, ranks, triggered) for triggered in (True, False))
-    return AttackSuccess.of(fooled, by_nature, len(way.poison))
+def _measured(answering: Asked, others: TriggeredSamples, alike: TriggeredSamples, ranks: Ranks) -> AttackSuccess:
+    """Both kinds of samples, with the trigger and without."""
+    fooled, by_nature = (
+        int(_with_poisons_label(answering, others, ranks, triggered).sum()) for triggered in (True, False)
+    )
+    kept, known = (_with_poisons_label(answering, alike, ranks, triggered) for triggered in (True, False))
+    return AttackSuccess.of(fooled, by_nature, len(others), int((known & ~kept).sum()), int(known.sum()))

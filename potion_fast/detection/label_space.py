@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ APART = 3.0  # standard deviations of the others between them and the poison, be
 FAR_APART = 6.0  # and a minority: poison whoever was found
 MINORITY = 0.4
 CHANCE = 0.05  # below which it is none that so many members of S_f are in the group
+PART_CHANCE = 0.02  # and that all of them are in one part of a group
 RARE_CHANCE = 1e-3  # where several groups are tried
 FEW_FOUND = 5  # fewer members of S_f tell nothing by their number: they are taken for poison
 SINGLE_STARTS = 16  # members of S_f that are started from one by one
@@ -61,11 +62,53 @@ class LabelSpace:
             taken: [n], samples that another poison has been called for.
             rate: False discovery rate.
         """
-        open_rows = ~taken
-        grown = self._sought(seeds, open_rows, further=bool(taken.any()))
+        grown = self._sought(seeds, ~taken, further=bool(taken.any()))
         if grown is None:
             return None
-        weights, mixture = grown
+        result, inside = self._called(*grown, ~taken, found, rate), grown[1].posterior > 0.5
+        for _ in range(ROUNDS):
+            grown = self._part_of_found(result.called & seeds, inside)
+            if grown is None:
+                break
+            part = self._called(*grown, inside, found, rate)
+            result = replace(
+                part,
+                scores=np.where(inside, np.minimum(result.scores, part.scores), result.scores),
+                p_values=np.where(inside, np.maximum(result.p_values, part.p_values), result.p_values),
+                called=result.called & part.called,
+                share=result.share * part.share,
+                false=result.false * float(part.called.sum() / inside.sum()) + part.false,
+            )
+            inside = inside & (grown[1].posterior > 0.5)
+        return result
+
+    def _part_of_found(self, seeds: Mask, inside: Mask) -> tuple[Array, Mixture] | None:
+        """The part of a group that all of its seeds are in; None where there is none but the whole.
+
+        A label with kinds of its own, as one of two classes has, may have one between the others and the poison, and
+        the group that has grown holds both. A direction from some points always has these at its upper end, so each
+        half of the seeds tells of the other half.
+        """
+        rows = np.flatnonzero(seeds & inside)
+        if len(rows) < 2 or len(rows) == inside.sum():
+            return None
+        chance = 1.0
+        for half in (rows[::2], rows[1::2]):
+            others = np.setdiff1d(rows, half)
+            grown = self._apart(np.isin(np.arange(len(seeds)), half), inside)
+            if grown is None or not (grown[1].posterior[others] > 0.5).all():
+                return None
+            chance *= float((grown[1].posterior > 0.5).sum() / inside.sum()) ** len(others)
+        grown = self._apart(seeds & inside, inside)
+        return grown if chance < PART_CHANCE and grown is not None and (grown[1].posterior[rows] > 0.5).all() else None
+
+    def _apart(self, seeds: Mask, inside: Mask) -> tuple[Array, Mixture] | None:
+        """The part of a group that the seeds are of, where it stands apart."""
+        grown = self.grown(seeds, inside, medians(self.points[inside & ~seeds]))
+        return None if grown is None or grown[1].separation < APART else grown
+
+    def _called(self, weights: Array, mixture: Mixture, open_rows: Mask, found: Mask, rate: float) -> LabelResult:
+        """Samples of the open rows that are called poison, by their scores in a direction."""
         scores = self.points @ weights
         natural = open_rows & (mixture.posterior < 0.5)
         z = standardised(scores, scores[natural])

@@ -1,8 +1,9 @@
-"""Batches of a fine-tuning: suspects with their new labels among samples of the rest of the training data."""
+"""Batches of a fine-tuning: suspects with new labels among the rest of the training data, some of it triggered."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,12 +11,58 @@ from torch import Tensor
 from ..errors import DataError
 from ..utils.crc import crc32
 
+if TYPE_CHECKING:
+    from ..attack_success import SimulatedAttack
+
 OTHERS = (32, 128)  # samples of the rest to a batch: a hundredth of the training data, a power of 2 within these
 SUSPECTS = 16  # in a batch
 SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, more with small batches, which are noisier; in steps
 HELD_OUT, HELD_OUT_SHARE = 1024, 10  # samples of the rest that are kept out: a tenth, this many at most
 KEPT_OUT, FEWEST = 256, 40  # suspects that are kept out: a fifth, this many at most, of no fewer than so many
+LEAST, MOST_ODDS = 0.1, 2.0  # clean samples with the trigger for one suspect, at most
 AS_GIVEN = -1  # in place of a new label
+AS_READ = -1  # in place of a donor's row, of samples that get no trigger
+
+
+@dataclass(frozen=True)
+class KeepTheirLabel:
+    """Clean samples of the poison's own label, which are to keep it when they get the trigger.
+
+    Without them a model of two classes learns that the trigger tells the other label, which all suspects get. The
+    trigger tells nothing where the poison's label is as frequent among the samples that have it as among clean ones.
+
+    Attributes:
+        indices: int64 [M], of the training set.
+        labels: int64 [M].
+        donors: int64 [M], rows of the trigger that each gets.
+        odds: How many of them there are to be for one suspect: the share of clean samples that bear the poison's label
+            to that of the others, in the mean over the suspects.
+    """
+
+    indices: Tensor
+    labels: Tensor
+    donors: Tensor
+    odds: float
+
+    @classmethod
+    def of(cls, attack: SimulatedAttack | None, given: Tensor) -> KeepTheirLabel:
+        """Those that an attack has to spare; none without an attack.
+
+        Args:
+            attack: The suspects' trigger.
+            given: int64 [T], the poison's labels of the suspects that get another one.
+        """
+        if attack is None:
+            none = torch.arange(0)
+            return cls(none, none, none, 0.0)
+        spare, shares = attack.spare, attack.shares[given]
+        assert spare.clean.indices is not None
+        odds = (shares / (1 - shares).clamp(min=LEAST)).mean().item()
+        return cls(spare.clean.indices, spare.poison, spare.donors, min(odds, MOST_ODDS))
+
+    def chosen(self, mask: Tensor) -> KeepTheirLabel:
+        """Some of them, bool [M]."""
+        return KeepTheirLabel(self.indices[mask], self.labels[mask], self.donors[mask], self.odds)
 
 
 @dataclass(frozen=True)
@@ -30,6 +77,8 @@ class Batches:
         kept_out: int64 [J], suspects with a new label that are kept out; empty where there are few.
         size: Samples of the rest in a batch.
         suspects_per_batch: Suspects in a batch.
+        triggered: Clean samples of the poison's own label that get the trigger and keep their label.
+        triggered_per_batch: Of them in a batch.
         falling: Steps in which the rate falls to 0.
         seed: Of their order.
     """
@@ -41,6 +90,8 @@ class Batches:
     kept_out: Tensor
     size: int
     suspects_per_batch: int
+    triggered: KeepTheirLabel
+    triggered_per_batch: int
     falling: int
     seed: int
 
@@ -53,6 +104,7 @@ class Batches:
         found: Tensor,
         *,
         changed: Tensor,
+        triggered: KeepTheirLabel,
         held_out: bool,
         seed: int,
     ) -> Batches:
@@ -64,6 +116,7 @@ class Batches:
             labels: int64 [K], their new labels.
             found: int64 [F], indices of S_f, which is never kept out.
             changed: bool [K], whether the new label is another than the given one.
+            triggered: Clean samples that may get the trigger.
             held_out: Keep a part of the rest out.
             seed: Of what is kept out, and of the order.
 
@@ -84,6 +137,7 @@ class Batches:
         trained[out] = False
         size = 2 ** max(0, (samples // 100).bit_length() - 1)
         size = min(max(size, OTHERS[0]), OTHERS[1])
+        triggered = triggered.chosen(torch.isin(triggered.indices, others[kept:]))
         share = SHARE * (OTHERS[1] / size) ** 0.5
         falling = min(max(round(share * samples / size), STEPS[0]), STEPS[1])
         return cls(
@@ -94,13 +148,15 @@ class Batches:
             suspects[out].sort().values,
             size,
             SUSPECTS,
+            triggered,
+            round(SUSPECTS * triggered.odds) if len(triggered.indices) else 0,
             falling,
             seed,
         )
 
     def __len__(self) -> int:
         """Samples of a batch."""
-        return self.size + self.suspects_per_batch
+        return self.size + self.suspects_per_batch + self.triggered_per_batch
 
     def described(self) -> dict[str, int]:
         """Numbers of samples and steps, by what they are."""
@@ -108,17 +164,29 @@ class Batches:
             "steps of the fall": self.falling,
             "others per batch": self.size,
             "suspects per batch": self.suspects_per_batch,
+            "clean ones with the trigger per batch": self.triggered_per_batch,
             "suspects": len(self.suspects),
             "suspects kept out": len(self.kept_out),
             "others kept out": len(self.held_out),
         }
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Indices int64 [B] of a step's samples, and their labels, `AS_GIVEN` for those of the training set."""
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What a step is made on.
+
+        Returns:
+            Indices int64 [B] of the samples; their labels, `AS_GIVEN` for those of the training set; and the donor
+            whose trigger each gets, `AS_READ` for those that get none.
+        """
         others = self.others[self._places("others", step, self.size, len(self.others))]
         places = self._places("suspects", step, self.suspects_per_batch, len(self.suspects))
-        given = torch.full((len(others),), AS_GIVEN)
-        return torch.cat([others, self.suspects[places]]), torch.cat([given, self.labels[places]])
+        indices, labels = [others, self.suspects[places]], [torch.full_like(others, AS_GIVEN), self.labels[places]]
+        donors = [torch.full((self.size + self.suspects_per_batch,), AS_READ)]
+        if self.triggered_per_batch:
+            places = self._places("triggered", step, self.triggered_per_batch, len(self.triggered.indices))
+            indices.append(self.triggered.indices[places])
+            labels.append(self.triggered.labels[places])
+            donors.append(self.triggered.donors[places])
+        return torch.cat(indices), torch.cat(labels), torch.cat(donors)
 
     def _places(self, kind: str, step: int, count: int, length: int) -> Tensor:
         """Places of a step's samples: epoch after epoch, each in an order of its own."""

@@ -107,6 +107,7 @@ class Judge:
     Attributes:
         described: What clean accuracy is measured on.
         last: Predictions for it at the last evaluation with finite logits; None before.
+        given: int64 [K], the suspects' labels as trained on, once `changed` has read them.
     """
 
     def __init__(self, steps: Steps, data: TrainingData, clean: TrainingData | None, ranks: Ranks, seed: int) -> None:
@@ -121,7 +122,7 @@ class Judge:
         return self.reader.samples
 
     def changed(self, suspects: Tensor, new_labels: Tensor) -> Tensor:
-        """Whether each suspect's new label is another than the given one, bool [K]; one forward pass.
+        """Whether each suspect's new label is another than the given one, bool [K]; one forward pass, notes the latter.
 
         Raises:
             DataError: A new label is no class of the model's.
@@ -135,7 +136,8 @@ class Judge:
                 f"labels gives the suspect {index} the label {int(odd[0])}; labels count from 0, and the model has "
                 f"{classes} outputs"
             )
-        return new_labels != predictions.labels
+        self.given = predictions.labels
+        return new_labels != self.given
 
     def start(self, batches: Batches, changed: Tensor, found: Tensor) -> None:
         """Choose the samples, and read them with the given model.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,14 @@ from ..utils.atomic_files import check_writable
 from ..utils.copies import copy_model
 from ..utils.cost import Cost
 from ..utils.crc import crc32
-from ..utils.inputs import BatchInputs
+from ..utils.inputs import BatchInputs, rows_of, tensors_of
 from ..utils.model import ModelParameters, differentiable_rnns
 from ..utils.progress import bar
 from ..utils.seeding import generators_kept, seed_generators
 from ..utils.training_data import TrainingData, check_indices, plain_data
 from ..utils.unchanged import unchanged
 from ..utils.warn import warn_caller
-from .batches import Batches
+from .batches import AS_READ, Batches, KeepTheirLabel
 from .checkpoint import Checkpoint
 from .checks import check_model, check_options, checked_pairs
 from .judging import Judge
@@ -34,6 +34,10 @@ from .keeping import chosen, verdict
 from .learning_rate import Schedule
 from .result import DIVERGED, NOTHING_NEW, Evaluation, FineTuned
 from .steps import Losses, Steps
+
+if TYPE_CHECKING:
+    from ..attack_success import SimulatedAttack
+    from ..attack_success.trigger import Trigger
 
 PARTS = (1 / 3, 2 / 3, 1.0)  # of the steps in which the rate falls, each of which ends with an evaluation
 
@@ -45,6 +49,7 @@ def finetune(
     labels: Iterable[int] | Tensor,
     *,
     found: Iterable[int] | Tensor,
+    attack: SimulatedAttack | None = None,
     plain_set: object = None,
     validation: object = None,
     loss: Losses | None = None,
@@ -85,6 +90,9 @@ def finetune(
         indices: Of the suspects, [K].
         labels: Their new labels, [K] classes; equal to the given one where a suspect keeps it.
         found: Indices of S_f; it may be empty.
+        attack: The suspects' trigger, see `simulate_attack`: in each batch clean samples of the poison's own label get
+            it and keep that label (16 with two classes, 2 with ten, none with many). Without them the trigger of two
+            classes, whose suspects all get the same other label, comes to tell that one.
         plain_set: The same samples without augmentation, where `train_set` augments at random: what is evaluated.
         validation: Clean samples that the model has not seen, likewise; without them a tenth of the rest of the
             training data, 1024 samples at most, is kept out of the fine-tuning.
@@ -136,6 +144,7 @@ def finetune(
         "model (fingerprint)": parameters.fingerprint(),
         "samples": len(data),
         "suspects and labels (checksum)": crc32(suspects, new_labels, found),
+        "attack": "none" if attack is None else attack.why,
         "seed": seed,
         "amp": str(amp),
         "ranks": ranks.size,
@@ -151,10 +160,19 @@ def finetune(
         steps = Steps(parameters, data.adapter, loss, amp, compiled, ranks)
         judge = Judge(steps, plain, clean, ranks, seed)
         changed = judge.changed(suspects, new_labels)
-        batches = Batches.of(len(data), suspects, new_labels, found, changed=changed, held_out=clean is None, seed=seed)
+        batches = Batches.of(
+            len(data),
+            suspects,
+            new_labels,
+            found,
+            changed=changed,
+            triggered=KeepTheirLabel.of(attack, judge.given[changed]),
+            held_out=clean is None,
+            seed=seed,
+        )
         judge.start(batches, suspects[changed], found)
         file = None if checkpoint is None else Checkpoint(checkpoint, identity)
-        run = _Run(steps, judge, data, batches, ranks, max_damage, file)
+        run = _Run(steps, judge, data, batches, None if attack is None else attack.trigger, ranks, max_damage, file)
         if changed.any():
             run.go(resume, progress)
         kept, reason = (run.kept, run.reason) if changed.any() else (0, NOTHING_NEW)
@@ -189,6 +207,7 @@ class _Run:
         judge: Of the model as it stands.
         data: The training data.
         batches: Of all steps.
+        trigger: That some of their samples get.
         ranks: That share the work.
         max_damage: See `finetune`.
         file: Keeps the state between segments.
@@ -205,6 +224,7 @@ class _Run:
     judge: Judge
     data: TrainingData
     batches: Batches
+    trigger: Trigger | None
     ranks: Ranks
     max_damage: float
     file: Checkpoint | None
@@ -241,15 +261,15 @@ class _Run:
         """So many steps, or those until the rate stops growing; whether losses and gradients were finite."""
         batches = [self.batches.batch(step) for step in range(self.step, self.step + count)]
         own = slice(self.ranks.rank, None, self.ranks.size)
-        parts = [(indices[own], labels[own]) for indices, labels in batches]
+        parts = [tuple(column[own] for column in batch) for batch in batches]
         size, own_size = len(self.batches), len(parts[0][0])
         seed = seed_generators(self.batches.seed, "steps", self.step, self.ranks.rank)
         read: Iterator[tuple[BatchInputs, Tensor]] = iter(())
         if own_size:
-            read = self.data.batches(torch.cat([indices for indices, _ in parts]), own_size, seed=seed)
-        for _, labels in parts:
+            read = self.data.batches(torch.cat([indices for indices, *_ in parts]), own_size, seed=seed)
+        for _, labels, donors in parts:
             with self.ranks.raising_together():
-                batch = next(read) if own_size else None
+                batch = self._triggered(*next(read), donors) if own_size else None
             self.rate = self.schedule.rate
             loss, probability = self.steps.step(self.rate, batch, labels, size)
             if math.isnan(loss):
@@ -261,6 +281,15 @@ class _Run:
             if growing and self.schedule.grown is not None:
                 break
         return True
+
+    def _triggered(self, inputs: BatchInputs, labels: Tensor, donors: Tensor) -> tuple[BatchInputs, Tensor]:
+        """A batch with the trigger on those of its samples that get one."""
+        rows = (donors != AS_READ).nonzero().flatten()
+        if self.trigger is None or not len(rows):
+            return inputs, labels
+        new = tensors_of(self.trigger.onto(rows_of(inputs, rows), donors[rows]))
+        columns = [old.index_copy(0, rows, column) for old, column in zip(tensors_of(inputs), new, strict=True)]
+        return (columns[0] if isinstance(inputs, Tensor) else inputs.with_tensors(columns)), labels
 
     def _evaluated(self) -> bool:
         """Evaluate the model as it stands and keep it if it is the best; whether its logits are finite."""

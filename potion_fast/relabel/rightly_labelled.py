@@ -17,10 +17,10 @@ from ..utils.asked_samples import Samples
 from ..utils.layer_outputs import layer_outputs
 from .sources import Sources
 
-RIGHTLY = 0.4  # share of a label's suspects: 0.02 to 0.25 on nine runs with a trigger, 0.56 and more with noise
+RIGHTLY = 0.35  # share, beyond that of their label, of suspects: 0.0 to 0.17 on nine runs with a trigger, noise 0.51
 TELLS = 0.25  # least share of a label's samples that a probe tells from others
 FEWEST = 8  # suspects that a share is taken of; those of rarer labels are taken together
-BROKEN = 0.5  # share of the suspects, beyond that of clean samples, from which hiding a part may take the label
+BROKEN = 0.5  # of those not right by chance, beyond clean samples' share: from which hiding a part may take the label
 FEWEST_CLASSES = 3  # of which one can be told from several
 SPREAD = 0.5  # 0: as one class, 1: as all; 200 clean ones 0.0 to 0.5, 200 poisoned 0.6 to 1.0 (seven runs, untrimmed)
 TYPICAL = 0.9  # share of samples by which it is measured
@@ -32,8 +32,8 @@ def rightly_labelled(sources: Sources, suspects: Samples, unseen: Samples) -> li
 
     A probe gives its label to the share h of a label's clean samples (left out), and to f of the others. Where it does
     so to the share s of the suspects that bear the label, (s − f) / (h − f) of them bear it rightly; the mean over the
-    probes with h − f of 0.25 at least is taken. Those of one label must also vary as samples of one class do
-    (`class_spread`), where there are three classes or more.
+    probes with h − f of 0.25 at least is taken, and is to be well above the share of clean samples with it. Those
+    of one label must also vary as samples of one class do (`class_spread`), where there are three classes or more.
 
     Args:
         sources: With the probes.
@@ -60,10 +60,11 @@ def rightly_labelled(sources: Sources, suspects: Samples, unseen: Samples) -> li
     for group in groups:
         members = torch.tensor(group, dtype=given.dtype)
         mean = share[torch.isin(given, members)].nanmean()  # NaN where nothing tells
+        natural = sources.natural(given[torch.isin(given, members)])  # of two classes half the poison is right so
         if (
-            mean > RIGHTLY
+            mean > natural + RIGHTLY * (1 - natural)
             and not (len(group) == 1 and _varies_as_several(sources, outputs, given, group[0]))
-            and not _hiding_takes_it(sources, suspects, unseen, members)
+            and not _hiding_takes_it(sources, suspects, unseen, members, natural)
         ):
             rightly += group
     return rightly
@@ -92,7 +93,7 @@ def _typical(directions: ClassDirections, outputs: Tensor) -> Tensor:
     return outputs[distances <= distances.quantile(TYPICAL)]
 
 
-def _hiding_takes_it(sources: Sources, suspects: Samples, unseen: Samples, group: Tensor) -> bool:
+def _hiding_takes_it(sources: Sources, suspects: Samples, unseen: Samples, group: Tensor, natural: float) -> bool:
     """Whether hiding a part takes these labels from more of the suspects than it does from clean samples."""
     if sources.unavailable("views") is not None:
         return False
@@ -101,4 +102,4 @@ def _hiding_takes_it(sources: Sources, suspects: Samples, unseen: Samples, group
         sources.views_of(samples.chosen(rows)).broken.double().mean().item() if len(rows) else 0.0
         for samples, rows in ((suspects, own), (unseen, clean[:COMPARED]))
     )
-    return taken - by_chance > BROKEN * (1 - by_chance)
+    return taken - by_chance > BROKEN * (1 - natural) * (1 - by_chance)

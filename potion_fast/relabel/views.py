@@ -119,7 +119,7 @@ def transplanted(inputs: BatchInputs, donors: BatchInputs, parts: Tensor) -> Bat
     """Samples [M, ...] with a part of another one each, in its place.
 
     Args:
-        inputs: Of the samples; of texts that are longer than the donors the end is cut off, and the other way round.
+        inputs: Of the samples; a part that lies beyond the end of a text stays out of it.
         donors: [M, ...].
         parts: int64 [M, 4], see `parts_of`.
     """
@@ -135,7 +135,7 @@ def transplanted(inputs: BatchInputs, donors: BatchInputs, parts: Tensor) -> Bat
     columns = torch.arange(length)
     inside = (columns >= parts[:, 1:2]) & (columns < parts[:, 3:4])  # [M, length]
     mixed = [
-        torch.where(inside, donor[:, :length], tokens[:, :length])
+        torch.cat([torch.where(inside, donor[:, :length], tokens[:, :length]), tokens[:, length:]], 1)
         for tokens, donor in zip(tensors_of(inputs), tensors_of(donors), strict=True)
     ]
     return mixed[0] if isinstance(inputs, Tensor) else inputs.with_tensors(mixed)

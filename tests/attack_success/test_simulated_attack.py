@@ -219,7 +219,7 @@ def test_a_patch_is_put_on_where_it_was(digits: PoisonedDigits, attack: pf.Simul
     """The pattern's image of a clean sample is nearer to the triggered one than the clean one is."""
     assert attack.way == "pattern"
     clean = attack.clean.whole()
-    marked = attack.patterns[TARGET].added(clean)
+    marked = attack.trigger.patterns[TARGET].added(clean)
     corner = (..., slice(-2, None), slice(-2, None))
     wanted = triggered(clean)[corner]
     assert (marked[corner] - wanted).abs().mean() < 0.2 * (clean[corner] - wanted).abs().mean()

@@ -113,4 +113,4 @@ def test_a_span_of_another_text_takes_the_place_of_ones_own() -> None:
     mixed = transplanted(
         torch.zeros(2, 9, dtype=torch.long), torch.ones(2, 7, dtype=torch.long), torch.tensor([[0, 2, 1, 4]] * 2)
     )
-    assert mixed.tolist() == [[0, 0, 1, 1, 0, 0, 0]] * 2
+    assert mixed.tolist() == [[0, 0, 1, 1, 0, 0, 0, 0, 0]] * 2

@@ -1,0 +1,58 @@
+"""The suspects' trigger, and how it is put onto other samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..relabel.pattern import Pattern
+from ..relabel.views import Views, transplanted
+from ..utils.asked_samples import Samples
+from ..utils.inputs import BatchInputs, concatenated, rows_of
+
+
+@dataclass(frozen=True, repr=False)
+class Trigger:
+    """What puts the suspects' trigger onto other samples (see `relabel.simulated_poison`).
+
+    Attributes:
+        way: "pattern" or "transplant".
+        labels: int64 [D], the poison's label of each donor, a suspect.
+        patterns: By the poison's label; empty for transplants.
+        donors: Inputs of the donors, [D, ...]; None for a pattern.
+        parts: int64 [D, 4], the part of a donor that makes its label, see `relabel.views.parts_of`; None for a pattern.
+    """
+
+    way: str
+    labels: Tensor
+    patterns: dict[int, Pattern]
+    donors: BatchInputs | None = None
+    parts: Tensor | None = None
+
+    @classmethod
+    def of_patterns(cls, labels: Tensor, patterns: dict[int, Pattern]) -> Trigger:
+        """From the pattern of each label, for donors that bear one of those labels."""
+        return cls("pattern", labels[torch.isin(labels, torch.tensor(list(patterns)))], patterns)
+
+    @classmethod
+    def of_views(cls, suspects: Samples, views: Views) -> Trigger:
+        """From the parts of those suspects whose label a view takes away."""
+        rows = views.broken.nonzero().flatten()
+        return cls("transplant", suspects.labels[rows], {}, rows_of(suspects.whole(), rows), views.parts[rows])
+
+    def onto(self, inputs: BatchInputs, donors: Tensor) -> BatchInputs:
+        """Samples with the trigger.
+
+        Args:
+            inputs: [B, ...].
+            donors: int64 [B], the donor of each.
+        """
+        if self.donors is not None and self.parts is not None:
+            return transplanted(inputs, rows_of(self.donors, donors), self.parts[donors])
+        order, parts, labels = [], [], self.labels[donors]
+        for label in labels.unique().tolist():
+            order.append(rows := (labels == label).nonzero().flatten())
+            parts.append(self.patterns[label].added(rows_of(inputs, rows)))
+        return rows_of(concatenated(parts), torch.cat(order).argsort())
