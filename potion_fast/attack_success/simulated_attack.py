@@ -257,7 +257,9 @@ def _ways(
         places = torch.randperm(len(clean), generator=random)[: 2 * count]
         own = Samples(clean, answering.labels(places, clean), places)
     triggers, reasons = [], []
-    if (why := sources.unavailable("pattern")) is None:
+    if sources.one_class(labelled.chosen(torch.arange(min(len(labelled), MOST_DONORS)))):
+        reasons.append("the suspects come from one class, which their pattern would put on as well")
+    elif (why := sources.unavailable("pattern")) is None:
         triggers.append(Trigger.of_patterns(labelled.labels, sources.patterns))
     else:
         reasons.append(why)

@@ -15,6 +15,13 @@ ORDER = ("pattern", "views", "probe", "second-best")  # of those that are as goo
 OTHER_WAY = {"views": "pattern", "pattern": "transplant"}  # of simulating poison than the source's own
 SPARE = 0.1  # share of suspects, beyond that of their label, which one source alone may take for natural members
 SURE = 0.85  # least share of kept labels that must be so by nature: ResNet-9 0.93 (14 of 16 were), ViT 0.79 (5 of 11)
+TAKE_WHAT_IS_COMMON = ("pattern", "probe")  # off the suspects
+ONE_CLASS = "the suspects come from one class, which pattern and probe would take off them as well"
+REASONS = {
+    "views": "views and second best mostly agree",
+    "probe": "probe needs nothing hidden or taken off the inputs",
+    "second-best": "second-best needs nothing hidden or taken off the inputs",
+}  # for sources that were not measured
 MARGIN = 0.05  # share of right labels by which a source must be better than one before it
 
 
@@ -47,7 +54,8 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     being the share of those that bear their label by nature, which follows from s and f. A wrong label that is kept
     keeps the trigger alive, so a source keeps labels only where n / s is at least 0.85 and s is not `too_many`; it is
     then right for n + u (1 − s) of the suspects. Another source changes all labels, and is right for u (1 − n),
-    by the smallest n of the sources that keep labels. Views are measured on poison simulated by the pattern, and the
+    by the smallest n of the sources that keep labels. Where the suspects come from one class
+    (`Sources.one_class`), pattern and probe are left out, and no poison is simulated by the pattern. Views are measured on poison simulated by the pattern, and the
     pattern on transplants, where both are poison: a source would find its own simulation easy.
 
     Args:
@@ -58,10 +66,20 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     names = [name for name in ORDER if sources.unavailable(name) is None]
     if len(names) == 1:
         return Choice("second-best", f"no other source is available: {sources.unavailable('views')}")
-    ways = _simulated(sources, tried, unseen)
+    choice = _chosen(sources, names, tried, unseen, one_class := sources.one_class(tried))
+    if one_class:
+        choice.why += f"; {ONE_CLASS}"
+    return choice
+
+
+def _chosen(sources: Sources, names: list[str], tried: Samples, unseen: Samples, one_class: bool) -> Choice:
+    """The best of several sources."""
+    if one_class:
+        names = [name for name in names if name not in TAKE_WHAT_IS_COMMON]
+    ways = _simulated(sources, tried, unseen, one_class)
     poison = {way.way: way for way in ways if way.success >= LEARNT}
     if not poison:
-        return _unmeasured(names, ways)
+        return _unmeasured(names, ways, one_class)
     simulated = max(poison.values(), key=lambda way: way.success)
     if "probe" in names:
         sources.choose_layer(simulated.samples, simulated.right)
@@ -135,7 +153,7 @@ def _right_changes(proposal: Proposal, right: Tensor) -> float:
     return _share((proposal.labels == right)[changed]) if changed.any() else 0.0
 
 
-def _simulated(sources: Sources, tried: Samples, unseen: Samples) -> list[SimulatedPoison]:
+def _simulated(sources: Sources, tried: Samples, unseen: Samples, one_class: bool) -> list[SimulatedPoison]:
     """Clean samples with the trigger, by each way that there is."""
     pairs = _pairs(tried.labels, unseen.labels)
     if not pairs:
@@ -143,7 +161,7 @@ def _simulated(sources: Sources, tried: Samples, unseen: Samples) -> list[Simula
     suspects, rows = (torch.tensor(places) for places in zip(*pairs, strict=True))
     donors, clean = tried.chosen(suspects), unseen.chosen(rows)
     found = []
-    if sources.unavailable("pattern") is None:
+    if sources.unavailable("pattern") is None and not one_class:
         found.append(by_pattern(sources.asked, clean, donors.labels, sources.patterns))
     if sources.unavailable("views") is None:
         found.append(by_transplant(sources.asked, clean, donors, sources.views_of(donors)))
@@ -161,12 +179,13 @@ def _pairs(poison: Tensor, clean: Tensor) -> list[tuple[int, int]]:
     return pairs
 
 
-def _unmeasured(names: list[str], ways: list[SimulatedPoison]) -> Choice:
+def _unmeasured(names: list[str], ways: list[SimulatedPoison], one_class: bool) -> Choice:
     """The choice where the trigger cannot be put onto clean samples."""
-    source = "probe" if "probe" in names else "second-best"
+    fallbacks = ("views", "second-best") if one_class else ("probe", "second-best")
+    source = next(name for name in fallbacks if name in names)
     tried = ", ".join(f"{way.way} {100 * way.success:.0f} %" for way in ways) or "no way of doing so fits the data"
     why = (
         "the trigger could not be put onto clean samples so that the model gives them the poison's label "
-        f"({tried}), so no source was measured; {source} needs nothing hidden or taken off the inputs"
+        f"({tried}), so no source was measured; {REASONS[source]}"
     )
     return Choice(source, why, warnings=[f"the labels proposed could not be checked: {why}"])
