@@ -13,7 +13,7 @@ from ..utils.asked_samples import Asked, Samples, best_other
 from ..utils.layer_outputs import layer_outputs, layers_of
 from . import pattern, probe, views
 
-ONE_CLASS, FEWEST_OF_ONE = 0.7, 8  # share that two sources give one label: of many classes 0.16 to 0.41 (four runs)
+ONE_CLASS, FEWEST_OF_ONE = 0.7, 8  # share with one label by two sources; of many classes 0.16 to 0.41 (four runs)
 FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
 
 
