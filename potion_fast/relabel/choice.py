@@ -53,10 +53,10 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
     and which share u of the labels that it changes is right. Of the suspects it leaves the share s = n + (1 − n) f, n
     being the share of those that bear their label by nature, which follows from s and f. A wrong label that is kept
     keeps the trigger alive, so a source keeps labels only where n / s is at least 0.85 and s is not `too_many`; it is
-    then right for n + u (1 − s) of the suspects. Another source changes all labels, and is right for u (1 − n),
-    by the smallest n of the sources that keep labels. Where the suspects come from one class
-    (`Sources.one_class`), pattern and probe are left out, and no poison is simulated by the pattern. Views are measured on poison simulated by the pattern, and the
-    pattern on transplants, where both are poison: a source would find its own simulation easy.
+    then right for n + u (1 − s) of the suspects. Another source changes all labels, and is right for u (1 − n), by the
+    smallest n of the sources that keep labels. Where the suspects come from one class (`Sources.one_class`), pattern
+    and probe are left out, and no poison is simulated by the pattern. Views are measured on poison simulated by the
+    pattern, and the pattern on transplants, where both are poison: a source would find its own simulation easy.
 
     Args:
         sources: The sources.
