@@ -269,9 +269,13 @@ def test_rows_of_a_newer_version_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_trial_sweep_replaces_the_papers_data_and_says_so(tmp_path: Path) -> None:
-    made = table(tables(rows_of(tmp_path, row(data="digits"))), "table5")
-    assert line(made, "PTN-XLF", "of S_m").rows
-    assert "here: digits" in made.title and "of other data and models" in made.notes[0]
+    made = tables(rows_of(tmp_path, row(data="digits"), row(data="digits", attack="moving-trigger")))
+    first = table(made, "table1")
+    assert line(first, "PTN-XLF", "of S_m").rows
+    assert "here: digits" in first.title and "of which the paper has no values" in first.notes[0]
+    assert not any(value for each in first.lines for value in each.printed.values())
+    shown = [one.name for one in made if any(each.rows for each in one.lines)]
+    assert shown == ["table1", "table4", "table8"]  # 2 and 5, and 7, would have the same rows; 9 is of all found
 
 
 def test_tidy_tables_keep_every_digit_and_the_commands(tmp_path: Path) -> None:
@@ -479,7 +483,7 @@ def test_every_table_and_figure_is_made_from_a_trial_sweep(sweep: Path, made: di
         png = (sweep / "report" / "figures" / f"{name}.png").read_bytes()
         assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", png[16:20])[0] == 1800
         assert (sweep / "report" / "figures" / f"{name}.svg").read_text().rstrip().endswith("</svg>")
-    assert made["tables"] == [*(f"table{number}" for number in range(1, 10)), "random-swap-digits", "ablations"]
+    assert made["tables"] == [*(f"table{number}" for number in (1, 3, 4, 6, 7, 8, 9)), "random-swap-digits", "ablations"]
     for name in made["tables"]:
         assert all((sweep / "report" / "tables" / f"{name}.{end}").stat().st_size for end in ("md", "csv"))
 

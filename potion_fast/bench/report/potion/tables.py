@@ -134,8 +134,17 @@ class PaperTable:
 
 
 def tables(rows: Sequence[Row]) -> list[PaperTable]:
-    """Tables 1 to 9, then one for every attack and data that no table of the paper has, but for perturbations."""
+    """Tables 1 to 9, then one for every attack and data that no table of the paper has, but for perturbations.
+
+    Of tables that differ in the data alone a sweep on other data, which stands in for all of them, has the first.
+    """
     chosen = {number: choose(rows, spec.scope) for number, spec in TABLES.items()}
+    shown: set[tuple[object, ...]] = set()
+    for number, spec in TABLES.items():
+        kind = spec.scope.attack, spec.parts, spec.s_steps
+        if chosen[number].stand_in and kind in shown:
+            del chosen[number]
+        shown.add(kind)
     paper_tables = [_paper_table(number, TABLES[number], of_one) for number, of_one in chosen.items()]
     used = {id(row) for of_one in chosen.values() for row in of_one.rows}
     rest = [row for row in rows if id(row) not in used and not perturbed(row)]
@@ -148,7 +157,7 @@ def tables(rows: Sequence[Row]) -> list[PaperTable]:
 
 
 def _paper_table(number: int, spec: PaperTableSpec, chosen: Chosen) -> PaperTable:
-    where = f"table {number}"
+    where = "" if chosen.stand_in else f"table {number}"  # whose values of other data are no comparison
     lines = _sections(chosen.rows, spec.parts, spec.s_steps, where, chosen.missing)
     title = f"Table {number}: {spec.scope}"
     if number == 8:
@@ -158,7 +167,7 @@ def _paper_table(number: int, spec: PaperTableSpec, chosen: Chosen) -> PaperTabl
     notes = _notes(chosen.rows)
     if chosen.stand_in:
         title += f" (here: {chosen.stand_in})"
-        notes.insert(0, f"The sweep is on {chosen.stand_in}: the paper's values are of other data and models.")
+        notes.insert(0, f"The sweep is on {chosen.stand_in}, of which the paper has no values.")
     lacking = [data for data in spec.scope.data if data not in {row.data for row in chosen.rows}]
     if chosen.rows and lacking and not chosen.stand_in and len(spec.scope.data) > 1:
         names = " and ".join(map(data_label, lacking))
