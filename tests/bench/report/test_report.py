@@ -483,7 +483,11 @@ def test_every_table_and_figure_is_made_from_a_trial_sweep(sweep: Path, made: di
         png = (sweep / "report" / "figures" / f"{name}.png").read_bytes()
         assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", png[16:20])[0] == 1800
         assert (sweep / "report" / "figures" / f"{name}.svg").read_text().rstrip().endswith("</svg>")
-    assert made["tables"] == [*(f"table{number}" for number in (1, 3, 4, 6, 7, 8, 9)), "random-swap-digits", "ablations"]
+    assert made["tables"] == [
+        *(f"table{number}" for number in (1, 3, 4, 6, 7, 8, 9)),
+        "random-swap-digits",
+        "ablations",
+    ]
     for name in made["tables"]:
         assert all((sweep / "report" / "tables" / f"{name}.{end}").stat().st_size for end in ("md", "csv"))
 
