@@ -28,7 +28,7 @@ from .utils.copies import IN_PLACE, copy_model
 from .utils.cost import Cost
 from .utils.crc import crc32
 from .utils.model import ModelParameters
-from .utils.seeding import generators_kept, seed_generators
+from .utils.seeding import check_seed, generators_kept, seed_generators
 from .utils.training_data import TrainingData, check_indices, plain_data
 from .utils.unchanged import unchanged
 from .utils.warn import warn_caller
@@ -112,6 +112,7 @@ def heal(
         members = _members(found, given, len(data))
         parameters = ModelParameters.of(model)
         check_model(parameters, inplace)
+        seed = check_seed(seed)
         identity = {
             "model (fingerprint)": parameters.fingerprint(),
             "samples": len(data),

@@ -170,3 +170,17 @@ def test_suspects_that_were_sought_without_a_found_sample_heal(digits: PoisonedD
 def test_neither_found_samples_nor_suspects(digits: PoisonedDigits) -> None:
     with pytest.raises(DataError, match=r"found is missing: .* potion_fast.suspects\(model, train_set\)"):
         pf.heal(digits.model, digits.train_set)
+
+
+@pytest.mark.parametrize("seed", [1.5, -1, "0", True, None, 2**63])
+def test_a_seed_that_is_none_is_named(digits: PoisonedDigits, seed: object) -> None:
+    given = digits.model, digits.train_set
+    calls = (
+        lambda: pf.heal(*given, digits.poisoned[:10], seed=seed),
+        lambda: pf.propose_labels(*given, digits.poisoned, seed=seed),
+        lambda: pf.finetune(*given, [0], [1], found=[0], seed=seed),
+        lambda: pf.simulate_attack(*given, digits.poisoned, seed=seed),
+    )
+    for call in calls:
+        with pytest.raises(DataError, match="seed must be a whole number, 0 or more, not "):
+            call()

@@ -24,6 +24,7 @@ from ..utils.asked_samples import Asked, Samples, asked
 from ..utils.cost import Cost
 from ..utils.inputs import values_of
 from ..utils.model import ModelParameters
+from ..utils.seeding import check_seed
 from ..utils.training_data import TrainingData
 from .result import AttackEstimate, AttackSuccess
 from .trigger import Trigger
@@ -149,7 +150,7 @@ def simulate_attack(
     clean = None if clean_set is None else TrainingData.of(clean_set, adapter=adapter, name="clean_set")
     indices = suspect_indices(suspects, len(data))
     kind, ranks = getattr(suspects, "kind", ""), Ranks.of(process_group)
-    made = simulated_attack(model, data, indices, kind, clean=clean, amp=amp, seed=seed, ranks=ranks)
+    made = simulated_attack(model, data, indices, kind, clean=clean, amp=amp, seed=check_seed(seed), ranks=ranks)
     if isinstance(made, AttackEstimate):
         raise DataError(f"no attack can be simulated: {made.why}")
     return made

@@ -22,7 +22,7 @@ from ..utils.crc import crc32
 from ..utils.inputs import BatchInputs, rows_of, tensors_of
 from ..utils.model import ModelParameters, differentiable_rnns
 from ..utils.progress import bar
-from ..utils.seeding import generators_kept, seed_generators
+from ..utils.seeding import check_seed, generators_kept, seed_generators
 from ..utils.training_data import TrainingData, check_indices, plain_data
 from ..utils.unchanged import unchanged
 from ..utils.warn import warn_caller
@@ -126,6 +126,7 @@ def finetune(
     ranks = Ranks.of(process_group)
     with ranks.raising_together():
         check_options(amp, max_damage, checkpoint, resume)
+        seed = check_seed(seed)
         data = TrainingData.of(train_set, adapter=adapter)
         plain = plain_data(plain_set, data)
         clean = None if validation is None else TrainingData.of(validation, adapter=adapter, name="validation")

@@ -18,6 +18,7 @@ from ..utils.adapter import Adapter
 from ..utils.asked_samples import Asked, Samples, asked
 from ..utils.cost import Cost
 from ..utils.did_you_mean import did_you_mean
+from ..utils.seeding import check_seed
 from ..utils.training_data import TrainingData
 from ..utils.warn import warn_caller
 from .choice import Choice, choose, too_many
@@ -97,7 +98,7 @@ def propose_labels(
         raise DataError(f"source is one of {', '.join(SOURCES)}, not {source!r}{did_you_mean(source, SOURCES)}")
     data, ranks = TrainingData.of(train_set, adapter=adapter), Ranks.of(process_group)
     indices, swap = suspect_indices(suspects, len(data)), getattr(suspects, "kind", None) == SWAP
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(check_seed(seed))
     with asked(model, data, amp, progress) as answering:
         with ranks.raising_together():
             work = _Work.of(answering, indices, features, random)

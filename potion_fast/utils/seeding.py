@@ -9,7 +9,17 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from ..errors import DataError
 from .crc import crc32
+
+MOST = 2**63 - 1  # of torch.Generator
+
+
+def check_seed(seed: object) -> int:
+    """A seed as an int. Raises DataError where it is none."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MOST:
+        raise DataError(f"seed must be a whole number, 0 or more, not {seed!r}")
+    return int(seed)
 
 
 def seed_generators(*parts: object) -> int:
