@@ -67,7 +67,7 @@ class LabelSpace:
             return None
         result, inside = self._called(*grown, ~taken, found, rate), grown[1].posterior > 0.5
         for _ in range(ROUNDS):
-            grown = self._part_of_found(result.called & seeds, inside)
+            grown = self._part_of_found(result.called & seeds & found, inside)
             if grown is None:
                 break
             part = self._called(*grown, inside, found, rate)
@@ -83,7 +83,7 @@ class LabelSpace:
         return result
 
     def _part_of_found(self, seeds: Mask, inside: Mask) -> tuple[Array, Mixture] | None:
-        """The part of a group that all of its seeds are in; None where there is none but the whole.
+        """The part of a group that all of its found samples are in; None where there is none but the whole.
 
         A label with kinds of its own, as one of two classes has, may have one between the others and the poison, and
         the group that has grown holds both. A direction from some points always has these at its upper end, so each
