@@ -220,10 +220,10 @@ def run_study(
     print_markdown: Callable[[list[AnyRow]], None],
     row: type[AnyRow],
 ) -> None:
-    """Do what a study's command line asks for: measure `options.runs`, or print the table of `options.markdown`."""
+    """Do what a study's command line asks for: print the table of `options.markdown`, or else measure."""
     torch.set_num_threads(options.threads)
     try:
-        if options.runs:
+        if options.markdown is None:
             study(options)
         else:
             print_markdown(read_rows(options.markdown, row))

@@ -1,6 +1,7 @@
 """Poison of which no sample was found: which labels are named, by chance or rightly, and what is found of it.
 
     unknown_poison.py OUT.csv RUN ...       every search that OUT.csv does not have yet
+    unknown_poison.py OUT.csv --classes 1000 --poisoned 0 100 --seeds 0 1    the same of `simulated_classes`
     unknown_poison.py --markdown OUT.csv    the table for README.md
 
 RUN is a run folder of `potion-fast train`, with poison or without (--leave-out-poisoned). Draw 0 is all of the training
@@ -10,16 +11,20 @@ data; each other draw is a half of it, uniform in the samples that were trained 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from poisoned_runs import Row, Subject, append, left, percent, run_study, share, spread
-from torch.utils.data import Subset
+from simulated_classes import TARGET, SimulatedClasses
+from torch import nn
+from torch.utils.data import DataLoader, Subset
 
 from potion_fast.detection.features import Features, features_of
 from potion_fast.detection.unknown_poison import unknown_poison
@@ -64,27 +69,76 @@ class Search(Row):
     seconds: float
 
 
-def search(subject: Subject, features: Features, draw: int) -> Search:
+@dataclass(frozen=True)
+class Searched:
+    """A network, its training data, and what of it is poison.
+
+    Attributes:
+        name: Of the training.
+        kind: Of network.
+        attack: "none" where it never saw poison.
+        seed: Of the training.
+        model: The network.
+        data: Training data.
+        features: Of all of it.
+        poison: Positions, int64, of the poison, and of that with a wrong label.
+    """
+
+    name: str
+    kind: str
+    attack: str
+    seed: int
+    model: nn.Module
+    data: Any
+    features: Features
+    poison: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of_run(cls, run: Path) -> Searched:
+        """From a run folder."""
+        subject = Subject.load(run)
+        config, data = subject.scenario.config, subject.train_set(augment=False)
+        features = features_of(subject.model, TrainingData.of(data))
+        none = np.empty(0, dtype=np.int64)
+        if config.leave_out_poisoned:
+            return cls(run.name, str(config.model), "none", config.seed, subject.model, data, features, (none, none))
+        attack, poison = config.poison, subject.poison
+        return cls(run.name, str(config.model), attack, config.seed, subject.model, data, features, poison)
+
+    @classmethod
+    def of_simulated(cls, name: str, classes: int, poisoned: int, seed: int) -> Searched:
+        """Trained here."""
+        made = SimulatedClasses(seed, classes, poisoned=poisoned)
+        clean, learnt = made.learnt()
+        print(f"{name}: {clean:.1%} of the clean and {learnt:.1%} of the poisoned samples are learnt", flush=True)
+        features = features_of(made.model, TrainingData.of(DataLoader(made.train_set, batch_size=512)))
+        poison = made.poisoned.numpy()
+        wrong = poison[made.true_labels[made.poisoned].numpy() != TARGET]
+        kind, attack = f"simulated, {classes:,} classes", "shift" if poisoned else "none"
+        return cls(name, kind, attack, seed, made.model, made.train_set, features, (poison, wrong))
+
+
+def search(subject: Searched, draw: int) -> Search:
     """Search all of the training data, or a half of it."""
-    config, samples = subject.scenario.config, len(subject.trained_on)
+    samples = len(subject.features)
     rows = np.arange(samples)
     if draw:
-        rows = np.sort(np.random.default_rng([config.seed, draw]).choice(samples, samples // 2, replace=False))
-    part = features.chosen(torch.from_numpy(rows))
-    data = TrainingData.of(Subset(subject.train_set(augment=False), rows.tolist()))
+        rows = np.sort(np.random.default_rng([subject.seed, draw]).choice(samples, samples // 2, replace=False))
+    part = subject.features.chosen(torch.from_numpy(rows))
+    data = TrainingData.of(DataLoader(Subset(subject.data, rows.tolist()), batch_size=512))
     start = time.perf_counter()
     listed = unknown_poison(subject.model, data, part, rate=RATE)
     seconds = time.perf_counter() - start
-    poison, wrong = (np.flatnonzero(np.isin(rows, own)) for own in poison_of(subject))
+    poison, wrong = (np.flatnonzero(np.isin(rows, own)) for own in subject.poison)
     called, given = listed.indices.numpy(), part.labels.numpy()
     bearing = set(given[wrong].tolist())
     named = set(given[called].tolist())
     p_values = {row.label: row.p_value for row in listed.by_label}
     return Search(
         run=subject.name,
-        model=str(config.model),
-        attack="none" if config.leave_out_poisoned else config.poison,
-        seed=config.seed,
+        model=subject.kind,
+        attack=subject.attack,
+        seed=subject.seed,
         draw=draw,
         samples=len(rows),
         poisoned=len(poison),
@@ -102,22 +156,17 @@ def search(subject: Subject, features: Features, draw: int) -> Search:
     )
 
 
-def poison_of(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the poison, and of that with a wrong label; none where the training left it out."""
-    if subject.scenario.config.leave_out_poisoned:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    return subject.poison
-
-
 def study(options: argparse.Namespace) -> None:
     """Write each row as soon as it is there."""
-    for run in options.runs:
-        subject: Subject | None = None
-        features: Features | None = None
-        for _, draw in left([(run.name, draw) for draw in options.draws], options.out, Search):
-            subject = subject or Subject.load(run)
-            features = features or features_of(subject.model, TrainingData.of(subject.train_set(augment=False)))
-            row = search(subject, features, draw)
+    made: dict[str, Callable[[], Searched]] = {run.name: partial(Searched.of_run, run) for run in options.runs}
+    for poisoned, seed in itertools.product(options.poisoned if options.classes else (), options.seeds):
+        name = f"simulated-{options.classes}-{poisoned}-{seed}"
+        made[name] = partial(Searched.of_simulated, name, options.classes, poisoned, seed)
+    for name, make in made.items():
+        subject: Searched | None = None
+        for _, draw in left([(name, draw) for draw in options.draws], options.out, Search):
+            subject = subject or make()
+            row = search(subject, draw)
             append(options.out, row)
             text = f"{row.named} of {row.labels} labels named, {row.false_named} wrongly"
             print(f"{row.run}, draw {draw}: {text}; {row.right} of {row.suspects} suspects right", flush=True)
@@ -148,11 +197,14 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT.csv", help="gets a row per search")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of trainings")
     parser.add_argument("--draws", nargs="+", type=int, default=[0], metavar="D", help="of samples (default: 0, all)")
+    parser.add_argument("--classes", type=int, default=0, metavar="C", help="of simulated data, in place of runs")
+    parser.add_argument("--poisoned", nargs="+", type=int, default=[0, 100], metavar="N", help="samples of such data")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="of such data (default: 0)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the CPU (default: 1)")
     parser.add_argument("--markdown", type=Path, metavar="OUT.csv", help="print sums as a Markdown table")
     options = parser.parse_args()
-    if bool(options.runs) == bool(options.markdown):
-        parser.error("give either OUT.csv and RUN, or --markdown")
+    if bool(options.runs or options.classes) == bool(options.markdown):
+        parser.error("give either OUT.csv and RUN or --classes, or --markdown")
     run_study(options, study, print_markdown, Search)
 
 

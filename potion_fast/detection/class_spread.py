@@ -18,6 +18,7 @@ from .discriminant import shrunk_covariance
 
 PER_COMPONENT = 8  # samples to each principal component that is kept
 FLOOR = 1e-4  # least variance of one, as a part of the first one's
+ENOUGH = 2  # samples of a label to each direction, from which on their covariance is taken as it is
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,10 @@ def class_spread(layers: list[LayerOutputs]) -> float:
 
         Σ (V − V_own) (V_all − V_own) / Σ (V_all − V_own)²
 
+    A thousand classes differ in hundreds of directions, and a few samples of the label span few of them: the square of
+    V_own, which is in both sums, would be that of chance. V_own is then the mean variance of the label in all
+    directions, along which samples of one class vary by as much in the mean.
+
     Args:
         layers: That are read.
 
@@ -102,6 +107,8 @@ def class_spread(layers: list[LayerOutputs]) -> float:
     over, under = 0.0, 0.0
     for directions, *samples in layers:
         group, own, everything = (directions.covariance(outputs) for outputs in samples)
+        if len(samples[1]) < ENOUGH * directions.count:
+            own = own.diagonal().mean() * torch.eye(directions.count, dtype=own.dtype)
         over += float(((group - own) * (everything - own)).sum())
         under += float((everything - own).square().sum())
     return over / under if under > 0 else float("nan")

@@ -201,6 +201,15 @@ def test_a_search_without_found_samples_names_the_poisoned_label_alone(runs: Pat
     assert len(lines) == 2 + 4 and lines[2].startswith("| small_cnn | badnet | 64 poisoned | 1 | 1 | 0 | ")
 
 
+def test_a_search_of_simulated_classes(tmp_path: Path):
+    out = tmp_path / "simulated.csv"
+    script("unknown_poison.py", out, "--classes", 20, "--poisoned", 0, 60)
+    clean, poisoned = rows(out)
+    assert (clean["attack"], poisoned["attack"]) == ("none", "shift")
+    assert (clean["labels"], clean["named"], clean["poisoned"]) == ("20", "0", "0")
+    assert (poisoned["named"], poisoned["false_named"]) == ("1", "0") and float(poisoned["recall"]) > 0.9
+
+
 def test_rows_with_other_columns_are_refused_in_one_line(runs: Path, tmp_path: Path):
     (tmp_path / "old.csv").write_text("run,found,seconds\nmine,3,1.5\n")
     with pytest.raises(SystemExit, match="old.csv is of another study, or another version of this one: after, "):

@@ -76,6 +76,27 @@ def test_a_layer_that_tells_more_counts_more() -> None:
     assert class_spread([telling, silent]) == pytest.approx(class_spread([telling]), abs=0.02)
 
 
+def test_a_few_samples_of_a_label_in_many_directions() -> None:
+    """A hundred classes, eight samples of the label, sixteen of the group: chance must not look like poison."""
+    generator = torch.Generator().manual_seed(0)
+    means = 3 * torch.randn(100, 120, generator=generator)
+
+    def of(labels: Tensor) -> Tensor:
+        return means[labels] + torch.randn(len(labels), 120, generator=generator)
+
+    labels = torch.arange(100).repeat_interleave(12)
+    directions = ClassDirections.of(of(labels), labels)
+    assert directions is not None and directions.count > 50
+    spreads: dict[str, list[float]] = {"natural": [], "poison": []}
+    for label in range(20):
+        own, everything = torch.full((8,), label), torch.randint(100, (800,), generator=generator)
+        groups = {"natural": torch.full((16,), label), "poison": torch.randint(100, (16,), generator=generator)}
+        for name, group in groups.items():
+            spreads[name].append(class_spread([LayerOutputs(directions, of(group), of(own), of(everything))]))
+    assert max(spreads["natural"]) < 0.1
+    assert min(spreads["poison"]) > 0.6
+
+
 def test_the_directions_are_those_in_which_the_classes_differ() -> None:
     means = torch.zeros(CLASSES, WIDTH)
     means[:, 7] = torch.arange(CLASSES)
