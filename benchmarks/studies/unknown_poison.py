@@ -106,9 +106,9 @@ class Searched:
         return cls(run.name, str(config.model), attack, config.seed, subject.model, data, features, poison)
 
     @classmethod
-    def of_simulated(cls, name: str, classes: int, poisoned: int, seed: int) -> Searched:
+    def of_simulated(cls, name: str, classes: int, poisoned: int, seed: int, steps: int) -> Searched:
         """Trained here."""
-        made = SimulatedClasses(seed, classes, poisoned=poisoned)
+        made = SimulatedClasses(seed, classes, poisoned=poisoned, steps=steps)
         clean, learnt = made.learnt()
         print(f"{name}: {clean:.1%} of the clean and {learnt:.1%} of the poisoned samples are learnt", flush=True)
         features = features_of(made.model, TrainingData.of(DataLoader(made.train_set, batch_size=512)))
@@ -161,7 +161,7 @@ def study(options: argparse.Namespace) -> None:
     made: dict[str, Callable[[], Searched]] = {run.name: partial(Searched.of_run, run) for run in options.runs}
     for poisoned, seed in itertools.product(options.poisoned if options.classes else (), options.seeds):
         name = f"simulated-{options.classes}-{poisoned}-{seed}"
-        made[name] = partial(Searched.of_simulated, name, options.classes, poisoned, seed)
+        made[name] = partial(Searched.of_simulated, name, options.classes, poisoned, seed, options.steps)
     for name, make in made.items():
         subject: Searched | None = None
         for _, draw in left([(name, draw) for draw in options.draws], options.out, Search):
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=0, metavar="C", help="of simulated data, in place of runs")
     parser.add_argument("--poisoned", nargs="+", type=int, default=[0, 100], metavar="N", help="samples of such data")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="of such data (default: 0)")
+    parser.add_argument("--steps", type=int, default=3000, metavar="N", help="of its training (default: 3000)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the CPU (default: 1)")
     parser.add_argument("--markdown", type=Path, metavar="OUT.csv", help="print sums as a Markdown table")
     options = parser.parse_args()

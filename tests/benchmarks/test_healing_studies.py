@@ -203,10 +203,10 @@ def test_a_search_without_found_samples_names_the_poisoned_label_alone(runs: Pat
 
 def test_a_search_of_simulated_classes(tmp_path: Path):
     out = tmp_path / "simulated.csv"
-    script("unknown_poison.py", out, "--classes", 20, "--poisoned", 0, 60)
+    script("unknown_poison.py", out, "--classes", 40, "--poisoned", 0, 60, "--steps", 500)
     clean, poisoned = rows(out)
     assert (clean["attack"], poisoned["attack"]) == ("none", "shift")
-    assert (clean["labels"], clean["named"], clean["poisoned"]) == ("20", "0", "0")
+    assert (clean["labels"], clean["named"], clean["poisoned"]) == ("40", "0", "0")
     assert (poisoned["named"], poisoned["false_named"]) == ("1", "0") and float(poisoned["recall"]) > 0.9
 
 
