@@ -60,7 +60,7 @@ class SimulatedClasses:
         """Trained with the poison, in evaluation mode."""
         torch.manual_seed(self.seed)
         model = nn.Sequential(
-            nn.Linear(WIDTH, HIDDEN),
+            nn.Linear(self.inputs.shape[1], HIDDEN),
             nn.ReLU(),
             nn.Linear(HIDDEN, HIDDEN),
             nn.ReLU(),
