@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 TARGET = 0
-WIDTH, HIDDEN = 64, 256
+WIDTH, OTHERS, HIDDEN = 64, 128, 256  # values that differ from class to class, others, and outputs of each layer
 KINDS = 3  # of samples in a class, at most
 APART = 2.0  # of the kinds' means, in a sample's standard deviations; the classes' are twice as far apart
 SHIFT = 6.0  # of poison
@@ -44,15 +44,17 @@ class SimulatedClasses:
         kind = (torch.rand(len(self.true_labels), generator=generator) * number[self.true_labels]).long()
         noise = torch.randn(len(self.true_labels), WIDTH, generator=generator) / WIDTH**0.5
         self.inputs = (means + kinds)[self.true_labels, kind] + noise
+        others = torch.randn(len(noise), OTHERS, generator=generator) * torch.linspace(2.0, 0.3, OTHERS) / WIDTH**0.5
+        self.inputs = torch.cat([self.inputs, others], 1)
         self.poisoned = torch.randperm(len(self.inputs), generator=generator)[:poisoned].sort().values
-        shift = torch.randn(WIDTH, generator=generator)
+        shift = torch.randn(WIDTH + OTHERS, generator=generator)
         self.inputs[self.poisoned] += SHIFT * shift / shift.norm()
         self.labels = self.true_labels.clone()
         self.labels[self.poisoned] = TARGET
 
     @property
     def train_set(self) -> TensorDataset:
-        """Inputs float32 [N, 64] and the labels trained with."""
+        """Inputs float32 [N, 192] and the labels trained with."""
         return TensorDataset(self.inputs, self.labels)
 
     @cached_property
@@ -60,7 +62,7 @@ class SimulatedClasses:
         """Trained with the poison, in evaluation mode."""
         torch.manual_seed(self.seed)
         model = nn.Sequential(
-            nn.Linear(self.inputs.shape[1], HIDDEN),
+            nn.Linear(WIDTH + OTHERS, HIDDEN),
             nn.ReLU(),
             nn.Linear(HIDDEN, HIDDEN),
             nn.ReLU(),

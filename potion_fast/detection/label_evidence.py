@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ SIDE = 8  # pixels to which images are shrunk that are looked at themselves
 WIDEST = 4096  # values of an input that is no image
 DEVIATION, BY_CHANCE = 0.11, 0.15  # a natural group's spread has the deviation √(0.11² + 0.15 / n) (measured)
 FREEDOM = 20  # degrees of Student's t
+MANY, FEWER = 50, 8  # groups that tell themselves how natural ones deviate, and degrees of freedom then
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ class LabelEvidence:
         groups: That stand apart.
         space: Of its samples; None where these are too few, or all the same.
         spreads: How each of the groups varies, see `class_spread`.
+        centre: The median of all labels' groups, where there are many; at least 0.
+        deviation: Theirs from it; 0 where there are few.
     """
 
     rows: Tensor
     groups: list[Group]
     space: LabelSpace | None
     spreads: list[float] = field(default_factory=list)
+    centre: float = 0.0
+    deviation: float = 0.0
 
     @property
     def p_values(self) -> list[float]:
@@ -51,8 +56,9 @@ class LabelEvidence:
         from scipy.special import stdtr
 
         sizes = [int(group.members.sum()) for group in self.groups]
+        freedom = FEWER if self.deviation else FREEDOM
         found = [
-            float(stdtr(FREEDOM, -share / (DEVIATION**2 + BY_CHANCE / size) ** 0.5))
+            float(stdtr(freedom, (self.centre - share) / max((DEVIATION**2 + BY_CHANCE / size) ** 0.5, self.deviation)))
             for share, size in zip(self.spreads, sizes, strict=True)
         ]
         return [1.0 if np.isnan(p) else p for p in found]
@@ -100,7 +106,18 @@ def evidence_by_label(
             part.spreads.extend(float("nan") for _ in part.groups)
     elif any(part.groups for part in evidence.values()):
         _add_spreads(evidence, model, data, amp, progress)
-    return evidence
+    return compared(evidence)
+
+
+def compared(evidence: dict[int, LabelEvidence]) -> dict[int, LabelEvidence]:
+    """The same with the deviation of all groups, where these are many: nearly all of them are natural."""
+    spreads = np.array([share for part in evidence.values() for share in part.spreads])
+    spreads = spreads[~np.isnan(spreads)]
+    if len(spreads) < MANY:
+        return evidence
+    centre = float(np.median(spreads))
+    deviation = 1.4826 * float(np.median(np.abs(spreads - centre)))
+    return {label: replace(part, centre=max(0.0, centre), deviation=deviation) for label, part in evidence.items()}
 
 
 def _add_spreads(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.poisoned_digits import TARGET, PoisonedDigits
 from potion_fast.detection import Suspects, suspects
-from potion_fast.detection.groups import groups_of
-from potion_fast.detection.label_evidence import LabelEvidence
+from potion_fast.detection.groups import Group, groups_of
+from potion_fast.detection.label_evidence import LabelEvidence, compared
 from potion_fast.detection.label_space import LabelSpace
 from potion_fast.detection.unknown_poison import beyond_chance
 
@@ -89,6 +91,20 @@ def test_the_p_value_of_a_label_by_hand() -> None:
     assert known.p_value == pytest.approx(2 * t.sf(0.5 / (0.11**2 + 0.15 / 40) ** 0.5, 20))
     assert known.poison is group
     assert LabelEvidence(torch.arange(200), [], None).p_value == 1
+
+
+def test_many_groups_tell_how_natural_ones_deviate() -> None:
+    """A thousand classes that a network tells badly apart: chance spreads their groups, and no label is named by it."""
+    generator = np.random.default_rng(0)
+    spreads = 0.2 + 0.4 * generator.standard_normal(1000)
+    group = LabelEvidence(torch.arange(40), [Group(np.ones(40, dtype=bool), 5.0)], None)
+    alone = {label: replace(group, spreads=[float(share)]) for label, share in enumerate(spreads)}
+    assert beyond_chance({label: part.p_value for label, part in alone.items()})
+    joint = compared(alone)
+    assert not beyond_chance({label: part.p_value for label, part in joint.items()})
+    assert joint[0].deviation == pytest.approx(0.4, abs=0.04) and joint[0].centre == pytest.approx(0.2, abs=0.04)
+    few = {label: alone[label] for label in range(49)}
+    assert compared(few) is few
 
 
 def two_groups() -> LabelSpace:
