@@ -17,7 +17,7 @@ from .search.result import OTHER_POISON
 from .utils.cost import Cost
 
 STILL_WORKS = 0.1  # attack success beyond what is so by nature, from which on a model is not called healed
-TURNED = 0.25  # share of the samples of the poison's own label that lose it by the trigger, from which on likewise
+TURNED = 0.3  # lower end of the share of the poison's own label's samples that lose it by the trigger, likewise
 ONE_LABEL = 0.75  # share of the suspects with one new label, from which on their trigger may come to tell that one
 TRIGGER_LEFT = "the suspects have lost the poison's labels, but their trigger still works on other samples"
 TRIGGER_TURNED = "the suspects have lost the poison's labels, but their trigger takes these from other samples now"
@@ -47,7 +47,11 @@ class HealResult:
 
     @property
     def healed(self) -> bool:
-        """Whether the suspects have lost the poison's labels, their trigger works no more, and accuracy was kept."""
+        """Whether the suspects have lost the poison's labels, their trigger works no more, and accuracy was kept.
+
+        The trigger may not take the poison's label from samples that bear it rightly either. Where the attack could not be
+        simulated, nothing is known of the trigger (`unmeasured_warning`).
+        """
         return self.finetuning.healthy and self.attack_warning is None
 
     @property
@@ -71,7 +75,7 @@ class HealResult:
         after = self.attack.after
         if after is not None and self._still_works:
             return f"clean samples with the suspects' trigger still get its label: {after}, {self.attack.why}"
-        if after is not None and after.lost > TURNED:
+        if after is not None and after.lost_low > TURNED:
             return (
                 f"of the clean samples that bear the poison's label rightly, {after.lost:.0%} lose it by the suspects' "
                 "trigger: it may have come to tell another label"

@@ -64,5 +64,7 @@ def test_poison_of_many_classes_is_told_from_it() -> None:
             sources = Sources(answering, *samples, classes=10)
             assert sources.one_class(samples[0]) is one
             assert not sources.one_class(samples[0].chosen(torch.arange(7)))  # too few to tell
-            sources.classes = 2  # whose samples have one other label
-            assert not sources.one_class(samples[0])
+            few = Samples(data, torch.arange(10).repeat(6), samples[0].indices)  # six of each label
+            assert not sources.one_class(few)
+            sources.clean = samples[1].chosen((samples[1].labels == 1).nonzero().flatten())
+            assert not sources.one_class(samples[0])  # there is but one other label

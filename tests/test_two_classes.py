@@ -11,8 +11,10 @@ from torch import nn
 
 import potion_fast as pf
 from helpers.poisoned_digits import TARGET, PoisonedDigits, percent, triggered
-from potion_fast.finetuning.batches import AS_GIVEN, AS_READ, Batches, KeepTheirLabel
-from potion_fast.healing_result import TRIGGER_TURNED
+from potion_fast.attack_success import AttackSuccess
+from potion_fast.errors import DataError, PotionWarning
+from potion_fast.finetuning.batches import AS_GIVEN, NO_TRIGGER, Batches, KeepTheirLabel
+from potion_fast.healing_result import TRIGGER_TURNED, TURNED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -20,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 class SmallOrLarge(PoisonedDigits):
     """Digits below 5 are of class 0, the poison's, the others of class 1."""
 
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int = 0, outputs: int = 2) -> None:
+        super().__init__(seed, outputs=outputs)
         self.true_labels, self.test_labels = (self.true_labels >= 5).long(), (self.test_labels >= 5).long()
         self.labels = (self.labels >= 5).long()
         self.labels[self.poisoned] = TARGET
@@ -39,7 +41,8 @@ def digits() -> SmallOrLarge:
 
 @pytest.fixture(scope="module")
 def healed(digits: SmallOrLarge) -> pf.HealResult:
-    return pf.heal(digits.model, digits.train_set, digits.poisoned[:10], max_damage=2)
+    with pytest.warns(PotionWarning, match="taken for a kind of their own"):
+        return pf.heal(digits.model, digits.train_set, digits.poisoned[:10], max_damage=2)
 
 
 def test_the_trigger_is_not_turned_round(digits: SmallOrLarge, healed: pf.HealResult) -> None:
@@ -52,17 +55,20 @@ def test_the_trigger_is_not_turned_round(digits: SmallOrLarge, healed: pf.HealRe
 
 def test_a_kind_of_the_poisons_own_class_is_not_called(digits: SmallOrLarge) -> None:
     """Images of 2 lie between the others below 5 and the poison."""
-    listed = pf.suspects(digits.model, digits.train_set, digits.poisoned[:10])
-    assert torch.isin(listed.indices, digits.poisoned).double().mean() >= 0.95
+    with pytest.warns(PotionWarning, match="label 0: 1[0-9][0-9] more stand apart .* no found sample is among them"):
+        listed = pf.suspects(digits.model, digits.train_set, digits.poisoned[:10])
+    assert torch.isin(listed.indices, digits.poisoned).double().mean() >= 0.9  # of 187 without the part, 0.32
     assert torch.isin(digits.wrong, listed.indices).double().mean() >= 0.95
 
 
-def test_members_of_all_parts_keep_the_whole_group() -> None:
-    """Found samples in all parts of the poison: no part of it is taken for the whole."""
-    digits = PoisonedDigits()
-    for found in (digits.poisoned[:10], digits.poisoned[::2]):
-        listed = pf.suspects(digits.model, digits.train_set, found)
-        assert torch.isin(digits.wrong, listed.indices).double().mean() >= 0.95
+@pytest.mark.filterwarnings("ignore:label 0. 138 of 253 samples are called poison")
+@pytest.mark.parametrize("source", [3, 7])
+def test_of_many_classes_a_part_of_the_poison_is_not_taken_for_the_whole(source: int) -> None:
+    """All that was found was of one class: the rest of the poison is not."""
+    digits = PoisonedDigits(1, poisoned=150)
+    found = digits.poisoned[digits.true_labels[digits.poisoned] == source][:12]
+    listed = pf.suspects(digits.model, digits.train_set, found)
+    assert torch.isin(digits.wrong, listed.indices).double().mean() >= 0.9
 
 
 def test_the_poisons_label_is_as_frequent_with_the_trigger_as_without(digits: SmallOrLarge) -> None:
@@ -80,7 +86,7 @@ def test_the_poisons_label_is_as_frequent_with_the_trigger_as_without(digits: Sm
     indices, taught, donors = batches.batch(3)
     count = round(16 * keep.odds)
     assert len(batches) == len(indices) == batches.size + 16 + count
-    assert (donors[:-count] == AS_READ).all() and (donors[-count:] != AS_READ).all()
+    assert (donors[:-count] == NO_TRIGGER).all() and (donors[-count:] != NO_TRIGGER).all()
     assert (taught[-count:] == TARGET).all() and (taught[: batches.size] == AS_GIVEN).all()
     assert torch.isin(indices[-count:], keep.indices).all() and not torch.isin(indices, batches.held_out).any()
     plain = Batches.of(1400, suspects, labels, triggered=none, **of)
@@ -120,10 +126,53 @@ def test_the_batches_hold_the_trigger(digits: SmallOrLarge) -> None:
     assert (corner[:, : -count - 16].median(1).values < 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:no suspect has another label")
+def test_an_attack_that_cannot_be_is_named(digits: SmallOrLarge, healed: pf.HealResult) -> None:
+    data, few = digits.train_set, digits.wrong[:20]
+    given, new = digits.labels[few], torch.ones(20, dtype=torch.long)
+    attack = pf.simulate_attack(digits.model, data, digits.wrong)
+    with pytest.raises(DataError, match="attack must be what simulate_attack gives, not a AttackEstimate"):
+        pf.finetune(digits.model, data, few, new, found=few[:5], attack=healed.attack)
+    fewer = torch.utils.data.Subset(data, range(1300))
+    with pytest.raises(DataError, match="simulated with 1400 training samples, and train_set has 1300"):
+        pf.finetune(digits.model, fewer, [0], [1], found=[0], attack=attack)
+    assert pf.finetune(digits.model, data, few, given, found=few[:5], attack=attack).kept == 0  # nothing is new
+
+
+class Squeezed(nn.Module):
+    """Takes images of any size."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(nn.functional.interpolate(images, (8, 8)))
+
+
+@pytest.mark.filterwarnings("ignore:label 0. 127 more stand apart")
+def test_a_training_set_of_another_size_gets_no_trigger(digits: SmallOrLarge) -> None:
+    crops = torch.utils.data.TensorDataset(digits.images[..., 1:, 1:], digits.labels)
+    with pytest.warns(PotionWarning, match="the samples of train_set have another shape than those of plain_set"):
+        healed = pf.heal(
+            Squeezed(copy.deepcopy(digits.model)),
+            crops,
+            digits.poisoned[:10],
+            plain_set=digits.train_set,
+            max_damage=10,
+        )
+    assert healed.finetuning.plan["clean ones with the trigger per batch"] == 0
+
+
+def test_a_share_of_few_samples_does_not_say_that_the_trigger_was_turned() -> None:
+    assert AttackSuccess.of(0, 0, 384, lost=1, of=1).lost_low < TURNED
+    assert AttackSuccess.of(0, 0, 384, lost=60, of=100).lost_low > TURNED
+
+
 def test_a_trigger_that_was_turned_round_is_said(healed: pf.HealResult) -> None:
     after = healed.attack.after
     assert after is not None
-    turned = replace(healed, attack=replace(healed.attack, after=replace(after, lost=0.6)))
+    turned = replace(healed, attack=replace(healed.attack, after=replace(after, lost=0.6, lost_low=0.5)))
     assert not turned.healed and turned.reason == TRIGGER_TURNED
     assert "60% lose it by the suspects' trigger" in turned.warnings[-1]
 

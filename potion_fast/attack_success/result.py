@@ -24,6 +24,7 @@ class AttackSuccess:
         samples: M.
         lost: Share of the clean samples that the model rightly gives the poison's label which lose it by the trigger:
             where healing turned the trigger round, it takes that label away. NaN where there are none.
+        lost_low: Lower end of its 90 % interval (Wilson's).
     """
 
     success: float
@@ -32,22 +33,21 @@ class AttackSuccess:
     without: float
     samples: int
     lost: float = math.nan
+    lost_low: float = math.nan
 
     @classmethod
-    def of(cls, fooled: int, by_nature: int, samples: int, lost: int = 0, known: int = 0) -> AttackSuccess:
-        """From counts, those of the poison's own label last.
+    def of(cls, fooled: int, by_nature: int, samples: int, lost: int = 0, of: int = 0) -> AttackSuccess:
+        """From counts; the last two are samples of the poison's own label that lose it, of so many that had it.
 
         The interval holds chance (Wilson's), and `ERROR` for how the trigger is put on.
         """
-        share, weight = fooled / samples, QUANTILE**2 / samples
-        centre = (share + weight / 2) / (1 + weight)
-        width = (weight * share * (1 - share) + weight**2 / 4) ** 0.5 / (1 + weight)
+        share = fooled / samples
         low, high = (
-            share + side * (((centre + side * width) - share) ** 2 + (QUANTILE * ERROR) ** 2) ** 0.5 for side in (-1, 1)
+            share + side * ((end - share) ** 2 + (QUANTILE * ERROR) ** 2) ** 0.5
+            for side, end in zip((-1, 1), _wilson(fooled, samples), strict=True)
         )
-        return cls(
-            share, max(0.0, low), min(1.0, high), by_nature / samples, samples, lost / known if known else math.nan
-        )
+        own = (lost / of, _wilson(lost, of)[0]) if of else (math.nan, math.nan)
+        return cls(share, max(0.0, low), min(1.0, high), by_nature / samples, samples, *own)
 
     def summary(self) -> dict[str, float | None]:
         """As plain values for JSON, which has no NaN."""
@@ -55,6 +55,14 @@ class AttackSuccess:
 
     def __str__(self) -> str:
         return f"{self.success:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+def _wilson(count: int, samples: int) -> tuple[float, float]:
+    """Ends of the 90 % interval of a share (Wilson, 1927)."""
+    share, weight = count / samples, QUANTILE**2 / samples
+    centre = (share + weight / 2) / (1 + weight)
+    width = (weight * share * (1 - share) + weight**2 / 4) ** 0.5 / (1 + weight)
+    return centre - width, centre + width
 
 
 @dataclass(frozen=True)

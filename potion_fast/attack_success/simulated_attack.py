@@ -32,7 +32,7 @@ from .trigger import Trigger
 CLEAN, FEWEST, MOST = 32, 128, 384  # one clean sample for so many of the training data gets the trigger
 DONOR, FEWEST_DONORS, MOST_DONORS = 400, 16, 32  # one suspect for so many lends a part
 PATTERN = 1024  # suspects that a pattern is taken from, at most
-SPARE = 1024  # clean samples of the poison's label that the fine-tuning may have, at most
+MOST_SPARE = 1024  # clean samples of the poison's label that the fine-tuning may have, at most
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +61,12 @@ class TriggeredSamples:
         """int64 [M], the poison's label that each of them is to get."""
         return self.trigger.labels[self.donors]
 
+    @property
+    def places(self) -> Tensor:
+        """int64 [M], indices of the samples in their data set."""
+        assert self.clean.indices is not None
+        return self.clean.indices
+
     def __len__(self) -> int:
         return len(self.donors)
 
@@ -74,7 +80,7 @@ class SimulatedAttack(TriggeredSamples):
 
     Attributes:
         before: What the model that it was made with makes of it.
-        alike: Clean samples that bear the poison's label rightly, which the trigger should not take from them.
+        own_label: Clean samples that bear the poison's label rightly, which the trigger should not take from them.
         spare: More of them, of the training set, for the fine-tuning to learn that.
         shares: float64 [C], how often each label is borne by clean samples.
         why: How it was made.
@@ -82,7 +88,7 @@ class SimulatedAttack(TriggeredSamples):
     """
 
     before: AttackSuccess
-    alike: TriggeredSamples
+    own_label: TriggeredSamples
     spare: TriggeredSamples
     shares: Tensor
     why: str
@@ -104,13 +110,13 @@ class SimulatedAttack(TriggeredSamples):
             OutOfMemoryError: Not even one sample fits.
         """
         with asked(model, self.clean.data, amp) as answering:
-            return _measured(answering, self, self.alike, Ranks.of(process_group))
+            return _measured(answering, self, self.own_label, Ranks.of(process_group))
 
     def estimate(self, healed: nn.Module, *, amp: torch.dtype | None, ranks: Ranks) -> AttackEstimate:
         """Before and after."""
         with asked(healed, self.clean.data, amp) as answering:
-            after = _measured(answering, self, self.alike, ranks)
-        asked_again = 2 * (after.samples + len(self.alike))
+            after = _measured(answering, self, self.own_label, ranks)
+        asked_again = 2 * (after.samples + len(self.own_label))
         return AttackEstimate(self.before, after, self.why, self.way, self.cost + Cost(asked_again))
 
 
@@ -179,10 +185,11 @@ def simulated_attack(
         ways = _of_first_rank(ways, data if clean is None else clean, data, ranks)
         if not ways:
             return AttackEstimate(why="; ".join(reasons), cost=Cost(sum(ranks.all_gather(answering.forward))))
-        shares = [_with_poisons_label(answering, way.others, ranks, triggered=True).double().mean() for way in ways]
-        best = max(range(len(ways)), key=lambda place: float(shares[place]))
+        fooled = [int(_with_poisons_label(answering, way.others, ranks, triggered=True).sum()) for way in ways]
+        shares = [count / len(way.others) for count, way in zip(fooled, ways, strict=True)]
+        best = max(range(len(ways)), key=shares.__getitem__)
         way = ways[best]
-        before = _measured(answering, way.others, way.alike, ranks)
+        before = _measured(answering, way.others, way.own_label, ranks, fooled[best])
         cost = Cost(sum(ranks.all_gather(answering.forward)))
     if before.success < LEARNT:
         tried = ", ".join(f"{way.others.way} {share:.0%}" for way, share in zip(ways, shares, strict=True))
@@ -196,7 +203,7 @@ def simulated_attack(
     return SimulatedAttack(
         **vars(way.others),
         before=before,
-        alike=way.alike,
+        own_label=way.own_label,
         spare=way.spare,
         shares=way.shares,
         why=why,
@@ -209,7 +216,7 @@ class _Way:
     """Clean samples with the trigger, put on in one way; see `SimulatedAttack`."""
 
     others: TriggeredSamples
-    alike: TriggeredSamples
+    own_label: TriggeredSamples
     spare: TriggeredSamples
     shares: Tensor
 
@@ -222,7 +229,7 @@ class _Way:
             return TriggeredSamples(trigger, clean.chosen(rows), donors, classes)
 
         shares = torch.bincount(spare.labels, minlength=classes).double() / max(1, len(spare))
-        return cls(samples(own, False, count), samples(own, True, count), samples(spare, True, SPARE), shares)
+        return cls(samples(own, False, count), samples(own, True, count), samples(spare, True, MOST_SPARE), shares)
 
     def read_from(self, clean: Any, data: Any) -> _Way:
         """The same with clean samples of these data sets, which are not sent from rank to rank."""
@@ -230,7 +237,7 @@ class _Way:
         def of(part: TriggeredSamples, source: Any) -> TriggeredSamples:
             return replace(part, clean=replace(part.clean, data=source))
 
-        return _Way(of(self.others, clean), of(self.alike, clean), of(self.spare, data), self.shares)
+        return _Way(of(self.others, clean), of(self.own_label, clean), of(self.spare, data), self.shares)
 
 
 def _ways(
@@ -267,13 +274,16 @@ def _ways(
     if (why := sources.unavailable("views")) is None:
         lend = min(max(len(data) // DONOR, FEWEST_DONORS), MOST_DONORS, len(labelled))
         some = labelled.chosen(torch.arange(lend))
+        some = Samples(data, some.labels, inputs=some.whole())  # texts are padded once, so that parts stay in place
         triggers.append(Trigger.of_views(some, sources.views_of(some)))
         if not len(triggers[-1].labels):
             reasons.append("no part of the suspects makes their label")
     else:
         reasons.append(why)
     ways = [_Way.of(trigger, own, spare, count, classes) for trigger in triggers]
-    return [way for way in ways if len(way.others)], reasons or ["no clean sample has another label than the poison's"]
+    if any(len(trigger.labels) and not len(way.others) for trigger, way in zip(triggers, ways, strict=True)):
+        reasons = ["no clean sample has another label than the poison's"]
+    return [way for way in ways if len(way.others)], reasons
 
 
 def _of_first_rank(ways: list[_Way], clean: TrainingData, data: TrainingData, ranks: Ranks) -> list[_Way]:
@@ -333,10 +343,12 @@ def _with_poisons_label(answering: Asked, way: TriggeredSamples, ranks: Ranks, t
     return found
 
 
-def _measured(answering: Asked, others: TriggeredSamples, alike: TriggeredSamples, ranks: Ranks) -> AttackSuccess:
-    """Both kinds of samples, with the trigger and without."""
-    fooled, by_nature = (
-        int(_with_poisons_label(answering, others, ranks, triggered).sum()) for triggered in (True, False)
-    )
-    kept, known = (_with_poisons_label(answering, alike, ranks, triggered) for triggered in (True, False))
-    return AttackSuccess.of(fooled, by_nature, len(others), int((known & ~kept).sum()), int(known.sum()))
+def _measured(
+    answering: Asked, others: TriggeredSamples, own_label: TriggeredSamples, ranks: Ranks, fooled: int | None = None
+) -> AttackSuccess:
+    """Both kinds of samples, with the trigger and without; how many of the others are fooled may be known."""
+    if fooled is None:
+        fooled = int(_with_poisons_label(answering, others, ranks, triggered=True).sum())
+    by_nature = int(_with_poisons_label(answering, others, ranks, triggered=False).sum())
+    kept, had = (_with_poisons_label(answering, own_label, ranks, triggered) for triggered in (True, False))
+    return AttackSuccess.of(fooled, by_nature, len(others), int((had & ~kept).sum()), int(had.sum()))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..relabel.pattern import Pattern
 from ..relabel.views import Views, transplanted
 from ..utils.asked_samples import Samples
-from ..utils.inputs import BatchInputs, concatenated, rows_of
+from ..utils.inputs import BatchInputs, concatenated, image_of, rows_of, values_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +41,12 @@ class Trigger:
         """From the parts of those suspects whose label a view takes away."""
         rows = views.broken.nonzero().flatten()
         return cls("transplant", suspects.labels[rows], {}, rows_of(suspects.whole(), rows), views.parts[rows])
+
+    def fits(self, inputs: BatchInputs) -> bool:
+        """Whether samples [B, ...] have the shape of those that the trigger is taken from; texts may be longer."""
+        known = next(iter(self.patterns.values())).clean.mean[None] if self.donors is None else image_of(self.donors)
+        values = values_of(inputs) if self.donors is None else image_of(inputs)
+        return known is None or (values is not None and values.shape[1:] == known.shape[1:])
 
     def onto(self, inputs: BatchInputs, donors: Tensor) -> BatchInputs:
         """Samples with the trigger.

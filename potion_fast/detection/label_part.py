@@ -75,7 +75,8 @@ class LabelPart:
             background = background_of(features.features, features.labels, label)
         rows = (features.labels == label).nonzero().flatten()
         found = torch.isin(rows, members).nonzero().flatten()
-        result = examine(features.features[rows], found, background, rate)
+        of_two = len(features.labels.unique()) == 2
+        result = examine(features.features[rows], found, background, rate, of_two=of_two)
         alien = found[~torch.from_numpy(result.called)[found]]
         # Where the model gives none of them their label, they are poison that it did not learn rather than clean.
         if (features.best[rows[alien]] != label).all():

@@ -19,6 +19,10 @@ FAR_APART = 6.0  # and a minority: poison whoever was found
 MINORITY = 0.4
 CHANCE = 0.05  # below which it is none that so many members of S_f are in the group
 PART_CHANCE = 0.02  # and that all of them are in one part of a group
+PART = (
+    "{} more stand apart from this label's other samples together with the poison, but no found sample is among them: "
+    "they are taken for a kind of their own"
+)
 RARE_CHANCE = 1e-3  # where several groups are tried
 FEW_FOUND = 5  # fewer members of S_f tell nothing by their number: they are taken for poison
 SINGLE_STARTS = 16  # members of S_f that are started from one by one
@@ -53,7 +57,7 @@ class LabelSpace:
         covariance += 1e-9 * max(float(np.trace(covariance)), 1e-12) * np.eye(len(covariance))
         return cls(points, others, background.labels.numpy()[: len(others)], covariance)
 
-    def group(self, seeds: Mask, found: Mask, taken: Mask, rate: float) -> LabelResult | None:
+    def group(self, seeds: Mask, found: Mask, taken: Mask, rate: float, *, of_two: bool = False) -> LabelResult | None:
         """The poison that most of the seeds belong to; None where they do not stand apart.
 
         Args:
@@ -61,12 +65,14 @@ class LabelSpace:
             found: [n], S_f.
             taken: [n], samples that another poison has been called for.
             rate: False discovery rate.
+            of_two: The label is one of two, and may have kinds of its own.
         """
         grown = self._sought(seeds, ~taken, further=bool(taken.any()))
         if grown is None:
             return None
         result, inside = self._called(*grown, ~taken, found, rate), grown[1].posterior > 0.5
-        for _ in range(ROUNDS):
+        whole = int(result.called.sum())
+        for _ in range(ROUNDS if of_two else 0):
             grown = self._part_of_found(result.called & seeds & found, inside)
             if grown is None:
                 break
@@ -80,14 +86,15 @@ class LabelSpace:
                 false=result.false * float(part.called.sum() / inside.sum()) + part.false,
             )
             inside = inside & (grown[1].posterior > 0.5)
-        return result
+        left_out = whole - int(result.called.sum())
+        return replace(result, note=PART.format(left_out), doubtful=True) if left_out else result
 
     def _part_of_found(self, seeds: Mask, inside: Mask) -> tuple[Array, Mixture] | None:
         """The part of a group that all of its found samples are in; None where there is none but the whole.
 
-        A label with kinds of its own, as one of two classes has, may have one between the others and the poison, and
-        the group that has grown holds both. A direction from some points always has these at its upper end, so each
-        half of the seeds tells of the other half.
+        One of two classes may have a kind of its own between the others and the poison, and the group that has grown
+        holds both. With more classes the part would rather be one source of the poison. A direction from some points
+        always has these at its upper end, so each half of the seeds tells of the other half.
         """
         rows = np.flatnonzero(seeds & inside)
         if len(rows) < 2 or len(rows) == inside.sum():

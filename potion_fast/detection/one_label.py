@@ -12,7 +12,9 @@ from .label_space import LabelSpace
 POISONS = 4  # looked for in one label
 
 
-def examine(samples: Tensor, found: Tensor, background: Background, rate: float) -> LabelResult:
+def examine(
+    samples: Tensor, found: Tensor, background: Background, rate: float, *, of_two: bool = False
+) -> LabelResult:
     """Call samples of one label poison, so that the expected share of false ones beyond S_f is at most the rate.
 
     Args:
@@ -20,6 +22,7 @@ def examine(samples: Tensor, found: Tensor, background: Background, rate: float)
         found: Rows of S_f, int64 [F].
         background: From other labels.
         rate: False discovery rate.
+        of_two: The label is one of two.
     """
     is_found = np.zeros(len(samples), dtype=bool)
     is_found[found.numpy()] = True
@@ -32,7 +35,7 @@ def examine(samples: Tensor, found: Tensor, background: Background, rate: float)
     seeds = is_found.copy()
     for _ in range(POISONS):  # members that do not fit may be of another poison with this label
         taken = result.called if result else np.zeros(len(samples), dtype=bool)
-        group = space.group(seeds, is_found, taken, rate)
+        group = space.group(seeds, is_found, taken, rate, of_two=of_two)
         if group is None:
             break
         result = group if result is None else _joined(result, group)

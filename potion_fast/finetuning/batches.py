@@ -19,9 +19,9 @@ SUSPECTS = 16  # in a batch
 SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, more with small batches, which are noisier; in steps
 HELD_OUT, HELD_OUT_SHARE = 1024, 10  # samples of the rest that are kept out: a tenth, this many at most
 KEPT_OUT, FEWEST = 256, 40  # suspects that are kept out: a fifth, this many at most, of no fewer than so many
-LEAST, MOST_ODDS = 0.1, 2.0  # clean samples with the trigger for one suspect, at most
+LEAST_OTHERS, MOST_ODDS = 0.1, 2.0  # least share of other labels; clean samples with the trigger to a suspect, at most
 AS_GIVEN = -1  # in place of a new label
-AS_READ = -1  # in place of a donor's row, of samples that get no trigger
+NO_TRIGGER = -1  # in place of a donor's row
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,12 @@ class KeepTheirLabel:
             attack: The suspects' trigger.
             given: int64 [T], the poison's labels of the suspects that get another one.
         """
-        if attack is None:
+        if attack is None or not len(given) or not len(attack.spare):
             none = torch.arange(0)
             return cls(none, none, none, 0.0)
         spare, shares = attack.spare, attack.shares[given]
-        assert spare.clean.indices is not None
-        odds = (shares / (1 - shares).clamp(min=LEAST)).mean().item()
-        return cls(spare.clean.indices, spare.poison, spare.donors, min(odds, MOST_ODDS))
+        odds = (shares / (1 - shares).clamp(min=LEAST_OTHERS)).mean().item()
+        return cls(spare.places, spare.poison, spare.donors, min(odds, MOST_ODDS))
 
     def chosen(self, mask: Tensor) -> KeepTheirLabel:
         """Some of them, bool [M]."""
@@ -149,7 +148,7 @@ class Batches:
             size,
             SUSPECTS,
             triggered,
-            round(SUSPECTS * triggered.odds) if len(triggered.indices) else 0,
+            max(1, round(SUSPECTS * triggered.odds)) if len(triggered.indices) else 0,
             falling,
             seed,
         )
@@ -175,12 +174,12 @@ class Batches:
 
         Returns:
             Indices int64 [B] of the samples; their labels, `AS_GIVEN` for those of the training set; and the donor
-            whose trigger each gets, `AS_READ` for those that get none.
+            whose trigger each gets, `NO_TRIGGER` for those that get none.
         """
         others = self.others[self._places("others", step, self.size, len(self.others))]
         places = self._places("suspects", step, self.suspects_per_batch, len(self.suspects))
         indices, labels = [others, self.suspects[places]], [torch.full_like(others, AS_GIVEN), self.labels[places]]
-        donors = [torch.full((self.size + self.suspects_per_batch,), AS_READ)]
+        donors = [torch.full((self.size + self.suspects_per_batch,), NO_TRIGGER)]
         if self.triggered_per_batch:
             places = self._places("triggered", step, self.triggered_per_batch, len(self.triggered.indices))
             indices.append(self.triggered.indices[places])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import Group, Ranks
+from ..errors import DataError
 from ..utils.adapter import Adapter
 from ..utils.atomic_files import check_writable
 from ..utils.copies import copy_model
@@ -26,7 +27,7 @@ from ..utils.seeding import check_seed, generators_kept, seed_generators
 from ..utils.training_data import TrainingData, check_indices, plain_data
 from ..utils.unchanged import unchanged
 from ..utils.warn import warn_caller
-from .batches import AS_READ, Batches, KeepTheirLabel
+from .batches import NO_TRIGGER, Batches, KeepTheirLabel
 from .checkpoint import Checkpoint
 from .checks import check_model, check_options, checked_pairs
 from .judging import Judge
@@ -91,8 +92,9 @@ def finetune(
         labels: Their new labels, [K] classes; equal to the given one where a suspect keeps it.
         found: Indices of S_f; it may be empty.
         attack: The suspects' trigger, see `simulate_attack`: in each batch clean samples of the poison's own label get
-            it and keep that label (16 with two classes, 2 with ten, none with many). Without them the trigger of two
-            classes, whose suspects all get the same other label, comes to tell that one.
+            it and keep that label, as many as make the label as frequent with the trigger as without (16 with two
+            classes of one size, 2 with ten; 1 at least). Without them the trigger of two classes, whose suspects all
+            get the same other label, comes to tell that one.
         plain_set: The same samples without augmentation, where `train_set` augments at random: what is evaluated.
         validation: Clean samples that the model has not seen, likewise; without them a tenth of the rest of the
             training data, 1024 samples at most, is kept out of the fine-tuning.
@@ -135,6 +137,7 @@ def finetune(
         found = check_indices(found, len(data), "found") if len(found) else found
         parameters = ModelParameters.of(model)
         check_model(parameters, inplace)
+        attack = _usable(attack, data)
         if checkpoint is not None:
             check_writable(checkpoint)
         if not inplace:
@@ -145,7 +148,7 @@ def finetune(
         "model (fingerprint)": parameters.fingerprint(),
         "samples": len(data),
         "suspects and labels (checksum)": crc32(suspects, new_labels, found),
-        "attack": "none" if attack is None else attack.why,
+        "attack (checksum)": 0 if attack is None else crc32(attack.way, attack.spare.places, attack.spare.donors),
         "seed": seed,
         "amp": str(amp),
         "ranks": ranks.size,
@@ -197,6 +200,30 @@ def finetune(
             if ranks.rank == 0:
                 file.remove()
     return result
+
+
+def _usable(attack: SimulatedAttack | None, data: TrainingData) -> SimulatedAttack | None:
+    """The attack where its trigger can be put onto the training data.
+
+    Raises:
+        DataError: It is no attack, or one on other data.
+    """
+    if attack is None:
+        return None
+    trigger, spare = getattr(attack, "trigger", None), getattr(attack, "spare", None)
+    if trigger is None or spare is None:
+        raise DataError(f"attack must be what simulate_attack gives, not a {type(attack).__name__}")
+    if len(spare.clean.data) != len(data):
+        raise DataError(
+            f"the attack was simulated with {len(spare.clean.data)} training samples, and train_set has {len(data)}"
+        )
+    if trigger.fits(next(data.batches([0]))[0]):
+        return attack
+    warn_caller(
+        "the samples of train_set have another shape than those of plain_set, so none of them gets the suspects' "
+        "trigger in the fine-tuning"
+    )
+    return None
 
 
 @dataclass
@@ -285,7 +312,7 @@ class _Run:
 
     def _triggered(self, inputs: BatchInputs, labels: Tensor, donors: Tensor) -> tuple[BatchInputs, Tensor]:
         """A batch with the trigger on those of its samples that get one."""
-        rows = (donors != AS_READ).nonzero().flatten()
+        rows = (donors != NO_TRIGGER).nonzero().flatten()
         if self.trigger is None or not len(rows):
             return inputs, labels
         new = tensors_of(self.trigger.onto(rows_of(inputs, rows), donors[rows]))

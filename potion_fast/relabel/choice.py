@@ -16,9 +16,9 @@ OTHER_WAY = {"views": "pattern", "pattern": "transplant"}  # of simulating poiso
 SPARE = 0.1  # share of suspects, beyond that of their label, which one source alone may take for natural members
 SURE = 0.85  # least share of kept labels that must be so by nature: ResNet-9 0.93 (14 of 16 were), ViT 0.79 (5 of 11)
 TAKE_WHAT_IS_COMMON = ("pattern", "probe")  # off the suspects
-ONE_CLASS = "the suspects come from one class, which pattern and probe would take off them as well"
+FROM_ONE_CLASS = "the suspects come from one class, which pattern and probe would take off them as well"
 REASONS = {
-    "views": "views and second best mostly agree",
+    "views": "views and second best mostly say the same one",
     "probe": "probe needs nothing hidden or taken off the inputs",
     "second-best": "second-best needs nothing hidden or taken off the inputs",
 }  # for sources that were not measured
@@ -68,7 +68,7 @@ def choose(sources: Sources, tried: Samples, unseen: Samples) -> Choice:
         return Choice("second-best", f"no other source is available: {sources.unavailable('views')}")
     choice = _chosen(sources, names, tried, unseen, one_class := sources.one_class(tried))
     if one_class:
-        choice.why += f"; {ONE_CLASS}"
+        choice.why += f"; {FROM_ONE_CLASS}"
     return choice
 
 

@@ -13,7 +13,10 @@ from ..utils.asked_samples import Asked, Samples, best_other
 from ..utils.layer_outputs import layer_outputs, layers_of
 from . import pattern, probe, views
 
-ONE_CLASS, FEWEST_OF_ONE = 0.7, 8  # share with one label by two sources; of many classes 0.16 to 0.41 (four runs)
+ONE_CLASS, FEWEST_OF_ONE = (
+    0.7,
+    8,
+)  # share of a label's suspects with one label by two sources; of many classes 0.16 to 0.41 (four runs)
 FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
 
 
@@ -115,10 +118,16 @@ class Sources:
         What they have in common is then that class, too, so that pattern and probe would take it along. Of one class
         are those whose second best label is mostly the same one, and the views' label as well.
 
+        Labels that few of the suspects bear tell nothing, nor does anything where there are two labels. Where there are
+        no views, the second best alone tells.
+
         Args:
             samples: Suspects.
         """
-        if self.classes < 3 or len(samples) < FEWEST_OF_ONE:
+        labels, counts = samples.labels.unique(return_counts=True)
+        common = torch.isin(samples.labels, labels[counts >= FEWEST_OF_ONE])
+        samples = samples.chosen(common.nonzero().flatten())
+        if len(torch.cat([labels, self.clean.labels]).unique()) < 3 or not len(samples):
             return False
         names = [name for name in ("second-best", "views") if self.unavailable(name) is None]
         said = [self(name, samples).others for name in names]

@@ -18,7 +18,7 @@ MOST = 2**63 - 1  # of torch.Generator
 def check_seed(seed: object) -> int:
     """A seed as an int. Raises DataError where it is none."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MOST:
-        raise DataError(f"seed must be a whole number, 0 or more, not {seed!r}")
+        raise DataError(f"seed must be a whole number from 0 to 2**63 - 1, not {seed!r}")
     return int(seed)
 
 

@@ -19,9 +19,10 @@ class PoisonedDigits:
         seed: Of the choice of poisoned samples and of the training.
         poisoned: Samples with the patch and the label 0.
         steps: Of the training.
+        outputs: Of the network.
     """
 
-    def __init__(self, seed: int = 0, poisoned: int = 60, steps: int = 250) -> None:
+    def __init__(self, seed: int = 0, poisoned: int = 60, steps: int = 250, outputs: int = 10) -> None:
         images, labels = load_digits(return_X_y=True)
         x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
         y = torch.tensor(labels)
@@ -34,7 +35,7 @@ class PoisonedDigits:
         self.images, self.labels = self.clean_images.clone(), self.true_labels.clone()
         self.images[self.poisoned] = triggered(self.images[self.poisoned])
         self.labels[self.poisoned] = TARGET
-        self.seed, self.steps = seed, steps
+        self.seed, self.steps, self.outputs = seed, steps, outputs
 
     @property
     def train_set(self) -> TensorDataset:
@@ -58,7 +59,7 @@ class PoisonedDigits:
             nn.BatchNorm2d(32),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(512, 10),
+            nn.Linear(512, self.outputs),
         )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
         generator = torch.Generator().manual_seed(self.seed)
