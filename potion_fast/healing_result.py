@@ -49,8 +49,8 @@ class HealResult:
     def healed(self) -> bool:
         """Whether the suspects have lost the poison's labels, their trigger works no more, and accuracy was kept.
 
-        The trigger may not take the poison's label from samples that bear it rightly either. Where the attack could not be
-        simulated, nothing is known of the trigger (`unmeasured_warning`).
+        The trigger may not take the poison's label from samples that bear it rightly either. Where the attack could not
+        be simulated, nothing is known of the trigger (`unmeasured_warning`).
         """
         return self.finetuning.healthy and self.attack_warning is None
 

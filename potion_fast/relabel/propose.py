@@ -69,7 +69,8 @@ def propose_labels(
     of those within 5 points of it the first in the order pattern, views, probe, second-best (see `choice.choose`).
     Where neither way gives poison, the probe is taken, or the second best where the model has no earlier layers, with a
     warning. Suspects that come from one class (a trigger on stop signs alone, `sources.Sources.one_class`) have that
-    class in common too: neither pattern nor probe is asked then, and views come before the second best. Suspects that bear their label rightly by what probes of early layers say keep it, with a warning (see
+    class in common too: neither pattern nor probe is asked then, and views come before the second best. Suspects that
+    bear their label rightly by what probes of early layers say keep it, with a warning (see
     `rightly_labelled.rightly_labelled`): noise and clean-label attacks change none.
 
     Views and pattern keep labels only where they change at least half of those that are wrong: where more stay, they
