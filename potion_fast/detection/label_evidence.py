@@ -25,7 +25,7 @@ DRAWN, LEAST_DRAWN, MOST_DRAWN = 8192, 16, 256  # samples of each kind whose lay
 LEARNT = 0.8  # least share of a group to which the model gives its label: hard samples, too, are of many kinds
 SIDE = 8  # pixels to which images are shrunk that are looked at themselves
 WIDEST = 4096  # values of an input that is no image
-DEVIATION, BY_CHANCE = 0.11, 0.15  # a natural group's spread has the deviation √(0.11² + 0.15 / n) (measured)
+DEVIATION, BY_CHANCE, WEAK = 0.11, 0.15, 0.25  # of natural spreads: √(0.11² + 0.15 / n + (0.25 / strength)²)
 FREEDOM = 20  # degrees of Student's t
 MANY, FEWER = 50, 8  # groups that tell themselves how natural ones deviate, and degrees of freedom then
 
@@ -55,11 +55,10 @@ class LabelEvidence:
         """Probability of such a spread for samples that bear their label rightly, by group."""
         from scipy.special import stdtr
 
-        sizes = [int(group.members.sum()) for group in self.groups]
         freedom = FEWER if self.deviation else FREEDOM
         found = [
-            float(stdtr(freedom, (self.centre - share) / max((DEVIATION**2 + BY_CHANCE / size) ** 0.5, self.deviation)))
-            for share, size in zip(self.spreads, sizes, strict=True)
+            float(stdtr(freedom, (self.centre - share) / max(_deviation(group), self.deviation)))
+            for share, group in zip(self.spreads, self.groups, strict=True)
         ]
         return [1.0 if np.isnan(p) else p for p in found]
 
@@ -72,6 +71,15 @@ class LabelEvidence:
     def poison(self) -> Group | None:
         """The group with the least p-value."""
         return self.groups[int(np.argmin(self.p_values))] if self.groups else None
+
+
+def _deviation(group: Group) -> float:
+    """Standard deviation of a natural group's spread: of a few odd samples, which hardly stand apart, it is large.
+
+    In halves of four ResNet-9s' data 22 natural groups of strength 0.5 to 2.3 had spreads of 0.02 to 0.57, and one of 32
+    birds 1.07.
+    """
+    return float((DEVIATION**2 + BY_CHANCE / int(group.members.sum()) + (WEAK / group.strength) ** 2) ** 0.5)
 
 
 def evidence_by_label(

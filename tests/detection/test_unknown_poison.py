@@ -88,7 +88,9 @@ def test_the_p_value_of_a_label_by_hand() -> None:
 
     group = groups_of(two_groups())[0]
     known = LabelEvidence(torch.arange(200), [group, group], None, [0.5, float("nan")])
-    assert known.p_value == pytest.approx(2 * t.sf(0.5 / (0.11**2 + 0.15 / 40) ** 0.5, 20))
+    strength = 0.2 * 0.8 * group.separation**2
+    deviation = (0.11**2 + 0.15 / 40 + (0.25 / strength) ** 2) ** 0.5
+    assert known.p_value == pytest.approx(2 * t.sf(0.5 / deviation, 20))
     assert known.poison is group
     assert LabelEvidence(torch.arange(200), [], None).p_value == 1
 
@@ -97,7 +99,7 @@ def test_many_groups_tell_how_natural_ones_deviate() -> None:
     """A thousand classes that a network tells badly apart: chance spreads their groups, and no label is named by it."""
     generator = np.random.default_rng(0)
     spreads = 0.2 + 0.4 * generator.standard_normal(1000)
-    group = LabelEvidence(torch.arange(40), [Group(np.ones(40, dtype=bool), 5.0)], None)
+    group = LabelEvidence(torch.arange(40), [Group(np.arange(40) < 10, 8.0)], None)
     alone = {label: replace(group, spreads=[float(share)]) for label, share in enumerate(spreads)}
     assert beyond_chance({label: part.p_value for label, part in alone.items()})
     joint = compared(alone)
