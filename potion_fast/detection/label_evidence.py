@@ -76,8 +76,8 @@ class LabelEvidence:
 def _deviation(group: Group) -> float:
     """Standard deviation of a natural group's spread: of a few odd samples, which hardly stand apart, it is large.
 
-    In halves of four ResNet-9s' data 22 natural groups of strength 0.5 to 2.3 had spreads of 0.02 to 0.57, and one of 32
-    birds 1.07.
+    In halves of four ResNet-9s' data 22 natural groups of strength 0.5 to 2.3 had spreads of 0.02 to 0.57, and one, of
+    32 birds, 1.07.
     """
     return float((DEVIATION**2 + BY_CHANCE / int(group.members.sum()) + (WEAK / group.strength) ** 2) ** 0.5)
 
