@@ -1,7 +1,7 @@
 """Poison of which no sample was found: which labels are named, by chance or rightly, and what is found of it.
 
     unknown_poison.py OUT.csv RUN ...       every search that OUT.csv does not have yet
-    unknown_poison.py OUT.csv --classes 1000 --poisoned 0 100 --seeds 0 1    the same of `simulated_classes`
+    unknown_poison.py OUT.csv --classes 1000 --poisoned 0 50 --seeds 0 1    the same of `simulated_classes`
     unknown_poison.py --markdown OUT.csv    the table for README.md
 
 RUN is a run folder of `potion-fast train`, with poison or without (--leave-out-poisoned). Draw 0 is all of the training
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of trainings")
     parser.add_argument("--draws", nargs="+", type=int, default=[0], metavar="D", help="of samples (default: 0, all)")
     parser.add_argument("--classes", type=int, default=0, metavar="C", help="of simulated data, in place of runs")
-    parser.add_argument("--poisoned", nargs="+", type=int, default=[0, 100], metavar="N", help="samples of such data")
+    parser.add_argument("--poisoned", nargs="+", type=int, default=[0, 50], metavar="N", help="samples of such data")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="of such data (default: 0)")
     parser.add_argument("--steps", type=int, default=3000, metavar="N", help="of its training (default: 3000)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the CPU (default: 1)")
