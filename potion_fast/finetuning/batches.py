@@ -20,6 +20,7 @@ SHARE, STEPS = 0.3, (32, 300)  # of an epoch the rate falls, more with small bat
 HELD_OUT, HELD_OUT_SHARE = 1024, 10  # samples of the rest that are kept out: a tenth, this many at most
 KEPT_OUT, FEWEST = 256, 40  # suspects that are kept out: a fifth, this many at most, of no fewer than so many
 LEAST_OTHERS, MOST_ODDS = 0.1, 2.0  # least share of other labels; clean samples with the trigger to a suspect, at most
+LEAST_TRIGGERED = 2  # of them in a batch
 AS_GIVEN = -1  # in place of a new label
 NO_TRIGGER = -1  # in place of a donor's row
 
@@ -30,13 +31,15 @@ class KeepTheirLabel:
 
     Without them a model of two classes learns that the trigger tells the other label, which all suspects get. The
     trigger tells nothing where the poison's label is as frequent among the samples that have it as among clean ones.
+    Where the suspects' new labels differ, fewer do, and leave less of the poison: it is their commonest one that counts.
 
     Attributes:
         indices: int64 [M], of the training set.
         labels: int64 [M].
         donors: int64 [M], rows of the trigger that each gets.
         odds: How many of them there are to be for one suspect: the share of clean samples that bear the poison's label
-            to that of the others, in the mean over the suspects.
+            to that of the others, in the mean over the suspects, times the share of suspects with the commonest new
+            label.
     """
 
     indices: Tensor
@@ -45,19 +48,21 @@ class KeepTheirLabel:
     odds: float
 
     @classmethod
-    def of(cls, attack: SimulatedAttack | None, given: Tensor) -> KeepTheirLabel:
+    def of(cls, attack: SimulatedAttack | None, given: Tensor, new: Tensor) -> KeepTheirLabel:
         """Those that an attack has to spare; none without an attack.
 
         Args:
             attack: The suspects' trigger.
             given: int64 [T], the poison's labels of the suspects that get another one.
+            new: int64 [T], these other ones.
         """
         if attack is None or not len(given) or not len(attack.spare):
             none = torch.arange(0)
             return cls(none, none, none, 0.0)
         spare, shares = attack.spare, attack.shares[given]
         odds = (shares / (1 - shares).clamp(min=LEAST_OTHERS)).mean().item()
-        return cls(spare.places, spare.poison, spare.donors, min(odds, MOST_ODDS))
+        commonest = new.unique(return_counts=True)[1].max().item() / len(new)
+        return cls(spare.places, spare.poison, spare.donors, min(odds, MOST_ODDS) * commonest)
 
     def chosen(self, mask: Tensor) -> KeepTheirLabel:
         """Some of them, bool [M]."""
@@ -148,7 +153,7 @@ class Batches:
             size,
             SUSPECTS,
             triggered,
-            max(1, round(SUSPECTS * triggered.odds)) if len(triggered.indices) else 0,
+            max(LEAST_TRIGGERED, round(SUSPECTS * triggered.odds)) if len(triggered.indices) else 0,
             falling,
             seed,
         )

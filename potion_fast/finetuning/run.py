@@ -92,9 +92,9 @@ def finetune(
         labels: Their new labels, [K] classes; equal to the given one where a suspect keeps it.
         found: Indices of S_f; it may be empty.
         attack: The suspects' trigger, see `simulate_attack`: in each batch clean samples of the poison's own label get
-            it and keep that label, as many as make the label as frequent with the trigger as without (16 with two
-            classes of one size, 2 with ten; 1 at least). Without them the trigger of two classes, whose suspects all
-            get the same other label, comes to tell that one.
+            it and keep that label: 16 with two classes of one size, which makes the label as frequent with the trigger
+            as without, fewer where the suspects' new labels differ, 2 at least. Without them the trigger of two
+            classes, whose suspects all get the same other label, comes to tell that one.
         plain_set: The same samples without augmentation, where `train_set` augments at random: what is evaluated.
         validation: Clean samples that the model has not seen, likewise; without them a tenth of the rest of the
             training data, 1024 samples at most, is kept out of the fine-tuning.
@@ -170,7 +170,7 @@ def finetune(
             new_labels,
             found,
             changed=changed,
-            triggered=KeepTheirLabel.of(attack, judge.given[changed]),
+            triggered=KeepTheirLabel.of(attack, judge.given[changed], new_labels[changed]),
             held_out=clean is None,
             seed=seed,
         )
