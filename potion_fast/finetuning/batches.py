@@ -38,8 +38,8 @@ class KeepTheirLabel:
         labels: int64 [M].
         donors: int64 [M], rows of the trigger that each gets.
         odds: How many of them there are to be for one suspect: the share of clean samples that bear the poison's label
-            to that of the others, in the mean over the suspects, times the share of suspects with the commonest new
-            label.
+            to that of the others, in the mean over the suspects, times the share of the suspects with the commonest
+            new label.
     """
 
     indices: Tensor
