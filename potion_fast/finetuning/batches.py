@@ -31,7 +31,7 @@ class KeepTheirLabel:
 
     Without them a model of two classes learns that the trigger tells the other label, which all suspects get. The
     trigger tells nothing where the poison's label is as frequent among the samples that have it as among clean ones.
-    Where the suspects' new labels differ, fewer do, and leave less of the poison: it is their commonest one that counts.
+    Where the suspects' new labels differ, fewer do, and leave less of the poison: the commonest one counts.
 
     Attributes:
         indices: int64 [M], of the training set.
