@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..relabel.pattern import Pattern
+from ..relabel.pattern import Pattern, with_patterns
 from ..relabel.views import Views, transplanted
 from ..utils.asked_samples import Samples
-from ..utils.inputs import BatchInputs, concatenated, image_of, rows_of, values_of
+from ..utils.inputs import BatchInputs, image_of, rows_of, values_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,8 +57,4 @@ class Trigger:
         """
         if self.donors is not None and self.parts is not None:
             return transplanted(inputs, rows_of(self.donors, donors), self.parts[donors])
-        order, parts, labels = [], [], self.labels[donors]
-        for label in labels.unique().tolist():
-            order.append(rows := (labels == label).nonzero().flatten())
-            parts.append(self.patterns[label].added(rows_of(inputs, rows)))
-        return rows_of(concatenated(parts), torch.cat(order).argsort())
+        return with_patterns(inputs, self.labels[donors], self.patterns)

@@ -113,6 +113,15 @@ def patterns_of(samples: Samples, clean: Moments) -> dict[int, Pattern]:
     return {label: Pattern(part, clean) for label, part in found.items() if part.samples >= FEWEST}
 
 
+def with_patterns(inputs: BatchInputs, labels: Tensor, patterns: dict[int, Pattern]) -> BatchInputs:
+    """Clean inputs [B, ...] with the pattern of a label each, int64 [B]."""
+    order, parts = [], []
+    for label in labels.unique().tolist():
+        order.append(rows := (labels == label).nonzero().flatten())
+        parts.append(patterns[label].added(rows_of(inputs, rows)))
+    return rows_of(concatenated(parts), torch.cat(order).argsort())
+
+
 def log_p_without(asked: Asked, samples: Samples, patterns: dict[int, Pattern]) -> Tensor:
     """Log-probabilities float32 [K, C] of samples without their label's pattern; as they are where none is known."""
     found = []

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..utils.asked_samples import Asked, Samples
-from ..utils.inputs import BatchInputs, concatenated, rows_of
-from .pattern import Pattern
+from ..utils.inputs import BatchInputs, rows_of
+from .pattern import Pattern, with_patterns
 from .views import Views, transplanted
 
 LEARNT = 0.5  # share of clean samples with the trigger that must get the poison's label
@@ -50,15 +50,11 @@ def by_pattern(asked: Asked, clean: Samples, poison: Tensor, patterns: dict[int,
     Returns:
         None where no pattern of such a label is known.
     """
-    order, parts, inputs = [], [], clean.whole()
-    for label in poison.unique().tolist():
-        if label in patterns:
-            order.append(rows := (poison == label).nonzero().flatten())
-            parts.append(patterns[label].added(rows_of(inputs, rows)))
-    if not parts:
+    known = torch.isin(poison, torch.tensor(list(patterns), dtype=poison.dtype)).nonzero().flatten()
+    if not len(known):
         return None
-    joint = torch.cat(order)
-    return _tried(asked, concatenated(parts), clean.labels[joint], poison[joint], "pattern")
+    inputs = with_patterns(rows_of(clean.whole(), known), poison[known], patterns)
+    return _tried(asked, inputs, clean.labels[known], poison[known], "pattern")
 
 
 def by_transplant(asked: Asked, clean: Samples, donors: Samples, views: Views) -> SimulatedPoison | None:

@@ -13,10 +13,8 @@ from ..utils.asked_samples import Asked, Samples, best_other
 from ..utils.layer_outputs import layer_outputs, layers_of
 from . import pattern, probe, views
 
-ONE_CLASS, FEWEST_OF_ONE = (
-    0.7,
-    8,
-)  # share of a label's suspects with one label by two sources; of many classes 0.16 to 0.41 (four runs)
+ONE_CLASS = 0.7  # share of suspects with the same one label by two sources; of many classes 0.16 to 0.41 (four runs)
+FEWEST_OF_ONE = 8  # suspects that such a share is taken of
 FIT, FEWEST_FIT, MOST_FIT = 10, 512, 20_000  # one of so many samples is read for means, spreads and probes
 
 
