@@ -5,6 +5,7 @@ Each makes the file `begun` in its folder when it starts to work.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -130,7 +131,7 @@ def stopped(job: Job, folder: Path, seconds: float, number: int, draw: random.Ra
     while not (folder / "begun").exists() and process.is_alive():
         time.sleep(0.001)
     time.sleep(draw.uniform(0, seconds))
-    if process.is_alive():
+    with contextlib.suppress(ProcessLookupError):  # it has ended before its signal
         os.kill(process.pid, number)
     process.join()
     return int(process.exitcode)
