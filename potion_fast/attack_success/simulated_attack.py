@@ -265,16 +265,16 @@ def _ways(
         places = torch.randperm(len(clean), generator=random)[: 2 * count]
         own = Samples(clean, answering.labels(places, clean), places)
     triggers, reasons = [], []
-    if sources.one_class(labelled.chosen(torch.arange(min(len(labelled), MOST_DONORS)))):
+    some = labelled.chosen(torch.arange(min(len(labelled), MOST_DONORS)))
+    some = replace(some, inputs=some.whole())  # texts are padded once, so that parts stay in place
+    if sources.one_class(some):
         reasons.append("the suspects come from one class, which their pattern would put on as well")
     elif (why := sources.unavailable("pattern")) is None:
         triggers.append(Trigger.of_patterns(labelled.labels, sources.patterns))
     else:
         reasons.append(why)
     if (why := sources.unavailable("views")) is None:
-        lend = min(max(len(data) // DONOR, FEWEST_DONORS), MOST_DONORS, len(labelled))
-        some = labelled.chosen(torch.arange(lend))
-        some = Samples(data, some.labels, inputs=some.whole())  # texts are padded once, so that parts stay in place
+        some = some.chosen(torch.arange(min(max(len(data) // DONOR, FEWEST_DONORS), len(some))))
         triggers.append(Trigger.of_views(some, sources.views_of(some)))
         if not len(triggers[-1].labels):
             reasons.append("no part of the suspects makes their label")

@@ -16,6 +16,7 @@ OTHER_WAY = {"views": "pattern", "pattern": "transplant"}  # of simulating poiso
 SPARE = 0.1  # share of suspects, beyond that of their label, which one source alone may take for natural members
 SURE = 0.85  # least share of kept labels that must be so by nature: ResNet-9 0.93 (14 of 16 were), ViT 0.79 (5 of 11)
 TAKE_WHAT_IS_COMMON = ("pattern", "probe")  # off the suspects
+MAY_KEEP = ("pattern", "views")  # labels as they are
 FROM_ONE_CLASS = "the suspects come from one class, which pattern and probe would take off them as well"
 REASONS = {
     "views": "views and second best mostly say the same one",
@@ -134,7 +135,8 @@ def _measured(
     other = poison.get(OTHER_WAY.get(name, best.way))
     simulated = best if other is None else other
     on_simulated = sources(name, simulated.samples)
-    left, failed = _share(sources(name, tried).kept), _share(on_simulated.kept)
+    left = _share(sources(name, tried).kept) if name in MAY_KEEP else 0.0
+    failed = _share(on_simulated.kept)
     n = max(0.0, (left - failed) / (1 - failed)) if failed < 1 else 0.0
     if other is None:  # no other way says the same
         n = min(n, natural + SPARE)

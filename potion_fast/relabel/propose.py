@@ -234,7 +234,8 @@ class _Work:
             labels = asked.labels(places) if features is None else features.labels[places]
             return Samples(data, labels, places)
 
-        sources = Sources(asked, samples_at(indices), samples_at(clean), classes)
+        second = None if features is None else features.second
+        sources = Sources(asked, samples_at(indices), samples_at(clean), classes, second)
         return cls(asked, indices, sources.suspects.labels, features, samples_at(unseen), tried, sources)
 
     def choice(self, source: Source, swap: bool) -> Choice:
@@ -257,8 +258,6 @@ class _Work:
         indices, given = self.indices[places], self.given[places]
         if not len(places):  # a rank without a part of its own
             return Proposal.of(given, given)
-        if source == "second-best" and self.features is not None:
-            return Proposal.of(self.features.second[indices], given)
         if source == "swap":
             asked, features = self.asked, self.features
             if features is None:

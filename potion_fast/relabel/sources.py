@@ -56,10 +56,13 @@ class Sources:
         suspects: Those that the sources are fitted to, with the labels that they bear.
         clean: Samples that are no suspects, with their labels.
         classes: C.
+        second: int64 [N], the best other label of each sample of the training set, where that is known.
     """
 
-    def __init__(self, asked: Asked, suspects: Samples, clean: Samples, classes: int) -> None:
-        self.asked, self.suspects, self.clean, self.classes = asked, suspects, clean, classes
+    def __init__(
+        self, asked: Asked, suspects: Samples, clean: Samples, classes: int, second: Tensor | None = None
+    ) -> None:
+        self.asked, self.suspects, self.clean, self.classes, self.second = asked, suspects, clean, classes, second
         self.reasons: dict[str, str | None] = {}  # why sources are unavailable
         self.seen: dict[int, views.Views] = {}  # views of samples of the training set
 
@@ -96,6 +99,8 @@ class Sources:
             return Proposal.of(best_other(log_p, given), given, log_p.argmax(1) == given)
         if source == "probe":
             return self.by_probe(samples)
+        if self.second is not None and samples.indices is not None:
+            return Proposal.of(self.second[samples.indices], given)
         log_p = torch.cat([self.asked.log_p(inputs) for inputs, _ in samples.batches()])
         return Proposal.of(best_other(log_p, given), given)
 

@@ -29,8 +29,8 @@ class Samples:
     Attributes:
         data: The training data.
         labels: int64 [K].
-        indices: int64 [K], of the training data.
-        inputs: [K, ...], of samples that are not of the training data, in place of indices.
+        indices: int64 [K], of the training data; None for samples that are not of it.
+        inputs: [K, ...], where they have been read.
     """
 
     data: TrainingData
@@ -46,11 +46,11 @@ class Samples:
             start += len(inputs)
 
     def _inputs(self) -> Iterator[BatchInputs]:
-        if self.indices is not None:
-            yield from (inputs for inputs, _ in self.data.batches(self.indices))
-        elif self.inputs is not None:
+        if self.inputs is not None:
             for start in range(0, len(self), self.data.batch_size):
                 yield self.inputs[start : start + self.data.batch_size]
+        elif self.indices is not None:
+            yield from (inputs for inputs, _ in self.data.batches(self.indices))
 
     def chosen(self, places: Tensor) -> Samples:
         """Some of them, at places [k]."""
