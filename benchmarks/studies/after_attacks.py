@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from healing import METHODS, NEVER, run_and_clean
-from poisoned_runs import Row, Subject, append, left, run_study, spread
+from healing import METHODS, NEVER
+from poisoned_runs import Row, Subject, append, left, run_and_clean, run_study, spread
 from torch import nn
 
 import potion_fast as pf

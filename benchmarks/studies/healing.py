@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from poisoned_runs import Row, Subject, append, left, percent, read_rows, spread
+from poisoned_runs import Row, Subject, append, left, percent, read_rows, run_and_clean, spread
 from torch import nn
 
 import potion_fast as pf
@@ -333,12 +333,6 @@ def print_estimates(rows: Sequence[Healing]) -> None:
                 end="",
             )
             print(f"their median width is {median(widths[name]):.1f} points.")
-
-
-def run_and_clean(text: str) -> tuple[Path, Path | None]:
-    """RUN or RUN=CLEAN."""
-    run, _, clean = text.partition("=")
-    return Path(run), Path(clean) if clean else None
 
 
 def main() -> None:

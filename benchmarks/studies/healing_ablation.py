@@ -24,8 +24,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from healing import ptn, run_and_clean
-from poisoned_runs import Row, Subject, append, left, run_study
+from healing import ptn
+from poisoned_runs import Row, Subject, append, left, run_and_clean, run_study
 from torch import Tensor, nn
 
 import potion_fast as pf

@@ -1,7 +1,9 @@
 """PTN from a part of the training data: accuracies over the share of it that the importances are taken from.
 
-    importance_share.py RUN NAME OUT.csv    heal the model of a run of `potion-fast train`; rows are added to OUT.csv
-    importance_share.py --markdown OUT.csv  print them as a Markdown table
+    importance_share.py RUN=CLEAN NAME OUT.csv  heal the model of a run of `potion-fast train`; adds rows to OUT.csv
+    importance_share.py --markdown OUT.csv      print them as a Markdown table
+
+CLEAN is a run of the same data trained with --leave-out-poisoned: poison healed is a percentage of its model.
 
 One pass over the training data without S_f (the default settings of `unlearn`) gives the sums of every 8 groups. Draws
 are orders of these blocks, the first one the loader's, and a share is the first of them. "auto" reads as many as
@@ -22,13 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 from group_size import thinned
+from poisoned_runs import Subject, run_and_clean
 from torch import Tensor
 from typing_extensions import override
 
 import potion_fast as pf
-from potion_fast.bench.configs import EvaluateConfig
-from potion_fast.bench.metrics import evaluate_poison
-from potion_fast.bench.runs.inputs import load_trained, load_weights
+from potion_fast.bench.metrics import evaluate_poison, model_damage, poison_healed
 from potion_fast.bench.training.train import seed_everything
 from potion_fast.distributed import Ranks
 from potion_fast.importances import PassOptions
@@ -36,7 +37,6 @@ from potion_fast.importances.checkpoints import Position
 from potion_fast.importances.part import KnownThresholds, Part
 from potion_fast.importances.passes import computed
 from potion_fast.modes import mode_named
-from potion_fast.user.run_folder import RunFolder
 
 BLOCK = 8  # groups
 SHARES = (1, 2, 5, 10, 20, 50)  # one of so many groups is read
@@ -51,6 +51,7 @@ class Row:
     of                 samples of the training data without S_f
     error              that "auto" estimates, in steps of the schedule; nan for others
     *_accuracy, attack_success_rate   of the healed model, in [0, 1], on one of `test_every` test images
+    poison_healed      of that of the model never poisoned, in %
     model_damage       points of clean accuracy on the same images
     dampened, step     weights changed, and the step of the schedule that was kept
     """
@@ -66,6 +67,7 @@ class Row:
     clean_accuracy: float
     triggered_accuracy: float
     attack_success_rate: float
+    poison_healed: float
     model_damage: float
     dampened: int
     step: int
@@ -136,11 +138,9 @@ class Pass:
         return len(order), rule.error
 
 
-def study(run: Path, name: str, out: Path, draws: int, test_every: int) -> None:
-    trained = RunFolder.open(run)
-    config = EvaluateConfig(run=str(run)).resolved()
-    scenario, _ = load_trained(trained, config)
-    model, _ = load_weights(trained, scenario, config.device)
+def study(run: Path, clean_run: Path, name: str, out: Path, draws: int, test_every: int) -> None:
+    subject = Subject.load(run, clean_run)
+    scenario, model = subject.scenario, subject.model
     found, target = scenario.found, scenario.poison.target
     group_size = mode_named("default").group_size_for(len(found))
     assert isinstance(group_size, int)
@@ -150,7 +150,7 @@ def study(run: Path, name: str, out: Path, draws: int, test_every: int) -> None:
     forget = scenario.forget_loader(found, augment=True, batch_size=None)
     passed = Pass.run(model, retain, forget, group_size)
     as_stored = list(scenario.forget_loader(found, augment=False, batch_size=None))
-    before = evaluate_poison(model, *test, target).metrics["clean_accuracy"].value
+    before, twin = (evaluate_poison(part, *test, target).metrics for part in (model, subject.never_poisoned()))
     full = [block for block, groups in enumerate(passed.groups) if groups == BLOCK]
     for draw in range(draws):
         order = full if draw == 0 else np.random.default_rng(draw).permutation(full).tolist()
@@ -172,7 +172,9 @@ def study(run: Path, name: str, out: Path, draws: int, test_every: int) -> None:
             )
             read = part.terms, part.samples, part.total, round(error, 3)
             kept = (0, 0) if result.kept is None else (result.kept.dampened, result.kept.step)
-            measured = [round(value, 6) for value in (clean, triggered, attack, 100 * (clean - before))]
+            healed = poison_healed(triggered, twin["triggered_accuracy"].value)
+            damage = model_damage(clean, before["clean_accuracy"].value)
+            measured = [round(value, 6) for value in (clean, triggered, attack, healed, damage)]
             append(out, Row(name, len(found), draw, share, *read, *measured, *kept, result.reason, test_every))
 
 
@@ -189,18 +191,18 @@ def print_markdown(path: Path) -> None:
     """A line for each run and share; where there are several draws, [smallest, largest]."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    print("| run | found | share | samples | clean | damage | triggered | attack success | weights dampened |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("| run | found | share | samples | healed | damage | clean | triggered | attack success | weights dampened |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for run in dict.fromkeys(row["run"] for row in rows):
         for share in [*(f"1/{n}" for n in SHARES), "auto"]:
             own = [row for row in rows if (row["run"], row["share"]) == (run, share)]
             if not own:
                 continue
             cells = [spread(own, "samples", "{:,.0f}".format)]
-            cells += [spread(own, key, lambda v: f"{100 * v:.1f} %") for key in ("clean_accuracy",)]
-            cells += [spread(own, "model_damage", "{:+.1f}".format)]
+            cells += [spread(own, "poison_healed", "{:.1f} %".format), spread(own, "model_damage", "{:+.1f}".format)]
             cells += [
-                spread(own, key, lambda v: f"{100 * v:.1f} %") for key in ("triggered_accuracy", "attack_success_rate")
+                spread(own, key, lambda v: f"{100 * v:.1f} %")
+                for key in ("clean_accuracy", "triggered_accuracy", "attack_success_rate")
             ]
             cells += [spread(own, "dampened", "{:,.0f}".format)]
             print(f"| {run} | {own[0]['found']} | {share} | " + " | ".join(cells) + " |")
@@ -214,7 +216,9 @@ def spread(rows: list[dict[str, str]], key: str, shown: Callable[[float], str]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="folder of the training run")
+    parser.add_argument(
+        "runs", nargs="?", type=run_and_clean, metavar="RUN=CLEAN", help="folders of the two training runs"
+    )
     parser.add_argument("name", nargs="?", metavar="NAME", help="of the run, in the rows")
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT.csv", help="gets a row per healing")
     parser.add_argument("--draws", type=int, default=3, metavar="N", help="orders of the blocks (default: 3)")
@@ -223,12 +227,12 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="OUT.csv", help="print the rows as a Markdown table")
     options = parser.parse_args()
     if (options.out is None) == (options.markdown is None):
-        parser.error("give either RUN, NAME and OUT.csv, or --markdown")
+        parser.error("give either RUN=CLEAN, NAME and OUT.csv, or --markdown")
     torch.set_num_threads(options.threads)
     if options.markdown is not None:
         print_markdown(options.markdown)
     else:
-        study(options.run, options.name, options.out, options.draws, options.test_every)
+        study(*options.runs, options.name, options.out, options.draws, options.test_every)
 
 
 if __name__ == "__main__":

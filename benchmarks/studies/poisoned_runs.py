@@ -152,6 +152,12 @@ class Row:
 AnyRow = TypeVar("AnyRow", bound=Row)
 
 
+def run_and_clean(text: str) -> tuple[Path, Path | None]:
+    """RUN or RUN=CLEAN."""
+    run, _, clean = text.partition("=")
+    return Path(run), Path(clean) if clean else None
+
+
 def read_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
     """Rows of a study; none where there is no file yet. An empty cell is None.
 
