@@ -125,13 +125,19 @@ class Batches:
             seed: Of what is kept out, and of the order.
 
         Raises:
-            DataError: The suspects and S_f are the whole training set.
+            DataError: The suspects and S_f are the whole training set, or leave too little of it to be judged by.
         """
         rest = torch.ones(samples, dtype=torch.bool)
         rest[suspects], rest[found] = False, False
         others = rest.nonzero()[:, 0]
         if len(others) < 2:
             raise DataError(f"all {samples} samples of the training set are suspects or found; none is left to retain")
+        if held_out and len(others) < HELD_OUT_SHARE:
+            raise DataError(
+                f"{len(others)} of the {samples} samples of the training set are neither suspects nor found; of "
+                f"{HELD_OUT_SHARE} at least one in {HELD_OUT_SHARE} can be kept out to judge the model by: give clean "
+                "samples that it has not seen as validation"
+            )
         others = others[_order(seed, "held out", 0, len(others))]
         kept = min(HELD_OUT, len(others) // HELD_OUT_SHARE) if held_out else 0
         candidates = (changed & ~torch.isin(suspects, found)).nonzero()[:, 0]

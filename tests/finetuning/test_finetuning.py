@@ -378,6 +378,16 @@ def test_suspects_given_twice_or_all_of_the_data_are_refused(blobs):
         finetune(blobs.model, data, range(400), 1 - blobs.labels, found=[1])
 
 
+def test_too_few_other_samples_to_judge_by_are_refused_unless_there_are_unseen_ones(blobs):
+    data, new_labels = TensorDataset(blobs.inputs, blobs.labels), 1 - blobs.labels[:391]
+    with pytest.raises(DataError, match="9 of the 400 samples .* neither suspects nor found.*as validation"):
+        finetune(blobs.model, data, range(391), new_labels, found=[1])
+    unseen = TensorDataset(blobs.inputs[300:], blobs.labels[300:])
+    with pytest.warns(PotionWarning):  # all labels but nine are turned round
+        result = finetune(blobs.model, data, range(391), new_labels, found=[1], validation=unseen)
+    assert result.judged_by == "100 validation samples"
+
+
 def test_models_that_cannot_be_fine_tuned_are_refused(blobs):
     with pytest.raises(ModelError, match=r"model\.float\(\)"):
         tuned(blobs, copy.deepcopy(blobs.model).double())
