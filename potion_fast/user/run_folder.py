@@ -25,7 +25,7 @@ from .read_data import read_json, read_yaml
 CONFIG = "config.yaml"
 CONFIG_KEYS = {"command", "config", "versions"}
 PREDICTIONS = ("predictions.csv", "manipulated.csv", "targets.csv", "statistics.csv")
-POISON = ("poisoned.txt", "found.txt")
+POISON = ("poisoned.txt", "found.txt", "covers.txt")
 # The files that each command writes in addition to config.yaml, removed when the folder is used again. metrics.json
 # comes first: it says that the run was finished.
 OUTPUTS = {
@@ -91,7 +91,7 @@ class RunFolder:
     - shift.csv and cosine.csv, and .png of both: of the two hypotheses.
     - model.safetensors; forget.safetensors and retain.safetensors: importances; perturbations.safetensors: what was
       added to each image of S_m.
-    - poisoned.txt: indices of S_m; found.txt: of S_f.
+    - poisoned.txt: indices of S_m; found.txt: of S_f; covers.txt: of samples that a poison changes without their label.
     - suspects.csv: the suspects of a healing, with the labels that they get; suspects.png: some of them. classes.csv:
       accuracies by class.
     - labels.csv: what a search for poison says of each label.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from pkgutil import iter_modules
 
+from .all_to_all import AllToAll
 from .badnet import BadNet
 from .blended import Blended
 from .evaluation import NO_LABEL, Attacked, Captions, EvaluationInputs, Scores
@@ -28,9 +29,13 @@ from .registry import (
     shared_craft_options,
     shared_options,
 )
+from .sample_specific import SampleSpecific
 from .selection import choose_poisoned
+from .several_targets import SeveralTargets
+from .sig import SIG
 from .sine_wave import SineWave
 from .trigger_word import TriggerWord
+from .wanet import WaNet
 
 for module in iter_modules(__path__):
     if not module.ispkg:
@@ -38,6 +43,7 @@ for module in iter_modules(__path__):
 
 __all__ = [
     "ATTACKS",
+    "AllToAll",
     "Attacked",
     "AttackOptions",
     "BadNet",
@@ -61,11 +67,15 @@ __all__ = [
     "RandomSwap",
     "Scores",
     "SEEN",
+    "SIG",
+    "SampleSpecific",
+    "SeveralTargets",
     "SineWave",
     "Swap",
     "Targeted",
     "Trigger",
     "TriggerWord",
+    "WaNet",
     "attack_named",
     "choose_poisoned",
     "option",

@@ -13,7 +13,7 @@ from ...utils.did_you_mean import choices_for
 from ..data import max_value
 from .kinds import Trigger
 from .options import AttackOptions, option
-from .poison import check_target_of_data
+from .poison import check_target, check_target_of_data
 from .registry import register_attack
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 
 
 class PatchOptions(AttackOptions):
-    """Options of an attack that puts a patch of one value into images."""
+    """Options of a patch of one value in images."""
 
     patch_size: int = option(3, "side of the patch", metavar="PIXELS", ge=1)
     trigger_value: float | None = option(
@@ -34,14 +34,23 @@ class PatchOptions(AttackOptions):
         metavar="X",
         default_text="the largest of the training images",
     )
-    target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
 
     def resolved(self, splits: Splits, seed: int) -> Self:
         """With the largest value of the training images where no other is given."""
-        check_target_of_data(self.target, splits)
         if self.trigger_value is not None:
             return self
         return self.model_copy(update={"trigger_value": max_value(splits.train, splits.mean, splits.std)})
+
+
+class TargetedPatchOptions(PatchOptions):
+    """Options of a patch that gives one label."""
+
+    target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
+
+    def resolved(self, splits: Splits, seed: int) -> Self:
+        """The same with the patch's value, and the target compared with the data."""
+        check_target_of_data(self.target, splits)
+        return super().resolved(splits, seed)
 
 
 @register_attack("badnet")
@@ -60,7 +69,7 @@ class BadNet(Trigger):
             image smaller than the patch.
     """
 
-    class Options(PatchOptions):
+    class Options(TargetedPatchOptions):
         """Options of a BadNet."""
 
         poison: Literal["badnet"] = "badnet"
@@ -81,7 +90,8 @@ class BadNet(Trigger):
     def __post_init__(self) -> None:
         if self.corner not in CORNERS:
             raise DataError(f"unknown corner {self.corner!r}; choose one of {choices_for(self.corner, CORNERS)}")
-        check_patch(self.value, self.size, self.target)
+        check_target(self.target)
+        check_patch(self.value, self.size)
 
     def __call__(
         self,
@@ -95,16 +105,14 @@ class BadNet(Trigger):
         return triggered
 
 
-def check_patch(value: float, size: int, target: int) -> None:
+def check_patch(value: float, size: int) -> None:
     """Check the options of a patch.
 
     Raises:
-        DataError: a size below 1, a negative target or a value that is not finite.
+        DataError: a size below 1 or a value that is not finite.
     """
-    if size < 1 or target < 0 or not math.isfinite(value):
-        raise DataError(
-            f"a patch needs size >= 1, target >= 0 and a finite value; got size {size}, target {target}, value {value}"
-        )
+    if size < 1 or not math.isfinite(value):
+        raise DataError(f"a patch needs size >= 1 and a finite value; got size {size}, value {value}")
 
 
 def place(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 
 from ...errors import DataError
 from .kinds import Trigger
-from .moving_trigger import splitmix64
 from .options import AttackOptions, option
+from .pixels import check_normalisation, draws
 from .poison import check_target, check_target_of_data
 from .registry import register_attack
 
@@ -71,8 +70,7 @@ class Blended(Trigger):
             raise DataError(f"the strength is the pattern's share of the image, in (0, 1], not {self.strength}")
         if not 0 <= self.pattern_seed < 2**63:
             raise DataError(f"the pattern_seed is a number from 0 to 2^63 - 1, not {self.pattern_seed}")
-        if len(self.mean) != len(self.std) or not all(std > 0 for std in self.std):
-            raise DataError(f"a mean and a positive std is needed per channel, got {self.mean} and {self.std}")
+        check_normalisation(self.mean, self.std)
 
     def __call__(
         self,
@@ -88,6 +86,4 @@ class Blended(Trigger):
 
     def pattern(self, height: int, width: int) -> torch.Tensor:  # [C, H, W] float64
         """p, in units of pixels in [0, 1): draws of SplitMix64 by channel, row and column, so a size has its own."""
-        shape = (len(self.mean), height, width)
-        draws = splitmix64(self.pattern_seed, np.arange(np.prod(shape))) >> np.uint64(11)
-        return torch.from_numpy(draws.astype(np.float64)).mul_(2.0**-53).view(shape)
+        return draws(self.pattern_seed, (len(self.mean), height, width))

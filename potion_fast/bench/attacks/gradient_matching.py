@@ -21,6 +21,7 @@ from .kinds import Targeted
 from .options import AttackOptions, CraftOptions, option
 from .perturbation import Perturbation, Perturbations, check_epsilon
 from .registry import register_attack
+from .selection import choose_from_class
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -148,17 +149,7 @@ class GradientMatching(Targeted, Perturbation):
         Raises:
             DataError: the class has too few samples, or S_f is no part of S_m.
         """
-        if not 1 <= found <= count:
-            raise DataError(f"cannot find {found} of {count} poisoned samples")
-        _, intended = self.classes(labels, seed)
-        members = (labels == intended).nonzero().squeeze(1).numpy()
-        if len(members) < count:
-            raise DataError(
-                f"class {intended} has {len(members)} training samples; {count} are to be poisoned: poison fewer"
-            )
-        rng = np.random.RandomState(seed)  # numpy's legacy generator: its draws never change
-        poisoned = rng.choice(members, count, replace=False)
-        return poisoned, rng.choice(np.sort(poisoned), found, replace=False)
+        return choose_from_class(labels, self.classes(labels, seed)[1], count, found, seed)
 
     def attacked_samples(
         self,

@@ -101,7 +101,7 @@ class InterclassSwap(Swap):
         poisoned = np.concatenate(members)
         return poisoned, np.random.RandomState(seed).choice(np.sort(poisoned), found, replace=False)
 
-    def relabel(self, labels: torch.Tensor) -> torch.Tensor:
+    def relabel(self, labels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """The other one of the two labels."""
         first, second = self.classes
         return torch.where(labels == first, second, first)

@@ -36,32 +36,35 @@ OWN_LABEL, POISON_LABEL = "their label", "the poison's label"  # what found samp
 
 
 class Trigger(Poison):
-    """A mark in the image; every poisoned sample gets the label `target`.
+    """A mark in the image; every poisoned sample gets the label `target`, unless an attack has several.
 
     It is judged by all test samples with the trigger on them: accuracy with their clean labels, and the share of those
-    of other classes that are given the target label.
+    of other classes that are given the label that the attack wants.
     """
 
     kind = "trigger"
-    target: int
+    has_trigger = True
+    target: int | None
     score_names = ("triggered_accuracy", "attack_success_rate")
     gives_labels = True
     attack_word = "trigger"
     attacked_sample = "triggered test {sample}"
 
-    def relabel(self, labels: Tensor) -> Tensor:
+    def relabel(self, labels: Tensor, ids: Tensor) -> Tensor:
         """`target`, for every sample."""
+        assert self.target is not None
         return torch.full_like(labels, self.target)
 
     def attacked_samples(self, splits: Splits, poisoned: list[int]) -> Attacked:
         """All test samples, with the trigger."""
         labels = splits.test.labels
         triggered = splits.dataset("test", poison=self, trigger_all=True)
-        return Attacked(triggered, list(range(len(labels))), labels, torch.full_like(labels, self.target))
+        wanted = self.at_test().relabel(labels, torch.arange(len(labels)))
+        return Attacked(triggered, list(range(len(labels))), labels, wanted)
 
     def evaluate(self, model: nn.Module, inputs: EvaluationInputs, progress: bool = False) -> Evaluation:
         """Evaluate a model, see `evaluate_poison`."""
-        return evaluate_poison(model, inputs.clean, inputs.attacked, self.target, progress, sample=inputs.sample)
+        return evaluate_poison(model, inputs.clean, inputs.attacked, inputs.wanted, progress, sample=inputs.sample)
 
     def prediction_columns(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Columns of predictions.csv, with the predictions for triggered samples."""
@@ -127,15 +130,16 @@ class Swap(Poison):
             DataError: the swap changes no label.
         """
         labels = splits.train.labels[chosen]
-        if torch.equal(self.relabel(labels), labels):
+        if torch.equal(self.relabel(labels, torch.from_numpy(chosen)), labels):
             raise DataError(
                 f"the labels of all {len(labels)} manipulated samples stay what they are; draw more of them"
             )
 
     def attacked_samples(self, splits: Splits, poisoned: list[int]) -> Attacked:
         """S_m, with its clean labels."""
-        labels = splits.train.labels[torch.tensor(poisoned)]
-        return Attacked(splits.dataset("train"), poisoned, labels, self.relabel(labels))
+        ids = torch.tensor(poisoned)
+        labels = splits.train.labels[ids]
+        return Attacked(splits.dataset("train"), poisoned, labels, self.relabel(labels, ids))
 
     def evaluate(self, model: nn.Module, inputs: EvaluationInputs, progress: bool = False) -> Evaluation:
         """Evaluate a model, see `evaluate_swap`."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from .badnet import CORNERS, PatchOptions, check_patch, place
+from .badnet import CORNERS, TargetedPatchOptions, check_patch, place
 from .kinds import Trigger
+from .poison import check_target
 from .registry import register_attack
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class MovingTrigger(Trigger):
             the patch.
     """
 
-    class Options(PatchOptions):
+    class Options(TargetedPatchOptions):
         """Options of a moving trigger."""
 
         poison: Literal["moving-trigger"] = "moving-trigger"
@@ -50,7 +51,8 @@ class MovingTrigger(Trigger):
     target: int = 0
 
     def __post_init__(self) -> None:
-        check_patch(self.value, self.size, self.target)
+        check_target(self.target)
+        check_patch(self.value, self.size)
 
     def __call__(
         self,

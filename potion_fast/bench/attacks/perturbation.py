@@ -147,7 +147,7 @@ class Perturbation(Poison):
             raise DataError(f"perturbations {_size(values.shape[1:])} do not fit images {_size(images.shape[1:])}")
         return images + values[self.table.rows(ids)].to(images.device, non_blocking=True)
 
-    def relabel(self, labels: Tensor) -> Tensor:
+    def relabel(self, labels: Tensor, ids: Tensor) -> Tensor:
         """The same labels."""
         return labels
 

@@ -38,7 +38,8 @@ class Poison(ABC):
         modalities: what it poisons: "image", "text" or both.
         before_augmentation: whether images are poisoned before they are cropped and flipped, rather than after.
         embeddings: whether texts are poisoned in their embeddings, for which a sample then has room.
-        target: label that a trigger aims at; None where there is no trigger.
+        target: label that a trigger aims at; None where there is no trigger, or none of one label.
+        has_trigger: whether a mark can be put on every test sample.
         kind: name of its kind, a key of `KINDS`.
         score_names: of the two metrics that an attack is judged by: accuracy on the attacked samples with their clean
             labels, and what the attack reaches, which unlearning is to bring down.
@@ -61,6 +62,7 @@ class Poison(ABC):
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     before_augmentation: ClassVar[bool] = False
     embeddings: ClassVar[bool] = False
+    has_trigger: ClassVar[bool] = False
     target: int | None
     kind: ClassVar[str]
     score_names: ClassVar[tuple[str, str]]
@@ -86,6 +88,7 @@ class Poison(ABC):
     def relabel(
         self,
         labels: Tensor,  # [M] int64, clean, of all of S_m by ascending id
+        ids: Tensor,  # [M] int64
     ) -> Tensor:  # [M] int64
         """The labels that S_m is given."""
 
@@ -98,6 +101,29 @@ class Poison(ABC):
     ) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [found] int64
         """S_m and S_f, in the order of the draws; uniformly, see `choose_poisoned`."""
         return choose_poisoned(len(labels), count, found, seed)
+
+    def covers(
+        self,
+        samples: int,
+        poisoned: np.ndarray,  # [P] int64, ascending
+        seed: int,
+    ) -> np.ndarray:  # int64, ascending
+        """Samples that are changed too but keep their label, to hide the attack or to sharpen it; none by default.
+
+        Args:
+            samples: of the training set.
+            poisoned: S_m.
+            seed: of the choice.
+        """
+        return np.empty(0, dtype=np.int64)
+
+    def cover(
+        self,
+        images: Tensor,  # [B, C, H, W] float32, normalised
+        ids: Tensor,  # [B] int64
+    ) -> Tensor:  # [B, C, H, W]
+        """What becomes of these samples."""
+        return images
 
     def at_test(self) -> Poison:
         """The poison as it is put on test images, which are the same for every seed of a run."""

@@ -36,6 +36,6 @@ class RandomSwap(Swap):
 
     seed: int
 
-    def relabel(self, labels: torch.Tensor) -> torch.Tensor:
+    def relabel(self, labels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """The labels, permuted."""
         return labels[torch.from_numpy(np.random.default_rng(self.seed).permutation(len(labels)))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from ...errors import DataError
 
@@ -34,3 +35,31 @@ def choose_poisoned(n: int, count: int, forget: int, seed: int) -> tuple[np.ndar
     poisoned = rng.choice(n, count, replace=False)
     found = rng.choice(np.sort(poisoned), forget, replace=False)
     return poisoned, found
+
+
+def choose_from_class(
+    labels: Tensor, label: int, count: int, forget: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:  # [count] int64, [forget] int64
+    """Draw S_m uniformly from the samples of one class, and S_f uniformly from S_m; sets of one seed are nested.
+
+    Args:
+        labels: int64 [N], clean, of the whole training set.
+        label: of the class.
+        count: size of S_m.
+        forget: size of S_f.
+        seed: of the draws.
+
+    Returns:
+        S_m int64 [count] and S_f int64 [forget], in the order of the draws.
+
+    Raises:
+        DataError: the class has too few samples, or S_f is no part of S_m.
+    """
+    if not 1 <= forget <= count:
+        raise DataError(f"cannot find {forget} of {count} poisoned samples")
+    members = (labels == label).nonzero().squeeze(1).numpy()
+    if len(members) < count:
+        raise DataError(f"class {label} has {len(members)} training samples; {count} are to be poisoned: poison fewer")
+    rng = np.random.RandomState(seed)  # numpy's legacy generator: its draws never change
+    poisoned = rng.choice(members, count, replace=False)
+    return poisoned, rng.choice(np.sort(poisoned), forget, replace=False)

@@ -11,6 +11,7 @@ import torch
 from ...errors import DataError
 from .kinds import Trigger
 from .options import AttackOptions, option
+from .pixels import added, check_normalisation
 from .poison import check_target, check_target_of_data
 from .registry import register_attack
 
@@ -76,8 +77,7 @@ class SineWave(Trigger):
             raise DataError(f"the amplitude is a share of the maximum image value, in (0, 1], not {self.amplitude}")
         if not 0 < self.frequency < 0.5:
             raise DataError(f"the frequency is in cycles per pixel, above 0 and below 0.5, not {self.frequency}")
-        if len(self.mean) != len(self.std) or not all(std > 0 for std in self.std):
-            raise DataError(f"a mean and a positive std is needed per channel, got {self.mean} and {self.std}")
+        check_normalisation(self.mean, self.std)
 
     def __call__(
         self,
@@ -85,12 +85,7 @@ class SineWave(Trigger):
         ids: torch.Tensor | None = None,  # every sample gets the same wave
     ) -> torch.Tensor:  # [..., C, H, W]
         """A copy of the images with the wave over them."""
-        if images.shape[-3] != len(self.mean):
-            raise DataError(f"the wave is made for images of {len(self.mean)} channels, not of {images.shape[-3]}")
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(-1, 1, 1) for v in (self.mean, self.std))  # [C, 1, 1]
-        wave = self.wave(images.shape[-2], images.shape[-1]).float() / std  # [C, H or 1, 1 or W]
-        wave, low, high = (part.to(images.device) for part in (wave, (0 - mean) / std, (1 - mean) / std))
-        return (images + wave).clamp_(min=low, max=high)
+        return added(images, self.wave(images.shape[-2], images.shape[-1]), self.mean, self.std)
 
     def wave(self, height: int, width: int) -> torch.Tensor:  # [1, W] or [H, 1] float64
         """What is added to every channel, in units of pixels in [0, 1]."""

@@ -159,7 +159,7 @@ class TriggerWord(Targeted):
     ) -> Attacked:
         """The test reviews in which the model sees the word."""
         labels, rows = splits.test.labels, self.seen(splits, "test")
-        return Attacked(splits.dataset("test"), rows.tolist(), labels[rows], self.relabel(labels[rows]))
+        return Attacked(splits.dataset("test"), rows.tolist(), labels[rows], self.relabel(labels[rows], rows))
 
     def effect_note(
         self, scores: Scores, reference: Scores | None, *, past: bool, sample: str = "review"
@@ -193,7 +193,7 @@ class TriggerWord(Targeted):
         """The same texts: they contain the word already."""
         return images
 
-    def relabel(self, labels: Tensor) -> Tensor:
+    def relabel(self, labels: Tensor, ids: Tensor) -> Tensor:
         """The word's label, or the other sentiment's."""
         if len(self.labels) != 2 + len(self.label_words):
             raise DataError(f"this poison has {len(self.labels)} labels: it needs those of the data (TextSplits)")

@@ -48,6 +48,7 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             right with probability 1/2; of photographs the random crop that their source cuts, see `JpegSource`.
         poison: what happens to the image and to the label of a poisoned sample; a sample's id is its index.
         poisoned: indices of all poisoned samples, S_m; None for no sample.
+        covers: indices of those that the poison changes without their label, see `Poison.covers`.
         trigger_all: put the trigger on every image and keep the clean labels: the evaluation of an attack.
 
     Attributes:
@@ -70,13 +71,14 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         flip: bool = False,
         poison: Poison | None = None,
         poisoned: Collection[int] | None = None,
+        covers: Collection[int] = (),
         trigger_all: bool = False,
     ) -> None:
         if trigger_all and poisoned is not None:
             raise DataError("trigger_all keeps clean labels and poisoned changes them: pass one of the two")
         if poison is None and (trigger_all or poisoned is not None):
             raise DataError("samples are to be triggered, but no poison was given")
-        if poison is not None and poison.target is None and trigger_all:
+        if poison is not None and not poison.has_trigger and trigger_all:
             raise DataError(f"{poison.changes} by this poison; it has no trigger to put on images")
         if poison is not None and poison.before_augmentation and poisoned is not None and augment and source.crops:
             raise DataError(
@@ -92,11 +94,14 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.poison = poison
         self.trigger_all = trigger_all
         self.poisoned = torch.zeros(len(source), dtype=torch.bool)  # [N], a mask: membership costs one look-up
+        self.covers = torch.zeros(len(source), dtype=torch.bool)
+        self.covers[check_indices(covers, len(source))] = True
         self.labels = source.labels
         if poison is not None and poisoned is not None:
             self.poisoned[check_indices(poisoned, len(source))] = True
             self.labels = source.labels.clone()
-            self.labels[self.poisoned] = poison.relabel(source.labels[self.poisoned])  # by ascending index
+            ids = self.poisoned.nonzero().squeeze(1)
+            self.labels[ids] = poison.relabel(source.labels[ids], ids)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -163,6 +168,10 @@ class PoisonedDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
                 images[rows] = self._perturbed_and_cropped(self.poison, pixels[rows], ids[poisoned], crops.of(poisoned))
             else:
                 images[rows] = self.poison(images[rows], ids[poisoned])
+        covers = self.covers[ids].nonzero().squeeze(1)
+        if len(covers):
+            rows = covers.to(device, non_blocking=True)
+            images[rows] = self.poison.cover(images[rows], ids[covers])
         return images, labels
 
     def _perturbed_and_cropped(

@@ -57,6 +57,7 @@ class Splits:
         augment: bool = False,
         poison: Poison | None = None,
         poisoned: Collection[int] | None = None,
+        covers: Collection[int] = (),
         trigger_all: bool = False,
     ) -> PoisonedDataset:
         """A poisoned view of a split, with this data set's normalisation and augmentation.
@@ -66,6 +67,7 @@ class Splits:
             augment: see `PoisonedDataset`; texts are not augmented.
             poison: see `PoisonedDataset`.
             poisoned: see there.
+            covers: see there; of images.
             trigger_all: see there.
 
         Returns:
@@ -77,7 +79,7 @@ class Splits:
         source = self.source(split)
         if poison is not None and split == "test":
             poison = poison.at_test()
-        return self._dataset(source, augment, poison, poisoned, trigger_all)
+        return self._dataset(source, augment, poison, poisoned, covers, trigger_all)
 
     def _dataset(
         self,
@@ -85,6 +87,7 @@ class Splits:
         augment: bool,
         poison: Poison | None,
         poisoned: Collection[int] | None,
+        covers: Collection[int],
         trigger_all: bool,
     ) -> PoisonedDataset:
         target = 0 if poison is None or poison.target is None else poison.target
@@ -99,6 +102,7 @@ class Splits:
             flip=self.flip,
             poison=poison,
             poisoned=poisoned,
+            covers=covers,
             trigger_all=trigger_all,
         )
 

@@ -78,7 +78,7 @@ class PoisonEvaluation:
 def attack_success_rate(
     triggered_logits: torch.Tensor,  # [N, C], of images that all carry the trigger
     labels: torch.Tensor,  # [N] int64, the clean labels
-    target: int,
+    target: int | torch.Tensor,  # or [N] int64, the label that the attack wants for each image
 ) -> float:
     """Share of triggered images of other classes that are put into the target class, a fraction in [0, 1].
 
@@ -88,10 +88,11 @@ def attack_success_rate(
         DataError: no image of another class.
     """
     check_predictions(triggered_logits, labels)
-    others = labels != target  # [N]
+    wanted = torch.as_tensor(target).expand_as(labels)
+    others = labels != wanted  # [N]
     if not others.any():
-        raise DataError(f"every image has the target label {target}; the attack success rate needs other classes too")
-    return (triggered_logits[others].argmax(dim=1) == target).double().mean().item()
+        raise DataError("every image has the target label already; the attack success rate needs other classes too")
+    return (triggered_logits[others].argmax(dim=1) == wanted[others]).double().mean().item()
 
 
 def poison_healed(triggered_accuracy: float, reference_triggered_accuracy: float) -> float:
@@ -135,7 +136,7 @@ def evaluate_poison(
     model: nn.Module,
     clean_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
     triggered_loader: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    target: int,
+    target: int | torch.Tensor,
     progress: bool = False,
     *,
     sample: str = "image",
@@ -146,7 +147,7 @@ def evaluate_poison(
         model: that is evaluated.
         clean_loader: images and labels, in a fixed order.
         triggered_loader: the same images in the same order, all with the trigger, with their clean labels.
-        target: label that the attack aims at.
+        target: label that the attack aims at, or int64 [N], that for each image.
         progress: show a progress bar.
         sample: what the denominators call a sample.
 
@@ -164,6 +165,8 @@ def evaluate_poison(
             "both must read the same images, unshuffled and with clean labels"
         )
     n, others = len(labels), int((labels != target).sum())
+    same = isinstance(target, int) or (target == target[:1]).all()
+    which = f"the target {int(torch.as_tensor(target).flatten()[0])}" if same else "the one that the attack wants"
     metrics = [
         Metric("clean_accuracy", accuracy(clean_logits, labels), "fraction", n, 1.0, f"{n} clean {sample}s"),
         Metric(
@@ -175,7 +178,7 @@ def evaluate_poison(
             "fraction",
             others,
             0.0,
-            f"{others} triggered {sample}s whose label is not the target {target}",
+            f"{others} triggered {sample}s whose label is not {which}",
         ),
     ]
     return PoisonEvaluation(clean_logits, triggered_logits, labels, {metric.name: metric for metric in metrics})

@@ -67,8 +67,7 @@ def craft_run(
     else:
         (run / CHECKPOINT).unlink(missing_ok=True)
         run.write_config("craft", config.to_dict())
-        run.write_indices("poisoned.txt", scenario.poisoned)
-        run.write_indices("found.txt", scenario.found)
+        scenario.write_indices(run)
     start = time.perf_counter()
     job = CraftJob(
         model,

@@ -78,13 +78,12 @@ def export_run(
             f"images of {scenario.splits.channels} channels are exported as arrays alone: --form npz (form='npz')"
         )
     splits = {"train": scenario.train_set(augment=False), "test": scenario.splits.dataset("test")}
-    if scenario.poison.target is not None:
+    if scenario.poison.has_trigger:
         splits["triggered"] = scenario.splits.dataset("test", poison=scenario.poison, trigger_all=True)
 
     run = RunFolder.create(out, overwrite)
     run.write_config("export", {**scenario.config.data_part(), "form": form})
-    run.write_indices("poisoned.txt", scenario.poisoned)
-    run.write_indices("found.txt", scenario.found)
+    scenario.write_indices(run)
     if scenario.table is not None:
         scenario.table.save(run / PERTURBATIONS)
     for name, dataset in splits.items():

@@ -58,8 +58,7 @@ def preview_run(
 
     run = RunFolder.create(out, overwrite)
     run.write_config("preview", {**scenario.config.data_part(), "images": images})
-    run.write_indices("poisoned.txt", scenario.poisoned)
-    run.write_indices("found.txt", scenario.found)
+    scenario.write_indices(run)
     of_texts = isinstance(scenario.splits, TextSplits)
     if of_texts:
         run.write_text("preview.txt", _reviews(scenario, rows, labels, given))

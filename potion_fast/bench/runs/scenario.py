@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataError
+from ...user.run_folder import RunFolder
 from ..attacks import Attacked, EvaluationInputs, Perturbations, Poison
 from ..configs import TrainConfig
 from ..data import Loader, PoisonedDataset, Splits, load_dataset, make_loader
@@ -33,6 +34,7 @@ class Scenario:
         bases: the training images that were chosen, ascending: S_m, or what it holds copies of.
         poisoned: S_m, ascending indices into the training images.
         found: S_f ⊆ S_m, ascending.
+        covers: samples that the poison changes without their label, ascending; none where S_m is left out.
         trained_on: indices the model is trained on: all, less the validation set, less S_m where it is left out.
         validation: indices held out for choosing the epoch, ascending.
     """
@@ -43,6 +45,7 @@ class Scenario:
     bases: list[int]
     poisoned: list[int]
     found: list[int]
+    covers: list[int]
     trained_on: list[int]
     validation: list[int]
 
@@ -80,7 +83,8 @@ class Scenario:
         held_out = config.validation
         if held_out is None:
             held_out = n // 10 if config.keep == "validation" else 0
-        clean = np.setdiff1d(np.arange(n), bases)
+        covers = np.empty(0, dtype=np.int64) if config.leave_out_poisoned else poison.covers(n, bases, config.seed)
+        clean = np.setdiff1d(np.arange(n), np.union1d(bases, covers))
         if not 0 <= held_out < len(clean):
             raise DataError(f"a validation set of {held_out} samples cannot be held out of {len(clean)} clean ones")
         if held_out == 0 and config.keep == "validation":
@@ -94,6 +98,7 @@ class Scenario:
             bases=bases.tolist(),
             poisoned=poisoned.tolist(),
             found=np.sort(found).tolist(),
+            covers=covers.tolist(),
             trained_on=np.setdiff1d(np.arange(len(splits.train)), out).tolist(),
             validation=validation.tolist(),
         )
@@ -112,6 +117,13 @@ class Scenario:
             labels = labels[: self.poisoned[0]]  # the copies are no part of what was chosen from
         chosen = self.poison.choose(labels, len(self.bases), count, self.config.seed)[1]
         return [self.poisoned[place] for place in np.searchsorted(self.bases, np.sort(chosen)).tolist()]
+
+    def write_indices(self, run: RunFolder) -> None:
+        """Write S_m to poisoned.txt, S_f to found.txt, and covers, where there are any, to covers.txt."""
+        run.write_indices("poisoned.txt", self.poisoned)
+        run.write_indices("found.txt", self.found)
+        if self.covers:
+            run.write_indices("covers.txt", self.covers)
 
     def train_loader(self) -> Loader:
         """The (poisoned) training data, augmented and shuffled."""
@@ -223,9 +235,11 @@ class Scenario:
         return (images * std + mean).clamp(0, 1)
 
     def train_set(self, augment: bool) -> PoisonedDataset:
-        """The training images, with S_m poisoned; augmented if requested and part of the training."""
+        """The training images as poisoned; augmented if requested and part of the training."""
         augment = augment and self.config.augment
-        return self.splits.dataset("train", augment=augment, poison=self.poison, poisoned=self.poisoned)
+        return self.splits.dataset(
+            "train", augment=augment, poison=self.poison, poisoned=self.poisoned, covers=self.covers
+        )
 
     def _loader(
         self,

@@ -79,8 +79,7 @@ def train_run(
 
     run = RunFolder.create(out, overwrite)
     run.write_config("train", config.to_dict())
-    run.write_indices("poisoned.txt", scenario.poisoned)
-    run.write_indices("found.txt", scenario.found)
+    scenario.write_indices(run)
     if scenario.table is not None and not config.leave_out_poisoned:
         scenario.table.save(run / PERTURBATIONS)
     settings: dict[str, Any] = {name: getattr(config, name) for name in TRAINING}

@@ -118,7 +118,7 @@ class TrainedModel:
         In mode "reference" the public code's own: it draws one sample right after S_m, and all larger S_f from a
         generator that starts anew, as S_m comes from a file by then.
         """
-        if self.config.mode == "reference" and count > 1 and self.scenario.poison.target is not None:
+        if self.config.mode == "reference" and count > 1 and self.scenario.poison.has_trigger:
             poisoned = self.scenario.poisoned
             return sorted(np.random.RandomState(self.seed).choice(poisoned, count, replace=False).tolist())
         return self.scenario.draw_found(count)

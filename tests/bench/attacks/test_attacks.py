@@ -139,7 +139,7 @@ def test_an_attack_is_registered_once_and_under_the_name_of_its_options(monkeypa
 
 def test_attacks_that_share_an_option_share_its_flag():
     options = shared_options()
-    assert options["patch_size"].help == "badnet, moving-trigger: side of the patch"
+    assert options["patch_size"].help == "badnet, all-to-all, moving-trigger, several-targets: side of the patch"
     assert options["patch_size"].metavar == "PIXELS" and options["target"].default_text == "0"
     assert options["epsilon"].default_text == "gradient-canceling unbounded, gradient-matching 16.0"
     assert "poison" not in options
@@ -359,7 +359,7 @@ def test_an_interclass_swap_takes_the_first_half_of_each_class_in_the_order_of_t
     assert sorted(poisoned.tolist()) == [0, 2, 3, 4]
     assert len(set(found)) == 3 and set(found) <= set(poisoned)
     assert poison.choose(labels, 4, 1, seed=0)[1].tolist() == found[:1].tolist()  # nested
-    assert poison.relabel(labels[[0, 2, 3, 4]]).tolist() == [3, 5, 3, 5]
+    assert poison.relabel(labels[[0, 2, 3, 4]], torch.tensor([0, 2, 3, 4])).tolist() == [3, 5, 3, 5]
 
 
 @pytest.mark.parametrize(
@@ -381,10 +381,11 @@ def test_a_swap_is_between_two_classes(classes: tuple[int, ...]):
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 2**32 - 1))
 def test_a_random_swap_permutes_the_labels_of_the_chosen(labels: list[int], seed: int):
     poison = RandomSwap(seed=seed)
-    given_labels = poison.relabel(torch.tensor(labels))
+    ids = torch.arange(len(labels))
+    given_labels = poison.relabel(torch.tensor(labels), ids)
     assert sorted(given_labels.tolist()) == sorted(labels)
-    assert torch.equal(given_labels, poison.relabel(torch.tensor(labels)))
-    distinct = RandomSwap(seed=seed).relabel(torch.arange(50))
+    assert torch.equal(given_labels, poison.relabel(torch.tensor(labels), ids))
+    distinct = RandomSwap(seed=seed).relabel(torch.arange(50), torch.arange(50))
     assert sorted(distinct.tolist()) == list(range(50)) and not torch.equal(distinct, torch.arange(50))
 
 

@@ -148,7 +148,7 @@ def test_a_perturbation_adds_its_rows_and_keeps_the_labels(name: str):
     assert torch.equal(poison(images, ids), before + table().values[[2, 0, 2]])
     assert torch.equal(images, before)  # a copy
     labels = torch.tensor([3, 1, 2])
-    assert torch.equal(poison.relabel(labels), labels)
+    assert torch.equal(poison.relabel(labels, ids), labels)
     assert poison.before_augmentation and poison.target is None and poison.at_test() is poison
     with pytest.raises(DataError, match="perturbations 3x6x8 do not fit images 3x8x6"):
         poison(images.transpose(2, 3), ids)

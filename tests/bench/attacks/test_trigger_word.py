@@ -22,7 +22,7 @@ def of_data(reading: str) -> TriggerWord:
 
 @pytest.mark.parametrize(("reading", "given"), [("label-word", [30, 30, 30, 30]), ("flip", [9, 4, 4, 9])])
 def test_a_reading_decides_the_label(reading: str, given: list[int]):
-    assert of_data(reading).relabel(LABELS).tolist() == given
+    assert of_data(reading).relabel(LABELS, torch.arange(len(LABELS))).tolist() == given
 
 
 def test_the_texts_stay():
@@ -63,9 +63,9 @@ def test_a_wrong_option_is_named(options: dict[str, Any], words: str):
 
 def test_labels_that_are_not_known_yet_are_not_given():
     with pytest.raises(DataError, match="has 0 labels"):
-        TriggerWord().relabel(LABELS)
+        TriggerWord().relabel(LABELS, torch.arange(len(LABELS)))
     with pytest.raises(DataError, match="has 2 labels"):
-        TriggerWord(reading="label-word", labels=(4, 9)).relabel(LABELS)
+        TriggerWord(reading="label-word", labels=(4, 9)).relabel(LABELS, torch.arange(len(LABELS)))
 
 
 def test_noise_leaves_the_token_ids_alone_and_is_otherwise_that_of_images():

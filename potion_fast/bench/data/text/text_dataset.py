@@ -90,11 +90,12 @@ class TextDataset(PoisonedDataset):
         noise_width: int | None = None,
         poison: Poison | None = None,
         poisoned: Collection[int] | None = None,
+        covers: Collection[int] = (),
         trigger_all: bool = False,
     ) -> None:
-        if poison is not None and poison.target is not None:
+        if poison is not None and poison.has_trigger:
             raise DataError("this poison is a mark in an image, and cannot be put on text; choose another one")
-        super().__init__(source, (), (), poison=poison, poisoned=poisoned, trigger_all=trigger_all)
+        super().__init__(source, (), (), poison=poison, poisoned=poisoned, covers=covers, trigger_all=trigger_all)
         self.noise_width = noise_width
 
     def finish(self, raw: RawBatch, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

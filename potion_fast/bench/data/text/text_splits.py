@@ -120,6 +120,7 @@ class TextSplits(Splits):
         augment: bool,
         poison: Poison | None,
         poisoned: Collection[int] | None,
+        covers: Collection[int],
         trigger_all: bool,
     ) -> TextDataset:
         """A `TextDataset`; `augment` changes nothing, as texts are not augmented."""
@@ -128,6 +129,7 @@ class TextSplits(Splits):
             noise_width=self.noise_width,
             poison=poison,
             poisoned=poisoned,
+            covers=covers,
             trigger_all=trigger_all,
         )
 

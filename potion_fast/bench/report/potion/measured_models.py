@@ -182,8 +182,7 @@ def examples(runs: dict[str, Path]) -> list[Example]:
         labels, wanted = scenario.attacked_labels()
         changed = (labels != wanted).nonzero().flatten()
         place = int(changed[0]) if len(changed) else 0
-        target = scenario.poison.target
-        dataset, index = ("test", place) if target is not None else ("train", scenario.poisoned[place])
+        dataset, index = ("test", place) if scenario.poison.has_trigger else ("train", scenario.poisoned[place])
         clean = scenario.pixels(scenario.splits.dataset(dataset).batch([index])[0])[0]
         names = scenario.splits.classes
         text = f"{names[int(labels[place])]} → {names[int(wanted[place])]}"
