@@ -16,9 +16,12 @@ from potion_fast.bench.unlearners.finetuning import Finetuning
 GOEL = ("eu", "euk-goel", "cf", "cf-k", "badt", "scrub-goel")
 PAWELCZYK = ("gd", "ngd", "ga", "euk-pawelczyk", "cfk-pawelczyk", "scrub-pawelczyk", "scrub-kurmanji", "neggrad-plus")
 PAPERS = (*GOEL, *PAWELCZYK, "ptn-xlf", "ptn-lf", "ptn-ssd", "assd", "ssd-goel", "jit", "retrain", "none")
-TRAINED = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Finetuning)]
+OF_CLEAN_DATA = ("ft", "ft-sam", "nad", "anp", "i-bau")
+BY_INDEX = ("heal", "cf-expanded", "sap", "rem")
+ON_THEIR_OWN = ("cuts", *OF_CLEAN_DATA, *BY_INDEX)  # tested by what they read, see test_rivals_formulas.py
+TRAINED = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Finetuning) and name not in ON_THEIR_OWN]
 PAIRED = [name for name in TRAINED if UNLEARNERS[name].cost == 2]  # batches of both sets in every iteration
-FORGET_ONLY = ("ga", "jit")
+FORGET_ONLY = ("ga", "jit", "npo")
 DAMPENING = [name for name, kind in UNLEARNERS.items() if issubclass(kind, Dampening)]
 END: dict[str, dict[str, Any]] = {  # of Blobs' model: its last layer
     "euk-goel": {"k": ("2",)},
@@ -57,6 +60,7 @@ NORMED = normed()
 
 def settings(name: str, **more: Any) -> dict[str, Any]:
     own: dict[str, Any] = {"iterations": 6, "weight_decay": 0.0} if name in TRAINED else {}
+    own = {"iterations": 6} if name in ("cuts", "cf-expanded", "ft", "ft-sam", "nad", "anp", "rem") else own
     return {**own, **END.get(name, {}), **more}
 
 
@@ -74,7 +78,8 @@ def run(name: str, blobs: Blobs, model: nn.Module | None = None, **more: Any) ->
 def loaders(blobs: Blobs) -> Loaders:
     """All that any method may read, with ten of the poison found."""
     index = TrainingIndex(TensorDataset(blobs.inputs, blobs.labels), range(10), batch_size=32)
-    return Loaders(blobs.forget(), blobs.retain(), validation=validation(blobs), training=index)
+    clean = batches(blobs.inputs[20:], blobs.clean[20:], 32)
+    return Loaders(blobs.forget(), blobs.retain(), validation=validation(blobs), training=index, clean=clean)
 
 
 def accuracy(model: nn.Module, data: Any) -> float:

@@ -52,6 +52,16 @@ METHODS = {  # the paper's come first
     "scrub-kurmanji": Look("SCRUB, Kurmanji", "#2e6b34", "H", ":"),
     "neggrad-plus": Look("NegGrad+", "#6a5d9c", "s", "--"),
     "jit": Look("JiT", "#a23b72", "d", ":"),
+    "rem": Look("REM", "#b0713b", "o", "-"),
+    "npo": Look("NPO", "#c98f5f", "s", "--"),
+    "cuts": Look("CUTS", "#4f9da6", "D", "--"),
+    "sap": Look("SAP", "#7f8f3a", "^", "--"),
+    "cf-expanded": Look("CF, expanded", "#2f6db3", "P", "-"),
+    "ft": Look("FT, clean", "#8a8a8a", "<", "--"),
+    "ft-sam": Look("FT-SAM", "#5f5f8f", ">", "--"),
+    "anp": Look("ANP", "#9b4f96", "X", "--"),
+    "i-bau": Look("I-BAU", "#3a7d5a", "p", "--"),
+    "nad": Look("NAD", "#b34d4d", "h", "--"),
 }
 PAPERS = ("ptn-xlf", "ptn-lf", "ptn-ssd", "ssd-goel", "eu", "none")
 UNKNOWN = ("#444444", "#b0713b", "#4f9da6", "#9b4f96")  # colours of methods that are not listed
@@ -60,6 +70,11 @@ ATTACK_LABELS = {
     "blended": "blended pattern",
     "sine-wave": "sine wave",
     "moving-trigger": "moving trigger",
+    "sig": "SIG",
+    "wanet": "WaNet",
+    "sample-specific": "sample-specific noise",
+    "all-to-all": "all-to-all",
+    "several-targets": "several targets",
     "interclass-swap": "interclass swap",
     "random-swap": "random swap",
     "gaussian": "Gaussian noise",

@@ -167,6 +167,24 @@ class Scenario:
         drawn = np.sort(np.random.default_rng(seed).permutation(rest)[:CLEAN_SAMPLES]).tolist()
         return self._loader(self.train_set(augment=False), drawn, shuffle=False, batch_size=self.evaluation_batch)
 
+    def clean_part(self, count: int, *, seed: int) -> Loader:
+        """So many samples that are trained on, with true labels and unchanged, for defences that are given some.
+
+        They are augmented as in training, and shuffled.
+
+        Args:
+            count: their number.
+            seed: of the draw, and of the order.
+
+        Raises:
+            DataError: fewer are clean.
+        """
+        clean = np.setdiff1d(self.trained_on, np.union1d(self.poisoned, self.covers))
+        if count > len(clean):
+            raise DataError(f"{count} clean samples are asked for, and {len(clean)} of those trained on are clean")
+        drawn = np.sort(np.random.default_rng(seed).choice(clean, count, replace=False)).tolist()
+        return self._loader(self.train_set(augment=True), drawn, shuffle=True, seed=seed)
+
     def plain_loader(self, *, shuffle: bool, seed: int) -> Loader:
         """The samples that are trained on, as stored: clean where S_m is left out."""
         return self._loader(self.train_set(augment=False), self.trained_on, shuffle=shuffle, seed=seed)

@@ -67,6 +67,9 @@ class SweepConfig(Schema):
         'S_tr serves every S_f. null: only in mode "reference"',
     )
     batch_size: int | None = setting(None, "of the passes for importances; null: the training's", ge=1)
+    clean_samples: int = setting(
+        0, "clean training samples with their labels, for the methods that take some, drawn by the seed", ge=0
+    )
     curve: int = setting(0, "points of a search at which the test set is evaluated too, for the trade-off curve", ge=0)
 
     @field_validator(*GROWING, "rho", "s_step", mode="before")

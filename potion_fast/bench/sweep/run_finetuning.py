@@ -16,12 +16,14 @@ from .rows import Row
 def finetuned_row(case: UnlearningCase, unlearner: Unlearner) -> Row:
     """The row of a method that takes no importances. Raises the errors of the method."""
     subject, scenario, found = case.subject, case.subject.scenario, case.found
+    clean_samples = subject.config.clean_samples
     loaders = Loaders(
         forget=scenario.forget_loader(found, augment=True, batch_size=None),
         retain=scenario.retain_loader(found, holds_forget=False, batch_size=None, seed=subject.seed),
         evaluation=subject.forget_loader(found, augment=False),
         validation=subject.validation_loader(),
         training=training_index(scenario, found),
+        clean=scenario.clean_part(clean_samples, seed=subject.seed) if clean_samples else None,
     )
     unlearned = unlearner(subject.model, loaders, progress=case.progress)
     untouched = unlearned.method == "none"  # all others change the running statistics too

@@ -116,6 +116,7 @@ def train(
     only: Sequence[str] | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     keep: Literal["last", "best"] = "last",
+    until: Callable[[nn.Module], bool] | None = None,
     progress: bool = False,
 ) -> TrainingReport:
     """Train the model in place, with weight decay on all parameters.
@@ -146,6 +147,7 @@ def train(
         evaluate: called after every epoch with the model in evaluation mode; returns an accuracy in [0, 1].
         keep: "last" keeps the weights of the last epoch, "best" those of the (first) epoch with the highest accuracy.
             The public code keeps the best by its test set: its test accuracies are chosen by the data they measure.
+        until: called after every epoch with the model in evaluation mode; true ends the training.
         progress: show a progress bar.
 
     Returns:
@@ -204,6 +206,9 @@ def train(
                     best = (len(epochs_done), accuracy, weights)
             seconds = time.perf_counter() - epoch_started
             epochs_done.append(Epoch(loop.step, mean_loss, accuracy, loop.rate, seconds))
+            model.eval()
+            if until is not None and until(model):
+                break
         if best is not None:
             model.load_state_dict(best[2])
         _check_weights(parameters, loop.step)

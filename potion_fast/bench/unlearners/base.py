@@ -48,6 +48,7 @@ class Loaders:
             augmentation, say.
         validation: data with true labels, for the methods that choose by accuracy.
         training: all of the training data by index.
+        clean: clean samples with true labels, shuffled, for the defences that train on some.
     """
 
     forget: Iterable[Any]
@@ -55,6 +56,7 @@ class Loaders:
     evaluation: Iterable[Any] | None = None
     validation: Iterable[Any] | None = None
     training: TrainingIndex | None = None
+    clean: Iterable[Any] | None = None
 
     @property
     def forget_evaluation(self) -> Iterable[Any]:

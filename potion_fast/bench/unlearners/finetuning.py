@@ -98,6 +98,7 @@ class Finetuning(Unlearner):
         loss: Loss = cross_entropy,
         only: Sequence[str] | None = None,
         adjust: Adjust | None = None,
+        until: Callable[[nn.Module], bool] | None = None,
     ) -> Unlearned:
         """Train a model in place, with this unlearner's settings.
 
@@ -109,6 +110,7 @@ class Finetuning(Unlearner):
             loss: what is minimised, see `train`.
             only: names of the modules that are trained; None for all.
             adjust: changes the gradients before each step, see `train`.
+            until: ends the training after an epoch, see `train`.
 
         Returns:
             The model and what was done.
@@ -136,6 +138,7 @@ class Finetuning(Unlearner):
             only=only,
             evaluate=_accuracy_on(validation) if keep == "best" and validation is not None else None,
             keep=keep,
+            until=until,
             progress=progress,
         )
         return Unlearned(

@@ -24,7 +24,7 @@ class PairedBatches:
 
     def __init__(self, forget_loader: Iterable[Any], retain_loader: Iterable[Any]) -> None:
         self.retain_loader = retain_loader
-        self.forget = _endless(forget_loader)
+        self.forget = endless(forget_loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         for batch in self.retain_loader:
@@ -55,11 +55,12 @@ def labelled(batch: object) -> tuple[Tensor, Tensor]:
     return inputs, labels
 
 
-def _endless(loader: Iterable[Any]) -> Iterator[Any]:
+def endless(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader over and over. Raises DataError where there is none, or none the second time."""
     while True:
         empty = True
         for batch in loader:
             empty = False
             yield batch
         if empty:
-            raise DataError("the forget loader gave no batch, or could be read only once; S_f is read over and over")
+            raise DataError("a loader gave no batch, or could be read only once; it is to be read over and over")

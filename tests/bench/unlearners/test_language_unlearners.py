@@ -24,6 +24,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "jit": {"iterations": 2, "copies": 2, "lr": 1e-2},
     "scrub-goel": {"iterations": 4, "msteps": 2},
     "scrub-kurmanji": {"iterations": 4},
+    "rem": {"iterations": 4},
+    "anp": {"iterations": 40},
+    "ft": FEW_STEPS,
+    "ft-sam": FEW_STEPS,
+    "nad": {**FEW_STEPS, "teacher_epochs": 1},
+    "cuts": FEW_STEPS,
+    "cf-expanded": FEW_STEPS,
+    "sap": {"trusted": 20},
 }
 
 
@@ -59,7 +67,8 @@ def run(name: str, model: Any, noise: bool) -> Unlearned:
     settings = SMALL.get(name, FEW_STEPS if name in TRAINED else {})
     parts = [torch.cat([batch[place] for batch in [*forget, *retain]]) for place in (0, 1)]
     index = TrainingIndex(TensorDataset(*parts), range(6))
-    return make_unlearner(name, **settings)(model, Loaders(forget, retain, validation=validation, training=index))
+    loaders = Loaders(forget, retain, validation=validation, training=index, clean=validation)
+    return make_unlearner(name, **settings)(model, loaders)
 
 
 @pytest.mark.filterwarnings("ignore::potion_fast.errors.PotionWarning")  # so small a model may collapse
@@ -68,7 +77,7 @@ def run(name: str, model: Any, noise: bool) -> Unlearned:
 def test_every_method_unlearns_texts(models: dict[str, Any], name: str, head: str):
     model = models[head]
     before = weights(model)
-    done = run(name, model, noise=name == "jit")
+    done = run(name, model, noise=name in ("jit", "i-bau"))
     assert_same_weights(model, before)
     assert done.model.tied == (head == "causal")
     changed = any(not torch.equal(tensor, before[key]) for key, tensor in done.model.state_dict().items())
@@ -105,7 +114,8 @@ def test_jit_moves_the_embedded_tokens_and_no_ids():
     torch.testing.assert_close(got, (slopes[0] + slopes[1]).sum() / 2)
 
 
+@pytest.mark.parametrize("name", ["jit", "i-bau"])
 @pytest.mark.parametrize("head", ["classifier", "causal"])
-def test_jit_refuses_token_ids(models: dict[str, Any], head: str):
+def test_methods_that_move_inputs_refuse_token_ids(models: dict[str, Any], head: str, name: str):
     with pytest.raises(DataError, match="token ids cannot be moved"):
-        run("jit", copy.deepcopy(models[head]), noise=False)
+        run(name, copy.deepcopy(models[head]), noise=False)

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from helpers.toys import Blobs, NetWithUnread, assert_same_weights, weights
 from helpers.unlearned import (
     DAMPENING,
     FORGET_ONLY,
     GOEL,
+    ON_THEIR_OWN,
     PAIRED,
     PAPERS,
     TRAINED,
@@ -30,6 +32,11 @@ from helpers.unlearned import (
 from potion_fast.bench.sweep.method_spec import MethodSpec
 from potion_fast.bench.unlearners import UNLEARNERS, Loaders, make_unlearner, register_unlearner
 from potion_fast.errors import DataError, ModelError, PotionError, SearchError
+
+MODELS: dict[str, nn.Module] = {  # of methods that need norms, or maps
+    "anp": normed(),
+    "nad": nn.Sequential(nn.Unflatten(1, (3, 4)), nn.Linear(4, 8), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2)),
+}
 
 
 def test_the_names_are_those_that_presets_use():
@@ -152,7 +159,7 @@ def test_the_defaults_of_paper_b_are_its_own_and_the_authors_where_it_gives_none
 @pytest.mark.filterwarnings("ignore::potion_fast.errors.PotionWarning")  # of heal, which has few suspects here
 @pytest.mark.parametrize("name", UNLEARNERS)
 def test_the_callers_model_stays_as_it_was_and_the_seed_settles_the_weights(blobs: Blobs, name: str):
-    model = copy.deepcopy(blobs.model).train()
+    model = copy.deepcopy(MODELS.get(name, blobs.model)).train()
     before, flags = weights(model), [parameter.requires_grad for parameter in model.parameters()]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = random.random(), np.random.rand(), torch.rand(3).tolist()
@@ -201,7 +208,7 @@ def test_none_is_the_base_model(blobs: Blobs):
 @pytest.mark.parametrize(
     ("name", "settings", "error", "message"),
     [
-        ("scrub", {}, PotionError, "unknown unlearner 'scrub'; known: assd, .*scrub-goel.* and module:Class"),
+        ("scrub", {}, PotionError, "unknown unlearner 'scrub'; known: anp, assd, .*scrub-goel.* and module:Class"),
         ("cf", {"k": 2}, PotionError, "cf: there is no setting k; it has mode, seed, iterations"),
         ("cf", {"iterations": 0}, PotionError, "cf: iterations must be above 0, not 0"),
         ("cf", {"iterations": 1.5}, PotionError, "cf: iterations must be a whole number, not 1.5"),
@@ -257,7 +264,7 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], error: 
         make_unlearner(name, **settings)
 
 
-@pytest.mark.parametrize("name", [name for name in UNLEARNERS if name not in ("none", "heal", *FORGET_ONLY)])
+@pytest.mark.parametrize("name", [name for name in UNLEARNERS if name not in ("none", *FORGET_ONLY, *ON_THEIR_OWN)])
 def test_an_empty_retain_loader_is_an_error(blobs: Blobs, name: str):
     with pytest.raises(DataError, match="gave no"):
         make_unlearner(name, **settings(name))(blobs.model, Loaders(blobs.forget(), [], validation=validation(blobs)))
