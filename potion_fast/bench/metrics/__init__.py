@@ -9,10 +9,12 @@ from .scores import (
     Metric,
     PoisonEvaluation,
     attack_success_rate,
+    defense_effectiveness,
     evaluate_poison,
     model_damage,
     poison_healed,
     poison_removed,
+    robust_accuracy,
 )
 from .swaps import SwapEvaluation, evaluate_swap
 from .targets import TargetEvaluation, evaluate_targets
@@ -28,6 +30,7 @@ __all__ = [
     "TargetEvaluation",
     "accuracy",
     "attack_success_rate",
+    "defense_effectiveness",
     "evaluate_gaussian",
     "evaluate_indiscriminate",
     "evaluate_poison",
@@ -41,6 +44,7 @@ __all__ = [
     "poison_removed",
     "predict",
     "quantiles",
+    "robust_accuracy",
     "trade_off",
     "true_positive_rate",
 ]

@@ -61,7 +61,7 @@ class PoisonEvaluation:
     Attributes:
         clean_logits, triggered_logits: float32 [N, C].
         labels: int64 [N], the clean labels.
-        metrics: "clean_accuracy", "triggered_accuracy" and "attack_success_rate".
+        metrics: "clean_accuracy", "triggered_accuracy", "attack_success_rate" and "robust_accuracy".
     """
 
     clean_logits: torch.Tensor
@@ -87,12 +87,53 @@ def attack_success_rate(
     Raises:
         DataError: no image of another class.
     """
+    wanted, others = _others(triggered_logits, labels, target)
+    return (triggered_logits[others].argmax(dim=1) == wanted[others]).double().mean().item()
+
+
+def robust_accuracy(
+    triggered_logits: torch.Tensor,  # [N, C], of images that all carry the trigger
+    labels: torch.Tensor,  # [N] int64, the clean labels
+    target: int | torch.Tensor,  # or [N] int64, the label that the attack wants for each image
+) -> float:
+    """Share of triggered images of other classes that are given their clean label, a fraction in [0, 1].
+
+    BackdoorBench's measure (Wu et al., 2022): unlike `triggered_accuracy` it leaves out images of the target class.
+
+    Raises:
+        DataError: no image of another class.
+    """
+    _, others = _others(triggered_logits, labels, target)
+    return (triggered_logits[others].argmax(dim=1) == labels[others]).double().mean().item()
+
+
+def defense_effectiveness(
+    attack_success: tuple[float, float],  # before and after, in [0, 1]
+    clean_accuracy: tuple[float, float],  # before and after, in [0, 1]
+) -> float:
+    """Defense effectiveness rating: (max(0, ASR₀ − ASR₁) − max(0, ACC₀ − ACC₁) + 1) / 2, in [0, 1].
+
+    Zhu et al., *Enhancing Fine-Tuning Based Backdoor Defense* (2023): 1 is an attack that was sure and is gone at no
+    cost, 0.5 a defence that does nothing, or as much harm as good.
+    """
+    gain, loss = attack_success[0] - attack_success[1], clean_accuracy[0] - clean_accuracy[1]
+    return (max(0.0, gain) - max(0.0, loss) + 1) / 2
+
+
+def _others(
+    triggered_logits: torch.Tensor, labels: torch.Tensor, target: int | torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The label wanted for each image, int64 [N], and whether it is another than the image's own, bool [N].
+
+    Raises:
+        DataError: it is for none of them.
+    """
     check_predictions(triggered_logits, labels)
     wanted = torch.as_tensor(target).expand_as(labels)
-    others = labels != wanted  # [N]
+    others = labels != wanted
     if not others.any():
-        raise DataError("every image has the target label already; the attack success rate needs other classes too")
-    return (triggered_logits[others].argmax(dim=1) == wanted[others]).double().mean().item()
+        raise DataError("every image has the target label already; an attack is measured on images of other classes")
+    return wanted, others
 
 
 def poison_healed(triggered_accuracy: float, reference_triggered_accuracy: float) -> float:
@@ -178,6 +219,14 @@ def evaluate_poison(
             "fraction",
             others,
             0.0,
+            f"{others} triggered {sample}s whose label is not {which}",
+        ),
+        Metric(
+            "robust_accuracy",
+            robust_accuracy(triggered_logits, labels, target),
+            "fraction",
+            others,
+            1.0,
             f"{others} triggered {sample}s whose label is not {which}",
         ),
     ]

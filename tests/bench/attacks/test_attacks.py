@@ -497,7 +497,8 @@ def test_the_example_of_the_documentation_poisons_and_is_evaluated(
     assert torch.equal(poisoned[..., :4, :], clean[..., :4, :]) and torch.equal(poisoned[..., :4], clean[..., :4])
     assert (labels == 2).all()
     content = train_run(config, tmp_path / "run")
-    assert {"clean_accuracy", "triggered_accuracy", "attack_success_rate"} == set(content["metrics"])
+    names = {"clean_accuracy", "triggered_accuracy", "attack_success_rate", "robust_accuracy"}
+    assert names == set(content["metrics"])
     assert TrainConfig.from_dict(RunFolder.open(tmp_path / "run").read_config("train")[1]) == scenario.config
     with pytest.raises(DataError, match="'checkerboard' has no option corner; it has side, target"):
         TrainConfig(poison="checkerboard", corner="top-left")

@@ -15,12 +15,14 @@ from potion_fast.bench.data import MemorySource, PoisonedDataset, make_loader
 from potion_fast.bench.metrics import (
     Metric,
     attack_success_rate,
+    defense_effectiveness,
     evaluate_indiscriminate,
     evaluate_poison,
     evaluate_targets,
     model_damage,
     poison_healed,
     poison_removed,
+    robust_accuracy,
 )
 from potion_fast.errors import DataError, ModelError
 from potion_fast.utils.predict import accuracy, predict
@@ -125,6 +127,22 @@ def test_scores_refuse_outputs_that_do_not_fit_the_labels(logits: torch.Tensor, 
         attack_success_rate(logits, labels, 0)
 
 
+def test_robust_accuracy_leaves_out_the_target_class():
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    said = logits_for([0, 0, 1, 0, 1])
+    assert robust_accuracy(said, labels, target=0) == pytest.approx(1 / 3)
+    assert robust_accuracy(said, labels, target=2) == pytest.approx(3 / 4)
+    each = torch.tensor([1, 1, 1, 2, 0])  # the third has its label already: two of four are right
+    assert robust_accuracy(said, labels, each) == pytest.approx(2 / 4)
+    assert attack_success_rate(said, labels, torch.tensor([0, 1, 0, 0, 1])) == pytest.approx(2 / 4)
+
+
+def test_the_defense_effectiveness_rating_is_the_published_formula():
+    assert defense_effectiveness((1.0, 0.0), (0.9, 0.9)) == 1.0
+    assert defense_effectiveness((0.8, 0.8), (0.9, 0.95)) == 0.5  # a gain of accuracy is none of safety
+    assert defense_effectiveness((0.5, 0.9), (0.9, 0.5)) == pytest.approx((0 - 0.4 + 1) / 2)
+
+
 def test_evaluation_reports_raw_values_with_units_and_denominators():
     evaluation = evaluate_poison(PatchReader(), *poisoned_loaders(), target=0)
     values = {name: (metric.value, metric.n, metric.ideal) for name, metric in evaluation.metrics.items()}
@@ -132,6 +150,7 @@ def test_evaluation_reports_raw_values_with_units_and_denominators():
         "clean_accuracy": (pytest.approx(5 / 6), 6, 1.0),
         "triggered_accuracy": (pytest.approx(2 / 6), 6, 1.0),
         "attack_success_rate": (1.0, 4, 0.0),
+        "robust_accuracy": (0.0, 4, 1.0),
     }
     assert evaluation.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert evaluation.triggered_logits.argmax(dim=1).tolist() == [0] * 6

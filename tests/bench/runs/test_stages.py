@@ -76,6 +76,7 @@ def test_the_metrics_are_those_of_the_predictions(poisoned: Path):
         "clean_accuracy": pytest.approx(np.mean([row["clean"] == row["label"] for row in read])),
         "triggered_accuracy": pytest.approx(np.mean([row["triggered"] == row["label"] for row in read])),
         "attack_success_rate": pytest.approx(np.mean([row["triggered"] == 0 for row in others])),
+        "robust_accuracy": pytest.approx(np.mean([row["triggered"] == row["label"] for row in others])),
     }
 
 

@@ -107,7 +107,7 @@ def test_every_method_has_its_rows_and_each_row_what_reports_need(swept: Path):
         assert (row["attack"], row["data"], row["model"], row["width"]) == ("badnet", "digits", "small_cnn", 4)
         assert (row["attack_key"], row["kind"]) == ("badnet", "trigger")
         scores, before, reference = row["scores"], row["before_scores"], row["reference_scores"]
-        assert set(scores) == {"clean_accuracy", "triggered_accuracy", "attack_success_rate"}
+        assert set(scores) == {"clean_accuracy", "triggered_accuracy", "attack_success_rate", "robust_accuracy"}
         assert 0 <= scores["clean_accuracy"] <= 1
         assert row["poison_healed"] == 100 * scores["triggered_accuracy"] / reference["triggered_accuracy"]
         damage = 100 * (scores["clean_accuracy"] - before["clean_accuracy"])
