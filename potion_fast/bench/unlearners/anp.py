@@ -21,8 +21,6 @@ from .clean_data import clean_samples
 from .paired_batches import endless, labelled
 from .registry import register_unlearner
 
-CHECK_EVERY = 50  # iterations between looks at the loss
-
 
 @dataclass(frozen=True)
 class Pruned:
@@ -50,7 +48,8 @@ class ANP(Unlearner):
         iterations: steps of the masks.
         alpha: α.
         epsilon: ε.
-        lr: of SGD with momentum 0.9.
+        lr: of SGD on the masks.
+        momentum: of it.
         threshold: t.
     """
 
