@@ -45,16 +45,24 @@ class SeveralTargets(Trigger):
         """Options of a patch with several targets."""
 
         poison: Literal["several-targets"] = "several-targets"
-        targets: int = option(4, "labels that the poison gives, from 0, each with a corner", metavar="K", ge=2, le=4)
+        targets: int | None = option(
+            None,
+            "labels that the poison gives, from 0, each with a corner",
+            metavar="K",
+            default_text="4, or as many as there are classes",
+            ge=2,
+            le=4,
+        )
 
         def resolved(self, splits: Splits, seed: int) -> Self:
-            """With the patch's value, and the last target compared with the data."""
-            check_target_of_data(self.targets - 1, splits)
-            return super().resolved(splits, seed)
+            """With the patch's value, and as many targets as fit; the last one is compared with the data."""
+            targets = min(len(CORNERS), len(splits.classes)) if self.targets is None else self.targets
+            check_target_of_data(targets - 1, splits)
+            return super().resolved(splits, seed).model_copy(update={"targets": targets})
 
         def build(self, splits: Splits, seed: int) -> SeveralTargets:
             """The attack with these options, and corners drawn by the seed."""
-            assert self.trigger_value is not None  # resolved
+            assert self.trigger_value is not None and self.targets is not None  # resolved
             return SeveralTargets(value=self.trigger_value, seed=seed, targets=self.targets, size=self.patch_size)
 
     value: float

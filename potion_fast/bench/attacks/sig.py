@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..data import Splits
 
 
+PUBLISHED = 6.0  # cycles
+
+
 @register_attack("sig")
 @dataclass(frozen=True, kw_only=True)
 class SIG(Trigger):
@@ -50,17 +53,25 @@ class SIG(Trigger):
 
         poison: Literal["sig"] = "sig"
         wave_amplitude: float = option(40.0, "of the sinusoid", metavar="OF_255", gt=0, le=255)
-        cycles: float = option(6.0, "periods of the sinusoid over the image's width", metavar="X", gt=0)
+        cycles: float | None = option(
+            None,
+            "periods of the sinusoid over the image's width",
+            metavar="X",
+            default_text="6, or a quarter of the columns of smaller images",
+            gt=0,
+        )
         clean_label: bool = option(False, "poison images of the target's class alone, so that no label is wrong")
         target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
 
         def resolved(self, splits: Splits, seed: int) -> Self:
-            """The same: only the target is compared with the data."""
+            """With as many cycles as published, or as fit; the target is compared with the data."""
             check_target_of_data(self.target, splits)
-            return self
+            cycles = min(PUBLISHED, splits.size[1] / 4) if self.cycles is None else self.cycles
+            return self.model_copy(update={"cycles": cycles})
 
         def build(self, splits: Splits, seed: int) -> SIG:
             """The attack with these options, on the data's normalisation."""
+            assert self.cycles is not None  # resolved
             return SIG(
                 mean=splits.mean,
                 std=splits.std,
@@ -73,7 +84,7 @@ class SIG(Trigger):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     amplitude: float = 40.0
-    cycles: float = 6.0
+    cycles: float = PUBLISHED
     clean_label: bool = False
     target: int = 0
 

@@ -155,6 +155,12 @@ def test_several_targets_are_judged_by_the_label_of_each_test_image():
     assert torch.equal(given, run.poison.corners(torch.tensor(run.poisoned)))
     with pytest.raises(DataError, match="at most 4"):
         scenario(poison="several-targets", targets=5)
+    assert scenario(poison="several-targets").poison.targets == 4
+
+
+def test_sig_has_as_many_cycles_as_published_or_as_fit():
+    assert scenario(poison="sig").poison.cycles == 2.0  # a quarter of 8 columns
+    assert SIG(mean=CIFAR_MEAN, std=CIFAR_STD).cycles == 6.0
 
 
 # --- WaNet

@@ -86,12 +86,8 @@ def test_a_preview_shows_images_and_labels_before_and_after(
     config, out = with_perturbations(TrainConfig(**SMALL, poison=poison), tmp_path), tmp_path / "out"
     content = preview_run(config, out, images=images)
     scenario = Scenario.load(config)
-    assert sorted(path.name for path in out.iterdir()) == [
-        "config.yaml",
-        "found.txt",
-        "poisoned.txt",
-        "preview.png",
-    ]
+    files = ["config.yaml", *["covers.txt"] * bool(scenario.covers), "found.txt", "poisoned.txt", "preview.png"]
+    assert sorted(path.name for path in out.iterdir()) == files
     assert read_indices(out / "poisoned.txt", len(scenario.splits.train)) == scenario.poisoned
     shown = [row["index"] for row in content["shown"]]
     assert len(set(shown)) == images and set(shown) <= set(scenario.poisoned)
