@@ -9,6 +9,7 @@ used, so that importing the package alone takes no time.
 from __future__ import annotations
 
 from importlib import import_module
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from .errors import PotionError, PotionWarning
@@ -81,20 +82,22 @@ _NAMES = {
 }
 _MODULES = ("distributed", "drop_in", "edits", "importances", "modes", "ops", "percentiles", "search", "unlearning")
 
+_IMPORTING = RLock()
+
 if not TYPE_CHECKING:  # a type checker would take any name for one of the package's
 
     def __getattr__(name: str) -> Any:
         module = next((module for module, names in _NAMES.items() if name in names), None)
         if module is None and name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        import_module("torch")  # before its modules: threads that import those first, at once, end the process
-        if module is None:
-            return import_module(f".{name}", __name__)  # which makes it an attribute of the package
-        import_module(".unlearning", __name__)  # it imports all of them, in one order: threads may ask at once
-        globals()[name] = value = getattr(import_module(module, __name__), name)
+        with _IMPORTING:  # threads that import modules at once, in several orders, may find one that is half made
+            import_module("torch")  # before its modules: threads that import those first, at once, end the process
+            if module is None:
+                return import_module(f".{name}", __name__)  # which makes it an attribute of the package
+            globals()[name] = value = getattr(import_module(module, __name__), name)
         return value
 
 
 def __dir__() -> list[str]:
-    own = globals().keys() - {"Any", "TYPE_CHECKING", "annotations", "import_module"}
+    own = globals().keys() - {"Any", "RLock", "TYPE_CHECKING", "annotations", "import_module"}
     return sorted({*own, *__all__, *_MODULES})

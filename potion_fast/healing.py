@@ -23,6 +23,7 @@ from .finetuning.steps import Losses
 from .healing_result import HealResult
 from .relabel import Source, propose_labels
 from .relabel.checkpoint import LabelsCheckpoint
+from .relabel.propose import check_source
 from .utils.adapter import Adapter
 from .utils.copies import IN_PLACE, copy_model
 from .utils.cost import Cost
@@ -112,6 +113,7 @@ def heal(
         members = _members(found, given, len(data))
         parameters = ModelParameters.of(model)
         check_model(parameters, inplace)
+        check_source(labels, "labels")
         seed = check_seed(seed)
         identity = {
             "model (fingerprint)": parameters.fingerprint(),

@@ -6,10 +6,11 @@ import argparse
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import __version__
 from ..errors import PotionError
@@ -24,6 +25,9 @@ PACKAGES = {  # that the extras cli and bench bring, by the modules that are imp
     "torchvision": "torchvision",
     "yaml": "PyYAML",
 }
+
+
+GO_ON = ("sweep", "craft")  # what is done is not done again
 
 
 class Command(NamedTuple):
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # a terminal without α gets a question mark
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    used = None
+    used, options = None, dict[str, Any]()
     try:
         top = parser(name)
         used = command_parser(top, name) if name is not None else top
@@ -99,8 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return FAILED
     except KeyboardInterrupt:
-        print(f"potion-fast {name}: interrupted", file=sys.stderr)
+        print(f"potion-fast {name}: interrupted{_how_to_go_on(name, options)}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _how_to_go_on(name: str | None, options: Mapping[str, Any]) -> str:
+    """What to do after an interrupt, where there is something on the disk."""
+    if name in GO_ON:
+        return "; start it again, and it goes on"
+    begun = "overwrite" in options and options.get("out") is not None and Path(options["out"]).exists()
+    return f"; start it again with --overwrite, as {options['out']} is there now" if begun else ""
 
 
 def command_parser(top: Parser, name: str) -> Parser:

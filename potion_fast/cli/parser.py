@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         """An error of the library with its arguments' names as the flags that give them.
 
         A name is replaced where it stands for itself: one of several words anywhere, one of a single word as the first
-        of the message. What Python is told to type beside a flag is left out.
+        of the message, or in a list of options. What Python is told to type beside a flag is left out.
         """
         message = re.sub(OF_PYTHON, "", message)
         for action in self._actions:
@@ -59,4 +59,5 @@ class Parser(argparse.ArgumentParser):
             if "_" in action.dest:
                 message = re.sub(rf"(?<![\w/.'\"=-]){name}(?![\w/.'\"])(?!-)", flag, message)
             message = re.sub(rf"^(each of )?{name}(?= (?:must|is|has|have)\b)", rf"\1{flag}", message)
+            message = re.sub(rf"((?:has no option|; it has)(?: [\w-]+,)* ){name}\b", rf"\1{flag}", message)
         return message

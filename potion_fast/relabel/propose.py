@@ -96,8 +96,7 @@ def propose_labels(
         ModelError: A model that gives no finite row of logits for a sample.
         OutOfMemoryError: Not even one sample fits.
     """
-    if source not in SOURCES:
-        raise DataError(f"source is one of {', '.join(SOURCES)}, not {source!r}{did_you_mean(source, SOURCES)}")
+    check_source(source)
     data, ranks = TrainingData.of(train_set, adapter=adapter), Ranks.of(process_group)
     indices, swap = suspect_indices(suspects, len(data)), getattr(suspects, "kind", None) == SWAP
     random = torch.Generator().manual_seed(check_seed(seed))
@@ -136,6 +135,20 @@ def propose_labels(
         cost=cost + Cost(forward),
         warnings=choice.warnings,
     )
+
+
+def check_source(source: object, name: str = "source") -> None:
+    """Check the name of a source.
+
+    Args:
+        source: The name.
+        name: Of the argument that gave it.
+
+    Raises:
+        DataError: There is no such source.
+    """
+    if source not in SOURCES:
+        raise DataError(f"{name} is one of {', '.join(SOURCES)}, not {source!r}{did_you_mean(source, SOURCES)}")
 
 
 def _drawn(choice: Choice, suspects: int, samples: int, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,8 @@ def diagnose(result: Result, finite: bool) -> list[str]:
     if result.clean is not None and result.max_damage is None and result.clean.damage > WARNED:
         before, after = (f"{100 * accuracy:.1f}" for accuracy in (result.clean.before, result.clean.after))
         notes.append(
-            f"clean accuracy on {result.clean.data} fell from {before} to {after} %: what S_f shares is not a trigger "
-            "but something that the model needs for other samples too; heal it with potion_fast.heal"
+            f"clean accuracy on {result.clean.data} fell from {before} to {after} %: perhaps what S_f shares is no "
+            "trigger but something that the model needs for other samples too; heal it with potion_fast.heal"
         )
     if result.kept is not None and math.isnan(result.kept.alpha):
         notes.append("no weight has a finite ratio of importances: there is nothing to select by")

@@ -72,7 +72,9 @@ def test_every_key_of_a_configuration_has_its_flag_that_names_the_default(name: 
     for key, field in SCHEMAS[name].flag_fields().items():
         action = actions[key]
         assert action.default is argparse.SUPPRESS or action.required  # not given: the configuration's own
-        if field.default is None:
+        if action.nargs == 0:  # it is given or not
+            assert "(default: " not in action.help
+        elif field.default is None:
             assert "(default: " in action.help
             assert "None" not in action.help
         elif not isinstance(field.default, bool) and action.option_strings:
@@ -342,7 +344,8 @@ def test_an_interrupt_has_its_exit_code_and_keeps_what_is_there(
     monkeypatch.setattr(unlearning, "search_from", interrupt)
     arguments = ["unlearn", str(poisoned), "--device", "cpu", "--quiet", "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == output.INTERRUPTED
-    assert capsys.readouterr().err == "potion-fast unlearn: interrupted\n"
+    again = f"; start it again with --overwrite, as {tmp_path / 'out'} is there now"
+    assert capsys.readouterr().err == f"potion-fast unlearn: interrupted{again}\n"
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"config.yaml", "found.txt", "forget.safetensors", "retain.safetensors"}
 

@@ -312,5 +312,8 @@ def test_both_commands_run_from_the_command_line(tmp_path: Path, capsys: pytest.
         assert "already there" in capsys.readouterr().err
         shutil.rmtree(out)
         assert cli.main([command, *flags, "--corner", "top-left", "--out", str(out)]) == output.FAILED
-        assert "'sine-wave' has no option corner" in capsys.readouterr().err
+        assert (
+            "'sine-wave' has no option --corner; it has --frequency, --amplitude, --axis, --target"
+            in capsys.readouterr().err
+        )
         assert not out.exists()

@@ -1,4 +1,4 @@
-"""Paper B's unlearners on a model of two weights: where a step leads is computed by hand.
+"""Pawelczyk et al.'s unlearners on a model of two weights: where a step leads is computed by hand.
 
 The model's logits are (w · x, 0), so that with q = σ(w · x) and a teacher's probability p, all of class 0,
 

@@ -90,8 +90,8 @@ def gradient_canceling(
     Lu et al., *Exploring the Limits of Model-Targeted Indiscriminate Data Poisoning Attacks*, 2023; *Machine Unlearning
     Fails to Remove Data Poisoning Attacks*, algorithm 2.
 
-    Minimises 1/2 ‖G‖² with G = (S_c + Σ_i g_i) / (n + P), the mean gradient of all that the victim trains on. The
-    second paper's equation 4 adds the two means with equal weights instead: where that sum is 0, G is not.
+    Minimises 1/2 ‖G‖² with G = (S_c + Σ_i g_i) / (n + P), the mean gradient of all that the victim trains on. Equation
+    4 of the latter paper adds the two means with equal weights instead: where that sum is 0, G is not.
 
     Perturbations begin at 0. A step takes the loss's gradient times n + P, which is <G, ∂g_i/∂δ_i> for sample i, so
     that how far a rate moves a sample depends on neither n nor P; it falls to 0 by a half cosine. The fewer the

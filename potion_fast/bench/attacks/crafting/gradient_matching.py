@@ -72,9 +72,10 @@ def gradient_matching(
             as in the public code of Witches' Brew; "adam" takes the gradient itself at a constant rate, as that of
             *Hidden Poison* does.
         lr: in normalised units; by default 0.1 · batch_size / 512 for "sign-adam", and 0.1 for "adam".
-        over: "all" is the second paper's equation 3, the cosine of the gradient of all poisons; "batch" matches each
-            batch by itself, as the public code of Witches' Brew does, whose procedure that paper says it follows, and
-            which saves a pass over the poisons. They are the same where P <= batch_size.
+        over: "all" is equation 3 of *Machine Unlearning Fails to Remove Data Poisoning Attacks*, the cosine of the
+            gradient of all poisons; "batch" matches each batch by itself, as the public code of Witches' Brew does,
+            whose procedure that paper says it follows, and which saves a pass over the poisons. They are the same where
+            P <= batch_size.
         augment: shift and mirror the perturbed images, drawn anew for every sample and step.
         shift: pixels at most each way, with 0 brought in; by default a quarter of the shorter side: 8 of CIFAR's 32.
         flip: mirror with probability 1/2.

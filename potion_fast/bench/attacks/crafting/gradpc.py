@@ -44,7 +44,7 @@ def gradpc(
     Args:
         model: trained on the clean data.
         loader: batches (input [B, ...], label int64 [B], ...).
-        budget: ε_w, an L2 distance; the second paper's is 1.
+        budget: ε_w, an L2 distance; that of *Machine Unlearning Fails to Remove Data Poisoning Attacks* is 1.
         lr: length of a step; at the default the first step reaches the sphere already.
         epochs: passes over the loader; the public code's is 1.
         seed: of dropout, and of a loader that draws from the global generators.
