@@ -106,10 +106,13 @@ def read_training_files(name: str, classes: Sequence[str] | None = None, split: 
 
 def _read_folder(path: Path, classes: Sequence[str] | None) -> TrainingFiles:
     root, notes = path, []
-    if (path / "train").is_dir() and any((path / name).is_dir() for name in ("test", "val", "valid", "validation")):
+    folders = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    if "train" in folders and (folders == {"train"} or folders & {"test", "val", "valid", "validation"}):
         root = path / "train"
-        notes = [f"{path} holds train and more; the training data are those in {root}"]
+        notes = [f"{path} holds train{' and more' * (len(folders) > 1)}; the training data are those in {root}"]
     found, names, labels = list_images(root)
+    if len(found) == 1:
+        raise DataError(f"{root} holds images of one class alone, {found[0]!r}; a folder for each of several is needed")
     if classes is not None:
         labels = _reordered(labels, found, classes, str(root))
     return TrainingFiles(

@@ -79,6 +79,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("", "name what to heal: the folder of a training run (RUN), or your own model, as in potion-fast heal --w"),
         ("run --weights mine.pth", "RUN and --weights are two models to heal; give one of them"),
         ("run --mean 0.5", "--mean belongs to a model of your own (--weights)"),
+        (f"{GIVEN} --found 0 --classes a,b,d", "images has the class 'c', which is none of the classes a, b, d"),
+        (f"--weights mine.pth {MODEL} --data images/a/.. --found 0 --classes a", "which is none of the classes a"),
         (f"{GIVEN} --found 0 --reference run", "--reference belongs to the healing of a training run (RUN)"),
         (GIVEN, "--found is missing"),
         (f"--weights mine.pth {MODEL} --found 0", "--data is missing"),

@@ -117,6 +117,18 @@ def test_classes_are_counted_in_the_order_that_is_given(folder: Path, monkeypatc
             read_training_files(name, ("dog", "hen"))
 
 
+def test_a_folder_with_train_alone_is_read_there_and_one_class_is_refused(folder: Path):
+    (folder / "whole").mkdir()
+    (folder / "images").rename(folder / "whole" / "train")
+    files = read_training_files(str(folder / "whole"))
+    assert files.labels.tolist() == LABELS and files.classes == NAMES
+    assert files.notes == (f"{folder / 'whole'} holds train; the training data are those in {folder / 'whole/train'}",)
+    (folder / "other").mkdir()
+    (folder / "whole").rename(folder / "other" / "cow")
+    with pytest.raises(DataError, match="other holds images of one class alone, 'cow'"):
+        read_training_files(str(folder / "other"))
+
+
 def test_floating_point_arrays_and_tables_of_numbers_are_inputs_as_they_are(tmp_path: Path):
     values = np.random.default_rng(0).normal(size=(9, 5))
     np.savez(tmp_path / "a.npz", x=values, y=LABELS)
