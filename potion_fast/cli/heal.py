@@ -74,6 +74,7 @@ def attack_line(attack: dict[str, Any]) -> str:
     if not before:
         return f"not known: {attack['why']}"
     end = f"{attack['after']['low']:.1%} to {attack['after']['high']:.1%}"
+    end += f"; {attack['after']['without']:.1%} without the trigger"
     return f"{before} before, {after} after ({end}), estimated: {attack['why']}"
 
 
