@@ -132,3 +132,22 @@ def place(
     rows = slice(0, size) if vertical == "top" else slice(height - size, height)
     columns = slice(0, size) if horizontal == "left" else slice(width - size, width)
     return rows, columns
+
+
+def patched(
+    images: torch.Tensor,  # [B, C, H, W]
+    corners: torch.Tensor,  # [B] int64, positions in CORNERS, on the CPU
+    size: int,
+    value: float,
+) -> torch.Tensor:  # [B, C, H, W]
+    """A copy of the images with a square of one value in the corner of each.
+
+    Raises:
+        DataError: the images are smaller than the square.
+    """
+    triggered = images.clone()
+    for number, corner in enumerate(CORNERS):
+        rows, columns = place(corner, size, images)
+        there = (corners == number).nonzero().squeeze(1)  # found on the CPU: a GPU is not waited for
+        triggered[there.to(images.device), :, rows, columns] = value
+    return triggered

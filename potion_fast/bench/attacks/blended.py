@@ -9,14 +9,13 @@ import torch
 
 from ...errors import DataError
 from .kinds import Trigger
-from .options import AttackOptions, option
+from .options import option
+from .pattern_options import PatternOptions
 from .pixels import check_normalisation, draws
-from .poison import check_target, check_target_of_data
+from .poison import check_target
 from .registry import register_attack
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from ..data import Splits
 
 
@@ -39,20 +38,11 @@ class Blended(Trigger):
             when called, an image of another number of channels.
     """
 
-    class Options(AttackOptions):
+    class Options(PatternOptions):
         """Options of a blended pattern."""
 
         poison: Literal["blended"] = "blended"
         strength: float = option(0.2, "the pattern's share of the image, in (0, 1]", metavar="SHARE", gt=0, le=1)
-        pattern_seed: int = option(
-            0, "of the pattern's draws, from 0; the same for runs of every seed", metavar="SEED", ge=0, lt=2**63
-        )
-        target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
-
-        def resolved(self, splits: Splits, seed: int) -> Self:
-            """The same: only the target is compared with the data."""
-            check_target_of_data(self.target, splits)
-            return self
 
         def build(self, splits: Splits, seed: int) -> Blended:
             """The attack with these options, on the data's normalisation."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from .badnet import CORNERS, TargetedPatchOptions, check_patch, place
+from .badnet import TargetedPatchOptions, check_patch, patched
 from .kinds import Trigger
 from .poison import check_target
 from .registry import register_attack
@@ -60,13 +60,7 @@ class MovingTrigger(Trigger):
         ids: torch.Tensor,  # [B] int64
     ) -> torch.Tensor:  # [B, C, H, W]
         """A copy of the images with the patch in each one's corner."""
-        chosen = self.corners(ids)  # [B]
-        triggered = images.clone()
-        for number, corner in enumerate(CORNERS):
-            rows, columns = place(corner, self.size, images)
-            there = (chosen == number).nonzero().squeeze(1)  # found on the CPU: a GPU is not waited for
-            triggered[there.to(images.device), :, rows, columns] = self.value
-        return triggered
+        return patched(images, self.corners(ids), self.size, self.value)
 
     def corners(
         self,

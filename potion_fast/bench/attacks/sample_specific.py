@@ -11,14 +11,13 @@ import torch
 from ...errors import DataError
 from .kinds import Trigger
 from .moving_trigger import TEST_SEED, splitmix64
-from .options import AttackOptions, option
+from .options import option
+from .pattern_options import PatternOptions
 from .pixels import added, check_normalisation, draws
-from .poison import check_target, check_target_of_data
+from .poison import check_target
 from .registry import register_attack
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from ..data import Splits
 
 
@@ -45,21 +44,12 @@ class SampleSpecific(Trigger):
             there are no stds; when called, an image of another number of channels.
     """
 
-    class Options(AttackOptions):
+    class Options(PatternOptions):
         """Options of sample-specific noise."""
 
         poison: Literal["sample-specific"] = "sample-specific"
         noise_strength: float = option(16.0, "largest value of a pattern", metavar="OF_255", gt=0, le=255)
         patterns: int = option(4, "that the noise is mixed from", metavar="K", ge=2)
-        pattern_seed: int = option(
-            0, "of the pattern's draws, from 0; the same for runs of every seed", metavar="SEED", ge=0, lt=2**63
-        )
-        target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
-
-        def resolved(self, splits: Splits, seed: int) -> Self:
-            """The same: only the target is compared with the data."""
-            check_target_of_data(self.target, splits)
-            return self
 
         def build(self, splits: Splits, seed: int) -> SampleSpecific:
             """The attack with these options, on the data's normalisation."""

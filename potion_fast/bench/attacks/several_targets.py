@@ -10,7 +10,7 @@ import torch
 from typing_extensions import override
 
 from ...errors import DataError
-from .badnet import CORNERS, PatchOptions, check_patch, place
+from .badnet import CORNERS, PatchOptions, check_patch, patched
 from .kinds import Trigger
 from .moving_trigger import TEST_SEED, splitmix64
 from .options import option
@@ -82,13 +82,7 @@ class SeveralTargets(Trigger):
         ids: torch.Tensor,  # [B] int64
     ) -> torch.Tensor:  # [B, C, H, W]
         """A copy of the images with the patch in each one's corner."""
-        chosen = self.corners(ids)  # [B]
-        triggered = images.clone()
-        for number, corner in enumerate(CORNERS[: self.targets]):
-            rows, columns = place(corner, self.size, images)
-            there = (chosen == number).nonzero().squeeze(1)  # found on the CPU: a GPU is not waited for
-            triggered[there.to(images.device), :, rows, columns] = self.value
-        return triggered
+        return patched(images, self.corners(ids), self.size, self.value)
 
     @override
     def relabel(self, labels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

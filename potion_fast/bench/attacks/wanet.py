@@ -12,14 +12,13 @@ from typing_extensions import override
 
 from ...errors import DataError
 from .kinds import Trigger
-from .options import AttackOptions, option
+from .options import option
+from .pattern_options import PatternOptions
 from .pixels import draws
-from .poison import check_target, check_target_of_data
+from .poison import check_target
 from .registry import register_attack
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from ..data import Splits
 
 
@@ -46,7 +45,7 @@ class WaNet(Trigger):
         DataError: a value out of range; when called, images of another height and width, as published.
     """
 
-    class Options(AttackOptions):
+    class Options(PatternOptions):
         """Options of a warp."""
 
         poison: Literal["wanet"] = "wanet"
@@ -55,15 +54,6 @@ class WaNet(Trigger):
         warp_noise: float = option(
             2.0, "images with a random warp and their own label, for each poisoned one", metavar="X", ge=0
         )
-        pattern_seed: int = option(
-            0, "of the pattern's draws, from 0; the same for runs of every seed", metavar="SEED", ge=0, lt=2**63
-        )
-        target: int = option(0, "label that the poison gives, counted from 0", metavar="CLASS", ge=0)
-
-        def resolved(self, splits: Splits, seed: int) -> Self:
-            """The same: only the target is compared with the data."""
-            check_target_of_data(self.target, splits)
-            return self
 
         def build(self, splits: Splits, seed: int) -> WaNet:
             """The attack with these options."""

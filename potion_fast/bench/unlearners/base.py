@@ -58,6 +58,19 @@ class Loaders:
     training: TrainingIndex | None = None
     clean: Iterable[Any] | None = None
 
+    def by_index(self, name: str) -> TrainingIndex:
+        """The training data by index.
+
+        Args:
+            name: of the method that reads them, for the error.
+
+        Raises:
+            PotionError: they are not there.
+        """
+        if self.training is None:
+            raise PotionError(f"{name} reads the training data by index: Loaders(training=TrainingIndex(...))")
+        return self.training
+
     @property
     def forget_evaluation(self) -> Iterable[Any]:
         """S_f, to measure its accuracy."""

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Subset
 from typing_extensions import override
 
 from ...detection import suspects
-from ...errors import PotionError
 from ...utils.copies import copy_model
 from .base import Loaders, Unlearned
 from .finetuning import Finetuning
@@ -28,9 +27,7 @@ class CFExpanded(Finetuning):
 
     @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
-        data = loaders.training
-        if data is None:
-            raise PotionError(f"{self.name} reads the training data by index: Loaders(training=TrainingIndex(...))")
+        data = loaders.by_index(self.name)
         train_set: Any = data.train_set
         listed = suspects(model, train_set, data.found, plain_set=data.plain_set, progress=progress)
         flagged = np.union1d(np.asarray(data.found), listed.indices.numpy())

@@ -7,7 +7,6 @@ from typing import Literal
 from torch import nn
 from typing_extensions import override
 
-from ...errors import PotionError
 from ...healing import heal
 from .base import Loaders, Unlearned, Unlearner
 from .dampening import PRECISIONS
@@ -28,9 +27,7 @@ class Heal(Unlearner):
 
     @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
-        data = loaders.training
-        if data is None:
-            raise PotionError(f"{self.name} reads the training data by index: Loaders(training=TrainingIndex(...))")
+        data = loaders.by_index(self.name)
         result = heal(
             model,
             data.train_set,

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 from typing_extensions import override
 
-from ...errors import PotionError
 from ...utils.copies import copy_model
 from ...utils.predict import accuracy, predict
 from .base import Loaders, Unlearned, Unlearner
@@ -91,9 +90,7 @@ class REM(Unlearner):
 
     @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
-        start, data = time.perf_counter(), loaders.training
-        if data is None:
-            raise PotionError(f"{self.name} reads the training data by index: Loaders(training=TrainingIndex(...))")
+        start, data = time.perf_counter(), loaders.by_index(self.name)
         plain: Any = data.train_set if data.plain_set is None else data.plain_set
         rest = np.setdiff1d(np.arange(len(plain)), np.asarray(data.found)).tolist()
         student, device = copy_model(model).eval(), next(model.parameters()).device

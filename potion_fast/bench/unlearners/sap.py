@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from typing_extensions import override
 
-from ...errors import ModelError, PotionError
+from ...errors import ModelError
 from ...utils.copies import copy_model
 from ...utils.predict import accuracy, predict
 from .base import Loaders, Unlearned, Unlearner
@@ -57,9 +57,7 @@ class SAP(Unlearner):
 
     @override
     def unlearn(self, model: nn.Module, loaders: Loaders, progress: bool) -> Unlearned:
-        start, data = time.perf_counter(), loaders.training
-        if data is None:
-            raise PotionError(f"{self.name} reads the training data by index: Loaders(training=TrainingIndex(...))")
+        start, data = time.perf_counter(), loaders.by_index(self.name)
         plain: Any = data.train_set if data.plain_set is None else data.plain_set
         rest = np.setdiff1d(np.arange(len(plain)), np.asarray(data.found)).tolist()
         projected = copy_model(model).eval()
