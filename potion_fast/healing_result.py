@@ -12,6 +12,7 @@ from .attack_success import AttackEstimate
 from .detection import Suspects
 from .detection.suspect_list import SWAP
 from .finetuning import Evaluation, FineTuned
+from .finetuning.keeping import POISON_LEFT
 from .relabel import ProposedLabels
 from .search.result import OTHER_POISON
 from .utils.cost import Cost
@@ -19,6 +20,7 @@ from .utils.cost import Cost
 STILL_WORKS = 0.1  # attack success beyond what is so by nature, from which on a model is not called healed
 TURNED = 0.3  # lower end of the share of the poison's own label's samples that lose it by the trigger, likewise
 ONE_LABEL = 0.75  # share of the suspects with one new label, from which on their trigger may come to tell that one
+NOT_LEARNT = "the given model did not give the suspects the poison's labels, so there was nothing to heal"
 TRIGGER_LEFT = "the suspects have lost the poison's labels, but their trigger still works on other samples"
 TRIGGER_TURNED = "the suspects have lost the poison's labels, but their trigger takes these from other samples now"
 
@@ -49,10 +51,11 @@ class HealResult:
     def healed(self) -> bool:
         """Whether the suspects have lost the poison's labels, their trigger works no more, and accuracy was kept.
 
+        A model that did not give the suspects the poison's labels in the first place was not healed of them.
         The trigger may not take the poison's label from samples that bear it rightly either. Where the attack could not
         be simulated, nothing is known of the trigger (`unmeasured_warning`).
         """
-        return self.finetuning.healthy and self.attack_warning is None
+        return self.finetuning.healthy and self._had_learnt and self.attack_warning is None
 
     @property
     def verdict(self) -> str:
@@ -67,7 +70,14 @@ class HealResult:
         """Why it ended as it did."""
         if self.healed or not self.finetuning.healthy:
             return self.finetuning.reason
+        if not self._had_learnt:
+            return NOT_LEARNT
         return TRIGGER_LEFT if self._still_works else TRIGGER_TURNED
+
+    @property
+    def _had_learnt(self) -> bool:
+        """Whether the given model had learnt the suspects' labels; of swapped ones it need not have."""
+        return self.suspects.kind == SWAP or self.finetuning.before.poison_accuracy > POISON_LEFT
 
     @property
     def attack_warning(self) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ import potion_fast as pf
 from helpers.poisoned_digits import PoisonedDigits
 from helpers.processes import in_processes
 from helpers.toys import assert_same_weights, weights
+from potion_fast.detection.suspect_list import SWAP
 from potion_fast.errors import DataError
+from potion_fast.healing_result import NOT_LEARNT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,6 +127,15 @@ def test_results_are_shown_on_one_screen(healed: pf.HealResult) -> None:
         assert len(shown.splitlines()) < 24
         assert len(shown) < 3000
     assert "healed: " in str(healed)
+
+
+def test_a_model_that_had_not_learnt_the_poison_is_not_called_healed(healed: pf.HealResult) -> None:
+    given, *rest = healed.trace
+    unlearnt = replace(healed.finetuning, trace=[replace(given, poison_accuracy=0.2), *rest])
+    result = replace(healed, finetuning=unlearnt)
+    assert healed.healed and not result.healed
+    assert result.reason == NOT_LEARNT and result.verdict.startswith("not healed, the given model did not give")
+    assert replace(result, suspects=replace(healed.suspects, kind=SWAP)).healed  # labels are restored all the same
 
 
 def test_of_other_samples_there_is_no_plain_set(digits: PoisonedDigits) -> None:
