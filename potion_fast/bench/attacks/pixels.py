@@ -43,11 +43,14 @@ def added(
 def draws(
     seed: int,
     shape: Sequence[int],
-    first: int = 0,
 ) -> torch.Tensor:  # float64, in [0, 1)
-    """Uniform draws of SplitMix64, in the order of the places: number `first` and those that follow.
+    """Uniform draws of SplitMix64, in the order of the places, from number 0 on.
 
     Each is a whole multiple of 2^-53, the same on every machine.
     """
-    numbers = splitmix64(seed, first + np.arange(np.prod(shape, dtype=np.int64))) >> np.uint64(11)
-    return torch.from_numpy(numbers.astype(np.float64)).mul_(2.0**-53).view(*shape)
+    return uniform(seed, np.arange(np.prod(shape, dtype=np.int64))).view(*shape)
+
+
+def uniform(seed: int, numbers: np.ndarray) -> torch.Tensor:  # float64, in [0, 1), of the numbers' shape
+    """The draws of SplitMix64 that bear these numbers, int64, see `draws`."""
+    return torch.from_numpy((splitmix64(seed, numbers) >> np.uint64(11)).astype(np.float64)).mul_(2.0**-53)

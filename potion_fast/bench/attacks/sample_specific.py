@@ -10,10 +10,10 @@ import torch
 
 from ...errors import DataError
 from .kinds import Trigger
-from .moving_trigger import TEST_SEED, splitmix64
+from .moving_trigger import TEST_SEED
 from .options import option
 from .pattern_options import PatternOptions
-from .pixels import added, check_normalisation, draws
+from .pixels import added, check_normalisation, draws, uniform
 from .poison import check_target
 from .registry import register_attack
 
@@ -101,8 +101,8 @@ class SampleSpecific(Trigger):
     ) -> torch.Tensor:  # [B, K] float64
         """The shares w of each sample, by the draws that bear its id."""
         numbers = ids.cpu().numpy()[:, None] * self.patterns + np.arange(self.patterns)
-        drawn = torch.from_numpy((splitmix64(self.seed, numbers) >> np.uint64(11)).astype(np.float64))
-        return drawn / drawn.norm(dim=1, keepdim=True).clamp_(min=1.0)  # a draw of zeros alone stays one
+        drawn = uniform(self.seed, numbers)
+        return drawn / drawn.norm(dim=1, keepdim=True).clamp_(min=2.0**-53)  # a draw of zeros alone stays one
 
     def at_test(self) -> SampleSpecific:
         """The same with shares of the test images' own, which are the same for every seed of a run."""

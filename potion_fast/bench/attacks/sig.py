@@ -16,7 +16,7 @@ from .options import AttackOptions, option
 from .pixels import added, check_normalisation
 from .poison import check_target, check_target_of_data
 from .registry import register_attack
-from .selection import choose_from_class, choose_poisoned
+from .selection import choose_from_class
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -126,4 +126,4 @@ class SIG(Trigger):
         """S_m and S_f, uniformly from all samples, or from the target's class where no label is to be wrong."""
         if self.clean_label:
             return choose_from_class(labels, self.target, count, found, seed)
-        return choose_poisoned(len(labels), count, found, seed)
+        return super().choose(labels, count, found, seed)

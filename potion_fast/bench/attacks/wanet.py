@@ -14,7 +14,7 @@ from ...errors import DataError
 from .kinds import Trigger
 from .options import option
 from .pattern_options import PatternOptions
-from .pixels import draws
+from .pixels import draws, uniform
 from .poison import check_target
 from .registry import register_attack
 
@@ -42,7 +42,7 @@ class WaNet(Trigger):
         target: label of the poisoned training samples.
 
     Raises:
-        DataError: a value out of range; when called, images of another height and width, as published.
+        DataError: a value out of range.
     """
 
     class Options(PatternOptions):
@@ -97,7 +97,8 @@ class WaNet(Trigger):
         """The images with the warp and noise of each one's own."""
         height, width = images.shape[-2:]
         size = height * width * 2
-        noise = torch.stack([2 * draws(self.seed, (height, width, 2), first=i * size) - 1 for i in ids.tolist()])
+        noise = 2 * uniform(self.seed, ids.cpu().numpy()[:, None] * size + np.arange(size)) - 1
+        noise = noise.view(-1, height, width, 2)
         return _read(images, (self.places(height, width) + noise / height).clamp(-1, 1))
 
     @override

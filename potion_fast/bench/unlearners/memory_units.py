@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import ModelError
-from ..attacks.moving_trigger import splitmix64
+from ..attacks.pixels import uniform
 from .stages import stages
 
 SHARED = 2**40  # the id whose units all of S_f use; no sample has it
@@ -104,8 +104,7 @@ class MemoryUnits(nn.Module):
     def masks(self, ids: Tensor) -> Tensor:
         """The units of all branches that each sample uses, float32 [B, units]: each by a draw that bears its id."""
         total = sum(self.units)
-        drawn = splitmix64(self.seed, ids.cpu().numpy()[:, None] * total + np.arange(total)) >> np.uint64(11)
-        return torch.from_numpy(drawn.astype(np.float64) * 2.0**-53 < self.kept).float()
+        return (uniform(self.seed, ids.cpu().numpy()[:, None] * total + np.arange(total)) < self.kept).float()
 
 
 def default_blocks(model: nn.Module, inputs: Tensor) -> list[str]:
